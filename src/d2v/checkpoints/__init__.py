@@ -1,0 +1,1 @@
+"""Models in and out: our own checkpoints, and those of fairseq and BEiT."""

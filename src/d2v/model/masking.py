@@ -1,0 +1,154 @@
+"""Which tokens the student must predict.
+
+Masks are made for the whole batch at once, on its device, without a Python loop over samples and without waiting for
+the device. Every row has exactly the same number of masked tokens. Each row's randomness comes from its own key, so a
+sample's mask depends on (seed, epoch, sample id, mask index) and on nothing else.
+"""
+
+import math
+from abc import abstractmethod
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Int64
+from torch import Tensor, nn
+
+from d2v.model.randomness import combine_keys, keyed_uniform
+from d2v.types import Batch, Mask
+
+
+class Masking(nn.Module):
+    """Samples masks."""
+
+    def forward(self, batch: Batch, grid: tuple[int, ...], num_masks: int, seed: int) -> Mask:
+        """Sample ``num_masks`` masks a sample: rows R = B*M, the masks of one sample next to each other."""
+        index = torch.arange(num_masks, device=batch.sample_ids.device)
+        keys = combine_keys(seed, batch.epochs[:, None], batch.sample_ids[:, None], index)  # [B, M]
+        masked = self.sample(keys.flatten(), grid)
+        return Mask.from_dense(masked, self.num_masked(grid), num_masks)
+
+    @abstractmethod
+    def sample(self, keys: Int64[Tensor, "r"], grid: tuple[int, ...]) -> Bool[Tensor, "r n"]:
+        """One mask a key, each with exactly ``num_masked(grid)`` tokens."""
+
+    @abstractmethod
+    def num_masked(self, grid: tuple[int, ...]) -> int:
+        """K, the same in every row."""
+
+
+def with_exact_count(chosen: Bool[Tensor, "r n"], count: int, keys: Int64[Tensor, "r"]) -> Bool[Tensor, "r n"]:
+    """Add or remove random tokens until ``count`` are chosen in every row."""
+    # Chosen tokens rank before the others, in random order within each group; the first `count` win.
+    order = (chosen.float() + keyed_uniform(keys, chosen.shape[1], stream=0)).argsort(dim=1, descending=True, stable=True)
+    return torch.zeros_like(chosen).scatter_(1, order[:, :count], True)
+
+
+class InverseBlockMasking(Masking):
+    """Keeps random square blocks and masks everything else (2.0, section 3.4; fairseq ``compute_block_mask_2d``).
+
+    Centres are drawn with repetition, blocks are cut at the border, then random tokens are added or removed until
+    exactly ``int((1 - mask_ratio) * N)`` are kept.
+
+    Args:
+        mask_ratio: Share of the tokens that is masked.
+        block_size: Side of a kept block in patches.
+        adjust: Added to the kept share when the number of blocks is computed, because blocks overlap.
+    """
+
+    def __init__(self, mask_ratio: float = 0.8, block_size: int = 3, adjust: float = 0.07) -> None:
+        super().__init__()
+        if not 0 < mask_ratio < 1:
+            raise ValueError(f"mask_ratio must lie between 0 and 1, not {mask_ratio}")
+        if block_size < 1:
+            raise ValueError(f"block_size must be at least 1 patch, not {block_size}")
+        self.mask_ratio = mask_ratio
+        self.block_size = block_size
+        self.adjust = adjust
+
+    def num_masked(self, grid: tuple[int, ...]) -> int:
+        kept = int(math.prod(grid) * (1 - self.mask_ratio))
+        if kept == 0:
+            raise ValueError(f"mask_ratio {self.mask_ratio} leaves nothing to see of {math.prod(grid)} patches")
+        return math.prod(grid) - kept
+
+    def sample(self, keys: Int64[Tensor, "r"], grid: tuple[int, ...]) -> Bool[Tensor, "r n"]:
+        num_tokens = math.prod(grid)
+        num_blocks = int(num_tokens * (1 - self.mask_ratio + self.adjust) / self.block_size**2)
+        centres = (keyed_uniform(keys, num_blocks, stream=1) * num_tokens).long()
+        seeds = torch.zeros(len(keys), num_tokens, device=keys.device).scatter_(1, centres, 1.0)
+        # A block around each centre is a dilation: the maximum over a window.
+        before = (self.block_size - 1) // 2  # of an even block the centre is the left upper of the four in the middle
+        after = self.block_size - 1 - before
+        padded = F.pad(seeds.view(-1, 1, *grid), (before, after, before, after))
+        kept = F.max_pool2d(padded, self.block_size, stride=1).flatten(1) > 0
+        return ~with_exact_count(kept, num_tokens - self.num_masked(grid), keys)
+
+
+class BlockMasking(Masking):
+    """Masks random rectangles until enough patches are masked (BEiT, algorithm 1; 1.0 vision).
+
+    A rectangle's area is uniform between ``min_block`` and what is still missing (at most ``max_block``), its aspect
+    ratio log-uniform; it counts if it adds at least one patch and not more than are missing. After ten misses in a
+    row BEiT gives up with fewer patches than asked; here random patches then fill the exact count.
+
+    Args:
+        num_patches: Patches to mask on the grid that the recipe is made for.
+        grid: That grid; on another the same share is masked.
+        min_block: Least area of a rectangle in patches.
+        max_block: Largest area; None: no bound but what is missing.
+        min_aspect: Least height over width; the largest is its inverse.
+    """
+
+    MISSES = 10  # BEiT's MaskingGenerator._mask tries so often before it gives up
+    # Enough in practice (the tests measure how seldom it cuts a row short), and a fixed number needs no look at the device.
+    PROPOSALS = 96
+
+    def __init__(
+        self,
+        num_patches: int = 120,
+        grid: tuple[int, int] = (14, 14),
+        min_block: int = 16,
+        max_block: int | None = None,
+        min_aspect: float = 0.3,
+    ) -> None:
+        super().__init__()
+        if not 0 < num_patches < math.prod(grid):
+            raise ValueError(f"num_patches must lie between 0 and {math.prod(grid)} (grid {grid}), not {num_patches}")
+        if not 0 < min_aspect <= 1:
+            raise ValueError(f"min_aspect must lie between 0 and 1, not {min_aspect}")
+        self.mask_ratio = num_patches / math.prod(grid)
+        self.min_block = min_block
+        self.max_block = max_block
+        self.min_aspect = min_aspect
+
+    def num_masked(self, grid: tuple[int, ...]) -> int:
+        return round(self.mask_ratio * math.prod(grid))
+
+    def sample(self, keys: Int64[Tensor, "r"], grid: tuple[int, ...]) -> Bool[Tensor, "r n"]:
+        rows, columns = grid
+        goal = self.num_masked(grid)
+        area_u, aspect_u, top_u, left_u = keyed_uniform(keys, 4 * self.PROPOSALS, stream=1).chunk(4, dim=1)
+        aspect = torch.exp((2 * aspect_u - 1) * -math.log(self.min_aspect))  # log-uniform in min_aspect..1/min_aspect
+        y = torch.arange(rows, device=keys.device)
+        x = torch.arange(columns, device=keys.device)
+        masked = torch.zeros(len(keys), rows, columns, dtype=torch.bool, device=keys.device)
+        count = torch.zeros(len(keys), device=keys.device)
+        misses = torch.zeros_like(count)
+        for i in range(self.PROPOSALS):  # one proposal a row and turn, all rows together
+            missing = goal - count
+            largest = missing if self.max_block is None else missing.clamp(max=self.max_block)
+            area = self.min_block + area_u[:, i] * (largest - self.min_block)
+            height = (area * aspect[:, i]).sqrt().round()
+            width = (area / aspect[:, i]).sqrt().round()
+            fits = (height < rows) & (width < columns)  # strictly, as in BEiT
+            top = (top_u[:, i] * (rows - height + 1)).floor()
+            left = (left_u[:, i] * (columns - width + 1)).floor()
+            in_rows = (y >= top[:, None]) & (y < (top + height)[:, None])
+            in_columns = (x >= left[:, None]) & (x < (left + width)[:, None])
+            new = in_rows[:, :, None] & in_columns[:, None, :] & ~masked
+            added = new.sum(dim=(1, 2))
+            accepted = fits & (added > 0) & (added <= largest) & (misses < self.MISSES)
+            masked |= new & accepted[:, None, None]
+            count += added * accepted
+            misses = torch.where(accepted, 0.0, misses + 1)
+        return with_exact_count(masked.flatten(1), goal, keys)

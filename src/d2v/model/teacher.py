@@ -1,0 +1,63 @@
+"""The teacher: an exponential moving average of the student (1.0, equation 1)."""
+
+import copy
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from d2v.model.encoder import Encoder
+from d2v.types import Batch, EncoderOutput, TokenSequence
+
+Part = Literal["feature_extractor", "positions"]
+
+
+class EMATeacher(nn.Module):
+    """Averages the student's weights in fp32 and encodes unmasked input without gradients.
+
+    Shared parts are the student's own modules, borrowed at each call: no copy, no average, no gradient. The averaged
+    parts live in the state dict; gradients, the optimizer, weight decay and DDP's reducer never see them.
+
+    Args:
+        student: The encoder to follow.
+        shared: Parts that are borrowed: none (vision), the feature extractor (2.0 speech), or the feature extractor
+            and the positions (1.0 speech, text).
+    """
+
+    def __init__(self, student: Encoder, shared: Sequence[Part] = ()) -> None:
+        super().__init__()
+        for name in shared:
+            if getattr(student, name) is None:
+                raise ValueError(f"teacher.shared names {name!r}, but the student has none")
+        self.shared = tuple(shared)
+        memo = {id(getattr(student, name)): None for name in shared}  # shared parts are not copied
+        self.encoder = copy.deepcopy(student, memo)
+        for name in shared:
+            # In the instance's dict and not in _modules: found by attribute lookup, seen by nothing else.
+            del self.encoder._modules[name]
+            self.encoder.__dict__[name] = getattr(student, name)
+        self.encoder.requires_grad_(False)
+        self.encoder.eval()
+
+    def train(self, mode: bool = True) -> "EMATeacher":
+        """Stays in eval mode: the teacher has no dropout."""
+        self.training = mode
+        return self
+
+    @torch.no_grad()
+    def forward(self, batch: Batch, tokens: TokenSequence) -> EncoderOutput:
+        """Encode all of the input; ``tokens`` is what the student's feature extractor made of it."""
+        if "feature_extractor" not in self.shared:
+            tokens = self.encoder.extract(batch.inputs, batch.padding_mask)
+        return self.encoder.encode(tokens.detach())
+
+    @torch.no_grad()
+    def update(self, student: Encoder, decay: float) -> None:
+        """Move towards the student: ``teacher = decay * teacher + (1 - decay) * student``; buffers are copied."""
+        averaged = dict(self.encoder.named_parameters())
+        source = dict(student.named_parameters())
+        torch._foreach_lerp_(list(averaged.values()), [source[name].detach() for name in averaged], 1 - decay)
+        buffers: dict[str, Tensor] = dict(student.named_buffers())
+        for name, buffer in self.encoder.named_buffers():
+            buffer.copy_(buffers[name])

@@ -1,0 +1,89 @@
+"""The Transformer block, in both orders of norm and residual, with its intermediates named."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+from d2v.nn.attention import SelfAttention
+
+
+@dataclass(frozen=True)
+class BlockOutput:
+    """The two places that data2vec takes targets from (1.0, table 5)."""
+
+    ffn: Float[Tensor, "b t d"]
+    """Feed-forward output (LayerScale applied), before the residual."""
+    end: Float[Tensor, "b t d"]
+    """End of the block: what the next block reads."""
+
+
+class LayerScale(nn.Module):
+    """Learned scale of each channel of a residual branch (CaiT, section 2.1)."""
+
+    def __init__(self, width: int, init: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((width,), init))
+
+    def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        return x * self.gamma
+
+
+class FeedForward(nn.Sequential):
+    """Linear, GELU, Linear, dropout."""
+
+    def __init__(self, width: int, hidden: int, dropout: float) -> None:
+        super().__init__(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width), nn.Dropout(dropout))
+
+
+class Block(nn.Module):
+    """Self-attention and feed-forward network, each with a residual.
+
+    Args:
+        width: D.
+        num_heads: H.
+        norm_first: Pre-norm (data2vec 1.0 vision) or post-norm (speech, text and everything of 2.0).
+        mlp_ratio: Hidden width of the feed-forward network over D.
+        eps: Of both layer norms.
+        key_bias: See :class:`SelfAttention`.
+        layer_scale: Initial LayerScale; None leaves LayerScale out.
+        dropout: Dropout of the output of attention and of the feed-forward network.
+        attention_dropout: Dropout of the attention weights.
+        drop_path: Probability that a sample skips a residual branch (stochastic depth).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        num_heads: int,
+        *,
+        norm_first: bool,
+        mlp_ratio: float = 4.0,
+        eps: float = 1e-6,
+        key_bias: bool = True,
+        layer_scale: float | None = None,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        drop_path: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.norm_first = norm_first
+        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.attention = SelfAttention(width, num_heads, key_bias=key_bias, dropout=attention_dropout)
+        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.mlp = FeedForward(width, int(width * mlp_ratio), dropout)
+        self.scale1 = LayerScale(width, layer_scale) if layer_scale is not None else nn.Identity()
+        self.scale2 = LayerScale(width, layer_scale) if layer_scale is not None else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+        self.drop_path = StochasticDepth(drop_path, mode="row") if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: Float[Tensor, "b t d"], bias: Float[Tensor, "#b #h #t t"] | None = None) -> BlockOutput:
+        if self.norm_first:
+            x = x + self.drop_path(self.scale1(self.dropout(self.attention(self.norm1(x), bias))))
+            ffn = self.drop_path(self.scale2(self.mlp(self.norm2(x))))
+            return BlockOutput(ffn=ffn, end=x + ffn)
+        x = self.norm1(x + self.drop_path(self.scale1(self.dropout(self.attention(x, bias)))))
+        ffn = self.scale2(self.mlp(x))
+        return BlockOutput(ffn=ffn, end=self.norm2(x + self.drop_path(ffn)))

@@ -1,0 +1,134 @@
+"""Absolute positional encodings, and biases of attention by relative position."""
+
+from abc import abstractmethod
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from d2v.types import TokenSequence
+
+
+class PositionalEncoding(nn.Module):
+    """Adds where a token stands to what it is.
+
+    ``mixes_tokens`` declares whether a position is computed from its neighbours' content (a convolution). If so,
+    masked tokens must be hidden before it, or their content leaks into visible ones.
+    """
+
+    mixes_tokens: bool = False
+
+    @abstractmethod
+    def forward(self, sequence: TokenSequence) -> Float[Tensor, "#b n d"]:
+        """The encoding to add to each token."""
+
+    def encode_cls(self, cls: Float[Tensor, "b c d"]) -> Float[Tensor, "b c d"]:
+        """CLS tokens with their own positions, where the encoding has such."""
+        return cls
+
+
+class PositionTable(PositionalEncoding):
+    """One vector a position of a 2-d grid, interpolated when the grid has another size.
+
+    Args:
+        grid: (rows, columns) that the table is made for.
+        width: D.
+        sincos: Fixed sine-cosine values (MAE, 2.0 vision), or learned ones (BEiT, ViT).
+        num_cls: CLS tokens that have a learned position too (BEiT).
+    """
+
+    def __init__(self, grid: tuple[int, int], width: int, *, sincos: bool, num_cls: int = 0) -> None:
+        super().__init__()
+        self.grid = grid
+        values = sincos_table_2d(grid, width) if sincos else nn.init.trunc_normal_(torch.empty(grid[0] * grid[1], width), std=0.02)
+        # A frozen parameter and not a buffer: the official code averages it into the teacher and stores it.
+        self.table = nn.Parameter(values, requires_grad=not sincos)
+        self.cls_table = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_cls, width), std=0.02)) if num_cls else None
+
+    def forward(self, sequence: TokenSequence) -> Float[Tensor, "1 n d"]:
+        if sequence.grid == self.grid:
+            return self.table[None]
+        table = self.table.T.reshape(1, -1, *self.grid)  # [1, D, rows, columns]
+        table = F.interpolate(table.float(), size=sequence.grid, mode="bicubic", align_corners=False, antialias=True)
+        return table.flatten(2).transpose(1, 2).to(self.table.dtype)
+
+    def encode_cls(self, cls: Float[Tensor, "b c d"]) -> Float[Tensor, "b c d"]:
+        return cls if self.cls_table is None else cls + self.cls_table
+
+
+def sincos_table_2d(grid: tuple[int, int], width: int) -> Float[Tensor, "n d"]:
+    """Fixed 2-d positions: the first half of the channels encodes the column, the second half the row.
+
+    Frequencies 10000^(-i / (D/4)), sines before cosines (MAE's ``get_2d_sincos_pos_embed``, which puts the column
+    first). Computed in fp64, as there.
+    """
+    if width % 4:
+        raise ValueError(f"2-d sine-cosine positions need a width that 4 divides, not {width}")
+    frequencies = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    rows, columns = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in grid), indexing="ij")
+    angles = [coordinate.reshape(-1, 1) * frequencies for coordinate in (columns, rows)]
+    return torch.cat([f(angle) for angle in angles for f in (torch.sin, torch.cos)], dim=1).float()
+
+
+class AttentionBias(nn.Module):
+    """A bias of the attention scores that depends on where two tokens stand."""
+
+    @abstractmethod
+    def forward(
+        self, grid: tuple[int, ...], num_cls: int, visible_index: Int64[Tensor, "r v"] | None
+    ) -> Float[Tensor, "l #r #h t t"]:
+        """Bias of each block (L = 1: all blocks share it) for the visible tokens, CLS first; None: all are visible."""
+
+
+class RelativePositionBias(AttentionBias):
+    """A learned table over the offset of two patches (BEiT, Swin), with three more entries for CLS.
+
+    Args:
+        window: (rows, columns) that the table is made for; at another size it is interpolated.
+        num_heads: H.
+        num_tables: 1: all blocks share one table (1.0 vision); else the number of blocks.
+    """
+
+    def __init__(self, window: tuple[int, int], num_heads: int, num_tables: int = 1) -> None:
+        super().__init__()
+        self.window = window
+        rows, columns = window
+        # [L, offsets + (CLS to patch, patch to CLS, CLS to CLS), H]
+        self.table = nn.Parameter(torch.zeros(num_tables, (2 * rows - 1) * (2 * columns - 1) + 3, num_heads))
+
+    def forward(
+        self, grid: tuple[int, ...], num_cls: int, visible_index: Int64[Tensor, "r v"] | None
+    ) -> Float[Tensor, "l #r h t t"]:
+        rows, columns = grid
+        index = relative_position_index((rows, columns), num_cls, self.table.device)[None]  # [1, T, T]
+        if visible_index is not None:
+            cls = torch.arange(num_cls, device=index.device).expand(len(visible_index), -1)
+            kept = torch.cat([cls, visible_index + num_cls], dim=1)  # [R, C + V]
+            index = index[0][kept[:, :, None], kept[:, None, :]]
+        return self._table_for((rows, columns))[:, index].movedim(-1, 2)  # [L, R, T, T, H] -> [L, R, H, T, T]
+
+    def _table_for(self, grid: tuple[int, int]) -> Float[Tensor, "l o h"]:
+        if grid == self.window:
+            return self.table
+        offsets, cls = self.table[:, :-3], self.table[:, -3:]
+        sides = [2 * side - 1 for side in self.window]
+        offsets = offsets.transpose(1, 2).unflatten(2, sides)  # [L, H, 2 rows - 1, 2 columns - 1]
+        offsets = F.interpolate(offsets, size=[2 * side - 1 for side in grid], mode="bicubic", align_corners=False)
+        return torch.cat([offsets.flatten(2).transpose(1, 2), cls], dim=1)
+
+
+def relative_position_index(grid: tuple[int, int], num_cls: int, device: torch.device) -> Int64[Tensor, "t t"]:
+    """Entry of the table for each pair of tokens (query, key), CLS first; BEiT's layout."""
+    rows, columns = grid
+    num_offsets = (2 * rows - 1) * (2 * columns - 1)
+    row, column = (
+        axis.flatten()
+        for axis in torch.meshgrid(torch.arange(rows, device=device), torch.arange(columns, device=device), indexing="ij")
+    )
+    patches = (row[:, None] - row[None] + rows - 1) * (2 * columns - 1) + (column[:, None] - column[None] + columns - 1)
+    index = F.pad(patches, (num_cls, 0, num_cls, 0))
+    index[:num_cls] = num_offsets
+    index[:, :num_cls] = num_offsets + 1
+    index[:num_cls, :num_cls] = num_offsets + 2
+    return index

@@ -1,0 +1,96 @@
+"""The values that travel between the parts of the method.
+
+Dimension letters, here and in every file: B samples, M masks a sample, R = B*M rows (sample-major), N tokens of a
+sample, V visible tokens, K masked tokens (V + K = N), C CLS tokens, T = C + N or C + V, D width, H heads, L blocks.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+
+class Batch(NamedTuple):
+    """What a DataModule hands to a model. A named tuple, so that pinning and device moves need no code of ours."""
+
+    inputs: Tensor
+    """As the feature extractor wants it: pixels [B, 3, H, W], waveforms [B, samples], token ids [B, N]."""
+    sample_ids: Int64[Tensor, "b"]
+    """Stable id of each sample in its data set: the masks and the augmentation are keyed by it."""
+    epochs: Int64[Tensor, "b"]
+    """How often the sample's data set had been passed through before; a batch may straddle two epochs."""
+    labels: Int64[Tensor, "b"] | None = None
+    """Class of each sample, for probes; None where there are none."""
+    padding_mask: Bool[Tensor, "b _"] | None = None
+    """True = padding, at the rate of ``inputs``; None when nothing is padded."""
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """Output of a feature extractor: one vector a token, before positions."""
+
+    tokens: Float[Tensor, "b n d"]
+    grid: tuple[int, ...]
+    """Shape of the positions, ``prod(grid) == n``: (rows, columns) of patches, or (frames,)."""
+    padding_mask: Bool[Tensor, "b n"] | None = None
+    """True = padding, at the rate of the tokens."""
+
+    def detach(self) -> "TokenSequence":
+        return TokenSequence(self.tokens.detach(), self.grid, self.padding_mask)
+
+
+@dataclass(frozen=True)
+class Mask:
+    """Which tokens the student must predict: the same number K in every one of the R = B*M rows (sample-major)."""
+
+    masked: Bool[Tensor, "r n"]
+    visible_index: Int64[Tensor, "r v"]
+    """Positions of the visible tokens, ascending."""
+    masked_index: Int64[Tensor, "r k"]
+    """Positions of the masked tokens, ascending."""
+    num_masks: int
+    """M, the number of rows a sample."""
+
+    @classmethod
+    def from_dense(cls, masked: Bool[Tensor, "r n"], num_masked: int, num_masks: int = 1) -> "Mask":
+        """Index a dense mask. ``num_masked`` (K) is passed in, so that nothing waits for the device."""
+        order = masked.to(torch.int8).argsort(dim=1, stable=True)  # visible first, each group ascending
+        num_visible = masked.shape[1] - num_masked
+        return cls(masked, order[:, :num_visible], order[:, num_visible:], num_masks)
+
+    @property
+    def restore_index(self) -> Int64[Tensor, "r n"]:
+        """Where position n stands in ``cat([visible, masked], dim=1)``."""
+        return torch.cat([self.visible_index, self.masked_index], dim=1).argsort(dim=1)
+
+
+@dataclass(frozen=True)
+class EncoderOutput:
+    """What an encoder returns. Positions are all N tokens, or the V visible ones if masked tokens were dropped."""
+
+    tokens: Float[Tensor, "b n d"]
+    """Final representation of each token, after the last norm, without CLS."""
+    layers: tuple[Float[Tensor, "b n d"], ...]
+    """End of each block (prenet blocks left out), without CLS."""
+    ffn_outputs: tuple[Float[Tensor, "b n d"], ...]
+    """Feed-forward output of each block before the residual: the usual source of targets."""
+    cls: Float[Tensor, "b c d"] | None = None
+    """CLS tokens, if the encoder has any."""
+    padding_mask: Bool[Tensor, "b n"] | None = None
+    """True = padding, at the rate of ``tokens``."""
+
+
+@dataclass(frozen=True)
+class Data2VecOutput:
+    """One training step's loss and what is worth logging about it."""
+
+    loss: Float[Tensor, ""]
+    regression_loss: Float[Tensor, ""]
+    cls_loss: Float[Tensor, ""] | None
+    predictions: Float[Tensor, "r k d"]
+    targets: Float[Tensor, "r k d"]
+    mask: Mask
+    features: Float[Tensor, "b n d"]
+    """Output of the student's feature extractor, whose effective rank shows a slow collapse first."""
