@@ -43,7 +43,11 @@ class TokenSequence:
 
 @dataclass(frozen=True)
 class Mask:
-    """Which tokens the student must predict: the same number K in every one of the R = B*M rows (sample-major)."""
+    """Which tokens the student must predict, in R = B*M rows (sample-major).
+
+    Every row of a :class:`Masking` of ours has the same number K of masked tokens; a dense mask from elsewhere may have
+    fewer in some rows, whose other entries of ``masked_index`` are then not ``scored``.
+    """
 
     masked: Bool[Tensor, "r n"]
     visible_index: Int64[Tensor, "r v"]
@@ -52,13 +56,19 @@ class Mask:
     """Positions of the masked tokens, ascending."""
     num_masks: int
     """M, the number of rows a sample."""
+    scored: Bool[Tensor, "r k"] | None = None
+    """Which entries of ``masked_index`` enter the loss; None: all."""
 
     @classmethod
-    def from_dense(cls, masked: Bool[Tensor, "r n"], num_masked: int, num_masks: int = 1) -> "Mask":
-        """Index a dense mask. ``num_masked`` (K) is passed in, so that nothing waits for the device."""
+    def from_dense(
+        cls, masked: Bool[Tensor, "r n"], num_masked: int, num_masks: int = 1, equal_counts: bool = True
+    ) -> "Mask":
+        """Index a dense mask. ``num_masked`` (K, the largest count) is passed in: nothing waits for the device."""
         order = masked.to(torch.int8).argsort(dim=1, stable=True)  # visible first, each group ascending
         num_visible = masked.shape[1] - num_masked
-        return cls(masked, order[:, :num_visible], order[:, num_visible:], num_masks)
+        masked_index = order[:, num_visible:]
+        scored = None if equal_counts else masked.gather(1, masked_index)
+        return cls(masked, order[:, :num_visible], masked_index, num_masks, scored)
 
     @property
     def restore_index(self) -> Int64[Tensor, "r n"]:

@@ -65,7 +65,7 @@ class Data2Vec(nn.Module):
         predictions = self.head(context, mask, features.grid)  # [R, K, D]   K masked tokens
         masked_targets = gather_tokens(targets, mask.masked_index)  # [R, K, D]
 
-        regression_loss = self.loss(predictions, masked_targets)
+        regression_loss = self.loss(predictions, masked_targets, mask.scored)
         cls_loss = None
         if self.cls_loss is not None:
             cls_loss = self.cls_loss(context.cls[:, -1], targets, self.num_masks)

@@ -2,8 +2,9 @@
 
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 
@@ -30,13 +31,24 @@ class RegressionLoss(nn.Module):
         self.beta = beta
         self.reduction = reduction
 
-    def forward(self, predictions: Float[Tensor, "... d"], targets: Float[Tensor, "... d"]) -> Float[Tensor, ""]:
-        """Loss of predictions [..., D], in fp32."""
+    def forward(
+        self,
+        predictions: Float[Tensor, "r k d"],
+        targets: Float[Tensor, "r k d"],
+        scored: Bool[Tensor, "r k"] | None = None,
+    ) -> Float[Tensor, ""]:
+        """Loss in fp32, over the tokens that are scored."""
         predictions, targets = predictions.float(), targets.float()
+        if scored is not None:
+            # Equal pairs add nothing to the sum; the mean is then taken over the scored tokens alone.
+            targets = torch.where(scored[..., None], targets, predictions.detach())
+            predictions = torch.where(scored[..., None], predictions, predictions.detach())
         if self.kind == "mse":
             mean = F.mse_loss(predictions, targets)
         else:
             mean = F.smooth_l1_loss(predictions, targets, beta=self.beta)
+        if scored is not None:
+            mean = mean * (scored.numel() / scored.sum())
         width = predictions.shape[-1]
         return mean * {"mean": 1, "sum": width, "scaled_sum": width**0.5}[self.reduction]
 

@@ -30,6 +30,7 @@ class Transformer(nn.Module):
         num_heads: H.
         prenet_depth: Blocks before those.
         norm_first: Pre-norm or post-norm.
+        output_eps: Of the output norm, where it differs from ``eps`` (fairseq's 1.0 vision).
         drop_path: Stochastic depth of the last block; it grows linearly from 0 at the first of all blocks.
         checkpoint_activations: Recompute each block in the backward pass: less memory, about a third more time.
         mlp_ratio, eps, key_bias, layer_scale, dropout, attention_dropout: See :class:`Block`.
@@ -45,6 +46,7 @@ class Transformer(nn.Module):
         prenet_depth: int = 0,
         mlp_ratio: float = 4.0,
         eps: float = 1e-6,
+        output_eps: float | None = None,
         key_bias: bool = True,
         layer_scale: float | None = None,
         dropout: float = 0.0,
@@ -74,7 +76,7 @@ class Transformer(nn.Module):
         self.input_dropout = nn.Dropout(dropout)
         self.prenet = nn.ModuleList(blocks[:prenet_depth])
         self.blocks = nn.ModuleList(blocks[prenet_depth:])
-        self.output_norm = nn.LayerNorm(width, eps=eps) if norm_first else nn.Identity()
+        self.output_norm = nn.LayerNorm(width, eps=eps if output_eps is None else output_eps) if norm_first else nn.Identity()
 
     def forward(
         self,

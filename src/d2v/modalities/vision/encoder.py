@@ -29,6 +29,7 @@ class VisionEncoder(Encoder):
         num_cls: CLS tokens.
         mlp_ratio: Hidden width of the feed-forward network over D.
         eps: Of the layer norms.
+        output_eps: Of the last one, where it differs.
         key_bias: Whether keys have a bias (2.0) or not (1.0).
         layer_scale: Initial LayerScale (1.0), or null.
         dropout: Of the input and of both branches of a block.
@@ -53,6 +54,7 @@ class VisionEncoder(Encoder):
         num_cls: int = 1,
         mlp_ratio: float = 4.0,
         eps: float = 1e-6,
+        output_eps: float | None = None,
         key_bias: bool = True,
         layer_scale: float | None = None,
         dropout: float = 0.0,
@@ -77,6 +79,7 @@ class VisionEncoder(Encoder):
                 prenet_depth=prenet_depth,
                 mlp_ratio=mlp_ratio,
                 eps=eps,
+                output_eps=output_eps,
                 key_bias=key_bias,
                 layer_scale=layer_scale,
                 dropout=dropout,

@@ -1,0 +1,1 @@
+"""What the data of every modality shares: the order of samples, resuming, broken files, the base DataModule."""

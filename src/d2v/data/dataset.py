@@ -1,0 +1,136 @@
+"""One sample, and what happens when it cannot be read."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from d2v.data.randomness import keyed_randomness
+from d2v.errors import UserError
+
+log = logging.getLogger(__name__)
+
+_UNSEEN, _GOOD, _BROKEN = 0, 1, 2
+# Below this many broken samples a share says nothing: the first file of a run may be the only bad one.
+_TOLERATED = 9
+_NAMED = 5
+
+
+class BrokenSample(Exception):
+    """This one sample cannot be read or decoded; the message is the reason."""
+
+
+class Sample(NamedTuple):
+    """What a data set returns; ``collate`` of the DataModule makes a ``d2v.types.Batch`` of a list of them."""
+
+    inputs: Tensor
+    sample_id: int
+    epoch: int
+    label: int | None
+
+
+class SkippedSamples:
+    """Which samples turned out broken, shared with the worker processes of a loader (and counted on this rank).
+
+    Args:
+        name: what to call a sample in messages (a path).
+        num_samples: size of the data set.
+        max_fraction: largest tolerable share of broken samples among the distinct samples tried so far.
+    """
+
+    def __init__(self, name: Callable[[int], str], num_samples: int, max_fraction: float) -> None:
+        self._name = name
+        self._max_fraction = max_fraction
+        self._state = torch.zeros(num_samples, dtype=torch.uint8).share_memory_()
+        # Set by whoever marks a sample broken, cleared by the check, which then need not count for every batch.
+        self._changed = torch.zeros((), dtype=torch.uint8).share_memory_()
+
+    @property
+    def count(self) -> int:
+        """Distinct samples that could not be read so far."""
+        return int((self._state == _BROKEN).sum())
+
+    def is_broken(self, index: int) -> bool:
+        return int(self._state[index]) == _BROKEN
+
+    def mark_good(self, index: int) -> None:
+        self._state[index] = _GOOD
+
+    def mark_broken(self, index: int, reason: BrokenSample) -> None:
+        """Count the sample, and name it once in the log."""
+        if not self.is_broken(index):
+            self._state[index] = _BROKEN
+            self._changed.fill_(1)
+            log.warning("data: skipped %s: %s", self._name(index), reason)
+
+    def check(self) -> None:
+        """Raise UserError if too many were broken. Call it in the main process, where the error is shown as it is."""
+        if not self._changed:
+            return
+        self._changed.fill_(0)
+        count = self.count
+        tried = int((self._state != _UNSEEN).sum())
+        if count > max(_TOLERATED, self._max_fraction * tried):
+            raise UserError(self._message(count, tried, "more than data.max_skipped_fraction"))
+
+    def all_broken(self) -> UserError:
+        """The error for a data set without any readable sample."""
+        count = self.count
+        return UserError(self._message(count, len(self._state), "nothing is left to train on, data.max_skipped_fraction"))
+
+    def _message(self, count: int, tried: int, why: str) -> str:
+        first = (self._state == _BROKEN).nonzero().flatten()[:_NAMED].tolist()
+        names = "".join(f"\n  {self._name(index)}" for index in first)
+        return (
+            f"{count} of {tried} files tried so far cannot be read: {why} = {self._max_fraction}. The first are:{names}\n"
+            "Restore or remove them, or raise the fraction."
+        )
+
+
+class SampleDataset(Dataset[Sample], ABC):
+    """A data set indexed by (data epoch, index), whose randomness is keyed by (seed, epoch, index) alone.
+
+    A broken sample is never fatal: the next readable one takes its place in the batch, under the id and with the
+    randomness of the sample that it replaces, so that it differs from its own regular appearance.
+
+    Args:
+        num_samples: size of the data set.
+        seed: of all randomness of the samples.
+        skipped: where broken samples are counted; may be shared by data sets over the same files.
+    """
+
+    def __init__(self, num_samples: int, seed: int, skipped: SkippedSamples) -> None:
+        self._num_samples = num_samples
+        self._seed = seed
+        self._skipped = skipped
+
+    @abstractmethod
+    def load(self, index: int) -> tuple[Tensor, int | None]:
+        """Inputs and label of a sample; random numbers come from torch's global CPU generator.
+
+        Raises:
+            BrokenSample: if it cannot be read.
+        """
+
+    def __len__(self) -> int:
+        return self._num_samples
+
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        epoch, index = key
+        for offset in range(self._num_samples):
+            candidate = (index + offset) % self._num_samples
+            if self._skipped.is_broken(candidate):
+                continue
+            try:
+                with keyed_randomness(self._seed, epoch, index):
+                    inputs, label = self.load(candidate)
+            except BrokenSample as reason:
+                self._skipped.mark_broken(candidate, reason)
+                continue
+            self._skipped.mark_good(candidate)
+            return Sample(inputs, index, epoch, label)
+        raise self._skipped.all_broken()

@@ -1,0 +1,261 @@
+"""The base of every DataModule: batch sizes, exact resuming, loaders."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from torch.utils.data import DataLoader
+
+from d2v.data.batching import derive_accumulation
+from d2v.data.dataset import Sample, SampleDataset, SkippedSamples
+from d2v.data.sampler import OrderedSampler, StreamSampler
+from d2v.errors import UserError
+from d2v.types import Batch
+
+Split = Literal["train", "val"]
+
+
+class PretrainingDataModule(LightningDataModule, ABC):
+    """Loads (epoch, index) samples in an order that survives a resume, and derives the gradient accumulation.
+
+    A modality gives the data sets, how samples become a ``Batch``, and the unit in which it counts.
+
+    Args:
+        root: where the data lie.
+        batch_size: of one device and one micro-batch, in ``unit``.
+        global_batch_size: of one optimizer step on all devices, in ``unit``; null: no accumulation.
+        num_workers: processes a device that load data; null: the cores a device, less one, at most 8.
+        seed: of the order of samples and of all their randomness.
+        max_skipped_fraction: largest tolerable share of unreadable files.
+    """
+
+    unit: ClassVar[str]
+    """What batch sizes count and throughput is measured in: images, audio_seconds, tokens."""
+
+    def __init__(
+        self,
+        root: str,
+        batch_size: int,
+        global_batch_size: int | None,
+        num_workers: int | None,
+        seed: int,
+        max_skipped_fraction: float,
+    ) -> None:
+        super().__init__()
+        if num_workers is not None and num_workers < 0:
+            raise UserError(f"data.num_workers is {num_workers}: it must be 0 (no extra process) or more.")
+        if not 0 <= max_skipped_fraction <= 1:
+            raise UserError(f"data.max_skipped_fraction is {max_skipped_fraction}: it must lie between 0 and 1.")
+        self.root = root
+        self.batch_size = batch_size
+        self.global_batch_size = global_batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.max_skipped_fraction = max_skipped_fraction
+        self.accumulation = 1
+        self._skipped: dict[Split, SkippedSamples] = {}
+        self._train_sampler: StreamSampler | None = None
+        self._resume: dict[str, int] | None = None
+
+    # What a modality provides.
+
+    @abstractmethod
+    def train_dataset(self) -> SampleDataset:
+        """Samples as the recipe augments them."""
+
+    @abstractmethod
+    def eval_dataset(self, split: Split) -> SampleDataset | None:
+        """Samples without augmentation; None if there is no such split."""
+
+    @property
+    @abstractmethod
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes by label; empty without labels."""
+
+    @staticmethod
+    @abstractmethod
+    def collate(samples: list[Sample]) -> Batch:
+        """Make a batch. Static, so that worker processes receive the function and not the DataModule."""
+
+    # Batch sizes.
+
+    def setup(self, stage: str | None = None) -> None:
+        """Derive the accumulation and tell it to the trainer.
+
+        Raises:
+            UserError: if the batch sizes cannot be met, or Lightning would replace our sampler.
+        """
+        if stage not in (None, "fit"):
+            return
+        trainer = self.trainer
+        set_by_user = 1 if trainer is None else trainer.accumulate_grad_batches
+        self.accumulation = derive_accumulation(self.batch_size, self.global_batch_size, self.world_size, set_by_user)
+        self._train_sampler = None
+        if trainer is None:
+            return
+        if self.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
+            raise UserError(
+                "trainer.use_distributed_sampler is true, and Lightning would replace the sampler that makes runs "
+                "resumable. Set it to false: the data are divided among the devices already."
+            )
+        trainer.accumulate_grad_batches = self.accumulation
+        unit = self.unit.replace("_", " ")
+        total = self.batch_size * self.world_size * self.accumulation
+        rank_zero_info(
+            f"{total} {unit} an optimizer step = {self.batch_size} {unit} x {self.world_size} devices "
+            f"x {self.accumulation} accumulated"
+        )
+
+    @property
+    def world_size(self) -> int:
+        return 1 if self.trainer is None else self.trainer.world_size
+
+    @property
+    def rank(self) -> int:
+        return 0 if self.trainer is None else self.trainer.global_rank
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    # Loaders.
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        dataset = self.train_dataset()
+        if self._train_sampler is None:
+            self._train_sampler = self.train_sampler(len(dataset))
+        if self._resume is not None:
+            self._seek(self._train_sampler, self._resume)
+            self._resume = None
+        workers = self._workers()
+        return DataLoader(
+            dataset,
+            batch_sampler=self._train_sampler,
+            collate_fn=self.collate,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def train_sampler(self, num_samples: int) -> StreamSampler:
+        """Here ``batch_size`` counts samples; a modality that counts otherwise converts it in this one place."""
+        return StreamSampler(num_samples, self.batch_size, self.seed, self.rank, self.world_size, self.accumulation)
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+        """The validation split in its order, divided among the ranks; no loader if there is no such split."""
+        dataset = self.eval_dataset("val")
+        if dataset is None:
+            return []
+        return self._eval_loader(dataset, OrderedSampler(range(len(dataset)), self.rank, self.world_size))
+
+    def test_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+        return self.val_dataloader()
+
+    def predict_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+        return self.val_dataloader()
+
+    def probe_dataloaders(self, max_samples: int | None = None) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
+        """Train and validation split with labels, without augmentation, in a fixed order, whole on every rank.
+
+        Args:
+            max_samples: take at most so many of each split, evenly spaced.
+
+        Raises:
+            UserError: without labels or without a validation split.
+        """
+        if not self.class_names:
+            raise UserError(f"data.root {self.root}: the samples have no labels, so there is nothing to probe.")
+        val = self.eval_dataset("val")
+        if val is None:
+            raise UserError(f"data.root {self.root}: there is no validation split, and a probe needs one.")
+        train = self.eval_dataset("train")
+        assert train is not None
+        train_loader, val_loader = (
+            self._eval_loader(dataset, OrderedSampler(_evenly(len(dataset), max_samples))) for dataset in (train, val)
+        )
+        return train_loader, val_loader
+
+    def _eval_loader(self, dataset: SampleDataset, sampler: OrderedSampler) -> DataLoader[Batch]:
+        # A plain sampler and not a batch sampler: Lightning takes the loader apart for `predict`.
+        return DataLoader(
+            dataset,
+            batch_size=self.eval_batch_size,
+            sampler=sampler,
+            collate_fn=self.collate,
+            num_workers=self._workers(),
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    @property
+    def eval_batch_size(self) -> int:
+        """Samples of a batch without augmentation."""
+        return self.batch_size
+
+    def _workers(self) -> int:
+        if self.num_workers is not None:
+            return self.num_workers
+        devices = 1 if self.trainer is None else self.trainer.num_devices
+        return max(0, min(8, len(os.sched_getaffinity(0)) // devices - 1))
+
+    # Broken samples.
+
+    def skipped_samples(self, split: Split, name: Callable[[int], str], num_samples: int) -> SkippedSamples:
+        """The one record of broken samples of a split, made at the first call."""
+        if split not in self._skipped:
+            self._skipped[split] = SkippedSamples(name, num_samples, self.max_skipped_fraction)
+        return self._skipped[split]
+
+    @property
+    def skipped(self) -> int:
+        """Distinct samples that this rank could not read so far, all splits together."""
+        return sum(record.count for record in self._skipped.values())
+
+    def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
+        """Lightning calls this in the main process for each batch: the place to stop on too many broken samples."""
+        for record in self._skipped.values():
+            record.check()
+        return batch
+
+    # Resuming.
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the next micro-batch stands: Lightning's epoch and batch, and the position in the stream."""
+        if self.trainer is None or self._train_sampler is None:
+            return {}
+        fit_loop = self.trainer.fit_loop
+        started = fit_loop.epoch_progress.current.started
+        batch = fit_loop.epoch_loop.batch_progress.current.processed
+        # Lightning counts an epoch as started before its first batch, and resets the count of batches only later.
+        epoch, batch = (started, 0) if batch >= self.trainer.num_training_batches else (max(0, started - 1), batch)
+        sampler = self._train_sampler
+        return {
+            "epoch": epoch,
+            "batch": batch,
+            "position": sampler.position(epoch, batch),
+            "num_samples": sampler.num_samples,
+            "seed": sampler.seed,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self.trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
+            return  # `test` after `fit` restores the DataModule too
+        if self._train_sampler is not None:
+            raise RuntimeError("The training data were already being read when their position was to be restored.")
+        self._resume = dict(state_dict)
+
+    def _seek(self, sampler: StreamSampler, resume: dict[str, int]) -> None:
+        for key, now in (("num_samples", sampler.num_samples), ("seed", sampler.seed)):
+            if resume[key] != now:
+                rank_zero_warn(f"data: {key} was {resume[key]} in the checkpoint and is {now}: the order changes here.")
+        sampler.seek(resume["epoch"], resume["batch"], resume["position"])
+
+
+def _evenly(num_samples: int, max_samples: int | None) -> range | list[int]:
+    if max_samples is None or max_samples >= num_samples:
+        return range(num_samples)
+    return [index * num_samples // max_samples for index in range(max_samples)]
