@@ -1,7 +1,7 @@
 """The one exception that means: the input is wrong, and the user can mend it."""
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """Bad input: a config value, a path, a file or a checkpoint.
 
     The message names the key or file, the value and what to do. The command line prints it without a traceback and

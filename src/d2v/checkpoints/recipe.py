@@ -3,6 +3,8 @@
 import importlib
 from typing import Any
 
+from torch import nn
+
 from d2v.errors import UserError
 
 
@@ -14,7 +16,8 @@ def node(class_path: str, **init_args: Any) -> dict[str, Any]:
 def build(recipe: dict[str, Any], *args: Any) -> Any:
     """Build a part from its node.
 
-    Only classes of this package can be named, so a recipe from elsewhere cannot choose what is called.
+    Only modules (``nn.Module``) that this package defines can be named, so a recipe from elsewhere cannot choose what
+    is called: not even what a file of ours happens to import.
 
     Args:
         recipe: ``{"class_path": ..., "init_args": {...}}``.
@@ -23,13 +26,19 @@ def build(recipe: dict[str, Any], *args: Any) -> Any:
     Raises:
         UserError: The class is not one of ours, is not there, or refuses its arguments.
     """
-    class_path = recipe.get("class_path", "")
+    if not isinstance(recipe, dict) or not isinstance(recipe.get("class_path"), str):
+        raise UserError(f"a part of the recipe is {recipe!r:.100}, where a class_path and init_args belong")
+    class_path = recipe["class_path"]
     module, _, name = class_path.rpartition(".")
     if not module.startswith("d2v."):
         raise UserError(f"class_path {class_path!r}: a checkpoint's recipe can only name classes of d2v")
     try:
-        return getattr(importlib.import_module(module), name)(*args, **recipe.get("init_args", {}))
+        part = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise UserError(f"class_path {class_path!r}: this version of d2v has no such class") from error
-    except (TypeError, ValueError) as error:
+    if not (isinstance(part, type) and issubclass(part, nn.Module) and part.__module__ == module):
+        raise UserError(f"class_path {class_path!r}: no part of the method")
+    try:
+        return part(*args, **recipe.get("init_args", {}))
+    except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"class_path {class_path!r}: {error}") from error

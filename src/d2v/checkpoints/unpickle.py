@@ -4,55 +4,107 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 
 from d2v.errors import UserError
 
 
 class StandIn:
-    """Takes the place of an object that is not needed: keeps its state as plain attributes and does nothing."""
+    """Takes the place of an object that is not needed: keeps what it was made from, and does nothing.
 
-    def __init__(self, *args: Any) -> None:
+    Slots and no ``__dict__``: a file can set the two values and nothing else, not even a method of an instance.
+    """
+
+    __slots__ = ("args", "state")
+
+    def __new__(cls, *args: Any) -> "StandIn":
+        self = super().__new__(cls)
         self.args = args
+        self.state = None
+        return self
 
     def __setstate__(self, state: Any) -> None:
-        self.__dict__.update(state if isinstance(state, dict) else {"state": state})
+        self.state = state
 
 
-# What the official checkpoints hold beside tensors and plain containers. Names only: the real classes are never imported.
-_INERT = (
-    "argparse.Namespace",
-    "omegaconf.dictconfig.DictConfig",
-    "omegaconf.listconfig.ListConfig",
-    "omegaconf.base.ContainerMetadata",
-    "omegaconf.base.Metadata",
-    "omegaconf.nodes.AnyNode",
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
-    "numpy.dtype",
-)
+def _attributes(stand_in: StandIn) -> dict[str, Any]:
+    return stand_in.state if isinstance(stand_in.state, dict) else {}
+
+
+def _number(stand_in: StandIn) -> Any:
+    """Value of ``numpy.core.multiarray.scalar(dtype, bytes)``, for the plain number types."""
+    match stand_in.args:
+        case (StandIn(args=(str(dtype), *_)), bytes(raw)) if re.fullmatch(r"[<>|=]?[biuf][1248]", dtype):
+            values = numpy.frombuffer(raw, dtype)
+            return values[0].item() if len(values) == 1 else None
+    return None
+
+
+# What the official checkpoints hold beside tensors and plain containers, and the plain value that is made of it. Names
+# only: the real classes are never imported, and need not be installed.
+_INERT = {
+    "argparse.Namespace": _attributes,
+    "omegaconf.dictconfig.DictConfig": lambda node: _attributes(node).get("_content"),
+    "omegaconf.listconfig.ListConfig": lambda node: _attributes(node).get("_content"),
+    "omegaconf.base.ContainerMetadata": lambda node: None,
+    "omegaconf.base.Metadata": lambda node: None,
+    **{
+        f"omegaconf.nodes.{kind}Node": lambda node: _attributes(node).get("_val")
+        for kind in ("Any", "Boolean", "Enum", "Float", "Integer", "String")
+    },
+    # An Enum is pickled as a call of its class with its value.
+    "examples.data2vec.data.modality.Modality": lambda node: node.args[0] if node.args else None,
+    "numpy.core.multiarray.scalar": _number,
+    "numpy._core.multiarray.scalar": _number,
+    "numpy.dtype": lambda node: node.args[0] if node.args else None,
+    "typing.Any": lambda node: None,
+    "collections.defaultdict": lambda node: None,
+    "builtins.dict": lambda node: None,  # omegaconf's metadata names these types
+    "builtins.list": lambda node: None,
+    "builtins.int": lambda node: None,
+}
+_STAND_INS = {name: type(name, (StandIn,), {"__slots__": ()}) for name in _INERT}
+_NAMES = {stand_in: name for name, stand_in in _STAND_INS.items()}
 
 
 def load_untrusted(path: Path) -> dict[str, Any]:
-    """Load a torch file whose pickle may hold tensors, plain containers and a few inert stand-ins, on the CPU.
+    """Load a torch file whose pickle may hold tensors, plain containers and a few inert objects, on the CPU.
+
+    A Namespace and omegaconf's containers come back as the dicts and lists that they hold, an enum as its value.
 
     Raises:
         UserError: The file is not there, is no torch file, or wants anything else; the message says what it wanted.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    stand_ins = [(type(name, (StandIn,), {}), name) for name in _INERT]
     try:
-        with torch.serialization.safe_globals(stand_ins):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in _STAND_INS.items()]):
+            content = plain(torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:  # torch raises half a dozen types for a damaged or a refused file
-        wanted = re.search(r"(?:GLOBAL|global:?|function|class) ([\w.]+\.[\w.]+)", str(error))
-        if wanted and "weights_only" in str(error).lower():
+        message = str(error)
+        wanted = re.search(r"GLOBAL (\S+)|(?:reduce for unrecognized function|but got) ([^\n]{1,120})", message)
+        if wanted:
             raise UserError(
-                f"{path}: refused, because loading it would use {wanted[1]}. A checkpoint of weights needs tensors and "
-                "plain containers only; if you trust its origin, save its state dict again without that object."
+                f"{path}: refused, because loading it would use {wanted[1] or wanted[2]}. A checkpoint of weights needs "
+                "tensors and plain containers only; if you trust its origin, save its state dict without that object."
             ) from error
-        raise UserError(f"{path}: not a readable torch checkpoint ({str(error).splitlines()[0][:200]})") from error
+        reason = re.search(r"WeightsUnpickler error: (.*)", message)
+        reason_text = (reason[1] if reason else message.strip() or type(error).__name__).splitlines()[0][:200]
+        raise UserError(f"{path}: not a readable torch checkpoint ({reason_text})") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, where a checkpoint is a dict")
     return content
+
+
+def plain(value: Any) -> Any:
+    """Replace stand-ins by the plain values they hold, in dicts, lists and tuples."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(plain(item) for item in value)
+    if isinstance(value, StandIn):
+        return plain(_INERT[_NAMES[type(value)]](value))
+    if isinstance(value, type) and value in _NAMES:
+        return _NAMES[value]  # a class that was named and not called
+    return value

@@ -80,7 +80,9 @@ class SkippedSamples:
     def all_broken(self) -> UserError:
         """The error for a data set without any readable sample."""
         count = self.count
-        return UserError(self._message(count, len(self._state), "nothing is left to train on, data.max_skipped_fraction"))
+        return UserError(
+            self._message(count, len(self._state), "nothing is left to train on, data.max_skipped_fraction")
+        )
 
     def _message(self, count: int, tried: int, why: str) -> str:
         first = (self._state == _BROKEN).nonzero().flatten()[:_NAMED].tolist()

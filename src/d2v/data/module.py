@@ -1,6 +1,7 @@
 """The base of every DataModule: batch sizes, exact resuming, loaders."""
 
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
@@ -111,13 +112,19 @@ class PretrainingDataModule(LightningDataModule, ABC):
             f"x {self.accumulation} accumulated"
         )
 
+    def count_units(self, batch: Batch) -> float:
+        """How much of ``unit`` a batch holds: samples, unless a modality counts otherwise."""
+        return len(batch.inputs)
+
     @property
     def world_size(self) -> int:
         return 1 if self.trainer is None else self.trainer.world_size
 
     @property
     def rank(self) -> int:
-        return 0 if self.trainer is None else self.trainer.global_rank
+        if self.trainer is None:
+            return 0
+        return self.trainer.global_rank
 
     @property
     def num_classes(self) -> int:
@@ -125,7 +132,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
 
     # Loaders.
 
-    def train_dataloader(self) -> DataLoader[Batch]:
+    def train_dataloader(self) -> DataLoader[Any]:
         dataset = self.train_dataset()
         if self._train_sampler is None:
             self._train_sampler = self.train_sampler(len(dataset))
@@ -133,7 +140,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
             self._seek(self._train_sampler, self._resume)
             self._resume = None
         workers = self._workers()
-        return DataLoader(
+        return _ResumableLoader(
             dataset,
             batch_sampler=self._train_sampler,
             collate_fn=self.collate,
@@ -144,22 +151,26 @@ class PretrainingDataModule(LightningDataModule, ABC):
 
     def train_sampler(self, num_samples: int) -> StreamSampler:
         """Here ``batch_size`` counts samples; a modality that counts otherwise converts it in this one place."""
-        return StreamSampler(num_samples, self.batch_size, self.seed, self.rank, self.world_size, self.accumulation)
+        consumed = None if self.trainer is None else self._consumed
+        return StreamSampler(
+            num_samples, self.batch_size, self.seed, self.rank, self.world_size, self.accumulation, consumed
+        )
 
-    def val_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+    def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
         """The validation split in its order, divided among the ranks; no loader if there is no such split."""
         dataset = self.eval_dataset("val")
         if dataset is None:
+            warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")  # it is meant to be
             return []
         return self._eval_loader(dataset, OrderedSampler(range(len(dataset)), self.rank, self.world_size))
 
-    def test_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+    def test_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
         return self.val_dataloader()
 
-    def predict_dataloader(self) -> DataLoader[Batch] | list[DataLoader[Batch]]:
+    def predict_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
         return self.val_dataloader()
 
-    def probe_dataloaders(self, max_samples: int | None = None) -> tuple[DataLoader[Batch], DataLoader[Batch]]:
+    def probe_dataloaders(self, max_samples: int | None = None) -> tuple[DataLoader[Any], DataLoader[Any]]:
         """Train and validation split with labels, without augmentation, in a fixed order, whole on every rank.
 
         Args:
@@ -180,7 +191,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
         )
         return train_loader, val_loader
 
-    def _eval_loader(self, dataset: SampleDataset, sampler: OrderedSampler) -> DataLoader[Batch]:
+    def _eval_loader(self, dataset: SampleDataset, sampler: OrderedSampler) -> DataLoader[Any]:
         # A plain sampler and not a batch sampler: Lightning takes the loader apart for `predict`.
         return DataLoader(
             dataset,
@@ -224,19 +235,13 @@ class PretrainingDataModule(LightningDataModule, ABC):
     # Resuming.
 
     def state_dict(self) -> dict[str, int]:
-        """Where the next micro-batch stands: Lightning's epoch and batch, and the position in the stream."""
-        if self.trainer is None or self._train_sampler is None:
+        """The position in the stream of samples, and after how many micro-batches of each rank it was reached."""
+        if self._train_sampler is None:
             return {}
-        fit_loop = self.trainer.fit_loop
-        started = fit_loop.epoch_progress.current.started
-        batch = fit_loop.epoch_loop.batch_progress.current.processed
-        # Lightning counts an epoch as started before its first batch, and resets the count of batches only later.
-        epoch, batch = (started, 0) if batch >= self.trainer.num_training_batches else (max(0, started - 1), batch)
-        sampler = self._train_sampler
+        batches, sampler = self._consumed(), self._train_sampler
         return {
-            "epoch": epoch,
-            "batch": batch,
-            "position": sampler.position(epoch, batch),
+            "position": sampler.position(batches),
+            "batches": batches,
             "num_samples": sampler.num_samples,
             "seed": sampler.seed,
         }
@@ -248,11 +253,27 @@ class PretrainingDataModule(LightningDataModule, ABC):
             raise RuntimeError("The training data were already being read when their position was to be restored.")
         self._resume = dict(state_dict)
 
+    def _consumed(self) -> int:
+        """Micro-batches trained on by this rank: not those that workers have fetched ahead, nor one that failed."""
+        if self.trainer is None:
+            return 0
+        return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
+
     def _seek(self, sampler: StreamSampler, resume: dict[str, int]) -> None:
         for key, now in (("num_samples", sampler.num_samples), ("seed", sampler.seed)):
             if resume[key] != now:
                 rank_zero_warn(f"data: {key} was {resume[key]} in the checkpoint and is {now}: the order changes here.")
-        sampler.seek(resume["epoch"], resume["batch"], resume["position"])
+        sampler.seek(resume["position"], resume["batches"])
+
+
+class _ResumableLoader(DataLoader[Any]):
+    """Tells Lightning, which looks for these two methods, not to warn: the DataModule keeps the position."""
+
+    def state_dict(self) -> dict[str, int]:
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        pass
 
 
 def _evenly(num_samples: int, max_samples: int | None) -> range | list[int]:

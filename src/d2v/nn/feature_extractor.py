@@ -3,6 +3,7 @@
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from d2v.errors import UserError
 from d2v.types import TokenSequence
 
 
@@ -26,11 +27,15 @@ class PatchEmbedding(nn.Module):
         """Embed pictures of any height and width that the patch divides.
 
         Raises:
-            ValueError: A side is not a multiple of the patch, or pictures come with a padding mask.
+            UserError: A side is not a multiple of the patch.
+            ValueError: Pictures come with a padding mask.
         """
         height, width = pixels.shape[-2:]
         if height % self.patch_size or width % self.patch_size:
-            raise ValueError(f"a picture of {height} x {width} pixels does not divide into patches of {self.patch_size}")
+            raise UserError(
+                f"pictures of {height} x {width} pixels do not divide into patches of {self.patch_size}: set "
+                f"data.image_size to multiples of {self.patch_size}"
+            )
         if padding_mask is not None:
             raise ValueError("pictures of a batch have one size: there is nothing that a padding mask could mean")
         x = self.proj(pixels)  # [B, D, h, w]

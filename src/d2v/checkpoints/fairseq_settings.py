@@ -1,0 +1,55 @@
+"""The settings in a fairseq checkpoint, and those parts of the method that both of its layouts set alike."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from d2v.checkpoints.layout import given, one_norm
+from d2v.checkpoints.recipe import node
+
+
+def model_settings(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Section ``model`` of a checkpoint's configuration, without what is null; empty if there is none.
+
+    Of a classifier on a pretrained model it is the section of the pretrained one.
+    """
+    config = content.get("cfg")
+    model = config.get("model") if isinstance(config, dict) else content.get("args")
+    if not isinstance(model, dict):
+        return {}
+    pretrained = model.get("pretrained_model_args")
+    if isinstance(pretrained, dict) and isinstance(pretrained.get("model"), dict):
+        model = pretrained["model"]
+    return given(model)
+
+
+def regression_loss(settings: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    """fairseq's loss settings: beta 0 is the squared distance, scale null is 1/sqrt(D)."""
+    scale, beta = settings.get("loss_scale"), settings.get("loss_beta", 0)
+    if scale not in (None, 1):
+        notes.append(f"loss_scale {scale} is not kept: only null (1/sqrt(D)) and 1 can be said; taken as 1")
+    reduction = "scaled_sum" if scale is None else "sum"
+    if beta:
+        return node("d2v.model.losses.RegressionLoss", kind="smooth_l1", beta=float(beta), reduction=reduction)
+    return node("d2v.model.losses.RegressionLoss", kind="mse", reduction=reduction)
+
+
+def targets(settings: Mapping[str, Any], depth: int, end_of_block: bool, notes: list[str]) -> dict[str, Any]:
+    """fairseq's target settings.
+
+    Args:
+        settings: Section ``model``.
+        depth: Blocks of the encoder; fairseq silently averages them all if there are fewer than K.
+        end_of_block: Default of ``end_of_block_targets``.
+        notes: Extended by what cannot be kept.
+    """
+    return node(
+        "d2v.model.targets.TopKTargets",
+        top_k=min(int(settings.get("average_top_k_layers", 8)), depth),
+        source="end" if settings.get("end_of_block_targets", end_of_block) else "ffn",
+        layer_norm=_norm(settings, "target_layer", ("batch", "instance", "layer"), notes),
+        mean_norm=_norm(settings, "targets", ("layer", "instance"), notes),
+    )
+
+
+def _norm(settings: Mapping[str, Any], where: str, order: tuple[str, ...], notes: list[str]) -> str | None:
+    return one_norm({norm: settings.get(f"{norm}_norm_{where}") for norm in order}, f"({where})", notes)

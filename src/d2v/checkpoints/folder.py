@@ -1,0 +1,128 @@
+"""A folder with ``model.safetensors`` and ``config.json``: what `d2v import` and `d2v export` write."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from d2v.checkpoints.layout import StateDict
+from d2v.errors import UserError
+from d2v.model.data2vec import Data2Vec
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+FORMAT = 1
+"""Counts the changes of ``config.json`` that an older d2v could not read."""
+
+_PARTS = ("student", "teacher", "head")
+
+
+def is_folder(path: Path) -> bool:
+    """Whether ``path`` is such a folder."""
+    return (path / WEIGHTS).is_file() and (path / CONFIG).is_file()
+
+
+def require_empty(folder: Path) -> None:
+    """Raise a UserError if something is there already."""
+    if folder.is_dir() and not any(folder.iterdir()):
+        return
+    if folder.exists() or folder.is_symlink():
+        raise UserError(f"--output {folder}: there is something already; give a new folder, or remove it first")
+
+
+def write_folder(folder: Path, weights: StateDict, config: dict[str, Any], model_card: str) -> None:
+    """Write all of it or nothing: into a folder beside it first, which is then renamed.
+
+    Raises:
+        UserError: Something is there already, or the place cannot be written to.
+    """
+    require_empty(folder)
+    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
+    try:
+        unfinished.mkdir(parents=True)
+        save_file({name: _own(value) for name, value in weights.items()}, unfinished / WEIGHTS, {"format": "pt"})
+        (unfinished / CONFIG).write_text(json.dumps({"format": FORMAT, **config}, indent=2) + "\n")
+        (unfinished / "README.md").write_text(model_card)
+        os.replace(unfinished, folder)
+    except OSError as error:
+        raise UserError(f"--output {folder}: cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """``config.json`` of a folder.
+
+    Raises:
+        UserError: It is no such file, or one of a later format.
+    """
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not readable ({error})") from error
+    if not isinstance(config, dict) or not isinstance(config.get("method"), dict) or "format" not in config:
+        raise UserError(f"{path}: was not written by `d2v import` or `d2v export`")
+    if config["format"] != FORMAT:
+        raise UserError(f"{path}: has format {config['format']}, this version of d2v reads {FORMAT}; update d2v")
+    return config
+
+
+def read_weights(folder: Path) -> StateDict:
+    """``model.safetensors`` of a folder.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    try:
+        return load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{folder / WEIGHTS}: not readable ({error})") from error
+
+
+def require_fit(method: Data2Vec, weights: StateDict) -> None:
+    """Check that weights are those of a method: its student, and its teacher and head or nothing of them.
+
+    Raises:
+        UserError: Tensors are missing, too many or of another shape; the message names them.
+    """
+    expected = method.state_dict()
+    problems = []
+    for part in _PARTS:
+        found = {name: value for name, value in weights.items() if name.startswith(f"{part}.")}
+        if found or part == "student":
+            problems += mismatches(
+                {name: value for name, value in expected.items() if name.startswith(f"{part}.")}, found
+            )
+    problems += [f"{name} is unknown" for name in weights if name.partition(".")[0] not in _PARTS]
+    if problems:
+        raise UserError(f"the weights do not fit the model: {in_short(problems)}")
+
+
+def mismatches(expected: StateDict, found: StateDict) -> list[str]:
+    """What is missing, too much or of another shape in ``found``, a phrase each."""
+    missing = [f"{name} is missing" for name in expected if name not in found]
+    unknown = [f"{name} is unknown" for name in found if name not in expected]
+    odd = [
+        f"{name} has the shape {list(found[name].shape)} and not {list(value.shape)}"
+        for name, value in expected.items()
+        if name in found and found[name].shape != value.shape
+    ]
+    return missing + unknown + odd
+
+
+def in_short(problems: list[str], shown: int = 8) -> str:
+    """The first of many problems."""
+    more = f"; and {len(problems) - shown} more" if len(problems) > shown else ""
+    return "; ".join(problems[:shown]) + more
+
+
+def _own(value: Tensor) -> Tensor:
+    """The tensor with memory of its own, as safetensors wants it."""
+    value = value.detach().contiguous()
+    return value if value.untyped_storage().nbytes() == value.nbytes else value.clone()

@@ -1,0 +1,151 @@
+"""Pretrained weights in: an encoder for features, or the start of another pretraining."""
+
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from d2v.checkpoints.folder import (
+    in_short,
+    is_folder,
+    mismatches,
+    read_config,
+    read_weights,
+    require_fit,
+)
+from d2v.checkpoints.layout import StateDict, build_method
+from d2v.checkpoints.recipe import build
+from d2v.checkpoints.unpickle import load_untrusted
+from d2v.errors import UserError
+from d2v.model.data2vec import Data2Vec
+from d2v.model.encoder import Encoder
+from d2v.model.teacher import Part
+
+Weights = Literal["student", "teacher"]
+
+_STUDENT, _TEACHER, _HEAD = "student.", "teacher.encoder.", "head."
+
+
+def load(path: str | Path, weights: Weights = "student") -> Encoder:
+    """The pretrained encoder of a checkpoint, in eval mode, on the CPU, in fp32.
+
+    Args:
+        path: A ``.ckpt`` of ours, the folder of a run (its ``checkpoints/last.ckpt``, else the newest), or a folder
+            that `d2v import` or `d2v export` wrote.
+        weights: The student's, or the teacher's moving average of them.
+
+    Raises:
+        UserError: There is no such checkpoint, it is a foreign one, or it is damaged.
+    """
+    if weights not in get_args(Weights):
+        raise UserError(f"weights={weights!r}: give one of {', '.join(get_args(Weights))}")
+    recipe, state = _read(Path(path))
+    encoder = build(recipe)
+    if not isinstance(encoder, Encoder):
+        raise UserError(f"{path}: its student is a {type(encoder).__name__}, and no encoder")
+    found = _part(state, _STUDENT)
+    if weights == "teacher":
+        found = _with_borrowed(_part(state, _TEACHER), found)
+        if not found:
+            raise UserError(f"{path}: holds no teacher; load it with weights='student'")
+    problems = mismatches(encoder.state_dict(), found)
+    if problems:
+        raise UserError(f"{path}: the weights do not fit the encoder: {in_short(problems)}")
+    encoder.load_state_dict(found)
+    return encoder.eval()
+
+
+def load_method(folder: str | Path) -> Data2Vec:
+    """The whole method of a folder that `d2v import` wrote: its recipe with its weights.
+
+    Raises:
+        UserError: It is no such folder, or it is damaged.
+    """
+    path = Path(folder)
+    if not is_folder(path):
+        raise UserError(f"{path}: no folder with config.json and model.safetensors")
+    method = build_method(read_config(path)["method"])
+    require_fit(method, read_weights(path))
+    init_weights(method, path)
+    return method
+
+
+def init_weights(method: Data2Vec, path: str | Path) -> list[str]:
+    """Start a pretraining from the weights of another (``model.init_from``).
+
+    The student's are all taken. The teacher takes those of the checkpoint's teacher, and where it has none, the
+    student's. The head is taken if it is the same one.
+
+    Args:
+        method: Changed in place.
+        path: As in :func:`load`.
+
+    Returns:
+        What does not come from the same part of the checkpoint, for the log.
+
+    Raises:
+        UserError: The student or the teacher has other tensors than the checkpoint; the message names them.
+    """
+    _, state = _read(Path(path))
+    student, head = _part(state, _STUDENT), _part(state, _HEAD)
+    problems = mismatches(method.student.state_dict(), student)
+    if problems:
+        raise UserError(f"model.init_from {path}: the weights do not fit the student: {in_short(problems)}")
+    notes = []
+    averaged = method.teacher.encoder.state_dict()
+    teacher = _part(state, _TEACHER)
+    missing = [name for name in averaged if name not in teacher]
+    if missing:
+        parts = sorted({name.partition(".")[0] for name in missing})
+        notes.append("the teacher starts as the student" + (f" in {', '.join(parts)}" if teacher else ""))
+    teacher = {name: teacher.get(name, student.get(name)) for name in averaged}
+    problems = mismatches(averaged, teacher)
+    if problems:
+        raise UserError(f"model.init_from {path}: the weights do not fit the teacher: {in_short(problems)}")
+    if problems := mismatches(method.head.state_dict(), head):
+        notes.append(f"the head starts anew: {in_short(problems, shown=3)}")
+    else:
+        method.head.load_state_dict(head)
+    method.student.load_state_dict(student)
+    method.teacher.encoder.load_state_dict(teacher)
+    return notes
+
+
+def _read(path: Path) -> tuple[dict[str, Any], StateDict]:
+    """Recipe of the student, and the method's state dict."""
+    path = path.expanduser()
+    if is_folder(path):
+        return read_config(path)["method"].get("student", {}), read_weights(path)
+    file = _newest_checkpoint(path) if path.is_dir() else path
+    content = load_untrusted(file)
+    state = content.get("state_dict")
+    ours = content.get("d2v")
+    if not isinstance(state, dict) or not isinstance(ours, dict) or "student" not in ours:
+        raise UserError(
+            f"{file}: no checkpoint of d2v. One of fairseq or BEiT is imported first: "
+            f"d2v import {file} --output FOLDER, and then FOLDER is loaded"
+        )
+    return ours["student"], _part(state, "method.")
+
+
+def _newest_checkpoint(folder: Path) -> Path:
+    """``last.ckpt`` of a run, else its newest checkpoint."""
+    places = [place for place in (folder / "checkpoints", folder) if place.is_dir()]
+    for place in places:
+        if (place / "last.ckpt").is_file():
+            return place / "last.ckpt"
+    found = [file for place in places for file in place.glob("*.ckpt") if file.is_file()]
+    if not found:
+        raise UserError(
+            f"{folder}: holds neither config.json and model.safetensors, nor a checkpoint (checkpoints/*.ckpt)"
+        )
+    return max(found, key=lambda file: (file.stat().st_mtime_ns, file.name))
+
+
+def _part(state: dict[str, Any], prefix: str) -> StateDict:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def _with_borrowed(teacher: StateDict, student: StateDict) -> StateDict:
+    """The teacher's tensors with those of the parts that it borrows from the student."""
+    present = {name.partition(".")[0] for name in teacher}
+    borrowed = set(get_args(Part)) - present if teacher else set()
+    return {**teacher, **{name: value for name, value in student.items() if name.partition(".")[0] in borrowed}}

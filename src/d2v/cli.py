@@ -1,0 +1,97 @@
+"""The command ``d2v``. Nothing heavy is imported before the command is known, so that ``d2v --help`` answers at once."""
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from d2v import __version__
+from d2v.errors import UserError
+
+TRAINER_COMMANDS = {
+    "fit": "pretrain by a recipe:  d2v fit --config vision.yaml --data.root DIR",
+    "validate": "loss on the validation split:  d2v validate --config NAME.yaml --ckpt_path FILE",
+    "test": "the same on the test split",
+    "predict": "features of the validation split:  d2v predict --config NAME.yaml --ckpt_path FILE",
+}
+COMMANDS = {
+    "probe": ("d2v.commands.probe", "kNN and linear accuracy of frozen features, beside an untrained encoder"),
+    "import": ("d2v.commands.import_", "translate an official checkpoint (fairseq, data2vec_vision)"),
+    "prepare": ("d2v.commands.prepare", "make or check data: prepare demo vision --output DIR"),
+    "doctor": ("d2v.commands.doctor", "what this machine can do, what is missing, how to get it"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0 done, 1 failed while running, 2 bad input: one message and no traceback (``--debug`` shows it).
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in args
+    args = [arg for arg in args if arg != "--debug"]
+    try:
+        return _dispatch(args)
+    except UserError as error:
+        if debug:
+            traceback.print_exc()
+        print(f"d2v: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        print("d2v: interrupted", file=sys.stderr)
+        return 130
+
+
+def _dispatch(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if args[0] in ("-V", "--version"):
+        print(f"d2v {__version__}")
+        return 0
+    command, rest = args[0], args[1:]
+    if command in TRAINER_COMMANDS:
+        from d2v.commands.run import run_trainer
+
+        run_trainer([command, *rest])
+        return 0
+    if command not in COMMANDS:
+        raise UserError(f"there is no command {command!r}; there are: {', '.join([*TRAINER_COMMANDS, *COMMANDS])}")
+    module_name, summary = COMMANDS[command]
+    module = importlib.import_module(module_name)
+    parser = argparse.ArgumentParser(prog=f"d2v {command}", description=summary)
+    module.add_arguments(parser)
+    parse: Callable = getattr(module, "parse_args", lambda p, a: p.parse_args(a))
+    try:
+        parsed = parse(parser, rest)
+    except SystemExit as stop:  # argparse has printed its message, or the help
+        return int(stop.code or 0)
+    module.run(parsed)
+    return 0
+
+
+def _help() -> str:
+    rows = [*TRAINER_COMMANDS.items(), *((name, summary) for name, (_, summary) in COMMANDS.items())]
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(
+        [
+            f"d2v {__version__}: data2vec for people who pretrain",
+            "",
+            "usage: d2v COMMAND [options]          d2v COMMAND --help shows them",
+            "",
+            *(f"  {name:<{width}}  {summary}" for name, summary in rows),
+            "",
+            "options of all commands: --debug shows the traceback of an error",
+            "exit code: 0 done, 1 failed while running, 2 bad input",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

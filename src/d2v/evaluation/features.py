@@ -1,0 +1,84 @@
+"""Frozen features of a labelled data set."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from d2v.errors import UserError
+from d2v.model.encoder import Encoder
+from d2v.types import Batch
+
+
+@dataclass(frozen=True)
+class Features:
+    """One vector and one class a sample, on the CPU; n samples, width D."""
+
+    features: Float[Tensor, "n d"]
+    labels: Int64[Tensor, "n"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def extract_features(
+    encoder: Encoder,
+    loader: Iterable[Batch],
+    device: torch.device | str,
+    layer: int | Literal["mean"] | None = None,
+    pool: Literal["mean", "cls"] = "mean",
+    autocast: torch.dtype | None = None,
+    progress: bool = True,
+    description: str = "features",
+) -> Features:
+    """Encode every batch of a loader, without gradients and in eval mode, which is undone afterwards.
+
+    Args:
+        encoder: On ``device`` already.
+        loader: Batches with labels.
+        device: Where the encoder is.
+        layer: As in :meth:`Encoder.embed`.
+        pool: As in :meth:`Encoder.embed`.
+        autocast: Precision to compute in where autocast sees fit (``torch.bfloat16``); None: that of the weights.
+        progress: Show a bar on stderr.
+        description: What stands before the bar.
+
+    Raises:
+        UserError: There is no batch, a batch has no labels, or the encoder has no such layer or no CLS token.
+    """
+    features: list[Tensor] = []
+    labels: list[Tensor] = []
+    device = torch.device(device)
+    casting = torch.autocast(device.type, dtype=autocast, enabled=autocast is not None)
+    with eval_mode(encoder), torch.no_grad(), casting:
+        for batch in tqdm(loader, desc=description, unit="batch", disable=not progress, leave=False):
+            if batch.labels is None:
+                raise UserError("data: the batches have no labels, and a probe needs them.")
+            inputs = batch.inputs.to(device, non_blocking=True)
+            padding_mask = None if batch.padding_mask is None else batch.padding_mask.to(device, non_blocking=True)
+            try:
+                embedded = encoder.embed(inputs, layer, pool, padding_mask)
+            except ValueError as error:
+                raise UserError(f"layer {layer}, pool {pool}: {error}") from error
+            features.append(embedded.float().cpu())
+            labels.append(batch.labels.cpu())
+    if not features:
+        raise UserError("data: there is not a single sample to probe on.")
+    return Features(torch.cat(features), torch.cat(labels))
+
+
+@contextmanager
+def eval_mode(module: nn.Module) -> Iterator[None]:
+    """Eval mode inside the block; afterwards each part is in the mode it was in, whatever that was."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

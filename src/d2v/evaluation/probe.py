@@ -1,0 +1,47 @@
+"""Both probes on one encoder: what `d2v probe` and the callback share."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from d2v.evaluation.features import extract_features
+from d2v.evaluation.knn import knn_top1
+from d2v.evaluation.linear_probe import LinearProbe, linear_probe
+from d2v.model.encoder import Encoder
+from d2v.types import Batch
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """Accuracies in percent on the validation samples."""
+
+    knn_top1: float
+    linear: LinearProbe | None
+    """None if it was not asked for."""
+    train_samples: int
+    val_samples: int
+
+
+def probe(
+    encoder: Encoder,
+    train_loader: Iterable[Batch],
+    val_loader: Iterable[Batch],
+    device: torch.device | str,
+    layer: int | Literal["mean"] | None = None,
+    pool: Literal["mean", "cls"] = "mean",
+    k: int = 20,
+    linear: bool = True,
+    autocast: torch.dtype | None = None,
+    progress: bool = True,
+) -> ProbeResult:
+    """Extract the features of both splits and classify the second by the first; see the parts for the arguments."""
+    train = extract_features(encoder, train_loader, device, layer, pool, autocast, progress, "train features")
+    val = extract_features(encoder, val_loader, device, layer, pool, autocast, progress, "val features")
+    return ProbeResult(
+        knn_top1=knn_top1(train, val, k, device=device),
+        linear=linear_probe(train, val, device) if linear else None,
+        train_samples=len(train),
+        val_samples=len(val),
+    )

@@ -1,0 +1,1 @@
+"""Pictures: encoder, sources, transforms."""

@@ -1,0 +1,136 @@
+"""Pictures for pretraining and probing."""
+
+import functools
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import default_collate
+
+from d2v.data.dataset import Sample, SampleDataset, SkippedSamples
+from d2v.data.module import PretrainingDataModule, Split
+from d2v.errors import UserError
+from d2v.modalities.vision.decoding import decode_image
+from d2v.modalities.vision.layout import open_sources
+from d2v.modalities.vision.sources import ImageSource, SubsetSource
+from d2v.modalities.vision.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, TrainTransform
+from d2v.types import Batch
+
+# Not data.seed: a probe must never be tested on what another run with another seed was trained on.
+_HOLD_OUT_SEED = 0
+
+
+class ImageDataset(SampleDataset):
+    """Decoded and transformed pictures of one source."""
+
+    def __init__(
+        self, source: ImageSource, transform: TrainTransform | EvalTransform, seed: int, skipped: SkippedSamples
+    ) -> None:
+        super().__init__(len(source), seed, skipped)
+        self._source = source
+        self._transform = transform
+
+    def load(self, index: int) -> tuple[Tensor, int | None]:
+        data, label = self._source.read(index)
+        return self._transform(decode_image(data, self._transform.smallest_side)), label
+
+
+class ImageNetDataModule(PretrainingDataModule):
+    """Pictures from folders, Hugging Face parquet or WebDataset tars; which of them is seen from the content of root.
+
+    Args:
+        root: folder with train/ and val/, or one tree of images of any nesting, or train-*.parquet, or *.tar.
+        batch_size: images of one device and one micro-batch.
+        global_batch_size: images of one optimizer step on all devices; null: no accumulation.
+        num_workers: processes a device that decode images; null: the cores a device, less one, at most 8.
+        image_size: pixels, one side or (height, width).
+        min_crop_scale: smallest share of a picture's area that a random crop keeps (0.2 in 2.0, 0.08 in 1.0).
+        flip: probability of a horizontal flip.
+        color_jitter: strength of random brightness, contrast and saturation (0 in 2.0, 0.4 in 1.0).
+        mean: of red, green and blue in [0, 1], subtracted.
+        std: of red, green and blue, divided by.
+        train_split: name of the training split.
+        val_split: name of the validation split; null: the first of val, validation, valid, test that exists.
+        val_fraction: share of the training images held out for validation where there is no such split.
+        seed: of the order of samples and of their augmentation.
+        max_skipped_fraction: largest tolerable share of unreadable files.
+    """
+
+    unit = "images"
+
+    def __init__(
+        self,
+        root: str,
+        batch_size: int = 64,
+        global_batch_size: int | None = None,
+        num_workers: int | None = None,
+        image_size: int | tuple[int, int] = 224,
+        min_crop_scale: float = 0.2,
+        flip: float = 0.5,
+        color_jitter: float = 0.0,
+        mean: tuple[float, float, float] = IMAGENET_MEAN,
+        std: tuple[float, float, float] = IMAGENET_STD,
+        train_split: str = "train",
+        val_split: str | None = None,
+        val_fraction: float = 0.0,
+        seed: int = 0,
+        max_skipped_fraction: float = 0.01,
+    ) -> None:
+        super().__init__(root, batch_size, global_batch_size, num_workers, seed, max_skipped_fraction)
+        self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
+        if min(self.image_size) < 1:
+            raise UserError(f"data.image_size is {image_size}: it must be at least one pixel.")
+        if not 0 < min_crop_scale <= 1:
+            raise UserError(f"data.min_crop_scale is {min_crop_scale}: it must lie above 0 and at most at 1.")
+        if not 0 <= flip <= 1:
+            raise UserError(f"data.flip is {flip}: it is a probability, from 0 to 1.")
+        if color_jitter < 0:
+            raise UserError(f"data.color_jitter is {color_jitter}: it must be 0 (none) or more.")
+        if not 0 <= val_fraction < 1:
+            raise UserError(f"data.val_fraction is {val_fraction}: it must be at least 0 and less than 1.")
+        self.train_split = train_split
+        self.val_split = val_split
+        self.val_fraction = val_fraction
+        self.train_transform = TrainTransform(self.image_size, min_crop_scale, flip, color_jitter, mean, std)
+        self.eval_transform = EvalTransform(self.image_size, mean, std)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Also open the data, so that a wrong root is reported before anything runs."""
+        super().setup(stage)
+        _ = self.sources
+
+    @functools.cached_property
+    def sources(self) -> tuple[ImageSource, ImageSource | None]:
+        """Training and validation pictures; opened at the first use."""
+        train, val = open_sources(self.root, self.train_split, self.val_split)
+        num_val = round(len(train) * self.val_fraction)
+        if val is not None or num_val == 0:
+            return train, val
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(_HOLD_OUT_SEED)).numpy()
+        return SubsetSource(train, np.sort(order[num_val:])), SubsetSource(train, np.sort(order[:num_val]))
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.sources[0].classes
+
+    def train_dataset(self) -> SampleDataset:
+        return self._dataset("train", self.sources[0], self.train_transform)
+
+    def eval_dataset(self, split: Split) -> SampleDataset | None:
+        train, val = self.sources
+        source = train if split == "train" else val
+        return None if source is None else self._dataset(split, source, self.eval_transform)
+
+    def _dataset(self, split: Split, source: ImageSource, transform: TrainTransform | EvalTransform) -> ImageDataset:
+        return ImageDataset(source, transform, self.seed, self.skipped_samples(split, source.name, len(source)))
+
+    @staticmethod
+    def collate(samples: list[Sample]) -> Batch:
+        """Stack to pixels [B, 3, H, W]."""
+        inputs, sample_ids, epochs, labels = zip(*samples, strict=True)
+        return Batch(
+            default_collate(list(inputs)),  # inside a worker it stacks into shared memory, without another copy
+            torch.tensor(sample_ids),
+            torch.tensor(epochs),
+            None if labels[0] is None else torch.tensor(labels),
+        )

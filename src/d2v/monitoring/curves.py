@@ -1,0 +1,121 @@
+"""The curves of one run, from the CSV file that every run writes."""
+
+import csv
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from d2v.errors import UserError
+
+Curve = tuple[list[float], list[float]]
+"""Steps and values."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One plot."""
+
+    title: str
+    unit: str
+    curves: dict[str, str]
+    """Name in the legend by name in the log."""
+    from_zero: bool = False
+    """Whether the axis starts at 0, where the distance from it is what matters."""
+
+
+PANELS = (
+    Panel("Loss", "loss", {"train/loss": "train", "train/regression_loss": "train, regression", "val/loss": "validation"}),
+    Panel(
+        "Collapse? Spread of single dimensions",
+        "standard deviation",
+        {"train/target_std": "targets", "train/prediction_std": "predictions"},
+        from_zero=True,
+    ),
+    Panel(
+        "Collapse? Dimensions in use",
+        "effective rank",
+        {"train/target_effective_rank": "targets", "train/extractor_effective_rank": "extractor"},
+        from_zero=True,
+    ),
+    Panel("Probe on frozen features", "top-1 accuracy / %", {"probe/knn_top1": "kNN", "probe/linear_top1": "linear"}),
+    Panel("Learning rate", "learning rate", {"train/lr": "learning rate"}, from_zero=True),
+    Panel("Teacher", "1 − EMA decay", {"train/ema_decay": "1 − EMA decay"}),
+)
+_COLOURS = ("#1f5fa8", "#d1662b", "#3c8f5a")
+_DPI = 150
+
+
+def draw_curves(metrics_csv: Path, path: Path) -> Path:
+    """Loss, signs of collapse, probes and schedules over the optimizer steps, one panel for each that was logged.
+
+    Args:
+        metrics_csv: As Lightning's CSVLogger writes it: a ``step`` column and sparse others.
+        path: The PNG to write.
+
+    Raises:
+        UserError: The file has no step column, or nothing that a panel shows.
+    """
+    curves = read_curves(metrics_csv)
+    panels = [panel for panel in PANELS if any(name in curves for name in panel.curves)]
+    if not panels:
+        raise UserError(f"{metrics_csv}: no curve to draw; the columns with values are: {', '.join(sorted(curves))}")
+    columns = min(3, len(panels))
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(4.4 * columns, 3.1 * rows), dpi=_DPI, layout="constrained")
+    for index, panel in enumerate(panels):
+        _draw_panel(figure.add_subplot(rows, columns, index + 1), panel, curves)
+    figure.savefig(path, facecolor="white")
+    return path
+
+
+def read_curves(metrics_csv: Path) -> dict[str, Curve]:
+    """Finite values of each column by step, ascending; of several values at one step the last."""
+    points: dict[str, dict[float, float]] = defaultdict(dict)
+    with metrics_csv.open(newline="") as file:
+        reader = csv.DictReader(file)
+        if "step" not in (reader.fieldnames or ()):
+            raise UserError(f"{metrics_csv}: there is no column `step`; is it a metrics.csv of a run?")
+        for row in reader:
+            for name, text in row.items():
+                if name != "step" and text and row["step"] and math.isfinite(value := float(text)):
+                    points[name][float(row["step"])] = value
+    return {name: tuple(map(list, zip(*sorted(values.items()), strict=True))) for name, values in points.items()}
+
+
+def _draw_panel(axes: Axes, panel: Panel, curves: dict[str, Curve]) -> None:
+    shown = {name: label for name, label in panel.curves.items() if name in curves}
+    for colour, (name, label) in zip(_COLOURS, shown.items(), strict=False):
+        steps, values = curves[name]
+        if name == "train/ema_decay":  # 0.9998 and 0.99999 look the same; their distances from 1 do not
+            values = [1 - value for value in values]
+        style = ("o-" if name.startswith("probe/") else "-") if len(steps) > 1 else "o"
+        if len(values) > 400:
+            axes.plot(steps, values, color=colour, linewidth=0.6, alpha=0.25)
+            values = _smooth(values)
+        axes.plot(steps, values, style, color=colour, label=label, linewidth=1.5, markersize=3.5)
+        if name.startswith("probe/"):
+            axes.annotate(f"{values[-1]:.1f}", (steps[-1], values[-1]), (3, 3), textcoords="offset points", size=8)
+    axes.set_title(panel.title, size=10, weight="bold", loc="left")
+    axes.set_ylabel(panel.unit, size=9)
+    axes.set_xlabel("optimizer step", size=9)
+    axes.tick_params(labelsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    if panel.from_zero:
+        axes.set_ylim(bottom=0)
+    axes.margins(x=0.04)
+    axes.grid(alpha=0.25, linewidth=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(shown) > 1:
+        axes.legend(fontsize=8, frameon=False)
+
+
+def _smooth(values: list[float]) -> list[float]:
+    """Mean over a window of a hundredth of the curve, shorter at both ends."""
+    half = max(1, len(values) // 200)
+    return [sum(window) / len(window) for i in range(len(values)) if (window := values[max(0, i - half) : i + half + 1])]

@@ -1,0 +1,32 @@
+"""Moves the teacher after every optimizer step."""
+
+from typing import Any
+
+import lightning as L
+
+from d2v.training.schedules import EMADecay
+
+
+class EMATeacherCallback(L.Callback):
+    """Keeps the EMA on the clock of the optimizer: neither accumulation nor a resume moves it.
+
+    Args:
+        decay: The schedule.
+    """
+
+    def __init__(self, decay: EMADecay) -> None:
+        self.decay = decay
+        self._step = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self._step:  # gradients are still being accumulated
+            return
+        self._step = trainer.global_step
+        decay = self.decay.at(self._step)
+        pl_module.method.teacher.update(pl_module.method.student, decay)
+        pl_module.log("train/ema_decay", decay, rank_zero_only=True)

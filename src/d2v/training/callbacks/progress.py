@@ -1,0 +1,72 @@
+"""One progress bar for the whole run, in optimizer steps."""
+
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ProgressBar
+from tqdm.auto import tqdm
+
+
+class RunProgressBar(ProgressBar):
+    """Shows steps done, time left, the loss and the speed; validation has a bar of its own that goes away."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._enabled = True
+        self._bar: tqdm | None = None
+        self._val_bar: tqdm | None = None
+
+    def disable(self) -> None:
+        self._enabled = False
+
+    def enable(self) -> None:
+        self._enabled = True
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        total = trainer.max_steps if trainer.max_steps > 0 else trainer.estimated_stepping_batches
+        self._bar = tqdm(
+            total=None if total == float("inf") else int(total),
+            initial=trainer.global_step,
+            desc="fit",
+            unit="step",
+            disable=not self._enabled,
+            dynamic_ncols=True,
+        )
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if self._bar is not None and trainer.global_step > self._bar.n:
+            if trainer.global_step % self.refresh_rate(trainer) == 0:  # reading a metric waits for the device
+                self._bar.set_postfix_str(self._describe(trainer), refresh=False)
+            self._bar.update(trainer.global_step - self._bar.n)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._bar is not None:
+            self._bar.set_postfix_str(self._describe(trainer))
+            self._bar.close()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        batches = sum(int(n) for n in trainer.num_val_batches if n != float("inf"))
+        self._val_bar = tqdm(total=batches, desc="validate", leave=False, disable=not self._enabled, dynamic_ncols=True)
+
+    def on_validation_batch_end(self, *args: Any) -> None:
+        if self._val_bar is not None:
+            self._val_bar.update()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._val_bar is not None:
+            self._val_bar.close()
+
+    @staticmethod
+    def refresh_rate(trainer: L.Trainer) -> int:
+        """Steps between two readings of the metrics."""
+        return max(1, min(trainer.log_every_n_steps, 20))
+
+    @staticmethod
+    def _describe(trainer: L.Trainer) -> str:
+        shown = {}
+        for name, value in trainer.progress_bar_metrics.items():
+            short = name.rpartition("/")[2].replace("_per_second", "/s")
+            shown[f"val {short}" if name.startswith("val/") else short] = f"{float(value):.4g}"
+        return ", ".join(f"{name} {value}" for name, value in shown.items())

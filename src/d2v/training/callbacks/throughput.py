@@ -1,0 +1,49 @@
+"""How fast training goes, in the units of the data."""
+
+import time
+from typing import Any
+
+import lightning as L
+
+
+class ThroughputCallback(L.Callback):
+    """Logs ``throughput/<unit>_per_second`` of all devices together, and shows it in the progress bar.
+
+    The unit is the DataModule's (images, audio_seconds, tokens). What happens between training steps, such as
+    validation, probes and checkpoints, is not counted.
+    """
+
+    def __init__(self) -> None:
+        self._last_end: float | None = None
+        self._reset()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._last_end = None
+        self._reset()
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._last_end = None
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._last_end is None:  # else the time since the last step's end was spent waiting for this batch: it counts
+            self._last_end = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.perf_counter()
+        assert self._last_end is not None
+        self._seconds += now - self._last_end
+        self._last_end = now
+        self._units += trainer.datamodule.count_units(batch) * trainer.world_size
+        if (trainer.global_step % trainer.log_every_n_steps == 0) and (
+            (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+        ):
+            name = f"throughput/{trainer.datamodule.unit}_per_second"
+            pl_module.log(name, self._units / self._seconds, prog_bar=True, rank_zero_only=True)
+            pl_module.log("data/skipped", float(trainer.datamodule.skipped), rank_zero_only=True)
+            self._reset()
+
+    def _reset(self) -> None:
+        self._units = 0.0
+        self._seconds = 0.0

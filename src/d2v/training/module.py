@@ -1,0 +1,154 @@
+"""The one LightningModule of pretraining: the method, its optimizer and what is logged about it."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from d2v import __version__
+from d2v.errors import UserError
+from d2v.evaluation.effective_rank import effective_rank
+from d2v.model.data2vec import Data2Vec
+from d2v.model.encoder import Encoder
+from d2v.model.heads import Head
+from d2v.model.losses import ClsLoss, RegressionLoss
+from d2v.model.masking import Masking
+from d2v.model.randomness import combine_keys
+from d2v.model.targets import TopKTargets
+from d2v.model.teacher import Part
+from d2v.training.callbacks.ema_teacher import EMATeacherCallback
+from d2v.training.callbacks.throughput import ThroughputCallback
+from d2v.training.optimizer import parameter_groups
+from d2v.training.schedules import EMADecay, LRSchedule
+from d2v.types import Batch, Data2VecOutput
+
+RANK_SAMPLES = 1024  # rows that the effective rank is computed from: enough for a trend, cheap for any width
+
+
+class Data2VecModule(L.LightningModule):
+    """Pretrains a student and its teacher.
+
+    Args:
+        student: The encoder.
+        masking: Which tokens are masked.
+        targets: What is predicted.
+        head: How, built for the student's width.
+        loss: Distance of predictions and targets.
+        ema: Decay of the teacher.
+        optimizer: Built from the parameter groups; its ``lr`` is the peak.
+        schedule: Of the learning rate.
+        cls_loss: What CLS must predict; null: nothing.
+        num_masks: M, masks a sample.
+        shared_with_teacher: Parts of the student that the teacher borrows instead of averaging.
+        init_from: Checkpoint (ours or imported) whose weights to start from; null: random.
+        seed: Of masks and of everything random in a step; the command line sets it from ``seed_everything``.
+    """
+
+    def __init__(
+        self,
+        student: Encoder,
+        masking: Masking,
+        targets: TopKTargets,
+        head: Callable[[int], Head],
+        loss: RegressionLoss,
+        ema: EMADecay,
+        optimizer: Callable[[Iterable], Optimizer],
+        schedule: LRSchedule,
+        cls_loss: ClsLoss | None = None,
+        num_masks: int = 1,
+        shared_with_teacher: Sequence[Part] = (),
+        init_from: str | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.method = Data2Vec(
+            student, masking, targets, head, loss, cls_loss, num_masks, shared_with_teacher, seed
+        )
+        self.ema = ema
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.seed = seed
+        if init_from is not None:
+            from d2v.checkpoints.load import init_weights
+
+            init_weights(self.method, init_from)
+
+    @property
+    def student(self) -> Encoder:
+        """The encoder that is trained."""
+        return self.method.student
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        self._seed_step(batch_idx)
+        output = self.method(batch)
+        self._log_step(output, batch_idx)
+        return output.loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.log("val/loss", self.method(batch).loss, batch_size=len(batch.inputs), sync_dist=True, prog_bar=True)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.log("test/loss", self.method(batch).loss, batch_size=len(batch.inputs), sync_dist=True)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Features of a batch [B, D]: the mean over tokens of the student's last layer."""
+        return self.student.embed(batch.inputs, padding_mask=batch.padding_mask)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        if self._logs_this_step():
+            gradients = [p.grad for p in self.parameters() if p.grad is not None]
+            self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = self.optimizer(parameter_groups(self))
+        total_steps = self.trainer.max_steps
+        if total_steps <= 0:  # the run is bounded by epochs
+            total_steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = LambdaLR(optimizer, lambda step: self.schedule.factor(step, total_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        """What the method needs whatever list of callbacks a config holds."""
+        return [EMATeacherCallback(self.ema), ThroughputCallback()]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Plain values only: a checkpoint of ours loads with weights_only=True and names no code but our own classes.
+        checkpoint["d2v"] = {"version": __version__, "student": self.student.recipe}
+
+    def _seed_step(self, batch_idx: int) -> None:
+        # Dropout, stochastic depth and the decoder's noise are a function of (seed, step, micro-batch, rank). So a
+        # resumed run repeats an uninterrupted one on any number of devices, and no generator state has to be saved.
+        key = combine_keys(self.seed, self.trainer.global_step, batch_idx, self.global_rank)
+        torch.manual_seed(int(key) & (2**63 - 1))
+
+    def _logs_this_step(self) -> bool:
+        return (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
+
+    def _log_step(self, output: Data2VecOutput, batch_idx: int) -> None:
+        self.log("train/loss", output.loss.detach(), prog_bar=True)
+        if not self._logs_this_step() or (batch_idx + 1) % self.trainer.accumulate_grad_batches:
+            return  # the rest costs time, and Lightning writes it for the last micro-batch of such a step only
+        predictions = output.predictions.detach().flatten(0, 1).float()
+        targets = output.targets.flatten(0, 1)
+        values = {
+            "train/regression_loss": output.regression_loss.detach(),
+            "train/target_std": targets.std(dim=0).mean(),
+            "train/prediction_std": predictions.std(dim=0).mean(),
+            "train/target_effective_rank": effective_rank(_sample(targets)),
+            "train/extractor_effective_rank": effective_rank(_sample(output.features.detach().flatten(0, 1).float())),
+            "train/masked_fraction": output.mask.masked.float().mean(),
+            "train/lr": self.optimizers().param_groups[0]["lr"],
+        }
+        if output.cls_loss is not None:
+            values["train/cls_loss"] = output.cls_loss.detach()
+        self.log_dict(values)
+
+
+def _sample(x: Tensor) -> Tensor:
+    """Evenly spaced rows of [n, D]."""
+    return x[:: max(1, len(x) // RANK_SAMPLES)][:RANK_SAMPLES]

@@ -1,0 +1,84 @@
+"""Every kind of picture becomes 8-bit RGB, and every kind of damage a BrokenSample."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from d2v.data.dataset import BrokenSample
+from d2v.modalities.vision.decoding import decode_image
+
+
+def encode(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def photo(width: int = 40, height: int = 30, seed: int = 0) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return Image.fromarray(pixels)
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"), [("L", "JPEG"), ("CMYK", "JPEG"), ("P", "PNG"), ("1", "PNG"), ("RGB", "WEBP"), ("P", "GIF")]
+)
+def test_modes_become_rgb_of_the_same_size(mode: str, kind: str) -> None:
+    image = decode_image(encode(photo().convert(mode), kind))
+    assert (image.mode, image.size) == ("RGB", (40, 30))
+
+
+def test_cmyk_keeps_its_colour() -> None:
+    red = decode_image(encode(Image.new("RGB", (16, 16), (200, 30, 30)).convert("CMYK"), "JPEG", quality=95))
+    assert np.abs(np.asarray(red)[8, 8].astype(int) - (200, 30, 30)).max() < 6
+
+
+def test_transparency_is_laid_on_white() -> None:
+    image = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    image.putpixel((0, 0), (255, 0, 0, 255))
+    pixels = np.asarray(decode_image(encode(image, "PNG")))
+    assert pixels[0, 0].tolist() == [255, 0, 0]
+    assert pixels[4, 4].tolist() == [255, 255, 255]
+
+
+def test_sixteen_bit_grey_is_scaled_and_not_clipped() -> None:
+    grey = Image.fromarray(np.array([[0, 32896, 65535, 257]], dtype=np.uint16))
+    assert np.asarray(decode_image(encode(grey, "PNG")))[0, :, 0].tolist() == [0, 128, 255, 1]
+
+
+def test_exif_rotation_is_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned by 90 degrees
+    data = encode(photo(), "JPEG", exif=exif)
+    assert decode_image(data).size == (30, 40)
+
+
+def test_a_large_jpeg_is_reduced_while_decoding() -> None:
+    data = encode(photo(400, 320), "JPEG")
+    assert decode_image(data).size == (400, 320)
+    assert decode_image(data, smallest_side=100).size == (200, 160)
+    assert decode_image(data, smallest_side=500).size == (400, 320)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"not a picture",
+        encode(photo(200, 200), "JPEG")[:5000],
+        encode(photo(200, 200), "PNG")[:5000],
+        encode(photo(), "JPEG")[:30],
+        encode(Image.new("F", (4, 4)), "TIFF"),
+    ],
+    ids=["empty", "text", "truncated jpeg", "truncated png", "header only", "float"],
+)
+def test_damage_is_a_broken_sample(data: bytes) -> None:
+    with pytest.raises(BrokenSample):
+        decode_image(data)
+
+
+def test_a_decompression_bomb_is_a_broken_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(BrokenSample, match="decompression bomb"):
+        decode_image(encode(photo(), "PNG"))
