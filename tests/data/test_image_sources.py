@@ -42,7 +42,7 @@ def write_tar(path: Path, members: dict[str, bytes]) -> None:
 
 
 def write_parquet(path: Path, labels: list[object] | None, names: list[str] | None = None, start: int = 0) -> None:
-    from datasets import ClassLabel, Dataset, Features, Image, Value
+    from datasets import ClassLabel, Dataset, Features, Image, Value  # type: ignore[import-untyped]
 
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 3 if labels is None else len(labels)

@@ -20,7 +20,7 @@ sizes = {
 
 def stream(num_samples: int, batch_size: int, seed: int, world_size: int, accumulation: int, epochs: int) -> list:
     """What all ranks together see, in the order of the stream."""
-    seen = []
+    seen: list[tuple[int, int]] = []
     ranks = [StreamSampler(num_samples, batch_size, seed, r, world_size, accumulation) for r in range(world_size)]
     for epoch in range(epochs):
         for sampler in ranks:
@@ -108,4 +108,4 @@ def test_keyed_randomness_leaves_the_generator_alone() -> None:
     with keyed_randomness(1, 2):
         assert torch.equal(torch.rand(1), inside)
     assert stable_seed(1, 2) != stable_seed(2, 1)
-    assert stable_seed(0, 0) == 2205692225219268690 or stable_seed(0, 0) < 2**63
+    assert stable_seed(0, 0) == 520810605562734633  # runs are resumed on other machines

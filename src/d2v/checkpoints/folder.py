@@ -8,7 +8,6 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from d2v.checkpoints.layout import StateDict
 from d2v.errors import UserError
@@ -45,7 +44,7 @@ def write_folder(folder: Path, weights: StateDict, config: dict[str, Any], model
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
     try:
         unfinished.mkdir(parents=True)
-        save_file({name: _own(value) for name, value in weights.items()}, unfinished / WEIGHTS, {"format": "pt"})
+        save_file(_separate(weights), unfinished / WEIGHTS, {"format": "pt"})
         (unfinished / CONFIG).write_text(json.dumps({"format": FORMAT, **config}, indent=2) + "\n")
         (unfinished / "README.md").write_text(model_card)
         os.replace(unfinished, folder)
@@ -122,7 +121,15 @@ def in_short(problems: list[str], shown: int = 8) -> str:
     return "; ".join(problems[:shown]) + more
 
 
-def _own(value: Tensor) -> Tensor:
-    """The tensor with memory of its own, as safetensors wants it."""
-    value = value.detach().contiguous()
-    return value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
+def _separate(weights: StateDict) -> StateDict:
+    """The tensors with memory of their own each, as safetensors wants them."""
+    separate: StateDict = {}
+    taken: set[int] = set()
+    for name, value in weights.items():
+        value = value.detach().contiguous()
+        storage = value.untyped_storage()
+        if storage.nbytes() != value.nbytes or storage.data_ptr() in taken:
+            value = value.clone()
+        taken.add(value.untyped_storage().data_ptr())
+        separate[name] = value
+    return separate

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy
 import torch
@@ -18,7 +18,7 @@ class StandIn:
 
     __slots__ = ("args", "state")
 
-    def __new__(cls, *args: Any) -> "StandIn":
+    def __new__(cls, *args: Any) -> Self:
         self = super().__new__(cls)
         self.args = args
         self.state = None

@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> None:
     """Probe each encoder, print a table and the JSON object, and draw if asked to.
 
     Raises:
-        UserError: A config, a value of it, a checkpoint, a layer or the device is not there, or the data have no labels.
+        UserError: A config, a value in it, a checkpoint, a layer or the device is wrong, or the data have no labels.
     """
     config = _merged_config(args.config)
     datamodule, data_args = _build_datamodule(config, args.data)
@@ -192,7 +192,8 @@ def _probe(
 def _table(rows: list[dict[str, Any]]) -> str:
     """A column an encoder, a line a measure."""
     lines = [["", *(row["checkpoint"] for row in rows)]]
-    for key, label in (("knn_top1", "kNN top-1 %"), ("linear_top1", "linear top-1 %"), ("linear_top5", "linear top-5 %")):
+    labels = {"knn_top1": "kNN top-1 %", "linear_top1": "linear top-1 %", "linear_top5": "linear top-5 %"}
+    for key, label in labels.items():
         if key in rows[0]:
             lines.append([label, *(f"{row[key]:.2f}" for row in rows)])
     lines.append(["seconds", *(f"{row['seconds']:.1f}" for row in rows)])
@@ -202,7 +203,8 @@ def _table(rows: list[dict[str, Any]]) -> str:
         "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
         for line in lines
     ]
-    what = f"{first['train_samples']:,} train and {first['val_samples']:,} val samples of {first['num_classes']} classes"
+    samples = f"{first['train_samples']:,} train and {first['val_samples']:,} val samples"
+    what = f"{samples} of {first['num_classes']} classes"
     return "\n".join([what, *table])
 
 
@@ -233,8 +235,9 @@ def _draw(
         features = {name: e.eval().embed(batch.inputs.to(device), pool="none").cpu() for name, e in encoders.items()}
         drawn.append(draw_feature_pca(images, features, grid, output / "features_pca.png"))
     for name in encoders:
-        metrics = [parent / "metrics.csv" for parent in Path(name).resolve().parents[:2]]
-        found = next((path for path in metrics if name != RANDOM and path.is_file()), None)
+        path = Path(name).resolve()  # a run's folder, or a checkpoint in its checkpoints/
+        metrics = [folder / "metrics.csv" for folder in (path, *path.parents[:2])]
+        found = next((file for file in metrics if name != RANDOM and file.is_file()), None)
         if found is not None:
             drawn.append(draw_curves(found, output / "curves.png"))
             break

@@ -45,7 +45,7 @@ def extract_features(
         layer: As in :meth:`Encoder.embed`.
         pool: As in :meth:`Encoder.embed`.
         autocast: Precision to compute in where autocast sees fit (``torch.bfloat16``); None: that of the weights.
-        progress: Show a bar on stderr.
+        progress: Show a bar on stderr, if that is a terminal.
         description: What stands before the bar.
 
     Raises:
@@ -56,7 +56,7 @@ def extract_features(
     device = torch.device(device)
     casting = torch.autocast(device.type, dtype=autocast, enabled=autocast is not None)
     with eval_mode(encoder), torch.no_grad(), casting:
-        for batch in tqdm(loader, desc=description, unit="batch", disable=not progress, leave=False):
+        for batch in tqdm(loader, desc=description, unit="batch", disable=None if progress else True, leave=False):
             if batch.labels is None:
                 raise UserError("data: the batches have no labels, and a probe needs them.")
             inputs = batch.inputs.to(device, non_blocking=True)

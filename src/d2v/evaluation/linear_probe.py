@@ -13,7 +13,7 @@ from torch import Tensor
 
 from d2v.evaluation.features import Features
 
-L2_GRID = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5)
+L2_GRID = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 """Penalties to choose from, strongest first, so that each solution is a start for the next."""
 _CHUNK_NUMBERS = 2**25
 """Logits held at once: 128 MiB in fp32."""

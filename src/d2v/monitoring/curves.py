@@ -29,7 +29,9 @@ class Panel:
 
 
 PANELS = (
-    Panel("Loss", "loss", {"train/loss": "train", "train/regression_loss": "train, regression", "val/loss": "validation"}),
+    Panel(
+        "Loss", "loss", {"train/loss": "train", "train/regression_loss": "train, regression", "val/loss": "validation"}
+    ),
     Panel(
         "Collapse? Spread of single dimensions",
         "standard deviation",
@@ -44,7 +46,7 @@ PANELS = (
     ),
     Panel("Probe on frozen features", "top-1 accuracy / %", {"probe/knn_top1": "kNN", "probe/linear_top1": "linear"}),
     Panel("Learning rate", "learning rate", {"train/lr": "learning rate"}, from_zero=True),
-    Panel("Teacher", "1 − EMA decay", {"train/ema_decay": "1 − EMA decay"}),
+    Panel("Teacher", "1 − EMA decay", {"train/ema_decay": "1 − EMA decay"}, from_zero=True),
 )
 _COLOURS = ("#1f5fa8", "#d1662b", "#3c8f5a")
 _DPI = 150
@@ -112,10 +114,11 @@ def _draw_panel(axes: Axes, panel: Panel, curves: dict[str, Curve]) -> None:
     axes.grid(alpha=0.25, linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
     if len(shown) > 1:
-        axes.legend(fontsize=8, frameon=False)
+        axes.legend(fontsize=8, framealpha=0.8, edgecolor="none")
 
 
 def _smooth(values: list[float]) -> list[float]:
     """Mean over a window of a hundredth of the curve, shorter at both ends."""
     half = max(1, len(values) // 200)
-    return [sum(window) / len(window) for i in range(len(values)) if (window := values[max(0, i - half) : i + half + 1])]
+    windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
+    return [sum(window) / len(window) for window in windows]

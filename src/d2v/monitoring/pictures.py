@@ -96,7 +96,8 @@ def _draw_tiles(rows: Mapping[str, Float[Tensor, "b 3 h w"]], title: str, path: 
     gap = 0.03
     for row, (name, pictures) in enumerate(rows.items()):
         bottom = height - margin_top - (row + 1) * tile_height
-        figure.text((margin_left - 0.1) / width, (bottom + tile_height / 2) / height, name, ha="right", va="center", size=9)
+        middle = (bottom + tile_height / 2) / height
+        figure.text((margin_left - 0.1) / width, middle, name, ha="right", va="center", size=9)
         for column, picture in enumerate(pictures):
             left = margin_left + column * _TILE_INCHES
             box = (left + gap) / width, (bottom + gap) / height, (_TILE_INCHES - 2 * gap) / width
@@ -114,4 +115,6 @@ def _show(axes: Axes, picture: np.ndarray) -> None:
 
 def _short(name: str) -> str:
     """A path's telling end."""
-    return name if len(name) <= 16 else "\n".join(part if len(part) <= 18 else f"{part[:17]}…" for part in name.split("/")[-3:])
+    if len(name) <= 16:
+        return name
+    return "\n".join(part if len(part) <= 16 else f"{part[:15]}…" for part in name.split("/")[-3:])

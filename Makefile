@@ -1,0 +1,50 @@
+# Every target sets up what it needs; `make help` lists them. The environment lives in .venv and is installed once.
+PYTHON ?= python3
+DATA ?=
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+UV_VERSION := 0.13.9
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo pretrain-vision test lint lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(INSTALLED) ## install everything into .venv, once
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "d2v needs Python 3.11 to 3.13, and $(PYTHON) is $$($(PYTHON) --version 2>&1); name another: make PYTHON=python3.12 ..."; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(BIN)/uv pip sync --quiet --require-hashes --python $(BIN)/python requirements.lock
+	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python --editable .
+	@touch $@
+
+demo: setup ## pretrain on real photographs in about two minutes, and show what was learned
+	@$(BIN)/python -m d2v.cli prepare demo vision --output data/demo/vision
+	@rm -rf runs/demo-vision
+	$(BIN)/d2v fit --config demo/vision.yaml --run_name demo-vision $(ARGS)
+	$(BIN)/d2v probe --checkpoint runs/demo-vision --checkpoint random --config demo/vision.yaml --output runs/demo-vision/media
+
+pretrain-vision: setup ## the published 2.0 recipe on an ImageNet folder: make pretrain-vision DATA=/path/to/imagenet
+	@test -n "$(DATA)" || { echo "name the pictures: make pretrain-vision DATA=/path/to/imagenet (a folder with train/ and val/)"; exit 2; }
+	$(BIN)/d2v fit --config v2/vision.yaml --data.root "$(DATA)" $(ARGS)
+
+test: setup ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup ## style, types and import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+lock: setup ## resolve the dependencies anew: versions and hashes only
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --group dev pyproject.toml -o requirements.lock
+
+clean: ## remove the environment and what tools left behind; data and runs stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,113 @@
+"""``d2v doctor``: what this machine can do, what is missing, how to get it."""
+
+import argparse
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+OK, NOTE, MISSING = "ok", "note", "MISSING"
+Row = tuple[str, str, str]
+"""(state, subject, what is so and what to do)"""
+
+_NEEDED = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "datasets", "safetensors", "pillow")
+_OPTIONAL = {
+    "wandb": "logging to Weights & Biases",
+    "tensorboard": "logging to TensorBoard",
+    "matplotlib": "pictures of `d2v probe --output`",
+    "scikit-image": "photographs of `d2v prepare demo vision`",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument("--data", type=Path, action="append", default=[], help="a data folder to look at too")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Print the findings.
+
+    Raises:
+        UserError: Something that training needs is missing.
+    """
+    from d2v.errors import UserError
+
+    rows = [*_machine(), *_packages(), *_devices(), *_configs(), *(row for path in args.data for row in _data(path))]
+    width = max(len(subject) for _, subject, _ in rows)
+    for state, subject, text in rows:
+        print(f"{state:>7}  {subject:<{width}}  {text}")
+    missing = [subject for state, subject, _ in rows if state == MISSING]
+    if missing:
+        raise UserError(f"missing: {', '.join(missing)}")
+
+
+def _machine() -> Iterator[Row]:
+    version = platform.python_version()
+    state = OK if (3, 11) <= sys.version_info[:2] <= (3, 13) else MISSING
+    yield state, "python", f"{version}{'' if state == OK else ': d2v needs 3.11 to 3.13'}"
+    yield OK, "system", f"{platform.system()} {platform.machine()}, {_cores()} cores for this process"
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    yield (OK if free > 5 else NOTE), "disk", f"{free:.0f} GiB free here" + ("" if free > 5 else ": checkpoints need room")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _packages() -> Iterator[Row]:
+    for name in _NEEDED:
+        version = _version(name)
+        yield (OK, name, version) if version else (MISSING, name, f"pip install {name}")
+    for name, use in _OPTIONAL.items():
+        version = _version(name)
+        yield (OK, name, version) if version else (NOTE, name, f"not installed; for {use}: pip install {name}")
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _devices() -> Iterator[Row]:
+    if not _version("torch"):
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        for i in range(torch.cuda.device_count()):
+            gpu = torch.cuda.get_device_properties(i)
+            precision = "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+            yield OK, f"cuda:{i}", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB; --trainer.precision {precision}"
+    elif torch.version.cuda:
+        yield NOTE, "cuda", "no GPU that torch can use; with one present, check its driver with nvidia-smi"
+    else:
+        yield NOTE, "cuda", "this build of torch has no CUDA"
+    if torch.backends.mps.is_available():
+        yield OK, "mps", "Apple GPU; --trainer.accelerator mps --trainer.precision 32"
+    yield OK, "cpu", f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_capability()}; --trainer.precision 32"
+
+
+def _configs() -> Iterator[Row]:
+    from d2v.configs import SHIPPED
+
+    found = sum(1 for _ in SHIPPED.rglob("*.yaml"))
+    yield (OK if found else MISSING), "configs", f"{found} in {SHIPPED}"
+
+
+def _data(path: Path) -> Iterator[Row]:
+    from d2v.errors import UserError
+    from d2v.modalities.vision.data import ImageNetDataModule
+
+    try:
+        data = ImageNetDataModule(root=str(path))
+        data.setup("fit")
+        samples = len(data.train_dataset())
+        val = data.eval_dataset("val")
+        yield OK, str(path), f"{samples:,} pictures to train on, {len(val) if val else 0:,} to validate, {data.num_classes} classes"
+    except UserError as error:
+        yield MISSING, str(path), str(error)

@@ -1,0 +1,227 @@
+"""The image DataModule: batches, determinism, broken files, probes, what is refused."""
+
+import io
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from d2v.errors import UserError
+from d2v.modalities.vision.data import ImageNetDataModule
+from d2v.modalities.vision.transforms import EvalTransform, TrainTransform, random_crop_box
+from d2v.types import Batch
+
+
+def write_tree(root: Path, num_train: int = 12, num_val: int = 6) -> Path:
+    generator = np.random.default_rng(0)
+    for split, count in (("train", num_train), ("val", num_val)):
+        for number in range(count):
+            folder = root / split / "ab"[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = generator.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+            buffer = io.BytesIO()
+            Image.fromarray(pixels).save(buffer, "PNG")
+            (folder / f"{number:03d}.png").write_bytes(buffer.getvalue())
+    return root
+
+
+def module(root: Path, **changes: Any) -> ImageNetDataModule:
+    return ImageNetDataModule(**{"root": str(root), "batch_size": 4, "num_workers": 0, "image_size": 16, **changes})
+
+
+def trainer(world_size: int = 1, rank: int = 0, distributed_sampler: bool = False) -> Any:
+    return SimpleNamespace(
+        world_size=world_size,
+        global_rank=rank,
+        num_devices=world_size,
+        accumulate_grad_batches=1,
+        _accelerator_connector=SimpleNamespace(use_distributed_sampler=distributed_sampler),
+        fit_loop=SimpleNamespace(
+            epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(total=SimpleNamespace(processed=0)))
+        ),
+    )
+
+
+def batches(data: ImageNetDataModule) -> list[Batch]:
+    data.setup("fit")
+    return list(data.train_dataloader())
+
+
+def test_a_batch_is_normalised_and_labelled(tmp_path: Path) -> None:
+    data = module(write_tree(tmp_path), image_size=(16, 8), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    loaded = batches(data)
+    assert len(loaded) == 3
+    first = loaded[0]
+    assert first.inputs.shape == (4, 3, 16, 8)
+    assert 0 <= first.inputs.min() < first.inputs.max() <= 1
+    assert sorted(torch.cat([batch.sample_ids for batch in loaded]).tolist()) == list(range(12))
+    labels = torch.cat([batch.labels for batch in loaded if batch.labels is not None])
+    assert labels.bincount().tolist() == [6, 6]
+
+
+def test_samples_depend_on_seed_epoch_and_id_alone(tmp_path: Path) -> None:
+    write_tree(tmp_path)
+    by_id = []
+    for workers, batch_size in ((0, 4), (2, 4), (1, 3)):
+        torch.manual_seed(workers)
+        loaded = batches(module(tmp_path, num_workers=workers, batch_size=batch_size, color_jitter=0.4))
+        inputs, ids = (torch.cat([getattr(batch, name) for batch in loaded]) for name in ("inputs", "sample_ids"))
+        by_id.append(inputs[ids.argsort()])
+    assert torch.equal(by_id[0], by_id[1])
+    assert torch.equal(by_id[0], by_id[2])
+    dataset = module(tmp_path).train_dataset()
+    assert not torch.equal(dataset[(0, 3)].inputs, dataset[(1, 3)].inputs)
+    assert not torch.equal(dataset[(0, 3)].inputs, module(tmp_path, seed=1).train_dataset()[(0, 3)].inputs)
+
+
+def test_ranks_share_the_work_and_the_trainer_learns_the_accumulation(tmp_path: Path) -> None:
+    write_tree(tmp_path)
+    seen, val = [], []
+    for rank in range(2):
+        data = module(tmp_path, batch_size=2, global_batch_size=12)
+        data.trainer = trainer(world_size=2, rank=rank)
+        seen += [index for batch in batches(data) for index in batch.sample_ids.tolist()]
+        val += [index for batch in cast(list[Batch], data.val_dataloader()) for index in batch.sample_ids.tolist()]
+        assert data.trainer.accumulate_grad_batches == 3
+    assert sorted(seen) == list(range(12))
+    assert sorted(val) == list(range(6))
+
+
+def test_lightnings_own_sampler_is_refused(tmp_path: Path) -> None:
+    data = module(write_tree(tmp_path))
+    data.trainer = trainer(world_size=2, distributed_sampler=True)
+    with pytest.raises(UserError, match=r"trainer\.use_distributed_sampler"):
+        data.setup("fit")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_broken_files_are_replaced_counted_and_named_once(
+    tmp_path: Path, workers: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_tree(tmp_path)
+    logging.getLogger("d2v").addHandler(handler := logging.StreamHandler())
+    broken = tmp_path / "train/a/004.png"
+    broken.write_bytes(broken.read_bytes()[:300])
+    (tmp_path / "train/b/003.png").write_bytes(b"")
+    data = module(tmp_path, num_workers=workers)
+    first, second = batches(data), list(data.train_dataloader())
+    logging.getLogger("d2v").removeHandler(handler)
+    assert [len(batch.inputs) for batch in first] == [4, 4, 4]
+    assert all(torch.equal(a.inputs, b.inputs) for a, b in zip(first, second, strict=True))
+    assert data.skipped == 2
+    printed = capfd.readouterr().err
+    if workers == 0:
+        assert printed.count(f"data: skipped {broken}: ") == 1
+        assert "003.png: the file is empty" in printed
+    inputs = torch.cat([batch.inputs for batch in first])
+    assert len(inputs.flatten(1).unique(dim=0)) == 12  # the replacement is augmented in its own way
+    data.on_before_batch_transfer(first[0], 0)  # two are not many enough to stop
+
+
+def test_too_many_broken_files_stop_the_run(tmp_path: Path) -> None:
+    write_tree(tmp_path, num_train=40)
+    for path in sorted((tmp_path / "train").glob("*/*"))[:12]:
+        path.write_bytes(b"oops")
+    data = module(tmp_path, num_workers=1)
+    loaded = batches(data)
+    with pytest.raises(UserError, match=r"12 of 40 files .*data.max_skipped_fraction = 0.01(.|\n)*train/a/000.png"):
+        data.on_before_batch_transfer(loaded[0], 0)
+    tolerant = module(tmp_path, max_skipped_fraction=0.5)
+    tolerant.on_before_batch_transfer(batches(tolerant)[0], 0)
+
+
+def test_a_data_set_without_a_readable_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"text")
+    with pytest.raises(UserError, match=r"1 of 1 files(.|\n)*a\.jpg"):
+        batches(module(tmp_path, batch_size=1))
+
+
+def test_probe_loaders_are_fixed_and_cover_both_splits(tmp_path: Path) -> None:
+    data = module(write_tree(tmp_path))
+    train, val = data.probe_dataloaders()
+    assert [index for batch in train for index in batch.sample_ids.tolist()] == list(range(12))
+    assert [label for batch in val for label in batch.labels.tolist()] == [0, 0, 0, 1, 1, 1]
+    assert torch.equal(next(iter(train)).inputs, next(iter(data.probe_dataloaders()[0])).inputs)
+    few = data.probe_dataloaders(max_samples=4)
+    assert [batch.sample_ids.tolist() for batch in few[0]] == [[0, 3, 6, 9]]
+    assert [batch.labels.tolist() for batch in few[1]] == [[0, 0, 1, 1]]
+    assert (data.num_classes, data.class_names) == (2, ("a", "b"))
+    assert len(data.test_dataloader()) == len(data.predict_dataloader()) == 2
+
+
+def test_probing_needs_labels_and_a_validation_split(tmp_path: Path) -> None:
+    write_tree(tmp_path / "both", num_val=0)
+    data = module(tmp_path / "both")
+    assert data.val_dataloader() == []
+    with pytest.raises(UserError, match="no validation split"):
+        data.probe_dataloaders()
+    held_out = module(tmp_path / "both", val_fraction=0.25)
+    train, val = held_out.probe_dataloaders()
+    assert (len(train.dataset), len(val.dataset)) == (9, 3)  # type: ignore[arg-type]
+    names = [source.name(index) for source in held_out.sources if source for index in range(len(source))]
+    assert len(set(names)) == 12
+    with pytest.raises(UserError, match="no labels"):
+        module(tmp_path / "both/train/a").probe_dataloaders()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("image_size", 0),
+        ("min_crop_scale", 0.0),
+        ("flip", 2.0),
+        ("color_jitter", -1.0),
+        ("val_fraction", 1.0),
+        ("num_workers", -1),
+        ("max_skipped_fraction", 3.0),
+    ],
+)
+def test_senseless_values_name_their_key(tmp_path: Path, key: str, value: float) -> None:
+    with pytest.raises(UserError, match=f"data.{key} is {value}"):
+        module(tmp_path, **{key: value})
+
+
+def test_a_wrong_root_is_reported_at_setup(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        module(tmp_path / "nowhere").setup("validate")
+
+
+def test_random_crops_are_distributed_as_in_torchvision() -> None:
+    from torchvision.transforms.v2 import RandomResizedCrop  # type: ignore[import-untyped]
+
+    torch.manual_seed(0)
+    theirs = RandomResizedCrop(16, scale=(0.2, 1.0), ratio=(3 / 4, 4 / 3))
+    image = Image.new("RGB", (60, 40))
+    boxes = torch.tensor([random_crop_box(60, 40, 0.2) for _ in range(4000)]).float()
+    ours = torch.stack([boxes[:, 0], boxes[:, 1], boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]], dim=1)
+    params = [theirs.make_params([image]) for _ in range(4000)]
+    expected = torch.tensor([[p["left"], p["top"], p["width"], p["height"]] for p in params]).float()
+    assert boxes.min() >= 0
+    assert (boxes.amax(dim=0) <= torch.tensor([60, 40, 60, 40])).all()
+    assert torch.allclose(ours.mean(dim=0), expected.mean(dim=0), atol=0.5)
+    assert torch.allclose(ours.std(dim=0), expected.std(dim=0), atol=0.5)
+    assert random_crop_box(1000, 10, 1.0) == (493, 0, 506, 10)  # nothing fits: the central 4:3
+
+
+def test_transforms_agree_with_torchvision() -> None:
+    from torchvision.transforms import v2
+
+    pixels = np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    reference = v2.Compose(
+        [
+            v2.Resize(round(28 * 256 / 224), interpolation=v2.InterpolationMode.BICUBIC),
+            v2.CenterCrop(28),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    assert torch.allclose(EvalTransform((28, 28))(image), reference(image), atol=1e-5)
+    whole = TrainTransform((50, 40), min_crop_scale=1.0, flip=1.0, color_jitter=0.0)
+    assert whole(image).shape == (3, 50, 40)
