@@ -30,7 +30,7 @@ def test_a_batch_that_cannot_be_met_names_the_keys_and_what_works() -> None:
 def test_a_contradicting_trainer_and_senseless_sizes_are_refused() -> None:
     with pytest.raises(UserError, match=re.escape("trainer.accumulate_grad_batches is 4")):
         derive_accumulation(64, 512, 4, set_by_user=4)
-    with pytest.raises(UserError, match="data.batch_size is 0"):
+    with pytest.raises(UserError, match=r"data\.batch_size is 0"):
         derive_accumulation(0, None, 1)
-    with pytest.raises(UserError, match="data.global_batch_size to 256, or data.batch_size to 10"):
+    with pytest.raises(UserError, match=r"data\.global_batch_size to 256, or data\.batch_size to 10"):
         derive_accumulation(64, 40, 4)

@@ -209,7 +209,7 @@ def test_random_crops_are_distributed_as_in_torchvision() -> None:
 
 
 def test_transforms_agree_with_torchvision() -> None:
-    from torchvision.transforms import v2
+    from torchvision.transforms import v2  # type: ignore[import-untyped]
 
     pixels = np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)
     image = Image.fromarray(pixels)

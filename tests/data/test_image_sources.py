@@ -15,9 +15,13 @@ from d2v.modalities.vision.sources import ImageSource
 
 
 @pytest.fixture(autouse=True)
-def _own_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
+
+
+@pytest.fixture
+def _own_hf_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")  # importing it takes seconds
 
 
 def jpeg(value: int) -> bytes:
@@ -42,7 +46,7 @@ def write_tar(path: Path, members: dict[str, bytes]) -> None:
 
 
 def write_parquet(path: Path, labels: list[object] | None, names: list[str] | None = None, start: int = 0) -> None:
-    from datasets import ClassLabel, Dataset, Features, Image, Value  # type: ignore[import-untyped]
+    from datasets import ClassLabel, Dataset, Features, Image, Value
 
     path.parent.mkdir(parents=True, exist_ok=True)
     count = 3 if labels is None else len(labels)
@@ -110,6 +114,7 @@ def test_a_vanished_file_is_a_broken_sample(tmp_path: Path) -> None:
         train.read(0)
 
 
+@pytest.mark.usefixtures("_own_hf_cache")
 def test_parquet(tmp_path: Path) -> None:
     for shard in range(2):
         name = f"data/train-{shard:05d}-of-00002.parquet"
@@ -124,12 +129,14 @@ def test_parquet(tmp_path: Path) -> None:
     assert "row 4" in train.name(4)
 
 
+@pytest.mark.usefixtures("_own_hf_cache")
 def test_parquet_without_labels(tmp_path: Path) -> None:
     write_parquet(tmp_path / "photos.parquet", None)
     train, val = opened(tmp_path)
     assert (len(train), train.classes, labels(train), val) == (3, (), [None] * 3, None)
 
 
+@pytest.mark.usefixtures("_own_hf_cache")
 def test_parquet_with_wrong_labels(tmp_path: Path) -> None:
     write_parquet(tmp_path / "a/train-0.parquet", ["cat", "dog"])
     with pytest.raises(UserError, match="labels must be integers"):

@@ -206,7 +206,7 @@ def test_one_step_of_optimizer_and_teacher(case: Case) -> None:
             close(ours[name], value, atol=1e-6)
         else:
             # Adam's first step is lr * sign(gradient) where the gradient is above eps, so rounding can be amplified.
-            close(ours[name], value, atol=2e-6)
+            close(ours[name], value)
 
 
 def official_optimizer(golden: dict[str, Any], method: Data2Vec) -> torch.optim.Optimizer:

@@ -88,8 +88,8 @@ class SkippedSamples:
         first = (self._state == _BROKEN).nonzero().flatten()[:_NAMED].tolist()
         names = "".join(f"\n  {self._name(index)}" for index in first)
         return (
-            f"{count} of {tried} files tried so far cannot be read: {why} = {self._max_fraction}. The first are:{names}\n"
-            "Restore or remove them, or raise the fraction."
+            f"{count} of {tried} files tried so far cannot be read: {why} = {self._max_fraction}. "
+            f"The first are:{names}\nRestore or remove them, or raise the fraction."
         )
 
 

@@ -106,7 +106,7 @@ class SoftmaxRegression:
             [variable],
             max_iter=max_steps,
             history_size=20,
-            tolerance_grad=1e-5,
+            tolerance_grad=1e-6,
             tolerance_change=1e-9,
             line_search_fn="strong_wolfe",
         )

@@ -18,7 +18,7 @@ from d2v.modalities.vision.decoding import IMAGE_SUFFIXES
 from d2v.modalities.vision.sources import ImageSource, PackedStrings
 
 if TYPE_CHECKING:
-    from datasets import Dataset, Features  # type: ignore[import-untyped]
+    from datasets import Dataset, Features
 
 log = logging.getLogger(__name__)
 
