@@ -3,12 +3,13 @@
 import argparse
 import importlib
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 
 from d2v import __version__
-from d2v.errors import UserError
+from d2v.errors import Interrupted, UserError
 
 TRAINER_COMMANDS = {
     "fit": "pretrain by a recipe:  d2v fit --config vision.yaml --data.root DIR",
@@ -28,24 +29,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0 done, 1 failed while running, 2 bad input: one message and no traceback (``--debug`` shows it).
+        0 done, 1 failed while running, 2 bad input: one message and no traceback (``--debug`` shows it); 128 and the
+        number of the signal that stopped it.
     """
     args = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
     try:
         return _dispatch(args)
-    except UserError as error:
-        if debug:
-            traceback.print_exc()
-        print(f"d2v: error: {error}", file=sys.stderr)
-        return 2
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    except Interrupted as stop:
+        print(f"d2v: {stop}", file=sys.stderr)
+        return 128 + stop.signal_number
     except KeyboardInterrupt:
         print("d2v: interrupted", file=sys.stderr)
-        return 130
+        return 128 + signal.SIGINT
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        print(_describe(error, debug), file=sys.stderr)
+        return 2 if isinstance(error, UserError) else 1
+
+
+def _describe(error: Exception, debug: bool) -> str:
+    """One message for an error; of what failed while running also where it ran and how to learn more."""
+    text = str(error).strip() or type(error).__name__
+    if isinstance(error, UserError):
+        return f"d2v: error: {text}"
+    hints = [*getattr(error, "__notes__", ()), *([] if debug else ["--debug shows the traceback"])]
+    if "out of memory" in text:
+        hints.insert(0, "lower data.batch_size; data.global_batch_size keeps the optimizer step as it is")
+    return f"d2v: failed: {type(error).__name__}: {text.splitlines()[0]}" + (f" ({'; '.join(hints)})" if hints else "")
 
 
 def _dispatch(args: list[str]) -> int:

@@ -1,6 +1,9 @@
 """Where configs are found: the working folder first, then those that ship with the package."""
 
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from d2v.errors import UserError
 
@@ -19,8 +22,29 @@ def find_config(name: str | Path) -> Path:
     for candidate in (path, SHIPPED / path):
         if candidate.is_file():
             return candidate
+    if path.is_dir():
+        raise UserError(f"--config {name}: is a folder; give a YAML file, such as a run's config.yaml")
     if path.is_absolute():
         raise UserError(f"--config {name}: no such file")
     shipped = sorted(str(p.relative_to(SHIPPED)) for p in SHIPPED.rglob("*.yaml"))
     similar = [other for other in shipped if path.stem in other] or shipped
     raise UserError(f"--config {name}: neither a file here nor a config that ships with d2v. There are: {', '.join(similar)}")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Sections of a config file; an empty file has none.
+
+    Raises:
+        UserError: It cannot be read, or is no YAML mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
+        raise UserError(f"--config {path}: {place}no valid YAML ({error.problem})") from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"--config {path}: cannot be read ({error})") from error
+    if content is not None and not isinstance(content, dict):
+        raise UserError(f"--config {path}: a config is a mapping with sections such as `model:`, not a {type(content).__name__}")
+    return content or {}

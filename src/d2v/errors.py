@@ -1,4 +1,4 @@
-"""The one exception that means: the input is wrong, and the user can mend it."""
+"""What the command line tells apart: bad input, and a run that a signal stopped."""
 
 
 class UserError(ValueError):
@@ -7,3 +7,16 @@ class UserError(ValueError):
     The message names the key or file, the value and what to do. The command line prints it without a traceback and
     exits with code 2; everything else that is raised exits with code 1.
     """
+
+
+class Interrupted(BaseException):
+    """A signal stopped the run, and its checkpoint is written. The message says how to continue.
+
+    Args:
+        message: For the user.
+        signal_number: Of the signal; the exit code is 128 more, as shells have it.
+    """
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.signal_number = signal_number

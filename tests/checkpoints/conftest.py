@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from d2v.commands import import_
 from torch import Tensor
+
+from d2v.commands import import_
 
 State = dict[str, Any]
 
 
 def _block(prefix: str, width: int, hidden: int, fc: tuple[str, str] = ("fc1", "fc2")) -> State:
-    shapes = {f"attn.qkv.weight": (3 * width, width)}
+    shapes = {"attn.qkv.weight": (3 * width, width)}
     shapes |= {"attn.proj.weight": (width, width), "attn.proj.bias": (width,)}
     shapes |= {f"mlp.{fc[0]}.weight": (hidden, width), f"mlp.{fc[0]}.bias": (hidden,)}
     shapes |= {f"mlp.{fc[1]}.weight": (width, hidden), f"mlp.{fc[1]}.bias": (width,)}
@@ -37,7 +38,7 @@ def v2_image(
     fp16: bool = False,
     **model: Any,
 ) -> State:
-    """A fairseq data2vec 2.0 checkpoint; ``decoder``: width, layers, kernel, groups; ``model``: of its configuration."""
+    """A fairseq data2vec 2.0 checkpoint; ``decoder``: width, layers, kernel, groups; ``model``: of its settings."""
     image = "modality_encoders.IMAGE."
 
     def encoder() -> State:
@@ -84,7 +85,14 @@ def v2_image(
         "mask_prob_adjust": None,
         "ema_local_encoder": ema_local_encoder,
     }
-    cfg = {"_name": "data2vec_multi", "depth": depth, "embed_dim": width, "num_heads": heads, "loss_scale": None, **model}
+    cfg = {
+        "_name": "data2vec_multi",
+        "depth": depth,
+        "embed_dim": width,
+        "num_heads": heads,
+        "loss_scale": None,
+        **model,
+    }
     return {"args": None, "cfg": {"model": {**cfg, "modalities": {"image": image_cfg, "audio": None}}}, "model": state}
 
 
@@ -139,7 +147,11 @@ def v1_vision(
         state = front() | {f"encoder.{name}": value for name, value in transformer().items()}
         state |= {"final_proj.weight": torch.randn(width, width), "final_proj.bias": torch.randn(width)}
         return {"cfg": {"model": {"num_heads": heads}}, "model": state | ({"_ema": transformer()} if teacher else {})}
-    end = {"head.weight": (10, width), "head.bias": (10,)} if fine_tuned else {"lm_head.weight": (width, width), "lm_head.bias": (width,)}
+    end = (
+        {"head.weight": (10, width), "head.bias": (10,)}
+        if fine_tuned
+        else {"lm_head.weight": (width, width), "lm_head.bias": (width,)}
+    )
     content = {"model": front() | transformer() | {name: torch.randn(shape) for name, shape in end.items()}}
     if teacher:
         content["model_ema"] = front() | transformer() | {name: torch.randn(shape) for name, shape in end.items()}
@@ -198,7 +210,9 @@ def make_beit_args() -> Callable[..., argparse.Namespace]:
 
 def values(state: dict[str, Tensor]) -> Tensor:
     """All values of some tensors, sorted: equal for two sets of tensors that hold the same in other shapes."""
-    floats = [value.float().flatten() for value in state.values() if isinstance(value, Tensor) and value.is_floating_point()]
+    floats = [
+        value.float().flatten() for value in state.values() if isinstance(value, Tensor) and value.is_floating_point()
+    ]
     return torch.cat(floats).sort().values
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy
 import pytest
 import torch
+
 from d2v.checkpoints.unpickle import load_untrusted
 from d2v.errors import UserError
 
@@ -88,13 +89,22 @@ def attacks(canary: Path) -> dict[str, tuple[Any, str]]:
         "attrgetter": (attrgetter, "operator.attrgetter"),
         "nested in a Namespace": (Built(Call("argparse:Namespace"), {"x": Call("os:system", touch)}), "os.system"),
         "argument of a stand-in": (Call("argparse:Namespace", Call("os:system", touch)), "os.system"),
-        "attribute of a Namespace": (Call("argparse:Namespace.__init__.__globals__", "os"), "argparse.Namespace.__init__"),
+        "attribute of a Namespace": (
+            Call("argparse:Namespace.__init__.__globals__", "os"),
+            "argparse.Namespace.__init__",
+        ),
         "torch.load": (Call("torch.serialization:load", str(canary)), "torch.serialization.load"),
         "torch.hub": (Call("torch.hub:load", "someone/repository", "model"), "torch.hub.load"),
         "torch's compiler": (Call("torch._inductor.codecache:PyCodeCache.load", write), "torch._inductor"),
-        "torch's import helper": (Call("torch._utils:_import_dotted_name", "os.system"), "torch._utils._import_dotted_name"),
+        "torch's import helper": (
+            Call("torch._utils:_import_dotted_name", "os.system"),
+            "torch._utils._import_dotted_name",
+        ),
         "numpy.load": (Call("numpy:load", str(canary)), "numpy.load"),
-        "numpy's exec": (Call("numpy.testing._private.utils:runstring", write, {}), "numpy.testing._private.utils.runstring"),
+        "numpy's exec": (
+            Call("numpy.testing._private.utils:runstring", write, {}),
+            "numpy.testing._private.utils.runstring",
+        ),
         "codecs": (Call("codecs:decode", write, "unicode_escape"), "codecs.decode"),
         "pickle in a pickle": (Call("pickle:loads", "x"), "loads"),
         "pathlib": (Call("pathlib:Path.touch", str(canary)), "pathlib.Path.touch"),
@@ -124,6 +134,7 @@ def test_the_attacks_would_work_on_a_plain_unpickler(tmp_path: Path) -> None:
     assert canary.exists()
 
 
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("protocol", [3, 4, 5])
 def test_newer_protocols_run_nothing(tmp_path: Path, protocol: int) -> None:
     class Attack:
@@ -173,19 +184,31 @@ def test_tar_and_other_files_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_real_namespace_gives_its_attributes(tmp_path: Path, zipped: bool) -> None:
-    args = argparse.Namespace(target_layers="[6,7]", window_size=(14, 14), nested=argparse.Namespace(lr=1e-3), device=None)
+    args = argparse.Namespace(
+        target_layers="[6,7]", window_size=(14, 14), nested=argparse.Namespace(lr=1e-3), device=None
+    )
     weight = torch.randn(2, 3)
     path = tmp_path / "checkpoint.pth"
     torch.save({"model": {"w": weight}, "args": args, "epoch": 3}, path, _use_new_zipfile_serialization=zipped)
     content = load_untrusted(path)
-    assert content["args"] == {"target_layers": "[6,7]", "window_size": (14, 14), "nested": {"lr": 1e-3}, "device": None}
+    assert content["args"] == {
+        "target_layers": "[6,7]",
+        "window_size": (14, 14),
+        "nested": {"lr": 1e-3},
+        "device": None,
+    }
     assert content["epoch"] == 3
     torch.testing.assert_close(content["model"]["w"], weight)
 
 
 def test_numpy_numbers_give_their_value(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pt"
-    values = {"best": numpy.float64(0.25), "steps": numpy.int64(7), "small": numpy.float32(0.5), "on": numpy.bool_(True)}
+    values = {
+        "best": numpy.float64(0.25),
+        "steps": numpy.int64(7),
+        "small": numpy.float32(0.5),
+        "on": numpy.bool_(True),
+    }
     torch.save({"extra_state": values, "model": {}}, path)
     assert load_untrusted(path)["extra_state"] == {"best": 0.25, "steps": 7, "small": 0.5, "on": True}
 

@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from lightning.pytorch.loggers import CSVLogger
+from PIL import Image
+
 from d2v.cli import main
 from d2v.errors import UserError
 from d2v.evaluation.features import extract_features
@@ -21,10 +24,16 @@ from d2v.model.targets import TopKTargets
 from d2v.training.callbacks.probe import ProbeCallback
 from d2v.training.module import Data2VecModule
 from d2v.training.schedules import EMADecay, WarmupCosine
-from lightning.pytorch.loggers import CSVLogger
-from PIL import Image
 
-STUDENT = {"image_size": 16, "patch_size": 4, "width": 16, "depth": 2, "num_heads": 2, "masked_input": "replace", "dropout": 0.1}
+STUDENT = {
+    "image_size": 16,
+    "patch_size": 4,
+    "width": 16,
+    "depth": 2,
+    "num_heads": 2,
+    "masked_input": "replace",
+    "dropout": 0.1,
+}
 COLOURS = {"blue": (40, 60, 200), "green": (60, 190, 60), "red": (210, 50, 40)}
 
 
@@ -108,7 +117,9 @@ def test_features_come_in_order_and_leave_the_modes_alone(pictures: Path) -> Non
     assert features.features.shape == (36, 16) and features.features.dtype == torch.float32
     assert features.labels.tolist() == sorted(features.labels.tolist())
     half = extract_features(encoder, loader, "cpu", "mean", autocast=torch.bfloat16, progress=False)
-    torch.testing.assert_close(half.features, extract_features(encoder, loader, "cpu", "mean").features, atol=0.1, rtol=0.1)
+    torch.testing.assert_close(
+        half.features, extract_features(encoder, loader, "cpu", "mean").features, atol=0.1, rtol=0.1
+    )
     with pytest.raises(UserError, match="layer 7"):
         extract_features(encoder, loader, "cpu", layer=7, progress=False)
 
@@ -156,7 +167,10 @@ def test_command_compares_a_run_with_an_untrained_encoder(
 def test_command_repeats_itself(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = []
     for _ in range(2):
-        assert main(["probe", "--checkpoint", "random", "--config", str(config), "--layer", "mean", "--device", "cpu"]) == 0
+        assert (
+            main(["probe", "--checkpoint", "random", "--config", str(config), "--layer", "mean", "--device", "cpu"])
+            == 0
+        )
         results.append(json.loads(capsys.readouterr().out.splitlines()[-1]))
     assert {**results[0], "seconds": 0} == {**results[1], "seconds": 0}
 

@@ -3,15 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from d2v.evaluation.effective_rank import effective_rank
-from d2v.evaluation.features import Features
-from d2v.evaluation.knn import knn_predict, knn_top1
-from d2v.evaluation.linear_probe import SoftmaxRegression, linear_probe, logits_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
+
+from d2v.evaluation.effective_rank import effective_rank
+from d2v.evaluation.features import Features
+from d2v.evaluation.knn import knn_predict, knn_top1
+from d2v.evaluation.linear_probe import SoftmaxRegression, linear_probe, logits_of
 
 WIDTH, CLASSES = 12, 7
 

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from d2v.model.masking import InverseBlockMasking
 from d2v.model.randomness import combine_keys
 from d2v.nn.positional import sincos_table_2d
-from torch import Tensor
 
 MISC = Path(__file__).parents[2].parent / "shared" / "reference" / "fixtures" / "misc.pt"
 NUM_MASKS = 4000

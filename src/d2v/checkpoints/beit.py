@@ -45,7 +45,7 @@ def convert(content: dict[str, Any]) -> Imported:
     args = given(content.get("args"))
     notes: list[str] = []
     if not {"target_layers", "num_mask_patches"} <= args.keys():
-        known = {key: args[key] for key in ("window_size", "layer_scale_init_value") if key in args}
+        known: dict[str, Any] = {key: args[key] for key in ("window_size", "layer_scale_init_value") if key in args}
         args = {**_PUBLISHED, **known}
         notes.append("the settings of the pretraining are not in the file: those of the published Base run are taken")
 

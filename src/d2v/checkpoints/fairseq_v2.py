@@ -158,11 +158,13 @@ def _head(weights: StateDict, image: dict[str, Any], notes: list[str]) -> tuple[
     decoder = given(image.get("decoder"))
     noise = image.get("mask_noise_std", 0.01)
     first, proj = weights.get("head.layers.0.weight"), weights.get("head.proj.weight")
-    ours = first is not None and first.ndim == 4 and proj is not None and proj.ndim == 2
-    if ours and first.shape[-1] % 2 and decoder.get("decoder_residual", True):
-        for key in ("add_positions_masked", "add_positions_all", "input_dropout"):
-            if decoder.get(key):
-                notes.append(f"decoder.{key} is {decoder[key]}: d2v's decoder has no such step")
+    if (
+        (first is not None and first.ndim == 4 and first.shape[-1] % 2)
+        and (proj is not None and proj.ndim == 2)
+        and decoder.get("decoder_residual", True)
+    ):
+        steps = [key for key in ("add_positions_masked", "add_positions_all", "input_dropout") if decoder.get(key)]
+        notes.extend(f"decoder.{key} is {decoder[key]}: d2v's decoder has no such step" for key in steps)
         return (
             node(
                 "d2v.model.heads.ConvDecoder2d",

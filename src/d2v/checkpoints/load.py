@@ -96,7 +96,7 @@ def init_weights(method: Data2Vec, path: str | Path) -> list[str]:
     if missing:
         parts = sorted({name.partition(".")[0] for name in missing})
         notes.append("the teacher starts as the student" + (f" in {', '.join(parts)}" if teacher else ""))
-    teacher = {name: teacher.get(name, student.get(name)) for name in averaged}
+    teacher = {name: teacher[name] if name in teacher else student[name] for name in averaged}
     problems = mismatches(averaged, teacher)
     if problems:
         raise UserError(f"model.init_from {path}: the weights do not fit the teacher: {in_short(problems)}")

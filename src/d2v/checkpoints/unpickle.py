@@ -17,6 +17,8 @@ class StandIn:
     """
 
     __slots__ = ("args", "state")
+    args: tuple[Any, ...]
+    state: Any
 
     def __new__(cls, *args: Any) -> Self:
         self = super().__new__(cls)
@@ -86,12 +88,12 @@ def load_untrusted(path: Path) -> dict[str, Any]:
         wanted = re.search(r"GLOBAL (\S+)|(?:reduce for unrecognized function|but got) ([^\n]{1,120})", message)
         if wanted:
             raise UserError(
-                f"{path}: refused, because loading it would use {wanted[1] or wanted[2]}. A checkpoint of weights needs "
-                "tensors and plain containers only; if you trust its origin, save its state dict without that object."
+                f"{path}: refused, because loading it would use {wanted[1] or wanted[2]}. A checkpoint of weights "
+                "needs tensors and plain containers only; if you trust its origin, save it again without that object."
             ) from error
-        reason = re.search(r"WeightsUnpickler error: (.*)", message)
-        reason_text = (reason[1] if reason else message.strip() or type(error).__name__).splitlines()[0][:200]
-        raise UserError(f"{path}: not a readable torch checkpoint ({reason_text})") from error
+        said = re.search(r"WeightsUnpickler error:\s*(\S.*)", message) or re.search(r"(\S.*)", message)
+        reason = said[1][:200] if said else type(error).__name__
+        raise UserError(f"{path}: not a readable torch checkpoint ({reason})") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, where a checkpoint is a dict")
     return content

@@ -12,7 +12,7 @@ from d2v.errors import UserError
 
 FINE_TUNED = (
     "fine-tuned with mean pooling: the official model has no norm before the mean and fc_norm after it; here fc_norm "
-    "is the encoder's output norm, so `tokens` are normalised one by one. Exactly what the official classifier reads is "
+    "is the encoder's output norm, so `tokens` are normalised one by one. What the official classifier reads is "
     "`encoder.transformer.output_norm(encoder.embed(x, layer=-1))`"
 )
 

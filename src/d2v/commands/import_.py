@@ -1,4 +1,4 @@
-"""`d2v import`: a checkpoint of the official implementations, in a form that d2v loads. Neither fairseq nor BEiT needed."""
+"""`d2v import`: a checkpoint of the official implementations, in a form that d2v loads, without their code."""
 
 import argparse
 import hashlib
@@ -25,6 +25,8 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: The source is no checkpoint that can be imported, or the output cannot be written.
     """
+    import torch
+
     import d2v
     from d2v.checkpoints import folder, recognise
     from d2v.checkpoints.layout import build_method
@@ -37,7 +39,8 @@ def run(args: argparse.Namespace) -> None:
     content = load_untrusted(source)
     try:
         imported = recognise.convert(content)
-        method = build_method(imported.method)
+        with torch.device("meta"):  # shapes are all that is needed of it
+            method = build_method(imported.method)
         folder.require_fit(method, imported.weights)
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
@@ -89,6 +92,7 @@ def _summary(imported: "Imported", parameters: int, output: Path) -> str:
 
 
 def _model_card(name: str, imported: "Imported", file: str, sha256: str) -> str:
+    width = _sizes(imported)["width"]
     sizes = "\n".join(f"| {key} | {value} |" for key, value in _sizes(imported).items())
     left_out = ", ".join(f"`{key}`" for key in imported.left_out) or "nothing"
     notes = "\n".join(f"- {note}" for note in imported.notes) or "- none"
@@ -112,7 +116,7 @@ Notes:
 
 ```python
 import d2v
-encoder = d2v.load("{name}")           # or weights="teacher"
-features = encoder.embed(pixels)       # normalised pixels [B, 3, H, W] -> [B, {imported.method["student"]["init_args"]["width"]}]
+encoder = d2v.load("{name}")  # or weights="teacher"
+features = encoder.embed(pixels)  # normalised pixels [B, 3, H, W] -> [B, {width}]
 ```
 """

@@ -122,6 +122,7 @@ def _build_datamodule(
     import jsonargparse
     from lightning.pytorch import LightningDataModule
 
+    from d2v.commands.messages import parser_message
     from d2v.data.module import PretrainingDataModule
 
     if "data" not in config:
@@ -130,8 +131,12 @@ def _build_datamodule(
     parser.add_argument("--data", type=LightningDataModule)
     try:
         values = parser.parse_args([f"--data={json.dumps(config['data'])}", *overrides])
-        datamodule = parser.instantiate_classes(values).data
-    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
+        datamodule = parser.instantiate(values).data
+    except UserError:
+        raise
+    except jsonargparse.ArgumentError as error:
+        raise UserError(parser_message(error, {})) from error
+    except (TypeError, ValueError) as error:  # the DataModule refused its values
         raise UserError(f"data: {error}") from error
     if not isinstance(datamodule, PretrainingDataModule):
         raise UserError(f"data.class_path {values.data.class_path}: it has no labelled splits, so nothing to probe")

@@ -1,10 +1,12 @@
 """``d2v fit``, ``validate``, ``test`` and ``predict``: LightningCLI, with its traps closed."""
 
+import inspect
 import logging
 import os
 import re
+import shutil
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,16 +14,20 @@ from typing import Any
 import jsonargparse
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.accelerators import CPUAccelerator
+from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, WandbLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
 
-from d2v.configs import find_config
+from d2v.checkpoints.folder import in_short, mismatches
+from d2v.commands.messages import key_of, one_line, parser_message
+from d2v.configs import find_config, read_config
 from d2v.errors import UserError
 from d2v.training.callbacks.checkpoint import RunCheckpoint
 from d2v.training.callbacks.progress import RunProgressBar
+from d2v.types import Batch
 
 RUN_DIR_VARIABLE = "D2V_RUN_DIR"  # hands the run's folder to the processes that Lightning starts for other devices
 
@@ -30,13 +36,26 @@ def run_trainer(args: Sequence[str]) -> None:
     """Run a trainer command.
 
     Raises:
-        UserError: A config, a value or the data is wrong.
+        UserError: A config, a value or the data is wrong. The run's folder is removed if nothing was written but its config.
+        KeyboardInterrupt: It was stopped at once.
     """
     _quieten()
+    cli = RunCLI.__new__(RunCLI)  # its constructor runs everything, and the folder must be known if that fails
     try:
-        RunCLI(args=_prepare(list(args)))
-    except (jsonargparse.ArgumentError, MisconfigurationException) as error:
-        raise UserError(_readable(error)) from error
+        cli.__init__(_prepare(args))  # type: ignore[misc]
+    except (jsonargparse.ArgumentError, MisconfigurationException, UserError) as error:
+        _remove_unused(cli.run_dir)
+        if isinstance(error, jsonargparse.ArgumentError):
+            raise UserError(parser_message(error, _options())) from error
+        raise UserError(str(error)) from error
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning makes an exit of it
+            raise KeyboardInterrupt from stop
+        raise
+    except Exception as error:
+        if cli.run_dir is not None:
+            error.add_note(f"run folder: {cli.run_dir}")
+        raise
 
 
 class RunCLI(LightningCLI):
@@ -46,17 +65,19 @@ class RunCLI(LightningCLI):
     dropped by a list of callbacks in a YAML file; each run has a folder of its own, with its config in it.
     """
 
+    run_dir: Path | None = None
+    _refusal: UserError | None = None
+
     def __init__(self, args: ArgsType) -> None:
         super().__init__(
             save_config_callback=None,
             trainer_defaults={
                 "default_root_dir": "runs",
                 "use_distributed_sampler": False,  # ours divides the data among the devices and can resume
-                "callbacks": [RunProgressBar()],
                 "enable_model_summary": False,
             },
             seed_everything_default=1,
-            parser_kwargs={"exit_on_error": False},
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False, "prog": "d2v"},
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
@@ -70,135 +91,275 @@ class RunCLI(LightningCLI):
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "fit":
+            parser.add_argument(
+                "--resume",
+                type=str | None,
+                default=None,
+                help="Continue exactly from a checkpoint, from that of a run's folder, or `auto`: from the newest run.",
+            )
+        return parser
+
     def _parse_ckpt_path(self) -> None:
         """Lightning would merge the checkpoint's hyperparameters over the config and the command line. Never."""
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
-        if config.get("data") is None:
-            raise UserError("no data: the config needs a `data:` section, or give --data CLASS --data.root DIR")
-        self.run_dir = _make_run_dir(Path(config.trainer.default_root_dir), config.run_name)
+        _check(config, self.subcommand)
+        root = Path(config.trainer.default_root_dir)
+        resume = config.pop("resume", None)
+        if resume == "auto":
+            config.ckpt_path = _newest(root, config.run_name)
+        elif resume is not None:
+            config.ckpt_path = _checkpoint_of("--resume", resume)
+        elif config.ckpt_path is not None:
+            config.ckpt_path = _checkpoint_of("--ckpt_path", config.ckpt_path)
+        text = self._config_text()  # before the run's folder enters it, so that it makes a new run when it is used again
+        self.run_dir = _make_run_dir(root, config.run_name, "" if self.subcommand == "fit" else f"-{self.subcommand}")
+        self._write_config(text)
         config.trainer.default_root_dir = str(self.run_dir)
         config.checkpoint.dirpath = str(self.run_dir / "checkpoints")
-        if isinstance(config.trainer.logger, (list, jsonargparse.Namespace)):
-            loggers = config.trainer.logger
-            for logger in loggers if isinstance(loggers, list) else [loggers]:
-                _direct_logger(logger, self.run_dir)
-        self._write_config()
+        for logger in _loggers(config.trainer.logger):
+            _direct_logger(logger, self.run_dir)
 
     def instantiate_classes(self) -> None:
+        self.parser.add_instantiator(self._build, object, subclasses=True)
         try:
             super().instantiate_classes()
-        except (TypeError, ValueError) as error:  # a part refused its values
-            raise UserError(_readable(error)) from error
+        except Exception as error:
+            if self._refusal is not None:
+                raise self._refusal from error
+            if isinstance(error, (TypeError, ValueError)):
+                raise UserError(one_line(error)) from error
+            raise
+        self._check_checkpoint()
+
+    def _build(self, class_type: type, *args: Any, **kwargs: Any) -> Any:
+        """Build one object of the config; if it refuses its values, say under which key they stand."""
+        try:
+            return class_type(*args, **kwargs)
+        except Exception as error:
+            text = str(error) if isinstance(error, UserError) else one_line(error)
+            if not text.startswith(("data.", "model.", "model:", "trainer.", "checkpoint.")):  # else it names its key
+                key = key_of(self.config[self.subcommand], class_type, kwargs) or class_type.__name__
+                text = f"{key}: {text}"
+            self._refusal = UserError(text)
+            raise self._refusal from error
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> L.Trainer:
+        assert self.run_dir is not None
         if config["logger"] is not False:  # metrics.csv is always written, whatever other loggers there are
             others = [] if config["logger"] in (None, True) else config["logger"]
             others = others if isinstance(others, list) else [others]
             config["logger"] = [CSVLogger(str(self.run_dir), name="", version=""), *others]
-        return super()._instantiate_trainer(config, callbacks)
+        configured = config["callbacks"] or []
+        configured = configured if isinstance(configured, list) else [configured]
+        if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in configured):
+            callbacks = [*callbacks, RunProgressBar()]
+        callbacks = [*callbacks, _Announcement(self.run_dir, self.config[self.subcommand].ckpt_path)]
+        try:
+            trainer = super()._instantiate_trainer(config, callbacks)
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            keys = ("accelerator", "devices", "num_nodes", "strategy", "precision")
+            stated = ", ".join(f"{key} {config[key]}" for key in keys if config[key] is not None)
+            raise UserError(f"trainer: {one_line(error)} (with {stated})") from error
+        cores = os.cpu_count() or 1
+        if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > cores:
+            raise UserError(f"trainer.devices is {trainer.num_devices}: this machine has {cores} CPU cores; set it to 1.")
+        return trainer
 
-    def before_fit(self) -> None:
-        rank_zero_info(f"run folder: {self.run_dir}")
-        trainable = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
-        rank_zero_info(f"{type(self.model).__name__}: {trainable / 1e6:,.2f} million trainable parameters")
+    def _check_checkpoint(self) -> None:
+        """Compare the checkpoint that was asked for with the model, before anything runs."""
+        path = self.config[self.subcommand].ckpt_path
+        if path is None:
+            return
+        try:
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+        except Exception as error:  # torch raises half a dozen types
+            raise UserError(f"{path}: no checkpoint of a run of d2v, or a damaged one; give another") from error
+        problems = mismatches(self.model.state_dict(), found)
+        if problems:
+            raise UserError(f"{path}: does not fit the model of this config: {in_short(problems, shown=3)}")
 
     def after_fit(self) -> None:
         rank_zero_info(f"done: {self.run_dir}")
 
+    def after_validate(self) -> None:
+        rank_zero_info(f"metrics: {self.run_dir}/metrics.csv")
+
+    after_test = after_validate
+
     def predict(self, **kwargs: Any) -> None:
-        """Write what the module predicts to ``features.npz`` in the run's folder."""
+        """Write what the module predicts, and the samples' ids, to ``features.npz`` in the run's folder."""
         import numpy as np
 
-        batches = self.trainer.predict(self.model, **{**kwargs, "return_predictions": True})
-        path = self.run_dir / f"features-rank{self.trainer.global_rank}.npz"
-        np.savez(path, features=torch.cat([batch.float().cpu() for batch in batches or []]).numpy())
+        assert self.run_dir is not None
+        features = _Features()
+        self.trainer.callbacks.append(features)  # type: ignore[attr-defined]
+        self.trainer.predict(self.model, **{**kwargs, "return_predictions": False})
+        if not features.values:
+            raise UserError(f"data.root {getattr(self.datamodule, 'root', '')}: there is no validation split to predict")
+        rank = f"-rank{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
+        path = self.run_dir / f"features{rank}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)  # another node made it under another name
+        np.savez(path, features=torch.cat(features.values).numpy(), sample_ids=torch.cat(features.sample_ids).numpy())
         rank_zero_info(f"features: {path}")
 
+    def _config_text(self) -> str:
+        """The parsed config, for any trainer command: without what belongs to this call alone."""
+        config = self.config[self.subcommand].clone()
+        origin = config.get("ckpt_path")
+        for name in self._subcommand_method_arguments[self.subcommand]:
+            config.pop(name, None)
+        # `null` stays: it differs from a default that is not null.
+        text = self._parser(self.subcommand).dump(config, skip_none=False, skip_validation=True)
+        return f"# continued from {origin}\n{text}" if origin else text
+
     @rank_zero_only
-    def _write_config(self) -> None:
-        parser = self._parser(self.subcommand)
-        parser.save(self.config[self.subcommand], self.run_dir / "config.yaml", skip_validation=True, overwrite=True)
+    def _write_config(self, text: str) -> None:
+        assert self.run_dir is not None
+        (self.run_dir / "config.yaml").write_text(text)
 
 
-def _prepare(args: list[str]) -> list[str]:
-    """Find configs by name, and turn ``--resume auto|PATH`` into the path of a checkpoint."""
+class _Announcement(Callback):
+    """Says what is going to run, once it is known that it can, and hands the config to Weights & Biases."""
+
+    def __init__(self, run_dir: Path, checkpoint: str | None) -> None:
+        self.run_dir = run_dir
+        self.checkpoint = checkpoint
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainable = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
+        rank_zero_info(f"{type(pl_module).__name__}: {trainable / 1e6:,.2f} million trainable parameters")
+        if self.checkpoint is not None:
+            rank_zero_info(f"continuing from {self.checkpoint}")
+        rank_zero_info(f"run folder: {self.run_dir}")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and trainer.is_global_zero:
+                logger.log_hyperparams(read_config(self.run_dir / "config.yaml"))
+
+
+class _Features(Callback):
+    """Collects predictions on the CPU."""
+
+    def __init__(self) -> None:
+        self.values: list[torch.Tensor] = []
+        self.sample_ids: list[torch.Tensor] = []
+
+    def on_predict_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Batch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self.values.append(outputs.float().cpu())
+        self.sample_ids.append(batch.sample_ids.cpu())
+
+
+def _prepare(args: Sequence[str]) -> list[str]:
+    """Find configs by name, and check what the parser would not say clearly."""
     prepared: list[str] = []
-    resume = None
-    words = iter([part for arg in args for part in _split_option(arg)])
+    words = iter(args)
     for word in words:
-        if word == "--config":
-            prepared += [word, str(find_config(_value_of(word, words)))]
-        elif word == "--resume":
-            resume = _value_of(word, words)
-        else:
+        option, equals, value = word.partition("=")
+        if option not in ("--config", "-c"):
             prepared.append(word)
-    if resume is None:
-        return prepared
-    if args[0] != "fit":
-        raise UserError(f"--resume continues `d2v fit`; `d2v {args[0]}` takes --ckpt_path FILE")
-    if resume == "auto":
-        return [*prepared, *_auto_resume(prepared)]
-    if not Path(resume).is_file():
-        raise UserError(f"--resume {resume}: no such file; give a checkpoint, or `auto` for the newest run's")
-    return [*prepared, "--ckpt_path", resume]
+            continue
+        name = value if equals else next(words, "")
+        if not name or name.startswith("--"):
+            raise UserError(f"{option}: a value is missing; give a YAML file or the name of a shipped config")
+        path = find_config(name)
+        for section, content in read_config(path).items():
+            if section not in (sections := list(_options()[""])):
+                raise UserError(f"--config {path}: there is no section {section!r}; there are: {', '.join(sections)}")
+            if section in ("trainer", "model", "data", "checkpoint") and not isinstance(content, (dict, str, type(None))):
+                raise UserError(f"--config {path}: {section} is {content!r}; it must be a section with keys")
+        prepared += ["--config", str(path)]
+    return prepared
 
 
-def _split_option(arg: str) -> list[str]:
-    """``--config=x`` as two words; only for the options that are looked at here."""
-    for option in ("--config", "--resume"):
-        if arg.startswith(option + "="):
-            return [option, arg.removeprefix(option + "=")]
-    return [arg]
+def _options() -> dict[str, Iterable[str]]:
+    """Keys of the sections that are always there, and the sections themselves under ""."""
+    fixed = ("seed_everything", "trainer", "model", "data", "checkpoint", "run_name", "resume", "ckpt_path")
+    return {
+        "": (*fixed, "weights_only", "verbose", "return_predictions"),
+        "trainer": tuple(inspect.signature(L.Trainer).parameters),
+        "checkpoint": tuple(inspect.signature(RunCheckpoint).parameters),
+    }
 
 
-def _value_of(option: str, words: Any) -> str:
-    value = next(words, None)
-    if value is None:
-        raise UserError(f"{option}: a value is missing")
-    return value
+def _check(config: jsonargparse.Namespace, command: str) -> None:
+    """What can be told from the config alone."""
+    trainer = config.trainer
+    if config.get("data") is None:
+        raise UserError("data: the config has no such section; give one, or --data CLASS --data.root DIR")
+    if config.run_name is not None and (not config.run_name or Path(config.run_name).name != config.run_name):
+        raise UserError(f"--run_name {config.run_name}: it must be the plain name of a folder; its place is set by "
+                        "--trainer.default_root_dir")
+    if trainer.log_every_n_steps is not None and trainer.log_every_n_steps < 1:
+        raise UserError(f"trainer.log_every_n_steps is {trainer.log_every_n_steps}: it must be at least 1.")
+    endless = trainer.max_steps in (None, -1) and trainer.max_epochs in (None, -1) and trainer.max_time is None
+    if command == "fit" and endless and not trainer.fast_dev_run:
+        raise UserError("trainer.max_steps is not set, so training would never end: set it, or trainer.max_epochs.")
 
 
-def _auto_resume(args: list[str]) -> list[str]:
-    """The newest checkpoint of the runs that share this command's root folder; nothing if there is none."""
-    root = Path("runs")
-    for i, arg in enumerate(args):
-        if arg.startswith("--trainer.default_root_dir="):
-            root = Path(arg.partition("=")[2])
-        elif arg == "--trainer.default_root_dir" and i + 1 < len(args):
-            root = Path(args[i + 1])
-    found = sorted(root.glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+def _checkpoint_of(option: str, name: str) -> str:
+    """A checkpoint given by its path or by its run's folder."""
+    path = Path(name).expanduser()
+    for candidate in (path, path / "checkpoints" / "last.ckpt"):
+        if candidate.is_file():
+            return str(candidate)
+    choice = ", or `auto` for the newest run" if option == "--resume" else ""
+    raise UserError(f"{option} {name}: no checkpoint there; give its file or a run's folder{choice}")
+
+
+def _newest(root: Path, name: str | None) -> str | None:
+    """The newest checkpoint of the runs under a root, of those with a name if one is given; None if there is none."""
+    pattern = re.compile(rf"{re.escape(name)}(-\d+)?" if name else ".*")
+    found = [path for path in root.glob("*/checkpoints/last.ckpt") if pattern.fullmatch(path.parts[-3])]
     if not found:
         rank_zero_info(f"--resume auto: no checkpoint under {root}, starting from the beginning")
-        return []
-    rank_zero_info(f"--resume auto: continuing from {found[-1]}")
-    return ["--ckpt_path", str(found[-1])]
+        return None
+    return str(max(found, key=lambda path: path.stat().st_mtime_ns))
 
 
-def _make_run_dir(root: Path, name: str | None) -> Path:
+def _make_run_dir(root: Path, name: str | None, suffix: str) -> Path:
     """A folder of its own for this run, the same for all of its processes."""
-    if RUN_DIR_VARIABLE in os.environ and _local_rank() > 0:
+    if RUN_DIR_VARIABLE in os.environ and int(os.environ.get("LOCAL_RANK", "0")) > 0:
         return Path(os.environ[RUN_DIR_VARIABLE])
     # On other nodes nothing is written by name: Lightning sends the checkpoint folder of rank zero to all.
-    stem = name or datetime.now().strftime("%Y%m%d-%H%M%S")
+    stem = (name or datetime.now().strftime("%Y%m%d-%H%M%S")) + suffix
     number = 1
     while True:
         run_dir = root / (stem if number == 1 else f"{stem}-{number}")
         try:
             if rank_zero_only.rank in (None, 0):
-                run_dir.mkdir(parents=True)
+                run_dir.mkdir(parents=True)  # fails if another run has just made it
             break
         except FileExistsError:
             number += 1
         except OSError as error:
-            raise UserError(f"--trainer.default_root_dir {root}: cannot be written ({error.strerror})") from error
+            raise UserError(f"trainer.default_root_dir {root}: cannot be written ({error.strerror}); set another") from error
     os.environ[RUN_DIR_VARIABLE] = str(run_dir)
     return run_dir
 
 
-def _local_rank() -> int:
-    return int(os.environ.get("LOCAL_RANK", "0"))
+@rank_zero_only
+def _remove_unused(run_dir: Path | None) -> None:
+    """A run that could not start leaves nothing behind."""
+    if run_dir is not None and {path.name for path in run_dir.rglob("*") if path.is_file()} <= {"config.yaml"}:
+        shutil.rmtree(run_dir, ignore_errors=True)
+
+
+def _loggers(configured: Any) -> Iterator[jsonargparse.Namespace]:
+    for logger in configured if isinstance(configured, list) else [configured]:
+        if isinstance(logger, jsonargparse.Namespace):
+            yield logger
 
 
 def _direct_logger(logger: jsonargparse.Namespace, run_dir: Path) -> None:
@@ -207,9 +368,13 @@ def _direct_logger(logger: jsonargparse.Namespace, run_dir: Path) -> None:
     init_args.save_dir = str(run_dir)
     if logger.class_path.endswith("TensorBoardLogger"):
         init_args.name, init_args.version = "", "tensorboard"
-    if logger.class_path.endswith("WandbLogger") and not init_args.get("offline") and not _wandb_login():
-        rank_zero_warn("W&B: not logged in, so this run is kept offline in its folder; `wandb sync` uploads it later")
-        init_args.offline = True
+    if logger.class_path.endswith("WandbLogger"):
+        init_args.name = init_args.get("name") or run_dir.name
+        if not init_args.get("offline") and not _wandb_login():
+            rank_zero_warn(f"W&B: not logged in, so this run stays offline; `wandb sync {run_dir}/wandb/*` uploads it later")
+            init_args.offline = True
+        if init_args.offline:
+            os.environ.setdefault("WANDB_SILENT", "true")
 
 
 def _wandb_login() -> bool:
@@ -223,28 +388,27 @@ def _wandb_login() -> bool:
         return False
 
 
-def _readable(error: Exception) -> str:
-    """One message from an error of a parser or a constructor: which key, what is wrong with it."""
-    text = str(error)
-    keys = re.findall(r'Parser key "([^"]+)"', text)
-    if not keys:
-        return " ".join(text.split()) or type(error).__name__
-    # jsonargparse nests one explanation in another; the innermost names the culprit, the outer ones its path.
-    path = ".".join(dict.fromkeys(keys))
-    reason = text[text.rindex(f'Parser key "{keys[-1]}":') + len(f'Parser key "{keys[-1]}":') :]
-    reason = re.split(r"- Expected a <class 'NoneType'>|Given value type:", reason)[0]
-    return f"{path}: {' '.join(reason.split())}"
-
-
 def _quieten() -> None:
-    """Hide advice that does not fit how d2v runs."""
+    """Hide advice that does not fit how d2v runs, and what our own lines say already."""
     for message in (
         ".*does not have many workers.*",  # data.num_workers is chosen with care
         ".*exists and is not empty.*",  # the run's folder: it holds config.yaml
         ".*module.s. in eval mode at the start of training.*",  # the teacher
         ".*LightningCLI's args parameter is intended.*",
         ".*isinstance.treespec, LeafSpec.*",  # Lightning's own use of torch
+        ".*number of training batches.*smaller than the logging interval.*",  # epochs are not the unit of a run
     ):
         warnings.filterwarnings("ignore", message=message)
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
-        logging.getLogger(name).addFilter(lambda record: not record.getMessage().startswith(("💡", "TPU available")))
+    hidden = (
+        "💡", "GPU available", "TPU available", "HPU available", "Seed set to", "LOCAL_RANK:", "Using bfloat16",
+        "Using 16bit", "`Trainer.fit` stopped", "Restoring states", "Restored all states", "Loaded model weights",
+        "Detected KeyboardInterrupt", "\nDetected KeyboardInterrupt",
+    )  # fmt: skip
+    for name in (
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.fabric.utilities.rank_zero",
+        "lightning.fabric.utilities.seed",
+    ):
+        logger = logging.getLogger(name)
+        if not logger.filters:
+            logger.addFilter(lambda record: not record.getMessage().startswith(hidden))

@@ -107,7 +107,7 @@ class SoftmaxRegression:
             max_iter=max_steps,
             history_size=20,
             tolerance_grad=1e-6,
-            tolerance_change=1e-9,
+            tolerance_change=1e-7,
             line_search_fn="strong_wolfe",
         )
 

@@ -44,6 +44,9 @@ class Data2Vec(nn.Module):
         super().__init__()
         if cls_loss is not None and student.num_cls == 0:
             raise ValueError("cls_loss needs a CLS token: set the student's num_cls to 1, or cls_loss to null")
+        depth = len(student.transformer.blocks)
+        if targets.top_k > depth:
+            raise ValueError(f"targets.top_k is {targets.top_k}, but the student has only {depth} blocks to take targets from")
         if num_masks < 1:
             raise ValueError(f"num_masks must be at least 1, not {num_masks}")
         self.student = student
@@ -68,6 +71,7 @@ class Data2Vec(nn.Module):
         regression_loss = self.loss(predictions, masked_targets, mask.scored)
         cls_loss = None
         if self.cls_loss is not None:
+            assert context.cls is not None  # the constructor made sure
             cls_loss = self.cls_loss(context.cls[:, -1], targets, self.num_masks)
         return Data2VecOutput(
             loss=regression_loss if cls_loss is None else regression_loss + cls_loss,

@@ -122,7 +122,10 @@ class BlockMasking(Masking):
         self.min_aspect = min_aspect
 
     def num_masked(self, grid: tuple[int, ...]) -> int:
-        return round(self.mask_ratio * math.prod(grid))
+        masked = round(self.mask_ratio * math.prod(grid))
+        if not 0 < masked < math.prod(grid):
+            raise ValueError(f"num_patches: the share {self.mask_ratio:.3g} masks {masked} of {math.prod(grid)} patches")
+        return masked
 
     def sample(self, keys: Int64[Tensor, "r"], grid: tuple[int, ...]) -> Bool[Tensor, "r n"]:
         rows, columns = grid

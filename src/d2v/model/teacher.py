@@ -54,10 +54,19 @@ class EMATeacher(nn.Module):
 
     @torch.no_grad()
     def update(self, student: Encoder, decay: float) -> None:
-        """Move towards the student: ``teacher = decay * teacher + (1 - decay) * student``; buffers are copied."""
-        averaged = dict(self.encoder.named_parameters())
+        """Move towards the student: ``teacher = decay * teacher + (1 - decay) * student``.
+
+        Buffers and what the student does not train (fixed positions) are copied, as in fairseq's ``EMAModule``.
+        """
         source = dict(student.named_parameters())
-        torch._foreach_lerp_(list(averaged.values()), [source[name].detach() for name in averaged], 1 - decay)
+        trained, learned = [], []
+        for name, parameter in self.encoder.named_parameters():
+            if source[name].requires_grad:
+                trained.append(parameter)
+                learned.append(source[name].detach())
+            else:
+                parameter.copy_(source[name])
+        torch._foreach_lerp_(trained, learned, 1 - decay)
         buffers: dict[str, Tensor] = dict(student.named_buffers())
         for name, buffer in self.encoder.named_buffers():
             buffer.copy_(buffers[name])

@@ -86,7 +86,7 @@ def read_curves(metrics_csv: Path) -> dict[str, Curve]:
             for name, text in row.items():
                 if name != "step" and text and row["step"] and math.isfinite(value := float(text)):
                     points[name][float(row["step"])] = value
-    return {name: tuple(map(list, zip(*sorted(values.items()), strict=True))) for name, values in points.items()}
+    return {name: (sorted(values), [values[step] for step in sorted(values)]) for name, values in points.items()}
 
 
 def _draw_panel(axes: Axes, panel: Panel, curves: dict[str, Curve]) -> None:

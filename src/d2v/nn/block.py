@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from d2v.nn.attention import SelfAttention
 
@@ -77,7 +76,11 @@ class Block(nn.Module):
         self.scale1 = LayerScale(width, layer_scale) if layer_scale is not None else nn.Identity()
         self.scale2 = LayerScale(width, layer_scale) if layer_scale is not None else nn.Identity()
         self.dropout = nn.Dropout(dropout)
-        self.drop_path = StochasticDepth(drop_path, mode="row") if drop_path > 0 else nn.Identity()
+        self.drop_path: nn.Module = nn.Identity()
+        if drop_path > 0:
+            from torchvision.ops import StochasticDepth  # here, because it takes seconds to import
+
+            self.drop_path = StochasticDepth(drop_path, mode="row")
 
     def forward(self, x: Float[Tensor, "b t d"], bias: Float[Tensor, "#b #h #t t"] | None = None) -> BlockOutput:
         if self.norm_first:

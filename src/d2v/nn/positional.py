@@ -42,7 +42,7 @@ class PositionTable(PositionalEncoding):
         super().__init__()
         self.grid = grid
         values = sincos_table_2d(grid, width) if sincos else nn.init.trunc_normal_(torch.empty(grid[0] * grid[1], width), std=0.02)
-        # A frozen parameter and not a buffer: the official code averages it into the teacher and stores it.
+        # A frozen parameter and not a buffer, as in the official code: it is in every checkpoint, and may be another's.
         self.table = nn.Parameter(values, requires_grad=not sincos)
         self.cls_table = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_cls, width), std=0.02)) if num_cls else None
 

@@ -56,7 +56,7 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         self.checkpoint_activations = checkpoint_activations
-        rates = torch.linspace(0, drop_path, prenet_depth + depth).tolist()
+        rates = torch.linspace(0, drop_path, prenet_depth + depth, device="cpu").tolist()  # also if built on meta
         blocks = [
             Block(
                 width,
@@ -76,7 +76,9 @@ class Transformer(nn.Module):
         self.input_dropout = nn.Dropout(dropout)
         self.prenet = nn.ModuleList(blocks[:prenet_depth])
         self.blocks = nn.ModuleList(blocks[prenet_depth:])
-        self.output_norm = nn.LayerNorm(width, eps=eps if output_eps is None else output_eps) if norm_first else nn.Identity()
+        self.output_norm = (
+            nn.LayerNorm(width, eps=eps if output_eps is None else output_eps) if norm_first else nn.Identity()
+        )
 
     def forward(
         self,

@@ -5,6 +5,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.rank_zero import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
@@ -76,7 +77,8 @@ class Data2VecModule(L.LightningModule):
         if init_from is not None:
             from d2v.checkpoints.load import init_weights
 
-            init_weights(self.method, init_from)
+            for note in init_weights(self.method, init_from):
+                rank_zero_info(f"init_from: {note}")
 
     @property
     def student(self) -> Encoder:
@@ -114,7 +116,7 @@ class Data2VecModule(L.LightningModule):
 
     def configure_callbacks(self) -> list[L.Callback]:
         """What the method needs whatever list of callbacks a config holds."""
-        return [EMATeacherCallback(self.ema), ThroughputCallback()]
+        return [EMATeacherCallback(self.method, self.ema), ThroughputCallback()]
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Plain values only: a checkpoint of ours loads with weights_only=True and names no code but our own classes.
@@ -142,7 +144,7 @@ class Data2VecModule(L.LightningModule):
             "train/target_effective_rank": effective_rank(_sample(targets)),
             "train/extractor_effective_rank": effective_rank(_sample(output.features.detach().flatten(0, 1).float())),
             "train/masked_fraction": output.mask.masked.float().mean(),
-            "train/lr": self.optimizers().param_groups[0]["lr"],
+            "train/lr": self.trainer.optimizers[0].param_groups[0]["lr"],
         }
         if output.cls_loss is not None:
             values["train/cls_loss"] = output.cls_loss.detach()

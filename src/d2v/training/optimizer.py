@@ -11,7 +11,8 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     Norms, biases, scales, CLS and mask tokens, positions and bias tables are left alone (BEiT's
     ``get_parameter_groups``; fairseq's 2.0 configs do the same by giving 1-d parameters a group of their own).
     """
-    decay, no_decay = [], []
+    decay: list[nn.Parameter] = []
+    no_decay: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         if not parameter.requires_grad:
             continue

@@ -109,15 +109,15 @@ class VisionEncoder(Encoder):
                 nn.init.normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        patches = self.feature_extractor.proj
+        kernel = self.get_parameter("feature_extractor.proj.weight")
         if pre_norm:
-            nn.init.normal_(patches.weight, std=0.02)
-            nn.init.zeros_(patches.bias)
-            for number, block in enumerate(self.transformer.blocks, start=1):
-                for last in (block.attention.proj, block.mlp[2]):
-                    last.weight.div_((2 * number) ** 0.5)  # BEiT's fix_init_weight
+            nn.init.normal_(kernel, std=0.02)
+            nn.init.zeros_(self.get_parameter("feature_extractor.proj.bias"))
+            for i in range(len(self.transformer.blocks)):
+                for last in ("attention.proj.weight", "mlp.2.weight"):  # BEiT's fix_init_weight
+                    self.get_parameter(f"transformer.blocks.{i}.{last}").div_((2 * (i + 1)) ** 0.5)
         else:
-            nn.init.xavier_uniform_(patches.weight.view(len(patches.weight), -1))
+            nn.init.xavier_uniform_(kernel.view(len(kernel), -1))
         if self.cls_token is not None:
             # fairseq's images draw the extra token from N(0, 1): `init_extra_token_zero: false`
             nn.init.normal_(self.cls_token, std=0.02 if pre_norm else 1.0)

@@ -1,14 +1,26 @@
 """Checkpoints of a run."""
 
+import signal
+import sys
+import threading
 from datetime import timedelta
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from d2v.errors import Interrupted, UserError
+
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class RunCheckpoint(ModelCheckpoint):
-    """Saves ``checkpoints/last.ckpt`` regularly and at the end, and keeps older ones on request.
+    """Saves ``checkpoints/last.ckpt`` regularly, at the end and when a signal stops the run; keeps older ones on request.
+
+    SIGINT (Ctrl-C) and SIGTERM let the optimizer step that is under way finish, so that what is saved is whole; a
+    second one stops at once. Several devices look for signals together, every ``trainer.log_every_n_steps``.
 
     Args:
         every_n_train_steps: Optimizer steps between two checkpoints.
@@ -24,6 +36,10 @@ class RunCheckpoint(ModelCheckpoint):
         keep: int = 1,
         dirpath: str | None = None,
     ) -> None:
+        if every_n_train_steps is not None and every_n_train_steps < 1:
+            raise UserError(f"checkpoint.every_n_train_steps is {every_n_train_steps}: it must be at least 1.")
+        if keep < -1:
+            raise UserError(f"checkpoint.keep is {keep}: it must be -1 (all), 0 (last.ckpt only) or more.")
         super().__init__(
             dirpath=dirpath,
             filename="step-{step}",
@@ -36,14 +52,59 @@ class RunCheckpoint(ModelCheckpoint):
             mode="max",
             enable_version_counter=False,
         )
+        self._signal: int | None = None
+        self._previous_handlers: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._signal = None
+        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
+            self._previous_handlers = {number: signal.signal(number, self._ask_to_stop) for number in _STOP_SIGNALS}
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if (batch_idx + 1) % trainer.accumulate_grad_batches:
+            return  # half an optimizer step cannot be saved
+        if trainer.world_size > 1 and trainer.global_step % trainer.log_every_n_steps:
+            return  # asking the other devices takes time
+        if trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False):
+            self._save_now(trainer)
+            number = self._signal or signal.SIGTERM
+            raise Interrupted(
+                f"stopped at step {trainer.global_step}; continue with the same command and --resume "
+                f"{self.dirpath}/last.ckpt",
+                number,
+            )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
-        if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:
-            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
-            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+        self._save_now(trainer)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._restore_handlers()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        super().on_exception(trainer, pl_module, exception)
+        self._restore_handlers()
 
     @property
     def folder(self) -> Path | None:
         """Where the checkpoints are, once the run has begun."""
         return Path(self.dirpath) if self.dirpath else None
+
+    def _save_now(self, trainer: L.Trainer) -> None:
+        if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:
+            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
+        self._restore_handlers()  # a second signal acts at once
+        self._signal = number
+        print("\nd2v: stopping after this step; press Ctrl-C again to stop at once", file=sys.stderr, flush=True)
+
+    def _restore_handlers(self) -> None:
+        for number, handler in self._previous_handlers.items():
+            signal.signal(number, handler)
+        self._previous_handlers = {}

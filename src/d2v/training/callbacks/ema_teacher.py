@@ -4,6 +4,7 @@ from typing import Any
 
 import lightning as L
 
+from d2v.model.data2vec import Data2Vec
 from d2v.training.schedules import EMADecay
 
 
@@ -11,10 +12,12 @@ class EMATeacherCallback(L.Callback):
     """Keeps the EMA on the clock of the optimizer: neither accumulation nor a resume moves it.
 
     Args:
+        method: Holds the student and the teacher.
         decay: The schedule.
     """
 
-    def __init__(self, decay: EMADecay) -> None:
+    def __init__(self, method: Data2Vec, decay: EMADecay) -> None:
+        self.method = method
         self.decay = decay
         self._step = 0
 
@@ -28,5 +31,5 @@ class EMATeacherCallback(L.Callback):
             return
         self._step = trainer.global_step
         decay = self.decay.at(self._step)
-        pl_module.method.teacher.update(pl_module.method.student, decay)
+        self.method.teacher.update(self.method.student, decay)
         pl_module.log("train/ema_decay", decay, rank_zero_only=True)

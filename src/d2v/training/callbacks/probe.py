@@ -27,9 +27,7 @@ class ProbeCallback(Callback):
         linear: Also fit a linear classifier.
     """
 
-    def __init__(
-        self, every_n_steps: int, max_samples: int | None = 10_000, k: int = 20, linear: bool = True
-    ) -> None:
+    def __init__(self, every_n_steps: int, max_samples: int | None = 10_000, k: int = 20, linear: bool = True) -> None:
         for name, value in (("every_n_steps", every_n_steps), ("max_samples", max_samples), ("k", k)):
             if value is not None and value < 1:
                 raise UserError(f"ProbeCallback: {name} is {value}: it must be at least 1.")

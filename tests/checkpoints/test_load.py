@@ -1,0 +1,211 @@
+"""`d2v.load` and `model.init_from`: from a checkpoint of ours, a run's folder or an imported folder."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import d2v
+from d2v.checkpoints.folder import read_config, read_weights, write_folder
+from d2v.checkpoints.layout import build_method
+from d2v.checkpoints.load import init_weights
+from d2v.checkpoints.recipe import node
+from d2v.errors import UserError
+from d2v.model.data2vec import Data2Vec
+
+STUDENT = {"image_size": 16, "patch_size": 4, "width": 16, "depth": 2, "num_heads": 2}
+
+
+def recipe(**student: Any) -> dict[str, Any]:
+    return {
+        "student": node("d2v.modalities.vision.encoder.VisionEncoder", **{**STUDENT, **student}),
+        "masking": node("d2v.model.masking.InverseBlockMasking", mask_ratio=0.5),
+        "targets": node("d2v.model.targets.TopKTargets", top_k=2),
+        "head": node("d2v.model.heads.ConvDecoder2d", decoder_width=8, num_layers=1, groups=2),
+        "loss": node("d2v.model.losses.RegressionLoss"),
+        "cls_loss": None,
+        "num_masks": 2,
+        "shared_with_teacher": [],
+    }
+
+
+def make(shared: tuple[str, ...] = (), **student: Any) -> Data2Vec:
+    """A method whose teacher differs from its student."""
+    method = build_method({**recipe(**student), "shared_with_teacher": list(shared)})
+    with torch.no_grad():
+        for value in method.teacher.parameters():
+            value.add_(torch.randn_like(value))
+    return method
+
+
+def save(method: Data2Vec, path: Path) -> Path:
+    """What training/module.py and Lightning write, in short."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = {f"method.{name}": value for name, value in method.state_dict().items()}
+    torch.save(
+        {"state_dict": state, "d2v": {"version": "0.1.0", "student": method.student.recipe}, "global_step": 7}, path
+    )
+    return path
+
+
+def same(encoder: torch.nn.Module, expected: torch.nn.Module) -> bool:
+    pairs = zip(encoder.state_dict().items(), expected.state_dict().items(), strict=True)
+    return all(name == other and torch.equal(value, wanted) for (name, value), (other, wanted) in pairs)
+
+
+def test_our_checkpoint(tmp_path: Path) -> None:
+    method = make()
+    path = save(method, tmp_path / "a.ckpt")
+    student, teacher = d2v.load(path), d2v.load(str(path), weights="teacher")
+    assert same(student, method.student)
+    assert same(teacher, method.teacher.encoder)
+    assert not student.training
+    assert all(value.requires_grad for value in student.transformer.parameters())
+    with pytest.raises(UserError, match="weights='ema'"):
+        d2v.load(path, weights="ema")  # type: ignore[arg-type]
+
+
+def test_a_teacher_borrows_what_it_shares(tmp_path: Path) -> None:
+    method = make(shared=("feature_extractor",))
+    teacher = d2v.load(save(method, tmp_path / "a.ckpt"), weights="teacher")
+    x = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        expected = method.teacher.encoder.encode(method.student.extract(x)).tokens
+        torch.testing.assert_close(teacher(x).tokens, expected)
+
+
+def test_a_run_folder_gives_its_last_else_its_newest_checkpoint(tmp_path: Path) -> None:
+    methods = {name: make() for name in ("step=1", "step=2", "last")}
+    paths = {name: save(method, tmp_path / "checkpoints" / f"{name}.ckpt") for name, method in methods.items()}
+    for seconds, name in ((100, "last"), (200, "step=2"), (300, "step=1")):
+        os.utime(paths[name], (seconds, seconds))
+    assert same(d2v.load(tmp_path), methods["last"].student)
+    paths["last"].unlink()
+    assert same(d2v.load(tmp_path), methods["step=1"].student)
+    assert same(d2v.load(tmp_path / "checkpoints"), methods["step=1"].student)
+
+
+def test_a_folder_of_weights(tmp_path: Path) -> None:
+    method = make()
+    write_folder(tmp_path / "model", method.state_dict(), {"method": recipe()}, "card")
+    assert same(d2v.load(tmp_path / "model"), method.student)
+    assert same(d2v.load(tmp_path / "model", weights="teacher"), method.teacher.encoder)
+
+
+def test_tensors_that_share_memory_are_written_apart(tmp_path: Path) -> None:
+    base = torch.randn(4, 4)
+    write_folder(tmp_path / "model", {"a": base, "b": base, "c": base[1:], "d": base.T}, {"method": {}}, "")
+    weights = read_weights(tmp_path / "model")
+    for name, expected in {"a": base, "b": base, "c": base[1:], "d": base.T}.items():
+        torch.testing.assert_close(weights[name], expected)
+
+
+def test_a_failure_while_writing_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(TypeError):
+        write_folder(tmp_path / "model", {"a": torch.ones(1)}, {"method": object()}, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_loaded(tmp_path: Path, make_v1_vision: Callable[..., Any]) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        d2v.load(tmp_path / "absent")
+    with pytest.raises(UserError, match="nor a checkpoint"):
+        d2v.load(tmp_path)
+    foreign = tmp_path / "foreign.pth"
+    torch.save(make_v1_vision("beit"), foreign)
+    with pytest.raises(UserError, match=f"d2v import {foreign} --output"):
+        d2v.load(foreign)
+
+    method = make()
+    state = {f"method.{name}": value for name, value in method.state_dict().items()}
+    damaged = tmp_path / "damaged.ckpt"
+    del state["method.student.cls_token"]
+    torch.save({"state_dict": state, "d2v": {"version": "0.1.0", "student": method.student.recipe}}, damaged)
+    with pytest.raises(UserError, match=r"damaged.ckpt.*cls_token is missing"):
+        d2v.load(damaged)
+    evil = {**method.student.recipe, "class_path": "os.system"}
+    torch.save({"state_dict": state, "d2v": {"version": "0.1.0", "student": evil}}, damaged)
+    with pytest.raises(UserError, match="can only name classes of d2v"):
+        d2v.load(damaged)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ("{", "not readable"),
+        ("[]", "was not written by"),
+        (json.dumps({"format": 1}), "was not written by"),
+        (json.dumps({"format": 9, "method": {}}), "has format 9"),
+        (json.dumps({"format": 1, "method": {}}), "class_path"),
+    ],
+)
+def test_a_folder_with_another_config(tmp_path: Path, config: str, message: str) -> None:
+    save_file({"a": torch.ones(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(UserError, match=message):
+        d2v.load(tmp_path)
+
+
+def test_damaged_weights_of_a_folder(tmp_path: Path) -> None:
+    write_folder(tmp_path / "model", make().state_dict(), {"method": recipe()}, "card")
+    file = tmp_path / "model" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"model.safetensors: not readable"):
+        d2v.load(tmp_path / "model")
+
+
+def test_init_weights_takes_all_of_an_equal_method(tmp_path: Path) -> None:
+    source, method = make(), make()
+    assert init_weights(method, save(source, tmp_path / "a.ckpt")) == []
+    assert same(method, source)
+    assert not any(value.requires_grad for value in method.teacher.parameters())
+
+
+def test_init_weights_tells_what_starts_otherwise(tmp_path: Path) -> None:
+    source = make(shared=("feature_extractor",))
+    path = save(source, tmp_path / "a.ckpt")
+    method = build_method({**recipe(), "head": node("d2v.model.heads.LinearHead")})
+    notes = init_weights(method, path)
+    assert notes[0] == "the teacher starts as the student in feature_extractor"
+    assert notes[1].startswith("the head starts anew: ")
+    assert "proj.weight has the shape [16, 8] and not [16, 16]" in notes[1]
+    assert same(method.teacher.encoder.feature_extractor, source.student.feature_extractor)
+    assert same(method.teacher.encoder.transformer, source.teacher.encoder.transformer)
+
+    no_teacher = {name: value for name, value in source.state_dict().items() if not name.startswith("teacher.")}
+    write_folder(tmp_path / "model", no_teacher, {"method": recipe()}, "")
+    method = make()
+    assert init_weights(method, tmp_path / "model") == ["the teacher starts as the student"]
+    assert same(method.teacher.encoder, source.student)
+
+
+def test_init_weights_refuses_another_student(tmp_path: Path) -> None:
+    path = save(make(), tmp_path / "a.ckpt")
+    method = make(width=32)
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    with pytest.raises(UserError, match=r"model.init_from .*cls_token has the shape \[1, 16\] and not \[1, 32\]"):
+        init_weights(method, path)
+    assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
+
+
+def test_an_imported_folder_starts_a_pretraining(
+    make_v2_image: Callable[..., Any], import_content: Callable[..., Path]
+) -> None:
+    folder = import_content(make_v2_image())
+    method = build_method(read_config(folder)["method"])
+    assert init_weights(method, folder) == []
+    assert all(torch.equal(value, read_weights(folder)[name]) for name, value in method.state_dict().items())
+
+
+def test_import_of_the_package_is_cheap() -> None:
+    code = "import sys, d2v, d2v.commands.import_; sys.exit('torch' in sys.modules or 'load' not in d2v.__all__)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    with pytest.raises(AttributeError, match="no attribute 'lode'"):
+        d2v.lode  # noqa: B018

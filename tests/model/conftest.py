@@ -1,0 +1,97 @@
+"""Tiny parts without a modality: tokens go in as tokens."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from d2v.model.encoder import Encoder
+from d2v.model.masked_input import DropMasked, ReplaceMasked
+from d2v.modalities.vision.encoder import VisionEncoder
+from d2v.nn.positional import PositionalEncoding
+from d2v.nn.transformer import Transformer
+from d2v.types import Batch, TokenSequence
+from torch import Tensor, nn
+
+WIDTH = 16
+
+
+class Project(nn.Module):
+    """A feature extractor of vectors [B, N, D], with a buffer (that no state dict holds) and a gradient."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.proj = nn.Linear(WIDTH, WIDTH)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> TokenSequence:
+        return TokenSequence(self.proj(x), (x.shape[1],), padding_mask)
+
+
+class ConvPositions(PositionalEncoding):
+    """Positions made of the neighbours' content, as in speech."""
+
+    mixes_tokens = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(WIDTH, WIDTH, 5, padding=2)
+
+    def forward(self, sequence: TokenSequence) -> Tensor:
+        x = sequence.tokens
+        if sequence.padding_mask is not None:
+            x = x.masked_fill(sequence.padding_mask[..., None], 0)
+        return self.conv(x.transpose(1, 2)).transpose(1, 2)
+
+
+def perturb(module: nn.Module) -> None:
+    """Move every trainable parameter off its initial value: zeros and ones hide mistakes."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+
+
+@pytest.fixture
+def token_encoder() -> Callable[..., Encoder]:
+    """Makes an encoder of vectors."""
+
+    def make(masked_input: str = "drop", mixing: bool = False, num_cls: int = 0, **transformer: Any) -> Encoder:
+        torch.manual_seed(0)
+        encoder = Encoder(
+            Project(),
+            Transformer(WIDTH, 2, 2, **{"norm_first": False, **transformer}),
+            DropMasked() if masked_input == "drop" else ReplaceMasked(WIDTH),
+            width=WIDTH,
+            recipe={},
+            positions=ConvPositions() if mixing else None,
+            num_cls=num_cls,
+        )
+        perturb(encoder)
+        return encoder.eval()
+
+    return make
+
+
+@pytest.fixture
+def vision_encoder() -> Callable[..., VisionEncoder]:
+    """Makes a small encoder of pictures of 6 x 6 patches of 4 pixels."""
+
+    def make(**changes: Any) -> VisionEncoder:
+        torch.manual_seed(0)
+        encoder = VisionEncoder(**{"image_size": 24, "patch_size": 4, "width": WIDTH, "depth": 2, "num_heads": 2, **changes})
+        perturb(encoder)
+        return encoder.eval()
+
+    return make
+
+
+@pytest.fixture
+def picture_batch() -> Callable[..., Batch]:
+    def make(size: int = 4, side: int = 24) -> Batch:
+        generator = torch.Generator().manual_seed(2)
+        pixels = torch.randn(size, 3, side, side, generator=generator)
+        return Batch(pixels, torch.arange(size), torch.zeros(size, dtype=torch.long))
+
+    return make

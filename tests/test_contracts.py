@@ -1,0 +1,238 @@
+"""What every shipped recipe must hold, found by glob: a new config is tested without an edit here.
+
+An overlay is tested on the config that the command in its header names before it.
+"""
+
+import copy
+import importlib
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from d2v.checkpoints.recipe import build
+from d2v.configs import SHIPPED
+from d2v.model.data2vec import Data2Vec
+from d2v.training.optimizer import parameter_groups
+from d2v.types import Batch
+from torch import Tensor
+
+MODULE = "d2v.training.module.Data2VecModule"
+GRID = 6
+STEPS = 150
+# Parameters that get no gradient by design: (config, name) -> why. None so far.
+WITHOUT_GRADIENT: dict[tuple[str, str], str] = {}
+
+
+def merge(base: Any, overlay: Any) -> Any:
+    """As LightningCLI stacks configs: dicts merge, everything else replaces."""
+    if not isinstance(base, dict) or not isinstance(overlay, dict):
+        return overlay
+    return {**base, **{key: merge(base.get(key), value) for key, value in overlay.items()}}
+
+
+def recipes() -> dict[str, list[Path]]:
+    """Each pretraining recipe: the files to stack."""
+    found = {}
+    for path in sorted(SHIPPED.rglob("*.yaml")):
+        content = yaml.safe_load(path.read_text())
+        if not isinstance(content, dict) or "model" not in content:
+            continue
+        name = path.relative_to(SHIPPED).as_posix()
+        class_path = content["model"].get("class_path")
+        if class_path == MODULE:
+            found[name] = [path]
+        elif class_path is None:  # an overlay
+            command = next((line for line in path.read_text().splitlines() if f"--config {name}" in line), None)
+            assert command, f"{name}: its header must show the command with its base before it"
+            stack = re.findall(r"--config (\S+)", command)
+            stack = [SHIPPED / part for part in stack[: stack.index(name) + 1]]
+            if yaml.safe_load(stack[0].read_text())["model"]["class_path"] == MODULE:
+                found[name] = stack
+    return found
+
+
+RECIPES = recipes()
+
+
+def load(name: str) -> dict[str, Any]:
+    config: dict[str, Any] = {}
+    for path in RECIPES[name]:
+        config = merge(config, yaml.safe_load(path.read_text()))
+    return config
+
+
+def shrink(args: dict[str, Any]) -> dict[str, Any]:
+    """The same structure at a fraction of the size: every part and every option stays."""
+    args = copy.deepcopy(args)
+    student = args["student"]["init_args"]
+    old_depth = student["depth"]
+    student.update(width=32, depth=2, num_heads=4)
+    if student.get("prenet_depth"):
+        student["prenet_depth"] = 1
+    if "image_size" in student:
+        student.update(image_size=4 * GRID, patch_size=4)
+    args["targets"]["init_args"]["top_k"] = max(1, round(args["targets"]["init_args"]["top_k"] * 2 / old_depth))
+    head = args["head"].get("init_args", {})
+    if "decoder_width" in head:
+        head.update(decoder_width=24, num_layers=min(head["num_layers"], 2), groups=4)
+    masking = args["masking"]["init_args"]
+    if "num_patches" in masking:
+        share = masking["num_patches"] / math.prod(masking["grid"])
+        masking.update(num_patches=round(share * GRID**2), grid=(GRID, GRID), min_block=3)
+    args["num_masks"] = min(args.get("num_masks", 1), 2)
+    return args
+
+
+def build_method(args: dict[str, Any]) -> Data2Vec:
+    return Data2Vec(
+        student=build(args["student"]),
+        masking=build(args["masking"]),
+        targets=build(args["targets"]),
+        head=lambda width: build(args["head"], width),
+        loss=build(args["loss"]),
+        cls_loss=build(args["cls_loss"]) if args.get("cls_loss") else None,
+        num_masks=args.get("num_masks", 1),
+        shared_with_teacher=args.get("shared_with_teacher", ()),
+    )
+
+
+def build_other(node: dict[str, Any], *positional: Any) -> Any:
+    """A part that is no module: the optimizer or a schedule."""
+    module, _, name = node["class_path"].rpartition(".")
+    return getattr(importlib.import_module(module), name)(*positional, **node.get("init_args", {}))
+
+
+def example_batch(args: dict[str, Any]) -> Batch:
+    """Random samples of the recipe's modality, which the arguments of its encoder show."""
+    student = args["student"]["init_args"]
+    generator = torch.Generator().manual_seed(0)
+    if "image_size" in student:
+        inputs = torch.randn(4, student.get("in_channels", 3), student["image_size"], student["image_size"], generator=generator)
+    else:
+        pytest.fail(f"no example for {args['student']['class_path']}: add one here")
+    return Batch(inputs, torch.arange(4), torch.zeros(4, dtype=torch.long))
+
+
+@pytest.fixture(params=RECIPES)
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def small(name) -> tuple[Data2Vec, Batch, dict[str, Any]]:
+    torch.manual_seed(0)
+    args = shrink(load(name)["model"]["init_args"])
+    return build_method(args).train(), example_batch(args), args
+
+
+def test_recipes_were_found():
+    assert {"vision.yaml", "v2/vision.yaml", "sizes/large.yaml", "v2/sizes/large.yaml"} <= set(RECIPES)
+    assert load("v2/sizes/large.yaml")["model"]["init_args"]["student"]["init_args"]["positions"] == "sincos"
+
+
+def test_loss_is_finite_and_gradients_reach_the_student_and_not_the_teacher(name, small):
+    method, batch, args = small
+    # Stochastic depth drops whole samples of a branch, and a gradient may then be zero by chance.
+    for module in method.student.modules():
+        if type(module).__name__ == "StochasticDepth":
+            module.p = 0.0
+    output = method(batch)
+    assert output.loss.isfinite() and output.loss.ndim == 0
+    assert (output.cls_loss is not None) == bool(args.get("cls_loss"))
+    for values in (output.predictions, output.targets, output.features):
+        assert values.isfinite().all() and values.std() > 1e-3
+    output.loss.backward()
+    trained = {n: p for n, p in method.named_parameters() if p.requires_grad}
+    assert any(n.startswith("student.") for n in trained) and not any(n.startswith("teacher.") for n in trained)
+    for parameter_name, parameter in trained.items():
+        if (name, parameter_name) in WITHOUT_GRADIENT:
+            continue
+        assert parameter.grad is not None, f"{parameter_name}: plain DDP would stop here"
+        assert parameter.grad.isfinite().all() and parameter.grad.abs().max() > 0, parameter_name
+    assert all(p.grad is None for p in method.teacher.parameters())
+
+
+def test_one_batch_can_be_overfitted(small):
+    method, batch, _ = small
+    for module in method.modules():  # what is random on purpose is off
+        if hasattr(module, "p"):
+            module.p = 0.0
+        if hasattr(module, "dropout") and isinstance(module.dropout, float):
+            module.dropout = 0.0
+    optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=5e-3, betas=(0.9, 0.95))
+    losses = []
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        loss = method(batch).loss
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    print(f"{losses[0]:.3f} -> {losses[-1]:.4f}, factor {losses[0] / losses[-1]:.1f}")
+    assert losses[-1] < losses[0] / 4
+
+
+def test_real_steps_stay_finite_and_move_student_and_teacher(name, small):
+    method, batch, args = small
+    config = load(name)
+    optimizer = build_other(args["optimizer"], parameter_groups(method))
+    schedule = build_other(args["schedule"])
+    ema = importlib.import_module("d2v.training.schedules").EMADecay(**args["ema"])
+    total = config["trainer"]["max_steps"]
+    peak = args["optimizer"]["init_args"]["lr"]
+    before = {n: v.clone() for n, v in method.state_dict().items()}
+    warm = schedule.warmup_steps
+    assert 0 < warm < total and schedule.factor(warm, total) == 1 and schedule.factor(total, total) < 0.02
+    for step in range(4):  # at the peak of the learning rate, where a run would diverge
+        for group in optimizer.param_groups:
+            group["lr"] = peak * schedule.factor(warm + step, total)
+        loss = method(batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(method.parameters(), config["trainer"]["gradient_clip_val"])
+        optimizer.step()
+        optimizer.zero_grad()
+        method.teacher.update(method.student, ema.at(step + 1))
+        assert loss.isfinite()
+    moved: dict[str, Tensor] = {n: (v - before[n]).abs().max() for n, v in method.state_dict().items()}
+    assert all(v.isfinite() for v in moved.values())
+    for part in ("student.transformer.", "head.", "teacher.encoder.transformer."):
+        changes = [v for n, v in moved.items() if n.startswith(part) and n.endswith("weight") and "norm" not in n]
+        assert changes and min(changes) > 0 or part == "head." and not changes, part
+
+
+def test_the_full_size_builds_and_its_masks_fit(name):
+    args = load(name)["model"]["init_args"]
+    with torch.device("meta"):
+        method = build_method(args)
+    assert all(p.is_meta for p in method.parameters())
+    student = args["student"]["init_args"]
+    if "image_size" in student:
+        side = student["image_size"] // student["patch_size"]
+        assert 0 < method.masking.num_masked((side, side)) < side**2
+    assert method.targets.top_k <= student["depth"]
+
+
+def count(parameters: Any) -> int:
+    return sum(p.numel() for p in parameters)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "trainable", "frozen", "averaged"),
+    [
+        # CHECKPOINT_LAYOUT.md, which lists every tensor of the official Base models. `v1_vision`: 190 tensors with
+        # lm_head. The average of fairseq's port leaves out what its teacher does not use.
+        ("vision.yaml", 86_256_720, 0, 86_256_720 - (768 * 768 + 768)),
+        # `v2_image`: 164 tensors, of which the positions are frozen; `_ema`: all without the decoder.
+        ("v2/vision.yaml", 88_233_216, 196 * 768, 85_797_888),
+    ],
+)
+def test_base_models_have_the_official_number_of_parameters(recipe, trainable, frozen, averaged):
+    with torch.device("meta"):
+        method = build_method(load(recipe)["model"]["init_args"])
+    ours = [*method.student.parameters(), *method.head.parameters()]
+    assert count(p for p in ours if p.requires_grad) == trainable
+    assert count(p for p in ours if not p.requires_grad) == frozen
+    assert count(method.teacher.parameters()) == averaged
