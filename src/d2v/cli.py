@@ -1,4 +1,4 @@
-"""The command ``d2v``. Nothing heavy is imported before the command is known, so that ``d2v --help`` answers at once."""
+"""The command ``d2v``. Nothing heavy is imported before the command is known, so that ``--help`` answers at once."""
 
 import argparse
 import importlib
@@ -37,6 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = [arg for arg in args if arg != "--debug"]
     try:
         return _dispatch(args)
+    except SystemExit as stop:  # a parser has printed its message, or the help
+        return int(stop.code or 0)
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -84,11 +86,7 @@ def _dispatch(args: list[str]) -> int:
     parser = argparse.ArgumentParser(prog=f"d2v {command}", description=summary)
     module.add_arguments(parser)
     parse: Callable = getattr(module, "parse_args", lambda p, a: p.parse_args(a))
-    try:
-        parsed = parse(parser, rest)
-    except SystemExit as stop:  # argparse has printed its message, or the help
-        return int(stop.code or 0)
-    module.run(parsed)
+    module.run(parse(parser, rest))
     return 0
 
 

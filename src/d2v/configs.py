@@ -28,7 +28,9 @@ def find_config(name: str | Path) -> Path:
         raise UserError(f"--config {name}: no such file")
     shipped = sorted(str(p.relative_to(SHIPPED)) for p in SHIPPED.rglob("*.yaml"))
     similar = [other for other in shipped if path.stem in other] or shipped
-    raise UserError(f"--config {name}: neither a file here nor a config that ships with d2v. There are: {', '.join(similar)}")
+    raise UserError(
+        f"--config {name}: neither a file here nor one that ships with d2v. There are: {', '.join(similar)}"
+    )
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -46,5 +48,5 @@ def read_config(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise UserError(f"--config {path}: cannot be read ({error})") from error
     if content is not None and not isinstance(content, dict):
-        raise UserError(f"--config {path}: a config is a mapping with sections such as `model:`, not a {type(content).__name__}")
+        raise UserError(f"--config {path}: holds a {type(content).__name__}, and no sections such as `model:`")
     return content or {}

@@ -43,6 +43,6 @@ def test_what_is_no_recipe(recipe: object) -> None:
 
 def test_wrong_arguments_are_named() -> None:
     with pytest.raises(UserError, match=r"TopKTargets.*kernel"):
-        build(node("d2v.model.targets.TopKTargets", kernel=3))
+        build(node("d2v.model.targets.TopKTargets", top_k=1, kernel=3))
     with pytest.raises(UserError, match="no 'student'"):
         build_method({})

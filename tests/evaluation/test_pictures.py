@@ -22,7 +22,8 @@ GRID = (4, 6)
 def pixels(path: Path) -> np.ndarray:
     """The PNG, which must be of a legible size and show something."""
     picture = np.asarray(Image.open(path).convert("RGB"))
-    assert min(picture.shape[:2]) >= 300 and picture.std() > 5
+    assert min(picture.shape[:2]) >= 300
+    assert picture.std() > 5
     return picture
 
 
@@ -48,7 +49,8 @@ def test_first_component_is_the_strongest_direction() -> None:
     features = strength.view(2, 10, 1) * direction + 0.01 * torch.rand(2, 10, 8)
     red = principal_colours(features)[..., 0].flatten()
     assert torch.corrcoef(torch.stack([red, strength]))[0, 1] > 0.99
-    assert red.min() == 0 and red.max() == 1
+    assert red.min() == 0
+    assert red.max() == 1
 
 
 def test_denormalise_with_and_without_the_statistics() -> None:
@@ -56,7 +58,8 @@ def test_denormalise_with_and_without_the_statistics() -> None:
     normalised = (IMAGES - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     torch.testing.assert_close(denormalise(normalised, mean, std), IMAGES)
     unknown = denormalise(normalised, None, None)
-    assert unknown.amin(dim=(1, 2, 3)).tolist() == [0] * 3 and unknown.amax(dim=(1, 2, 3)).tolist() == [1] * 3
+    assert unknown.amin(dim=(1, 2, 3)).tolist() == [0] * 3
+    assert unknown.amax(dim=(1, 2, 3)).tolist() == [1] * 3
 
 
 def write_metrics(path: Path, rows: list[dict[str, float]]) -> Path:
@@ -84,5 +87,5 @@ def test_curves_of_a_run_that_has_just_begun(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("rows", [[{"step": 0.0, "other": 1.0}], [{"train/loss": 1.0}]])
 def test_a_file_without_curves_is_the_users_error(tmp_path: Path, rows: list[dict[str, float]]) -> None:
-    with pytest.raises(UserError, match="metrics.csv"):
+    with pytest.raises(UserError, match=r"metrics\.csv"):
         draw_curves(write_metrics(tmp_path / "metrics.csv", rows), tmp_path / "curves.png")

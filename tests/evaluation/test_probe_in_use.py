@@ -89,7 +89,8 @@ def run_dir(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     plain = fit(pictures, tmp_path_factory.mktemp("plain"), [])
     after = probed.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in plain.state_dict().items())
-    assert probed.training and probed.student.training
+    assert probed.training
+    assert probed.student.training
     return run_dir
 
 
@@ -113,8 +114,10 @@ def test_features_come_in_order_and_leave_the_modes_alone(pictures: Path) -> Non
     encoder.transformer.blocks[0].eval()
     loader = ImageNetDataModule(str(pictures), batch_size=5, image_size=16, num_workers=0).probe_dataloaders()[0]
     features = extract_features(encoder, loader, "cpu", progress=False)
-    assert encoder.training and not encoder.transformer.blocks[0].training
-    assert features.features.shape == (36, 16) and features.features.dtype == torch.float32
+    assert encoder.training
+    assert not encoder.transformer.blocks[0].training
+    assert features.features.shape == (36, 16)
+    assert features.features.dtype == torch.float32
     assert features.labels.tolist() == sorted(features.labels.tolist())
     half = extract_features(encoder, loader, "cpu", "mean", autocast=torch.bfloat16, progress=False)
     torch.testing.assert_close(
@@ -156,7 +159,8 @@ def test_command_compares_a_run_with_an_untrained_encoder(
     assert main([*words, "--data.batch_size", "9", "--max_samples=30", "--output", str(tmp_path / "out")]) == 0
     *table, last = capsys.readouterr().out.splitlines()
     result = json.loads(last)
-    assert result["checkpoint"] == checkpoint and result["baseline"]["checkpoint"] == "random"
+    assert result["checkpoint"] == checkpoint
+    assert result["baseline"]["checkpoint"] == "random"
     assert (result["train_samples"], result["val_samples"], result["num_classes"]) == (30, 12, 3)
     assert "linear_top5" not in result
     assert result["baseline"]["linear_top1"] == 100  # three plain colours
@@ -195,7 +199,8 @@ def test_command_names_what_is_wrong(
 ) -> None:
     assert main(["probe", "--checkpoint", "random", "--config", str(config), *words]) == 2
     captured = capsys.readouterr()
-    assert message in captured.err and "Traceback" not in captured.err
+    assert message in captured.err
+    assert "Traceback" not in captured.err
 
 
 def test_command_wants_labels_and_a_student(pictures: Path, config: Path, tmp_path: Path) -> None:

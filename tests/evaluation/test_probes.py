@@ -89,7 +89,8 @@ def test_linear_probe_is_as_good_as_sklearn_and_repeats_itself() -> None:
     theirs = LogisticRegression(max_iter=1000).fit(((TRAIN.features - mean) / std).numpy(), TRAIN.labels.numpy())
     score = 100 * theirs.score(((VAL.features - mean) / std).numpy(), VAL.labels.numpy())
     assert abs(first.top1 - score) < 3
-    assert first.top5 is not None and first.top5 > first.top1
+    assert first.top5 is not None
+    assert first.top5 > first.top1
 
 
 def test_linear_probe_knows_nothing_of_scale_and_constant_features() -> None:

@@ -53,6 +53,15 @@ def perturb(module: nn.Module) -> None:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Of a model this small a second thread costs more than it gives."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def token_encoder() -> Callable[..., Encoder]:
     """Makes an encoder of vectors."""
@@ -80,7 +89,9 @@ def vision_encoder() -> Callable[..., VisionEncoder]:
 
     def make(**changes: Any) -> VisionEncoder:
         torch.manual_seed(0)
-        encoder = VisionEncoder(**{"image_size": 24, "patch_size": 4, "width": WIDTH, "depth": 2, "num_heads": 2, **changes})
+        encoder = VisionEncoder(
+            **{"image_size": 24, "patch_size": 4, "width": WIDTH, "depth": 2, "num_heads": 2, **changes}
+        )
         perturb(encoder)
         return encoder.eval()
 

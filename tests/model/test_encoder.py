@@ -162,7 +162,9 @@ def test_pictures_of_any_size(vision_encoder, size, positions, relative_bias):
     assert output.tokens.isfinite().all()
     grid = (size[0] // 4, size[1] // 4)
     if grid != (1, 1):
-        masked = encoder.encode(encoder.extract(torch.randn(2, 3, *size)), InverseBlockMasking(0.5, 2)(_ids(2), grid, 2, 0))
+        masked = encoder.encode(
+            encoder.extract(torch.randn(2, 3, *size)), InverseBlockMasking(0.5, 2)(_ids(2), grid, 2, 0)
+        )
         assert masked.tokens.shape[0] == 4 and masked.tokens.isfinite().all()
 
 
@@ -248,7 +250,12 @@ def test_padding_leaves_valid_tokens_alone(token_encoder, mixing, num_cls, norm_
         if num_cls:
             close(output.cls[row], alone.cls[0], rtol=0, atol=1e-5)
         close(padded_targets[row, :length], targets(alone)[0], rtol=0, atol=1e-4)
-        close(encoder.embed(x, padding_mask=padding_mask)[row], encoder.embed(x[row : row + 1, :length])[0], rtol=0, atol=1e-5)
+        close(
+            encoder.embed(x, padding_mask=padding_mask)[row],
+            encoder.embed(x[row : row + 1, :length])[0],
+            rtol=0,
+            atol=1e-5,
+        )
 
 
 def test_padding_follows_the_kept_tokens_and_adds_to_a_bias():

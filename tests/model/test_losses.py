@@ -53,7 +53,7 @@ def test_the_loss_is_computed_in_fp32():
 
 def test_beta_must_be_positive():
     with pytest.raises(ValueError, match="kind: mse"):
-        RegressionLoss("smooth_l1", beta=0)
+        RegressionLoss("smooth_l1", beta=0.0)
 
 
 def test_cls_loss_does_not_depend_on_the_batch_or_the_number_of_masks():
@@ -67,5 +67,7 @@ def test_cls_loss_does_not_depend_on_the_batch_or_the_number_of_masks():
     close(loss(cls.repeat_interleave(5, dim=0), targets, 10), value)
     # fairseq's sum over 256 rows of the squared distance over sqrt(D), at the published micro-batch of 16 x 16.
     cls, targets = torch.randn(256, 9, generator=generator), torch.randn(16, 6, 9, generator=generator)
-    published = 0.01 * sum(F.mse_loss(cls[row], targets[row // 16].mean(dim=0), reduction="sum") for row in range(256)) / 3
+    published = (
+        0.01 * sum(F.mse_loss(cls[row], targets[row // 16].mean(dim=0), reduction="sum") for row in range(256)) / 3
+    )
     close(loss(cls, targets, 16), published)

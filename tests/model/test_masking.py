@@ -133,7 +133,9 @@ def test_keyed_uniform_is_uniform_and_independent():
     }
     for name, (a, b) in neighbours.items():
         assert abs(torch.corrcoef(torch.stack([a.flatten(), b.flatten()]))[0, 1]) < 4 / n**0.5, name
-    cells = torch.histogramdd(torch.stack([u[:, ::2].flatten(), u[:, 1::2].flatten()], 1), [16, 16], [0.0, 1, 0, 1]).hist
+    cells = torch.histogramdd(
+        torch.stack([u[:, ::2].flatten(), u[:, 1::2].flatten()], 1), [16, 16], [0.0, 1, 0, 1]
+    ).hist
     expected = n / 2 / 256
     assert 170 < ((cells - expected) ** 2 / expected).sum() < 345  # 255 degrees of freedom: 255 +- 23
 
@@ -168,12 +170,14 @@ def test_inverse_block_masking_has_fairseqs_statistics(ratio, adjust, neighbours
     assert float(frequency[0, 5:9].mean()) == pytest.approx(centre_column, abs=0.015)
 
 
-def beit_masks(num_samples: int, goal: int = 120, min_block: int = 16, max_block: int = 196) -> tuple[Tensor, list[int]]:
+def beit_masks(
+    num_samples: int, goal: int = 120, min_block: int = 16, max_block: int = 196, grid: tuple[int, int] = GRID
+) -> tuple[Tensor, list[int]]:
     """BEiT, algorithm 1, one sample, block and attempt after the other; also the proposals that each sample took."""
     rng = random.Random(0)
-    height, width = GRID
+    height, width = grid
     aspects = (math.log(0.3), math.log(1 / 0.3))
-    result, proposals = torch.zeros(num_samples, *GRID, dtype=torch.bool), []
+    result, proposals = torch.zeros(num_samples, *grid, dtype=torch.bool), []
     for mask in result.numpy():
         count = tried = 0
         while count < goal:
@@ -205,16 +209,16 @@ def beit() -> tuple[Tensor, list[int]]:
     return beit_masks(1500)
 
 
-@pytest.fixture
-def before_top_up(monkeypatch: pytest.MonkeyPatch) -> Tensor:
-    """Our rectangles before random patches fill the exact count, [1500, 14, 14]."""
-    found = []
-    original = masking_file.with_exact_count
-    monkeypatch.setattr(
-        masking_file, "with_exact_count", lambda chosen, *rest: found.append(chosen) or original(chosen, *rest)
-    )
-    BlockMasking(120, GRID, 16, 196).sample(combine_keys(0, torch.arange(1500)), GRID)
-    return found[0].view(-1, *GRID)
+def our_rectangles(masking: BlockMasking, grid: tuple[int, int]) -> Tensor:
+    """1,500 masks before random patches fill the exact count, [1500, h, w]."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(masking_file, "with_exact_count", lambda chosen, *_: chosen)
+        return masking.sample(combine_keys(0, torch.arange(1500)), grid).view(-1, *grid)
+
+
+@pytest.fixture(scope="module")
+def before_top_up() -> Tensor:
+    return our_rectangles(BlockMasking(120, GRID, 16, 196), GRID)
 
 
 def test_block_masking_has_beits_statistics(beit, before_top_up):
@@ -234,6 +238,16 @@ def test_block_masking_has_beits_statistics(beit, before_top_up):
     # The sides, where an off-by-one of the place would show first.
     for side in ((0, slice(None)), (-1, slice(None)), (slice(None), 0), (slice(None), -1)):
         assert float(frequency[side].mean()) == pytest.approx(float(their_frequency[side].mean()), abs=0.035)
+
+
+def test_no_rectangle_is_as_high_or_wide_as_the_grid():
+    """BEiT asks for less; on a flat grid, and with a bound on the area, that shows."""
+    grid, goal, max_block = (4, 12), 20, 10
+    theirs, _ = beit_masks(1500, goal, 4, max_block, grid)
+    ours = our_rectangles(BlockMasking(goal, grid, 4, max_block), grid)
+    full_columns, their_full_columns = (float(m.all(dim=1).sum(dim=1).float().mean()) for m in (ours, theirs))
+    assert full_columns == pytest.approx(their_full_columns, abs=0.12)
+    assert masked_neighbours(ours) == pytest.approx(masked_neighbours(theirs), abs=0.04)
 
 
 def test_the_fixed_number_of_proposals_is_enough(beit, before_top_up):

@@ -69,8 +69,12 @@ def test_borrowed_parts_follow_the_student_at_once_and_averaged_ones_do_not(visi
     else:
         assert (after - before).abs().max() > 0.01
         by_hand = copy.deepcopy(student)
-        by_hand.load_state_dict({**{k.removeprefix("encoder."): v for k, v in teacher.state_dict().items()},
-                                 **{k: v for k, v in student.state_dict().items() if is_shared(k, shared)}})
+        by_hand.load_state_dict(
+            {
+                **{k.removeprefix("encoder."): v for k, v in teacher.state_dict().items()},
+                **{k: v for k, v in student.state_dict().items() if is_shared(k, shared)},
+            }
+        )
         close(after, by_hand(batch.inputs).tokens)
 
 
@@ -148,7 +152,10 @@ def test_the_average_stays_fp32_under_autocast(vision_encoder, picture_batch, dt
     moved = 0
     for name, value in method.teacher.state_dict().items():
         assert value.dtype == torch.float32
-        exact = before[name].double() * 0.9999 + method.student.state_dict()[name.removeprefix("encoder.")].double() * 0.0001
+        exact = (
+            before[name].double() * 0.9999
+            + method.student.state_dict()[name.removeprefix("encoder.")].double() * 0.0001
+        )
         close(value.double(), exact, rtol=0, atol=1e-7)
         moved += int((value != before[name]).sum())
     assert moved > 100, "a step far below the resolution of bf16 must still move the average"

@@ -11,19 +11,25 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from d2v.model.masking import Masking
 from d2v.training.callbacks.checkpoint import RunCheckpoint
 from d2v.training.callbacks.ema_teacher import EMATeacherCallback
 from d2v.training.callbacks.throughput import ThroughputCallback
 from d2v.training.module import Data2VecModule
+from d2v.training.schedules import EMADecay, WarmupCosine
+from d2v.types import Mask
 from lightning.pytorch.loggers import CSVLogger
-from tiny_runs import PictureModule, largest_difference, make_module, make_trainer, weights
+from tiny_runs import PictureModule, Pictures, largest_difference, make_module, make_trainer, weights
 from torch import Tensor
 
 # The names of design.md, section 6, that pictures have and this module writes itself. (throughput/mfu and the probes
 # come with parts of their own.)
 LOGGED = {
     *(f"train/{name}" for name in ("loss", "regression_loss", "cls_loss", "target_std", "prediction_std", "grad_norm")),
-    *(f"train/{name}" for name in ("target_effective_rank", "extractor_effective_rank", "masked_fraction", "ema_decay", "lr")),
+    *(
+        f"train/{name}"
+        for name in ("target_effective_rank", "extractor_effective_rank", "masked_fraction", "ema_decay", "lr")
+    ),
     "throughput/images_per_second",
     "data/skipped",
     "val/loss",
@@ -63,7 +69,7 @@ def fit(folder: Path, kind: str = "2.0", random: bool = False, data: dict | None
 
 
 def test_the_teacher_moves_once_an_optimizer_step(tmp_path, monkeypatch):
-    module = make_module(ema=type(make_module().ema)(0.5, 0.9, 4))
+    module = make_module(ema=EMADecay(0.5, 0.9, 4), schedule=WarmupCosine())
     moves: list[float] = []
     micro_batches: list[Tensor] = []
     update = module.method.teacher.update
@@ -92,11 +98,13 @@ def test_the_teacher_moves_once_an_optimizer_step(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_accumulation_equals_a_larger_batch(tmp_path, kind, record_property):
+def test_accumulation_equals_a_larger_batch(tmp_path, kind):
     seen = [Seen(), Seen()]
     start = weights(make_module(kind))
     large, _ = fit(tmp_path, kind, data=dict(num_samples=50, batch_size=8), callbacks=[seen[0]])
-    small, trainer = fit(tmp_path, kind, data=dict(num_samples=50, batch_size=4, global_batch_size=8), callbacks=[seen[1]])
+    small, trainer = fit(
+        tmp_path, kind, data=dict(num_samples=50, batch_size=4, global_batch_size=8), callbacks=[seen[1]]
+    )
     assert trainer.accumulate_grad_batches == 2 and trainer.global_step == 20
     halves = seen[1].samples
     assert seen[0].samples == [a + b for a, b in zip(halves[::2], halves[1::2], strict=True)]
@@ -111,7 +119,11 @@ def two_processes(tmp_path_factory) -> Path:
     """The weights of each rank after 20 steps on two gloo processes under plain DDP, for each kind."""
     folder = tmp_path_factory.mktemp("ddp")
     jobs = [
-        {"output": str(folder / kind), "kind": kind, "data": {"num_samples": 50, "batch_size": 2, "global_batch_size": 8}}
+        {
+            "output": str(folder / kind),
+            "kind": kind,
+            "data": {"num_samples": 50, "batch_size": 2, "global_batch_size": 8},
+        }
         for kind in KINDS
     ]
     script = Path(__file__).parent / "tiny_runs.py"
@@ -127,7 +139,7 @@ def two_processes(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("kind", KINDS)
 def test_two_processes_equal_one(tmp_path, two_processes, kind):
     """Two devices x 2 pictures x 2 accumulated are one device x 8 pictures: student, teacher and head."""
-    ranks = [torch.load(two_processes / f"{kind}.{rank}", weights_only=True)["weights"] for rank in range(2)]
+    ranks = [torch.load(two_processes / f"{kind}.{rank}", weights_only=True) for rank in range(2)]
     assert largest_difference(*ranks) == 0
     one, _ = fit(tmp_path, kind, data=dict(num_samples=50, batch_size=8))
     assert any(name.startswith("method.teacher.") for name in ranks[0])
@@ -149,8 +161,7 @@ def test_a_resumed_run_repeats_an_uninterrupted_one_bit_for_bit(tmp_path, kind, 
     straight, trainer = fit(
         tmp_path, kind, True, data, max_steps=10, callbacks=[checkpoint, seen[0]], enable_checkpointing=True
     )
-    file = tmp_path / "checkpoints" / "step-step=5.ckpt"
-    file = file if file.is_file() else tmp_path / "checkpoints" / "step-5.ckpt"
+    file = tmp_path / "checkpoints" / "step-5.ckpt"
     torch.rand(7)  # what ran before must not matter
     resumed, again = fit(tmp_path, kind, True, data, ckpt_path=file, max_steps=10, callbacks=[seen[1]])
     assert again.global_step == trainer.global_step == 10
@@ -165,8 +176,9 @@ def test_a_resumed_run_repeats_an_uninterrupted_one_bit_for_bit(tmp_path, kind, 
             assert torch.equal(value, states[1]["state"][number][key]), (number, key)
 
 
-def test_each_step_rank_and_micro_batch_has_randomness_of_its_own(tmp_path):
+def test_each_step_and_micro_batch_has_randomness_of_its_own(tmp_path, monkeypatch):
     """The same picture, mask and weights give another loss in each micro-batch of a run, and the same in a second run."""
+    monkeypatch.setattr(Pictures, "noise", 0.0)
     losses = []
     for _ in range(2):
         seen = Seen()
@@ -178,12 +190,10 @@ def test_each_step_rank_and_micro_batch_has_randomness_of_its_own(tmp_path):
     assert len(set(losses[0])) == 8
 
 
-class _SameMask(torch.nn.Module):
-    """Leaves dropout, stochastic depth and noise as the only things that change (the augmentation changes little)."""
+class _SameMask(Masking):
+    """Leaves dropout, stochastic depth and the decoder's noise as the only things that change."""
 
     def forward(self, batch, grid, num_masks, seed):
-        from d2v.types import Mask
-
         masked = (torch.arange(16) % 2 == 0).expand(len(batch.inputs) * num_masks, -1)
         return Mask.from_dense(masked, 8, num_masks)
 
@@ -279,7 +289,7 @@ def test_init_from_starts_from_the_weights_of_another_run(tmp_path):
     checkpoint = RunCheckpoint(every_n_train_steps=2, dirpath=str(tmp_path / "checkpoints"))
     done, _ = fit(tmp_path, max_steps=2, callbacks=[checkpoint], enable_checkpointing=True)
     fresh = weights(make_module())
-    assert largest_difference(weights(done), fresh) > 1e-3
+    assert largest_difference(weights(done), fresh) > 1e-4
     started = make_module(init_from=str(tmp_path / "checkpoints" / "last.ckpt"))
     assert largest_difference(weights(started), weights(done)) == 0
 

@@ -1,6 +1,6 @@
-"""Tiny pretraining runs, shared by the tests of this folder. Run as a script, it is one run on two processes:
+"""Tiny pretraining runs, shared by the tests of this folder. Run as a script, it makes runs on two processes:
 
-python tiny_runs.py OUTPUT.pt '{"batch_size": 4, ...}'
+python tiny_runs.py '[{"output": "FILE", "kind": "2.0", "data": {"batch_size": 4, ...}}, ...]'
 """
 
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from d2v.data.dataset import Sample, SampleDataset, SkippedSamples
+from d2v.data.dataset import SampleDataset, SkippedSamples
 from d2v.data.module import PretrainingDataModule, Split
 from d2v.modalities.vision.data import ImageNetDataModule
 from d2v.modalities.vision.encoder import VisionEncoder
@@ -26,11 +26,13 @@ from torch import Tensor
 class Pictures(SampleDataset):
     """Smooth random pictures, made anew each time, with augmentation noise from the global generator."""
 
+    noise = 0.1
+
     def load(self, index: int) -> tuple[Tensor, int | None]:
         generator = torch.Generator().manual_seed(index)
         coarse = torch.randn(1, 3, 3, 3, generator=generator)
         picture = torch.nn.functional.interpolate(coarse, size=16, mode="bilinear")[0]
-        return picture + 0.1 * torch.randn(3, 16, 16), index % 3
+        return picture + self.noise * torch.randn(3, 16, 16), index % 3
 
 
 class PictureModule(PretrainingDataModule):
@@ -69,7 +71,12 @@ def make_module(kind: str = "2.0", random: bool = False, **changes: Any) -> Data
     else:
         parts = dict(
             student=VisionEncoder(
-                **common, masked_input="replace", positions=None, relative_bias="shared", norm_first=True, layer_scale=0.1
+                **common,
+                masked_input="replace",
+                positions=None,
+                relative_bias="shared",
+                norm_first=True,
+                layer_scale=0.1,
             ),
             masking=BlockMasking(8, (4, 4), 2),
             head=LinearHead,
@@ -121,8 +128,7 @@ class SaveWeights(L.Callback):
         self.path = path
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        ids = [] if not hasattr(pl_module, "seen") else pl_module.seen
-        torch.save({"weights": weights(pl_module), "seen": ids}, f"{self.path}.{trainer.global_rank}")
+        torch.save(weights(pl_module), f"{self.path}.{trainer.global_rank}")
 
 
 def run_two_processes(output: str, data: dict[str, Any], kind: str) -> None:

@@ -14,6 +14,7 @@ Row = tuple[str, str, str]
 """(state, subject, what is so and what to do)"""
 
 _NEEDED = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "datasets", "safetensors", "pillow")
+_LEAST_GIB = 5
 _OPTIONAL = {
     "wandb": "logging to Weights & Biases",
     "tensorboard": "logging to TensorBoard",
@@ -49,8 +50,32 @@ def _machine() -> Iterator[Row]:
     state = OK if (3, 11) <= sys.version_info[:2] <= (3, 13) else MISSING
     yield state, "python", f"{version}{'' if state == OK else ': d2v needs 3.11 to 3.13'}"
     yield OK, "system", f"{platform.system()} {platform.machine()}, {_cores()} cores for this process"
+    memory = _memory()
+    if memory is not None:
+        total, available = memory
+        text = f"{available:.0f} GiB free of {total:.0f}"
+        few = available < _LEAST_GIB
+        yield (NOTE if few else OK), "memory", text + (": close programs, or set data.num_workers to 0" if few else "")
     free = shutil.disk_usage(Path.cwd()).free / 2**30
-    yield (OK if free > 5 else NOTE), "disk", f"{free:.0f} GiB free here" + ("" if free > 5 else ": checkpoints need room")
+    few = free < _LEAST_GIB
+    advice = ": set trainer.default_root_dir to a larger disk" if few else ""
+    yield (NOTE if few else OK), "disk", f"{free:.0f} GiB free here{advice}"
+
+
+def _memory() -> tuple[float, float] | None:
+    """All memory and what is free of it, in GiB; None where the system does not say. A container's limit counts."""
+    try:
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        total, available = (int(lines[key].split()[0]) / 2**20 for key in ("MemTotal", "MemAvailable"))
+    except (OSError, KeyError, ValueError):
+        return None
+    try:
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text()) / 2**30
+        used = int((group / "memory.current").read_text()) / 2**30
+    except (OSError, ValueError):  # no such limit
+        return total, available
+    return min(total, limit), min(available, limit - used)
 
 
 def _cores() -> int:
@@ -63,7 +88,7 @@ def _packages() -> Iterator[Row]:
         yield (OK, name, version) if version else (MISSING, name, f"pip install {name}")
     for name, use in _OPTIONAL.items():
         version = _version(name)
-        yield (OK, name, version) if version else (NOTE, name, f"not installed; for {use}: pip install {name}")
+        yield (OK, name, version) if version else (NOTE, name, f"not installed, it serves {use}: pip install {name}")
 
 
 def _version(name: str) -> str | None:
@@ -81,15 +106,23 @@ def _devices() -> Iterator[Row]:
     if torch.cuda.is_available():
         for i in range(torch.cuda.device_count()):
             gpu = torch.cuda.get_device_properties(i)
-            precision = "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
-            yield OK, f"cuda:{i}", f"{gpu.name}, {gpu.total_memory / 2**30:.0f} GiB; --trainer.precision {precision}"
+            free, total = (amount / 2**30 for amount in torch.cuda.mem_get_info(i))
+            with torch.cuda.device(i):
+                precision = "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
+            busy = "; another program uses it: see nvidia-smi" if free < 0.9 * total else ""
+            text = f"{gpu.name}, {free:.0f} GiB free of {total:.0f}; --trainer.precision {precision}{busy}"
+            yield (NOTE if busy else OK), f"cuda:{i}", text
     elif torch.version.cuda:
-        yield NOTE, "cuda", "no GPU that torch can use; with one present, check its driver with nvidia-smi"
+        yield NOTE, "cuda", "no GPU that torch can use; if there is one, nvidia-smi shows whether its driver works"
     else:
-        yield NOTE, "cuda", "this build of torch has no CUDA"
+        yield NOTE, "cuda", "this build of torch has no CUDA; https://pytorch.org has one that does"
     if torch.backends.mps.is_available():
         yield OK, "mps", "Apple GPU; --trainer.accelerator mps --trainer.precision 32"
-    yield OK, "cpu", f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_capability()}; --trainer.precision 32"
+    yield (
+        OK,
+        "cpu",
+        f"{torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}; --trainer.precision 32",
+    )
 
 
 def _configs() -> Iterator[Row]:
@@ -108,6 +141,7 @@ def _data(path: Path) -> Iterator[Row]:
         data.setup("fit")
         samples = len(data.train_dataset())
         val = data.eval_dataset("val")
-        yield OK, str(path), f"{samples:,} pictures to train on, {len(val) if val else 0:,} to validate, {data.num_classes} classes"
+        counts = f"{samples:,} pictures to train on, {len(val) if val else 0:,} to validate"
+        yield OK, str(path), f"{counts}, {data.num_classes} classes"
     except UserError as error:
         yield MISSING, str(path), str(error)

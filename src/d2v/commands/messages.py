@@ -1,4 +1,4 @@
-"""From the errors of jsonargparse, Lightning and constructors to one message that names the key as the user writes it."""
+"""From the errors of jsonargparse and of constructors to one message that names the key as the user writes it."""
 
 import difflib
 import inspect
@@ -9,6 +9,7 @@ from typing import Any
 
 from jsonargparse import Namespace
 
+_UNKNOWN = re.compile(r"class_path '([^']+)':\s+(?:Option '([^']+)' is not accepted|unrecognized arguments: --(\S+))")
 _KEY = re.compile(r'^(?P<indent> *).*?Parser key "(?P<key>[^"]+)":?')
 _NAMES = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false", "NoneType": "null"}
 
@@ -45,8 +46,8 @@ def parser_message(error: Exception, options: dict[str, Iterable[str]]) -> str:
     return f"{path}: {reason}" if path else reason
 
 
-def key_of(config: Namespace, class_type: type, names: Iterable[str], path: str = "") -> str | None:
-    """Where a config describes an object of this class, or, if it states no class, one with arguments of these names."""
+def key_of(config: Namespace | list[Any], class_type: type, names: Iterable[str], path: str = "") -> str | None:
+    """Where a config describes an object of this class; where it states no class, one with arguments of these names."""
     for name, value in _items(config):
         key = f"{path}{name}"
         if isinstance(value, Namespace):
@@ -84,8 +85,7 @@ def _innermost(text: str) -> tuple[str, str]:
             deeper.append(line)
         block = [after, *deeper]
     reason = "\n".join(block).strip()
-    option = re.search(r"class_path '([^']+)':\s+(?:Option '([^']+)' is not accepted|unrecognized arguments: --(\S+))", reason)
-    if option:
+    if option := _UNKNOWN.search(reason):
         unknown = (option[2] or option[3]).split("=")[0]
         section, _, name = unknown.rpartition(".")
         names = () if section else _arguments(option[1])
@@ -95,27 +95,24 @@ def _innermost(text: str) -> tuple[str, str]:
 
 def _reason(text: str) -> str:
     """What is wrong with a value, in plain words."""
-    value = re.search(r"Given value: (.*?)(?:\. Got value:|$)", text, re.MULTILINE) or re.search(r"Got value: (.*)", text)
+    value = re.search(r"G(?:iven|ot) value: (.*?)(?:\. Got value:|$)", text, re.MULTILINE)
     got = f", not {value[1]}" if value else ""
     if wrong := re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", text):
         return f"{wrong[1]} is no {wrong[2]}; name a class that is one"
     if wrong := re.search(r"class_path '([^']+)':\s+(.*)", text):
         return f"class_path {wrong[1]}: {wrong[2].strip()}; check its spelling"
-    expected = dict.fromkeys(re.findall(r"Expected an? (<class '[^']+'>|typing\.Literal\[.*\])", text))
-    if expected and not (wrong := re.search(r"Expected a dot import path string: (\S+)", text)) or len(expected) > 1:
-        literals = [word for item in expected for word in _literal(item)]
+    no_class = re.search(r"Expected a dot import path string: (\S+)", text)
+    expected = list(dict.fromkeys(re.findall(r"Expected an? (<class '[^']+'>|typing\.Literal\[.*\])", text)))
+    if expected and not (no_class and expected == ["<class 'NoneType'>"]):
+        literals = [word.strip(" '") for item in expected if item.startswith("t") for word in item[15:-1].split(",")]
         plain = [_NAMES.get(name := item.split("'")[1], _short(name)) for item in expected if item.startswith("<")]
         choices = [*(["one of " + ", ".join(dict.fromkeys(literals))] if literals else []), *plain]
         if "a number" in choices and "a whole number" in choices:
             choices.remove("a whole number")
         return f"expected {' or '.join(choices)}{got}"
-    if wrong := re.search(r"Expected a dot import path string: (\S+)", text):
-        return f"{wrong[1]} names no class; write its full path, such as package.module.Class"
+    if no_class:
+        return f"{no_class[1]} names no class; write its full path, such as package.module.Class"
     return " ".join(text.split())
-
-
-def _literal(item: str) -> list[str]:
-    return [word.strip().strip("'") for word in item[len("typing.Literal[") : -1].split(",")] if "Literal[" in item else []
 
 
 def _short(class_path: str) -> str:

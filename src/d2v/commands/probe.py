@@ -176,11 +176,13 @@ def _probe(
     train_loader, val_loader = datamodule.probe_dataloaders(args.max_samples)
     result = probe(encoder, train_loader, val_loader, device, args.layer, args.pool, args.k)
     assert result.linear is not None
+    assert result.linear_unpenalised is not None
     top5 = result.linear.top5
     return {
         "knn_top1": round(result.knn_top1, 2),
         "linear_top1": round(result.linear.top1, 2),
         **({} if top5 is None else {"linear_top5": round(top5, 2)}),
+        "linear_unpenalised_top1": round(result.linear_unpenalised.top1, 2),
         "checkpoint": name,
         "weights": RANDOM if name == RANDOM else args.weights,
         "layer": args.layer,
@@ -197,7 +199,12 @@ def _probe(
 def _table(rows: list[dict[str, Any]]) -> str:
     """A column an encoder, a line a measure."""
     lines = [["", *(row["checkpoint"] for row in rows)]]
-    labels = {"knn_top1": "kNN top-1 %", "linear_top1": "linear top-1 %", "linear_top5": "linear top-5 %"}
+    labels = {
+        "knn_top1": "kNN top-1 %",
+        "linear_top1": "linear top-1 %",
+        "linear_top5": "linear top-5 %",
+        "linear_unpenalised_top1": "linear top-1 %, no penalty",
+    }
     for key, label in labels.items():
         if key in rows[0]:
             lines.append([label, *(f"{row[key]:.2f}" for row in rows)])

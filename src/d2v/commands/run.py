@@ -8,18 +8,20 @@ import shutil
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import jsonargparse
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, WandbLogger
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
+from lightning_utilities.core.rank_zero import rank_zero_only
 
 from d2v.checkpoints.folder import in_short, mismatches
 from d2v.commands.messages import key_of, one_line, parser_message
@@ -36,7 +38,7 @@ def run_trainer(args: Sequence[str]) -> None:
     """Run a trainer command.
 
     Raises:
-        UserError: A config, a value or the data is wrong. The run's folder is removed if nothing was written but its config.
+        UserError: A config, a value or the data is wrong. A run's folder that holds nothing but its config is removed.
         KeyboardInterrupt: It was stopped at once.
     """
     _quieten()
@@ -65,6 +67,7 @@ class RunCLI(LightningCLI):
     dropped by a list of callbacks in a YAML file; each run has a folder of its own, with its config in it.
     """
 
+    subcommand: str
     run_dir: Path | None = None
     _refusal: UserError | None = None
 
@@ -87,7 +90,9 @@ class RunCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
-        parser.add_argument("--run_name", type=str | None, default=None, help="Name of the run's folder; default: the time.")
+        parser.add_argument(
+            "--run_name", type=str | None, default=None, help="Name of the run's folder; null: the time."
+        )
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
@@ -101,6 +106,11 @@ class RunCLI(LightningCLI):
                 help="Continue exactly from a checkpoint, from that of a run's folder, or `auto`: from the newest run.",
             )
         return parser
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        for name, subcommand_parser in self._subcommand_parsers.items():
+            subcommand_parser.prog = f"d2v {name}"  # for --help
+        super().parse_arguments(parser, args)
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would merge the checkpoint's hyperparameters over the config and the command line. Never."""
@@ -116,7 +126,7 @@ class RunCLI(LightningCLI):
             config.ckpt_path = _checkpoint_of("--resume", resume)
         elif config.ckpt_path is not None:
             config.ckpt_path = _checkpoint_of("--ckpt_path", config.ckpt_path)
-        text = self._config_text()  # before the run's folder enters it, so that it makes a new run when it is used again
+        text = self._config_text()  # before the run's folder enters it: used again, it makes a new run
         self.run_dir = _make_run_dir(root, config.run_name, "" if self.subcommand == "fit" else f"-{self.subcommand}")
         self._write_config(text)
         config.trainer.default_root_dir = str(self.run_dir)
@@ -167,7 +177,9 @@ class RunCLI(LightningCLI):
             raise UserError(f"trainer: {one_line(error)} (with {stated})") from error
         cores = os.cpu_count() or 1
         if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > cores:
-            raise UserError(f"trainer.devices is {trainer.num_devices}: this machine has {cores} CPU cores; set it to 1.")
+            raise UserError(
+                f"trainer.devices is {trainer.num_devices}, and this machine has {cores} CPU cores: set it to 1."
+            )
         return trainer
 
     def _check_checkpoint(self) -> None:
@@ -198,9 +210,9 @@ class RunCLI(LightningCLI):
         assert self.run_dir is not None
         features = _Features()
         self.trainer.callbacks.append(features)  # type: ignore[attr-defined]
-        self.trainer.predict(self.model, **{**kwargs, "return_predictions": False})
+        self.trainer.predict(**{**kwargs, "return_predictions": False})
         if not features.values:
-            raise UserError(f"data.root {getattr(self.datamodule, 'root', '')}: there is no validation split to predict")
+            raise UserError("data.root: there is no validation split, and that is what `d2v predict` reads")
         rank = f"-rank{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
         path = self.run_dir / f"features{rank}.npz"
         path.parent.mkdir(parents=True, exist_ok=True)  # another node made it under another name
@@ -214,7 +226,7 @@ class RunCLI(LightningCLI):
         for name in self._subcommand_method_arguments[self.subcommand]:
             config.pop(name, None)
         # `null` stays: it differs from a default that is not null.
-        text = self._parser(self.subcommand).dump(config, skip_none=False, skip_validation=True)
+        text = self._parser(self.subcommand).dump(_without_enums(config), skip_none=False)
         return f"# continued from {origin}\n{text}" if origin else text
 
     @rank_zero_only
@@ -277,7 +289,7 @@ def _prepare(args: Sequence[str]) -> list[str]:
         for section, content in read_config(path).items():
             if section not in (sections := list(_options()[""])):
                 raise UserError(f"--config {path}: there is no section {section!r}; there are: {', '.join(sections)}")
-            if section in ("trainer", "model", "data", "checkpoint") and not isinstance(content, (dict, str, type(None))):
+            if section in ("trainer", "checkpoint") and not isinstance(content, dict | None):
                 raise UserError(f"--config {path}: {section} is {content!r}; it must be a section with keys")
         prepared += ["--config", str(path)]
     return prepared
@@ -299,8 +311,9 @@ def _check(config: jsonargparse.Namespace, command: str) -> None:
     if config.get("data") is None:
         raise UserError("data: the config has no such section; give one, or --data CLASS --data.root DIR")
     if config.run_name is not None and (not config.run_name or Path(config.run_name).name != config.run_name):
-        raise UserError(f"--run_name {config.run_name}: it must be the plain name of a folder; its place is set by "
-                        "--trainer.default_root_dir")
+        raise UserError(
+            f"--run_name {config.run_name}: must be a plain name; --trainer.default_root_dir sets the place"
+        )
     if trainer.log_every_n_steps is not None and trainer.log_every_n_steps < 1:
         raise UserError(f"trainer.log_every_n_steps is {trainer.log_every_n_steps}: it must be at least 1.")
     endless = trainer.max_steps in (None, -1) and trainer.max_epochs in (None, -1) and trainer.max_time is None
@@ -338,15 +351,25 @@ def _make_run_dir(root: Path, name: str | None, suffix: str) -> Path:
     while True:
         run_dir = root / (stem if number == 1 else f"{stem}-{number}")
         try:
-            if rank_zero_only.rank in (None, 0):
+            if getattr(rank_zero_only, "rank", None) in (None, 0):
                 run_dir.mkdir(parents=True)  # fails if another run has just made it
             break
         except FileExistsError:
             number += 1
         except OSError as error:
-            raise UserError(f"trainer.default_root_dir {root}: cannot be written ({error.strerror}); set another") from error
+            text = f"trainer.default_root_dir {root}: cannot be written ({error.strerror}); set another"
+            raise UserError(text) from error
     os.environ[RUN_DIR_VARIABLE] = str(run_dir)
     return run_dir
+
+
+def _without_enums(value: Any) -> Any:
+    """Lightning's Timer, for one, has an enum as the default of a text, and the parser cannot write that."""
+    if isinstance(value, jsonargparse.Namespace):
+        return jsonargparse.Namespace({name: _without_enums(item) for name, item in vars(value).items()})
+    if isinstance(value, list):
+        return [_without_enums(item) for item in value]
+    return value.value if isinstance(value, Enum) else value
 
 
 @rank_zero_only
@@ -371,7 +394,9 @@ def _direct_logger(logger: jsonargparse.Namespace, run_dir: Path) -> None:
     if logger.class_path.endswith("WandbLogger"):
         init_args.name = init_args.get("name") or run_dir.name
         if not init_args.get("offline") and not _wandb_login():
-            rank_zero_warn(f"W&B: not logged in, so this run stays offline; `wandb sync {run_dir}/wandb/*` uploads it later")
+            rank_zero_info(
+                f"W&B: not logged in, so this run stays offline; later: wandb sync {run_dir}/wandb/offline-*"
+            )
             init_args.offline = True
         if init_args.offline:
             os.environ.setdefault("WANDB_SILENT", "true")
@@ -396,12 +421,15 @@ def _quieten() -> None:
         ".*module.s. in eval mode at the start of training.*",  # the teacher
         ".*LightningCLI's args parameter is intended.*",
         ".*isinstance.treespec, LeafSpec.*",  # Lightning's own use of torch
+        ".*The dirpath has changed.*",  # a resumed run has a folder of its own
+        ".*callbacks used to create the checkpoint need to be provided.*",  # the config given wins
         ".*number of training batches.*smaller than the logging interval.*",  # epochs are not the unit of a run
     ):
         warnings.filterwarnings("ignore", message=message)
     hidden = (
         "💡", "GPU available", "TPU available", "HPU available", "Seed set to", "LOCAL_RANK:", "Using bfloat16",
         "Using 16bit", "`Trainer.fit` stopped", "Restoring states", "Restored all states", "Loaded model weights",
+        "Loading `train_dataloader`", "Running in `fast_dev_run`",
         "Detected KeyboardInterrupt", "\nDetected KeyboardInterrupt",
     )  # fmt: skip
     for name in (

@@ -48,6 +48,8 @@ class PretrainingDataModule(LightningDataModule, ABC):
         max_skipped_fraction: float,
     ) -> None:
         super().__init__()
+        if batch_size < 1:
+            raise UserError(f"data.batch_size is {batch_size}: it must be at least 1.")
         if num_workers is not None and num_workers < 0:
             raise UserError(f"data.num_workers is {num_workers}: it must be 0 (no extra process) or more.")
         if not 0 <= max_skipped_fraction <= 1:

@@ -13,8 +13,14 @@ from torch import Tensor
 
 from d2v.evaluation.features import Features
 
-L2_GRID = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-"""Penalties to choose from, strongest first, so that each solution is a start for the next."""
+L2_GRID = (1e-1, 1e-2, 1e-3)
+"""Penalties to choose from, strongest first, so that each solution is a start for the next.
+
+This is the range that the usual protocols amount to: MAE's (batch norm, then SGD) and SGD on raw features reach with an
+untrained encoder what these penalties do. Weaker ones amplify directions with next to no variance, in which even an
+untrained encoder still carries the pixels; see ``UNPENALISED``."""
+UNPENALISED = 1e-6
+"""A penalty that hardly restrains: what is in the features at all, however faint (benchmarks/README.md has both)."""
 _CHUNK_NUMBERS = 2**25
 """Logits held at once: 128 MiB in fp32."""
 

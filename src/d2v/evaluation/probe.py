@@ -8,7 +8,7 @@ import torch
 
 from d2v.evaluation.features import extract_features
 from d2v.evaluation.knn import knn_top1
-from d2v.evaluation.linear_probe import LinearProbe, linear_probe
+from d2v.evaluation.linear_probe import UNPENALISED, LinearProbe, linear_probe
 from d2v.model.encoder import Encoder
 from d2v.types import Batch
 
@@ -20,6 +20,8 @@ class ProbeResult:
     knn_top1: float
     linear: LinearProbe | None
     """None if it was not asked for."""
+    linear_unpenalised: LinearProbe | None
+    """The same with next to no penalty."""
     train_samples: int
     val_samples: int
 
@@ -42,6 +44,7 @@ def probe(
     return ProbeResult(
         knn_top1=knn_top1(train, val, k, device=device),
         linear=linear_probe(train, val, device) if linear else None,
+        linear_unpenalised=linear_probe(train, val, device, (UNPENALISED,)) if linear else None,
         train_samples=len(train),
         val_samples=len(val),
     )

@@ -7,7 +7,7 @@ from torch import nn
 from d2v.model.encoder import Encoder
 from d2v.model.heads import Head
 from d2v.model.losses import ClsLoss, RegressionLoss
-from d2v.model.masked_input import gather_tokens
+from d2v.model.masked_input import DropMasked, gather_tokens
 from d2v.model.masking import Masking
 from d2v.model.targets import TopKTargets
 from d2v.model.teacher import EMATeacher, Part
@@ -54,6 +54,11 @@ class Data2Vec(nn.Module):
         self.masking = masking
         self.targets = targets
         self.head = head(student.width)
+        if self.head.reads_masked_tokens and isinstance(student.masked_input, DropMasked):
+            raise ValueError(
+                f"head {type(self.head).__name__} predicts from masked tokens, but the student drops them: set the "
+                "student's masked_input to replace, or take a decoder as head"
+            )
         self.loss = loss
         self.cls_loss = cls_loss
         self.num_masks = num_masks

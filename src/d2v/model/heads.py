@@ -11,7 +11,12 @@ from d2v.types import EncoderOutput, Mask
 
 
 class Head(nn.Module):
-    """Predicts at the masked positions only, since nothing else enters the loss."""
+    """Predicts at the masked positions only, since nothing else enters the loss.
+
+    ``reads_masked_tokens`` declares whether the encoder must carry masked tokens along for it (1.0).
+    """
+
+    reads_masked_tokens: bool = False
 
     @abstractmethod
     def forward(self, context: EncoderOutput, mask: Mask, grid: tuple[int, ...]) -> Float[Tensor, "r k d"]:
@@ -24,6 +29,8 @@ class LinearHead(Head):
     Args:
         width: D of encoder and targets.
     """
+
+    reads_masked_tokens = True
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -39,6 +46,8 @@ class IdentityHead(Head):
     Args:
         width: D of encoder and targets.
     """
+
+    reads_masked_tokens = True
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -46,7 +46,7 @@ PANELS = (
     ),
     Panel("Probe on frozen features", "top-1 accuracy / %", {"probe/knn_top1": "kNN", "probe/linear_top1": "linear"}),
     Panel("Learning rate", "learning rate", {"train/lr": "learning rate"}, from_zero=True),
-    Panel("Teacher", "1 − EMA decay", {"train/ema_decay": "1 − EMA decay"}, from_zero=True),
+    Panel("Teacher", "1 - EMA decay", {"train/ema_decay": "1 - EMA decay"}, from_zero=True),
 )
 _COLOURS = ("#1f5fa8", "#d1662b", "#3c8f5a")
 _DPI = 150

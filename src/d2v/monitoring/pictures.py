@@ -89,7 +89,7 @@ def _draw_tiles(rows: Mapping[str, Float[Tensor, "b 3 h w"]], title: str, path: 
     first = next(iter(rows.values()))
     num_columns = len(first)
     tile_height = _TILE_INCHES * first.shape[-2] / first.shape[-1]
-    margin_left, margin_top = 1.15, 0.42
+    margin_left, margin_top = 1.3, 0.42
     width, height = margin_left + num_columns * _TILE_INCHES, margin_top + len(rows) * tile_height
     figure = Figure(figsize=(max(width, 6.0), height), dpi=_DPI)
     width = figure.get_figwidth()

@@ -17,7 +17,7 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """Saves ``checkpoints/last.ckpt`` regularly, at the end and when a signal stops the run; keeps older ones on request.
+    """Saves ``checkpoints/last.ckpt`` regularly, at the end and when a signal stops the run; keeps older ones if told.
 
     SIGINT (Ctrl-C) and SIGTERM let the optimizer step that is under way finish, so that what is saved is whole; a
     second one stops at once. Several devices look for signals together, every ``trainer.log_every_n_steps``.
@@ -67,7 +67,7 @@ class RunCheckpoint(ModelCheckpoint):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return  # half an optimizer step cannot be saved
-        if trainer.world_size > 1 and trainer.global_step % trainer.log_every_n_steps:
+        if trainer.world_size > 1 and trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return  # asking the other devices takes time
         if trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False):
             self._save_now(trainer)
@@ -79,8 +79,8 @@ class RunCheckpoint(ModelCheckpoint):
             )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        super().on_train_end(trainer, pl_module)
         self._save_now(trainer)
+        super().on_train_end(trainer, pl_module)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._restore_handlers()
@@ -95,7 +95,7 @@ class RunCheckpoint(ModelCheckpoint):
         return Path(self.dirpath) if self.dirpath else None
 
     def _save_now(self, trainer: L.Trainer) -> None:
-        if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:
+        if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
 

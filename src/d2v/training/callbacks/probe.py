@@ -11,6 +11,7 @@ from d2v.data.module import PretrainingDataModule
 from d2v.errors import UserError
 from d2v.evaluation.probe import probe
 from d2v.model.encoder import Encoder
+from d2v.training.callbacks.throughput import ThroughputCallback
 
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -67,11 +68,15 @@ class ProbeCallback(Callback):
             for logger in trainer.loggers:
                 logger.log_metrics(metrics, step=trainer.global_step)
         trainer.strategy.barrier("probe")
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, ThroughputCallback):
+                callback.pause()
 
     def _metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, float]:
         student = pl_module.student
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(student, Encoder) and isinstance(datamodule, PretrainingDataModule)
+        assert isinstance(student, Encoder)
+        assert isinstance(datamodule, PretrainingDataModule)
         train_loader, val_loader = datamodule.probe_dataloaders(self.max_samples)
         result = probe(
             student,

@@ -46,6 +46,11 @@ class RunProgressBar(ProgressBar):
             self._bar.set_postfix_str(self._describe(trainer))
             self._bar.close()
 
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        for bar in (self._val_bar, self._bar):  # what is said next has a line of its own
+            if bar is not None:
+                bar.close()
+
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         batches = sum(int(n) for n in trainer.num_val_batches if n != float("inf"))
         self._val_bar = tqdm(total=batches, desc="validate", leave=False, disable=not self._enabled, dynamic_ncols=True)

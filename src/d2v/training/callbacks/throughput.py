@@ -9,8 +9,7 @@ import lightning as L
 class ThroughputCallback(L.Callback):
     """Logs ``throughput/<unit>_per_second`` of all devices together, and shows it in the progress bar.
 
-    The unit is the DataModule's (images, audio_seconds, tokens). What happens between training steps, such as
-    validation, probes and checkpoints, is not counted.
+    The unit is the DataModule's (images, audio_seconds, tokens). Waiting for data counts; validation and probes do not.
     """
 
     def __init__(self) -> None:
@@ -22,6 +21,10 @@ class ThroughputCallback(L.Callback):
         self._reset()
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.pause()
+
+    def pause(self) -> None:
+        """Leave out the step that is under way: something else is done beside it."""
         self._last_end = None
 
     def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
@@ -32,7 +35,8 @@ class ThroughputCallback(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         now = time.perf_counter()
-        assert self._last_end is not None
+        if self._last_end is None:
+            return
         self._seconds += now - self._last_end
         self._last_end = now
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it on the instance

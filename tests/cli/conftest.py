@@ -1,0 +1,73 @@
+"""A tiny tree of pictures, a tiny recipe, and the command line inside this process."""
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning  # noqa: F401  (it sets up its handlers when it is imported, which must not happen in a test)
+import numpy as np
+import pytest
+from PIL import Image
+
+from d2v.cli import main
+
+D2V = Callable[..., tuple[int, str, str]]
+
+TINY = {
+    "--config": "learn/vision_cifar10.yaml",
+    "--model.student.image_size": "16",
+    "--model.student.width": "16",
+    "--model.student.depth": "2",
+    "--model.student.num_heads": "2",
+    "--model.num_masks": "1",
+    "--model.targets.top_k": "2",
+    "--model.head.decoder_width": "8",
+    "--model.head.num_layers": "1",
+    "--data.image_size": "16",
+    "--data.batch_size": "4",
+    "--trainer.max_steps": "3",
+    "--trainer.accelerator": "cpu",
+    "--trainer.log_every_n_steps": "1",
+    "--trainer.limit_val_batches": "1.0",
+    "--trainer.callbacks": "null",
+    "--trainer.enable_progress_bar": "false",
+}
+
+
+@pytest.fixture(scope="session")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("pictures")
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 12), ("val", 4)):
+        for number in range(count):
+            folder = root / split / "ab"[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = generator.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number:03d}.png")
+    return root
+
+
+@pytest.fixture
+def d2v(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> D2V:
+    """Runs a command in an empty working folder: exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["d2v"])
+
+    def run(*args: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        # Lightning's own handlers keep the stderr of the test that was the first to import it.
+        for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
+            logging.getLogger(name).handlers = []
+        logging.getLogger("lightning.pytorch").handlers = [logging.StreamHandler(sys.stderr)]
+        code = main([str(arg) for arg in args])
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def tiny(tree: Path) -> list[str]:
+    """Options of a recipe that trains three steps in a second."""
+    return [*(word for option in TINY.items() for word in option), "--data.root", str(tree)]

@@ -1,0 +1,131 @@
+"""What a user can get wrong: each gives exit code 2 and one message with the key or file, the value and what to do."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+D2V = Callable[..., tuple[int, str, str]]
+
+FILES = {
+    "syntax.yaml": "model: [1, 2\ntrainer: {\n",
+    "list.yaml": "- 1\n",
+    "section.yaml": "modle: {}\n",
+    "number.yaml": "trainer: 3\n",
+    "trainer_key.yaml": "trainer: {max_stepz: 3}\n",
+    "student_key.yaml": "model: {init_args: {student: {init_args: {widht: 64}}}}\n",
+    "callback.yaml": "trainer: {callbacks: [{class_path: NoSuch}]}\n",
+    "data_only.yaml": "data: {class_path: d2v.modalities.vision.data.ImageNetDataModule, init_args: {root: x}}\n",
+    "model_only.yaml": "data: null\n",
+    "junk.ckpt": "not a checkpoint",
+    "empty/.keep": "",
+}
+
+# What follows `d2v fit` and a whole recipe, and the message.
+VALUES = [
+    ("--config nope.yaml", r"--config nope\.yaml: neither a file here nor one that ships .*v2/vision\.yaml"),
+    ("--config empty", r"--config empty: is a folder"),
+    ("--config", r"--config: a value is missing"),
+    ("--config --trainer.max_steps 3", r"--config: a value is missing"),
+    ("--config=syntax.yaml", r"--config syntax\.yaml: line 2, column 8: no valid YAML"),
+    ("-c list.yaml", r"--config list\.yaml: holds a list"),
+    ("--config junk.ckpt", r"--config junk\.ckpt: holds a str"),
+    ("--config section.yaml", r"--config section\.yaml: there is no section 'modle'; there are: .*model"),
+    ("--config number.yaml", r"--config number\.yaml: trainer is 3"),
+    ("--config trainer_key.yaml", r"trainer\.max_stepz: there is no such key; did you mean max_steps"),
+    ("--config student_key.yaml", r"model\.student\.widht: VisionEncoder has no such key; did you mean width\?"),
+    ("--config callback.yaml", r"trainer\.callbacks: NoSuch names no class"),
+    ("--config model_only.yaml", r"data: the config has no such section"),
+    ("--foo 1", r"--foo: there is no such option"),
+    ("stray", r"stray: does not belong to any option"),
+    ("--trainer.max_step 3", r"--trainer\.max_step: there is no such option; did you mean max_steps"),
+    ("--data.rot x", r"data\.rot: ImageNetDataModule has no such key; did you mean root\?"),
+    ("--model.studnt x", r"model\.studnt: Data2VecModule has no such key; did you mean student\?"),
+    ("--model.masking.mask_ration 0.5", r"model\.masking\.mask_ration: .*did you mean mask_ratio\?"),
+    ("--model.student.class_path d2v.No", r"model\.student: class_path d2v\.No: module 'd2v' has no attribute 'No'"),
+    ("--model.student torch.nn.Linear", r"model\.student: torch\.nn\.Linear is no Encoder"),
+    ("--model.masking InverseMasking", r"model\.masking: InverseMasking names no class; write its full path"),
+    ("--model.student.width wide", r"model\.student\.width: expected a whole number, not wide"),
+    ("--model.optimizer.lr fast", r"model\.optimizer\.lr: expected a number(?!.*Tensor.*Tensor).*, not fast"),
+    ("--model.ema.start a", r"model\.ema\.start: expected a number, not a"),
+    ("--model.student.masked_input hide", r"model\.student\.masked_input: expected one of drop, replace, not hide"),
+    ("--data.root [1,2]", r"data\.root: expected a text, not \[1, 2\]"),
+    ("--seed_everything x", r"seed_everything: expected .*a whole number, not x"),
+    ("--trainer.precision 12", r"trainer\.precision: expected one of .*bf16-mixed.*, not 12"),
+    ("--trainer.max_steps -1", r"trainer\.max_steps is not set"),
+    ("--trainer.devices 4096", r"trainer\.devices is 4096, and this machine has \d+ CPU cores"),
+    ("--trainer.strategy foo", r"trainer: .*strategy='foo'"),
+    ("--trainer.log_every_n_steps 0", r"trainer\.log_every_n_steps is 0: it must be at least 1"),
+    (
+        "--trainer.default_root_dir junk.ckpt",
+        r"trainer\.default_root_dir junk\.ckpt: cannot be written \(Not a dir",
+    ),
+    ("--run_name ../x", r"--run_name \.\./x: must be a plain name"),
+    ("--checkpoint.keep -5", r"checkpoint\.keep is -5: it must be -1"),
+    ("--checkpoint.every_n_train_steps 0", r"checkpoint\.every_n_train_steps is 0: it must be at least 1"),
+    ("--data.batch_size 0", r"data\.batch_size is 0: it must be at least 1"),
+    ("--data.batch_size -4", r"data\.batch_size is -4"),
+    (
+        "--data.global_batch_size 10",
+        r"data\.global_batch_size 10 cannot be met.*8 or 12, or data\.batch_size to 2 or 5",
+    ),
+    ("--data.num_workers -1", r"data\.num_workers is -1: it must be 0"),
+    ("--data.min_crop_scale 2", r"data\.min_crop_scale is 2\.0: it must lie above 0"),
+    ("--data.root nowhere", r"data\.root nowhere does not exist"),
+    ("--data.root empty", r"data\.root: no images .* in empty"),
+    ("--data.root junk.ckpt", r"data\.root junk\.ckpt is a file"),
+    ("--data.image_size 30", r"30 x 30 pixels do not divide into patches of 4: set data\.image_size"),
+    ("--model.masking.mask_ratio 1.5", r"model\.masking: mask_ratio must lie between 0 and 1, not 1\.5"),
+    ("--model.student.num_heads 5", r"model\.student: width 16 is not a multiple of num_heads 5"),
+    ("--model.student.patch_size 5", r"model\.student: image_size 16 does not divide into patches of 5"),
+    ("--model.student.num_cls 0", r"model: cls_loss needs a CLS token"),
+    ("--model.targets.top_k 7", r"model: targets\.top_k is 7, but the student has only 2 blocks"),
+    ("--model.ema.start 1.2", r"model\.ema: EMA decays lie between 0 and 1, not 1\.2"),
+    ("--model.schedule.warmup_steps -1", r"model\.schedule: warmup_steps must not be negative: -1"),
+    ("--model.head.groups 7", r"model\.head: .*divisible by groups"),
+    ("--model.optimizer.betas [1.5,0.9]", r"model\.optimizer: Invalid beta parameter at index 0: 1\.5"),
+    ("--model.init_from nope", r"model: nope: no such file"),
+    ("--resume nope.ckpt", r"--resume nope\.ckpt: no checkpoint there; give its file or a run's folder, or `auto`"),
+    ("--resume junk.ckpt", r"junk\.ckpt: no checkpoint of a run of d2v, or a damaged one"),
+]
+COMMANDS = [
+    ("train", r"there is no command 'train'; there are: fit, "),
+    ("fit", r"model: the config has no such section; .*--config vision\.yaml"),
+    ("fit --config data_only.yaml", r"model: the config has no such section"),
+    ("validate --config learn/vision_cifar10.yaml --resume auto", r"--resume continues `d2v fit`; .*--ckpt_path"),
+    ("predict --config learn/vision_cifar10.yaml --ckpt_path no.ckpt", r"--ckpt_path no\.ckpt: no checkpoint there"),
+]
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path) -> None:
+    for name, content in FILES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+
+
+@pytest.mark.parametrize(("options", "message"), VALUES, ids=[options for options, _ in VALUES])
+def test_a_bad_value_is_named(d2v: D2V, tiny: list[str], tmp_path: Path, options: str, message: str) -> None:
+    check(*d2v("fit", *tiny, *options.split(" ")), message)
+    assert not list(tmp_path.glob("runs/*")), "a run that could not start left a folder"
+
+
+@pytest.mark.parametrize(("command", "message"), COMMANDS, ids=[command for command, _ in COMMANDS])
+def test_a_bad_command_is_named(d2v: D2V, command: str, message: str) -> None:
+    check(*d2v(*command.split(" ")), message)
+
+
+def check(code: int, out: str, err: str, message: str) -> None:
+    last = err.strip().splitlines()[-1]
+    assert code == 2, err
+    assert last.startswith("d2v: error: ")
+    assert re.search(message, last), last
+    assert len(last) < 500
+    assert not re.search(r"Traceback|<class|Namespace\(|Union|typing\.", err), err
+
+
+def test_debug_shows_the_traceback(d2v: D2V) -> None:
+    code, _, err = d2v("fit", "--config", "nope.yaml", "--debug")
+    assert code == 2
+    assert "Traceback" in err
