@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo pretrain-vision test lint lock clean
+.PHONY: help setup demo pretrain-vision test notebooks lint lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ pretrain-vision: setup ## the published 2.0 recipe on an ImageNet folder: make p
 
 test: setup ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+notebooks: setup ## make the notebooks from their scripts
+	$(BIN)/jupytext --quiet --to ipynb notebooks/*.py
 
 lint: setup ## style, types and import contracts
 	$(BIN)/ruff check .
