@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from torch import Tensor
+
 from d2v.checkpoints.recipe import build
 from d2v.configs import SHIPPED
 from d2v.model.data2vec import Data2Vec
 from d2v.training.optimizer import parameter_groups
 from d2v.types import Batch
-from torch import Tensor
 
 MODULE = "d2v.training.module.Data2VecModule"
 GRID = 6
@@ -159,18 +160,22 @@ def test_loss_is_finite_and_gradients_reach_the_student_and_not_the_teacher(name
         if type(module).__name__ == "StochasticDepth":
             module.p = 0.0
     output = method(batch)
-    assert output.loss.isfinite() and output.loss.ndim == 0
+    assert output.loss.isfinite()
+    assert output.loss.ndim == 0
     assert (output.cls_loss is not None) == bool(args.get("cls_loss"))
     for values in (output.predictions, output.targets, output.features):
-        assert values.isfinite().all() and values.std() > 1e-3
+        assert values.isfinite().all()
+        assert values.std() > 1e-3
     output.loss.backward()
     trained = {n: p for n, p in method.named_parameters() if p.requires_grad}
-    assert any(n.startswith("student.") for n in trained) and not any(n.startswith("teacher.") for n in trained)
+    assert any(n.startswith("student.") for n in trained)
+    assert not any(n.startswith("teacher.") for n in trained)
     for parameter_name, parameter in trained.items():
         if (name, parameter_name) in WITHOUT_GRADIENT:
             continue
         assert parameter.grad is not None, f"{parameter_name}: plain DDP would stop here"
-        assert parameter.grad.isfinite().all() and parameter.grad.abs().max() > 0, parameter_name
+        assert parameter.grad.isfinite().all(), parameter_name
+        assert parameter.grad.abs().max() > 0, parameter_name
     assert all(p.grad is None for p in method.teacher.parameters())
 
 
@@ -205,7 +210,9 @@ def test_real_steps_stay_finite_and_move_student_and_teacher(name, small):
     peak = args["optimizer"]["init_args"]["lr"]
     before = {n: v.clone() for n, v in method.state_dict().items()}
     warm = schedule.warmup_steps
-    assert 0 < warm < total and schedule.factor(warm, total) == 1 and schedule.factor(total, total) < 0.02
+    assert 0 < warm < total
+    assert schedule.factor(warm, total) == 1
+    assert schedule.factor(total, total) < 0.02
     for step in range(4):  # at the peak of the learning rate, where a run would diverge
         for group in optimizer.param_groups:
             group["lr"] = peak * schedule.factor(warm + step, total)
@@ -220,7 +227,7 @@ def test_real_steps_stay_finite_and_move_student_and_teacher(name, small):
     assert all(v.isfinite() for v in moved.values())
     for part in ("student.transformer.", "head.", "teacher.encoder.transformer."):
         changes = [v for n, v in moved.items() if n.startswith(part) and n.endswith("weight") and "norm" not in n]
-        assert changes and min(changes) > 0 or part == "head." and not changes, part
+        assert (changes and min(changes) > 0) or (part == "head." and not changes), part
 
 
 def test_the_full_size_builds_and_its_masks_fit(name):

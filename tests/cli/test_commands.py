@@ -16,7 +16,8 @@ import torch
 import yaml
 
 from d2v.cli import COMMANDS, TRAINER_COMMANDS
-from d2v.commands.run import RUN_DIR_VARIABLE, RunCLI
+from d2v.commands.run import RunCLI
+from d2v.commands.run_folder import RUN_DIR_VARIABLE
 from d2v.training.callbacks.ema_teacher import EMATeacherCallback
 from d2v.training.callbacks.progress import RunProgressBar
 
@@ -189,14 +190,14 @@ def test_a_failure_while_running_is_one_line_with_the_run_folder(
 
 
 def test_runs_that_start_together_get_folders_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from d2v.commands.run import _make_run_dir
+    from d2v.commands.run_folder import make_run_dir
 
     monkeypatch.setenv(RUN_DIR_VARIABLE, "before")
-    folders = [_make_run_dir(tmp_path, name, "") for name in (None, None, None, "x", "x", "x")]
+    folders = [make_run_dir(tmp_path, name, "") for name in (None, None, None, "x", "x", "x")]
     assert len(set(folders)) == 6
     assert [folder.name for folder in folders[3:]] == ["x", "x-2", "x-3"]
     monkeypatch.setenv("LOCAL_RANK", "1")
-    assert _make_run_dir(tmp_path, None, "") == Path(os.environ[RUN_DIR_VARIABLE]) == folders[-1]
+    assert make_run_dir(tmp_path, None, "") == Path(os.environ[RUN_DIR_VARIABLE]) == folders[-1]
 
 
 def test_doctor(d2v: D2V, tree: Path) -> None:

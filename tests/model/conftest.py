@@ -5,13 +5,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+
+from d2v.modalities.vision.encoder import VisionEncoder
 from d2v.model.encoder import Encoder
 from d2v.model.masked_input import DropMasked, ReplaceMasked
-from d2v.modalities.vision.encoder import VisionEncoder
 from d2v.nn.positional import PositionalEncoding
 from d2v.nn.transformer import Transformer
 from d2v.types import Batch, TokenSequence
-from torch import Tensor, nn
 
 WIDTH = 16
 

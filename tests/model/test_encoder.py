@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from torch import Tensor
+
 from d2v.errors import UserError
 from d2v.model.masked_input import gather_tokens
 from d2v.model.masking import InverseBlockMasking
@@ -9,7 +11,6 @@ from d2v.model.targets import TopKTargets
 from d2v.nn.positional import PositionTable, RelativePositionBias, relative_position_index, sincos_table_2d
 from d2v.nn.transformer import Transformer
 from d2v.types import Batch, EncoderOutput, Mask, TokenSequence
-from torch import Tensor
 
 close = torch.testing.assert_close
 
@@ -165,7 +166,8 @@ def test_pictures_of_any_size(vision_encoder, size, positions, relative_bias):
         masked = encoder.encode(
             encoder.extract(torch.randn(2, 3, *size)), InverseBlockMasking(0.5, 2)(_ids(2), grid, 2, 0)
         )
-        assert masked.tokens.shape[0] == 4 and masked.tokens.isfinite().all()
+        assert masked.tokens.shape[0] == 4
+        assert masked.tokens.isfinite().all()
 
 
 def test_a_size_that_the_patch_does_not_divide_is_refused(vision_encoder):
@@ -208,7 +210,8 @@ def test_positions_of_another_size_are_interpolated():
         close(at[..., 0][inner], expected_rows[:, None].expand(grid)[inner], rtol=0, atol=0.15)
         close(at[..., 1][inner], expected_columns[None].expand(grid)[inner], rtol=0, atol=0.15)
         close(at[..., 3], torch.ones(grid), rtol=0, atol=1e-5)
-        assert (at[..., 0].diff(dim=0) > 0).all() and (at[..., 1].diff(dim=1) > 0).all()
+        assert (at[..., 0].diff(dim=0) > 0).all()
+        assert (at[..., 1].diff(dim=1) > 0).all()
 
 
 def test_interpolated_relative_bias_depends_on_the_offset_alone_and_keeps_its_sign():
@@ -218,11 +221,14 @@ def test_interpolated_relative_bias_depends_on_the_offset_alone_and_keeps_its_si
         bias.table[0, :-3, 0] = (10 * offsets[:, None] + offsets[None]).flatten()
         bias.table[0, -3:, 0] = torch.tensor([100.0, 200.0, 300.0])
     full = bias((7, 4), 1, None)[0, 0, 0]
-    assert full[0, 0] == 300 and (full[0, 1:] == 100).all() and (full[1:, 0] == 200).all()
+    assert full[0, 0] == 300
+    assert (full[0, 1:] == 100).all()
+    assert (full[1:, 0] == 200).all()
     patches = full[1:, 1:].view(7, 4, 7, 4)
     close(patches[1:, 1:, 1:, 1:], patches[:-1, :-1, :-1, :-1], rtol=0, atol=1e-5)
     close(patches, -patches.permute(2, 3, 0, 1), rtol=0, atol=1e-4)
-    assert (patches[:, 0, 0, 0].diff() > 0).all() and (patches[0, :, 0, 0].diff() > 0).all()
+    assert (patches[:, 0, 0, 0].diff() > 0).all()
+    assert (patches[0, :, 0, 0].diff() > 0).all()
     close(bias((5, 5), 0, None)[0, 0, 0, 0], -(10 * torch.arange(5)[:, None] + torch.arange(5)).flatten().float())
 
 
@@ -287,7 +293,13 @@ def test_padding_with_a_mask(token_encoder, masked_input):
 
 @pytest.mark.parametrize("relative_bias", [None, "per_block"])
 def test_activation_checkpointing_changes_nothing(vision_encoder, relative_bias):
-    changes = dict(relative_bias=relative_bias, prenet_depth=1, dropout=0.2, attention_dropout=0.1, drop_path=0.3)
+    changes = {
+        "relative_bias": relative_bias,
+        "prenet_depth": 1,
+        "dropout": 0.2,
+        "attention_dropout": 0.1,
+        "drop_path": 0.3,
+    }
     results = []
     for checkpointed in (False, True):
         encoder = vision_encoder(checkpoint_activations=checkpointed, **changes).train()
@@ -317,7 +329,7 @@ def test_embed_chooses_layer_and_pooling(vision_encoder):
         close(encoder.embed(x, layer=layer - 3), output.layers[layer].mean(dim=1))
     close(encoder.embed(x, layer="mean", pool="none"), sum(output.layers) / 3)
     assert (output.layers[0] - output.layers[1]).abs().max() > 0.01
-    with pytest.raises(ValueError, match="layer 3 .* 3 layers, 0 to 2"):
+    with pytest.raises(ValueError, match=r"layer 3 .* 3 layers, 0 to 2"):
         encoder.embed(x, layer=3)
     with pytest.raises(ValueError, match="layer -4"):
         encoder.embed(x, layer=-4)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+
 from d2v.model.heads import ConvDecoder2d, IdentityHead, LinearHead
 from d2v.types import EncoderOutput, Mask
 

@@ -5,13 +5,14 @@ import random
 
 import pytest
 import torch
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
 from d2v.model import masking as masking_file
 from d2v.model.masking import BlockMasking, InverseBlockMasking, Masking
 from d2v.model.randomness import combine_keys, keyed_uniform
 from d2v.types import Batch
-from hypothesis import assume, example, given, settings
-from hypothesis import strategies as st
-from torch import Tensor
 
 GRID = (14, 14)
 KINDS = [InverseBlockMasking(), BlockMasking()]
@@ -61,7 +62,9 @@ def test_block_masking_has_exactly_its_count_in_every_row(grid, ratio, min_block
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: type(kind).__name__)
 def test_indices_agree_with_the_dense_mask(kind):
     mask = kind(batch_of([5, 2]), GRID, 3, 0)
-    assert mask.masked_index.shape == (6, kind.num_masked(GRID)) and mask.num_masks == 3 and mask.scored is None
+    assert mask.masked_index.shape == (6, kind.num_masked(GRID))
+    assert mask.num_masks == 3
+    assert mask.scored is None
     for row, visible, masked in zip(mask.masked, mask.visible_index, mask.masked_index, strict=True):
         assert masked.tolist() == row.nonzero().flatten().tolist()
         assert visible.tolist() == (~row).nonzero().flatten().tolist()
@@ -94,7 +97,8 @@ def test_a_samples_mask_depends_on_its_key_alone(kind):
     torch.manual_seed(1)
     assert torch.equal(alone, masks(kind, [7])[0, 0]), "nor on the global generator"
     mixed = kind(batch_of([7, 7], [1, 0]), GRID, 1, 0).masked
-    assert torch.equal(mixed[1], alone) and torch.equal(mixed[0], masks(kind, [7], epoch=1)[0, 0])
+    assert torch.equal(mixed[1], alone)
+    assert torch.equal(mixed[0], masks(kind, [7], epoch=1)[0, 0])
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: type(kind).__name__)
@@ -119,7 +123,8 @@ def test_ids_of_a_large_data_set_do_not_collide():
 def test_keyed_uniform_is_uniform_and_independent():
     u = keyed_uniform(combine_keys(0, torch.arange(2000)), 64).double()  # 128,000 numbers: deterministic, no flakes
     n = u.numel()
-    assert u.min() >= 0 and u.max() < 1
+    assert u.min() >= 0
+    assert u.max() < 1
     assert abs(u.mean() - 0.5) < 4 * (1 / 12 / n) ** 0.5
     assert abs(u.var() - 1 / 12) < 4 * (1 / 180 / n) ** 0.5
     counts = torch.histc(u, bins=128, min=0, max=1)

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from jaxtyping import TypeCheckError
+
 from d2v.model.losses import RegressionLoss
 from d2v.model.masked_input import gather_tokens
 from d2v.nn.attention import SelfAttention
 from d2v.types import Mask, TokenSequence
-from jaxtyping import TypeCheckError
 
 
 def test_wrong_shapes_and_types_are_found_in_functions_methods_and_dataclasses():

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from d2v.model.targets import TopKTargets, normalise
 from d2v.types import EncoderOutput
 
@@ -38,7 +39,8 @@ def test_norms_come_before_and_after_the_mean(teacher, layer_norm, mean_norm):
 def test_targets_are_fp32_without_gradient(teacher):
     half = EncoderOutput(teacher.tokens, tuple(x.bfloat16().requires_grad_() for x in teacher.layers), ())
     targets = TopKTargets(2, "end")(half)
-    assert targets.dtype == torch.float32 and not targets.requires_grad
+    assert targets.dtype == torch.float32
+    assert not targets.requires_grad
 
 
 def test_instance_norm_leaves_padding_out():

@@ -5,6 +5,8 @@ import io
 
 import pytest
 import torch
+from torch import nn
+
 from d2v.model.data2vec import Data2Vec
 from d2v.model.heads import ConvDecoder2d
 from d2v.model.losses import RegressionLoss
@@ -12,7 +14,6 @@ from d2v.model.masking import InverseBlockMasking
 from d2v.model.targets import TopKTargets
 from d2v.model.teacher import EMATeacher
 from d2v.types import Batch, Data2VecOutput
-from torch import nn
 
 close = torch.testing.assert_close
 EVERY_SHARE = [(), ("feature_extractor",), ("positions",), ("feature_extractor", "positions")]
@@ -87,7 +88,8 @@ def test_the_teacher_is_always_in_eval_mode_and_gives_no_gradient(vision_encoder
     features = student.extract(batch.inputs)
     first, second = (method.teacher(batch, features) for _ in range(2))
     close(first.tokens, second.tokens, rtol=0, atol=0)
-    assert not first.tokens.requires_grad and not any(x.requires_grad for x in (*first.layers, *first.ffn_outputs))
+    assert not first.tokens.requires_grad
+    assert not any(x.requires_grad for x in (*first.layers, *first.ffn_outputs))
     assert method.eval().train().teacher.encoder.training is False
 
 
@@ -144,7 +146,8 @@ def test_the_average_stays_fp32_under_autocast(vision_encoder, picture_batch, dt
     before = copy.deepcopy(method.teacher.state_dict())
     with torch.autocast("cpu", dtype=dtype):
         output: Data2VecOutput = method(picture_batch())
-    assert output.loss.dtype == torch.float32 and output.targets.dtype == torch.float32
+    assert output.loss.dtype == torch.float32
+    assert output.targets.dtype == torch.float32
     output.loss.backward()
     optimizer.step()
     with torch.autocast("cpu", dtype=dtype):

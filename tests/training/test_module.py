@@ -1,6 +1,7 @@
 """The LightningModule under Lightning's own loop: the EMA clock, accumulation, processes, resuming, logging."""
 
 import csv
+import itertools
 import json
 import os
 import subprocess
@@ -11,6 +12,10 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
+from tiny_runs import PictureModule, Pictures, largest_difference, make_module, make_trainer, weights
+from torch import Tensor
+
 from d2v.model.masking import Masking
 from d2v.training.callbacks.checkpoint import RunCheckpoint
 from d2v.training.callbacks.ema_teacher import EMATeacherCallback
@@ -18,9 +23,6 @@ from d2v.training.callbacks.throughput import ThroughputCallback
 from d2v.training.module import Data2VecModule
 from d2v.training.schedules import EMADecay, WarmupCosine
 from d2v.types import Mask
-from lightning.pytorch.loggers import CSVLogger
-from tiny_runs import PictureModule, Pictures, largest_difference, make_module, make_trainer, weights
-from torch import Tensor
 
 # The names of design.md, section 6, that pictures have and this module writes itself. (throughput/mfu and the probes
 # come with parts of their own.)
@@ -93,7 +95,7 @@ def test_the_teacher_moves_once_an_optimizer_step(tmp_path, monkeypatch):
     assert trainer.accumulate_grad_batches == 3
     assert len(micro_batches) == 15
     assert moves == pytest.approx([0.6, 0.7, 0.8, 0.9, 0.9]), "decays of optimizer steps 1 to 5"
-    stands = [torch.equal(a, b) for a, b in zip(micro_batches, micro_batches[1:], strict=False)]
+    stands = [torch.equal(a, b) for a, b in itertools.pairwise(micro_batches)]
     assert stands == ([True, True, False] * 5)[:14], "it stands still while gradients are accumulated"
 
 
@@ -101,11 +103,12 @@ def test_the_teacher_moves_once_an_optimizer_step(tmp_path, monkeypatch):
 def test_accumulation_equals_a_larger_batch(tmp_path, kind):
     seen = [Seen(), Seen()]
     start = weights(make_module(kind))
-    large, _ = fit(tmp_path, kind, data=dict(num_samples=50, batch_size=8), callbacks=[seen[0]])
+    large, _ = fit(tmp_path, kind, data={"num_samples": 50, "batch_size": 8}, callbacks=[seen[0]])
     small, trainer = fit(
-        tmp_path, kind, data=dict(num_samples=50, batch_size=4, global_batch_size=8), callbacks=[seen[1]]
+        tmp_path, kind, data={"num_samples": 50, "batch_size": 4, "global_batch_size": 8}, callbacks=[seen[1]]
     )
-    assert trainer.accumulate_grad_batches == 2 and trainer.global_step == 20
+    assert trainer.accumulate_grad_batches == 2
+    assert trainer.global_step == 20
     halves = seen[1].samples
     assert seen[0].samples == [a + b for a, b in zip(halves[::2], halves[1::2], strict=True)]
     assert largest_difference(weights(large), start) > 0.01, "the run must have moved the weights"
@@ -141,7 +144,7 @@ def test_two_processes_equal_one(tmp_path, two_processes, kind):
     """Two devices x 2 pictures x 2 accumulated are one device x 8 pictures: student, teacher and head."""
     ranks = [torch.load(two_processes / f"{kind}.{rank}", weights_only=True) for rank in range(2)]
     assert largest_difference(*ranks) == 0
-    one, _ = fit(tmp_path, kind, data=dict(num_samples=50, batch_size=8))
+    one, _ = fit(tmp_path, kind, data={"num_samples": 50, "batch_size": 8})
     assert any(name.startswith("method.teacher.") for name in ranks[0])
     difference = largest_difference(ranks[0], weights(one))
     print(f"two processes, {kind}: {difference:.2e}")
@@ -155,7 +158,7 @@ def test_two_processes_equal_one(tmp_path, two_processes, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_resumed_run_repeats_an_uninterrupted_one_bit_for_bit(tmp_path, kind, where):
     """With dropout, stochastic depth, decoder noise, augmentation and accumulation; epochs of 3 or of 5 steps."""
-    data = dict(num_samples={"mid_epoch": 14, "epoch_end": 20}[where], batch_size=2, global_batch_size=4)
+    data = {"num_samples": {"mid_epoch": 14, "epoch_end": 20}[where], "batch_size": 2, "global_batch_size": 4}
     seen = [Seen(), Seen()]
     checkpoint = RunCheckpoint(every_n_train_steps=5, keep=-1, dirpath=str(tmp_path / "checkpoints"))
     straight, trainer = fit(
@@ -165,7 +168,8 @@ def test_a_resumed_run_repeats_an_uninterrupted_one_bit_for_bit(tmp_path, kind, 
     torch.rand(7)  # what ran before must not matter
     resumed, again = fit(tmp_path, kind, True, data, ckpt_path=file, max_steps=10, callbacks=[seen[1]])
     assert again.global_step == trainer.global_step == 10
-    assert len(seen[1].samples) == 10 and seen[1].samples == seen[0].samples[10:]
+    assert len(seen[1].samples) == 10
+    assert seen[1].samples == seen[0].samples[10:]
     assert seen[1].losses == seen[0].losses[10:]
     assert largest_difference(weights(straight), weights(resumed)) == 0
     states = [t.optimizers[0].state_dict() for t in (trainer, again)]
@@ -177,13 +181,19 @@ def test_a_resumed_run_repeats_an_uninterrupted_one_bit_for_bit(tmp_path, kind, 
 
 
 def test_each_step_and_micro_batch_has_randomness_of_its_own(tmp_path, monkeypatch):
-    """The same picture, mask and weights give another loss in each micro-batch of a run, and the same in a second run."""
+    """Equal pictures, masks and weights: another loss in each micro-batch of a run, the same in a second run."""
     monkeypatch.setattr(Pictures, "noise", 0.0)
     losses = []
     for _ in range(2):
         seen = Seen()
-        fit(tmp_path, random=True, data=dict(num_samples=1, batch_size=1, global_batch_size=2), max_steps=4, callbacks=[seen],
-            module=dict(optimizer=lambda groups: torch.optim.SGD(groups, lr=0.0), masking=_SameMask()))  # fmt: skip
+        fit(
+            tmp_path,
+            random=True,
+            data={"num_samples": 1, "batch_size": 1, "global_batch_size": 2},
+            max_steps=4,
+            callbacks=[seen],
+            module={"optimizer": lambda groups: torch.optim.SGD(groups, lr=0.0), "masking": _SameMask()},
+        )
         losses.append(seen.losses)
         torch.rand(3)
     assert losses[0] == losses[1]
@@ -207,11 +217,14 @@ def test_the_optimizer_holds_the_student_and_the_head_and_nothing_of_the_teacher
     names = {id(p): name for name, p in module.named_parameters()}
     decay, no_decay = ([names[id(p)] for p in group["params"]] for group in optimizer.param_groups)
     trained = {name for name, p in module.named_parameters() if p.requires_grad}
-    assert set(decay) | set(no_decay) == trained and len(decay) + len(no_decay) == len(trained)
+    assert set(decay) | set(no_decay) == trained
+    assert len(decay) + len(no_decay) == len(trained)
     assert not any("teacher" in name for name in trained)
-    assert optimizer.param_groups[0]["weight_decay"] == 0.05 and optimizer.param_groups[1]["weight_decay"] == 0
+    assert optimizer.param_groups[0]["weight_decay"] == 0.05
+    assert optimizer.param_groups[1]["weight_decay"] == 0
     assert not any(name.endswith(("bias", "cls_token", "mask_token")) or "norm" in name for name in decay)
-    assert all(name.endswith("weight") for name in decay) and len(decay) > 8
+    assert all(name.endswith("weight") for name in decay)
+    assert len(decay) > 8
     assert "method.student.positions.table" not in trained
     assert optimizer.state.keys() <= {p for p in module.parameters() if p.requires_grad}
 
@@ -226,15 +239,16 @@ def test_the_teacher_stays_in_eval_mode_and_without_gradients_through_fit_and_va
             modes.append(any(p.grad is not None for p in teacher.parameters()))
             modes.append(not pl_module.student.transformer.blocks[0].training)
 
-    fit(tmp_path, random=True, data=dict(num_samples=16), max_steps=6, limit_val_batches=1, callbacks=[Watch()])
-    assert len(modes) == 18 and not any(modes)
+    fit(tmp_path, random=True, data={"num_samples": 16}, max_steps=6, limit_val_batches=1, callbacks=[Watch()])
+    assert len(modes) == 18
+    assert not any(modes)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_bf16_runs_and_keeps_everything_in_fp32(tmp_path, kind):
     seen = Seen()
     start = weights(make_module(kind))
-    module, trainer = fit(tmp_path, kind, max_steps=5, precision="bf16-mixed", callbacks=[seen])
+    module, _trainer = fit(tmp_path, kind, max_steps=5, precision="bf16-mixed", callbacks=[seen])
     assert all(value.dtype == torch.float32 for value in module.state_dict().values())
     assert all(torch.tensor(seen.losses).isfinite())
     moved = weights(module)
@@ -251,7 +265,7 @@ def test_every_promised_name_is_in_metrics_csv_on_the_axis_of_optimizer_steps(tm
 
     logger = CSVLogger(tmp_path, name="", version="")
     module, trainer = fit(
-        tmp_path, data=dict(num_samples=32, batch_size=4, global_batch_size=8), max_steps=8, log_every_n_steps=2,
+        tmp_path, data={"num_samples": 32, "batch_size": 4, "global_batch_size": 8}, max_steps=8, log_every_n_steps=2,
         logger=logger, limit_val_batches=2, callbacks=[Own()],
     )  # fmt: skip
     for kind in (Own, EMATeacherCallback, ThroughputCallback):

@@ -10,6 +10,8 @@ from typing import Any
 
 import lightning as L
 import torch
+from torch import Tensor
+
 from d2v.data.dataset import SampleDataset, SkippedSamples
 from d2v.data.module import PretrainingDataModule, Split
 from d2v.modalities.vision.data import ImageNetDataModule
@@ -20,7 +22,6 @@ from d2v.model.masking import BlockMasking, InverseBlockMasking
 from d2v.model.targets import TopKTargets
 from d2v.training.module import Data2VecModule
 from d2v.training.schedules import EMADecay, WarmupCosine
-from torch import Tensor
 
 
 class Pictures(SampleDataset):
@@ -54,23 +55,23 @@ class PictureModule(PretrainingDataModule):
 def make_module(kind: str = "2.0", random: bool = False, **changes: Any) -> Data2VecModule:
     """A method of about 10,000 parameters; ``random``: with dropout, stochastic depth and decoder noise."""
     torch.manual_seed(0)
-    noise = dict(dropout=0.1, attention_dropout=0.1, drop_path=0.3) if random else {}
+    noise = {"dropout": 0.1, "attention_dropout": 0.1, "drop_path": 0.3} if random else {}
     # Without a bias of the keys, whose gradient is zero but for rounding, which Adam would blow up.
     common = dict(image_size=16, patch_size=4, width=16, depth=2, num_heads=2, key_bias=False, **noise)
     parts: dict[str, Any]
     if kind == "2.0":
-        parts = dict(
-            student=VisionEncoder(**common, prenet_depth=1),
-            masking=InverseBlockMasking(0.7, 2),
-            head=lambda width: ConvDecoder2d(width, 16, 2, 3, 2, mask_noise=0.1 if random else 0.0),
-            loss=RegressionLoss(),
-            targets=TopKTargets(2, "ffn", "instance", "layer"),
-            cls_loss=ClsLoss(),
-            num_masks=2,
-        )
+        parts = {
+            "student": VisionEncoder(**common, prenet_depth=1),
+            "masking": InverseBlockMasking(0.7, 2),
+            "head": lambda width: ConvDecoder2d(width, 16, 2, 3, 2, mask_noise=0.1 if random else 0.0),
+            "loss": RegressionLoss(),
+            "targets": TopKTargets(2, "ffn", "instance", "layer"),
+            "cls_loss": ClsLoss(),
+            "num_masks": 2,
+        }
     else:
-        parts = dict(
-            student=VisionEncoder(
+        parts = {
+            "student": VisionEncoder(
                 **common,
                 masked_input="replace",
                 positions=None,
@@ -78,36 +79,36 @@ def make_module(kind: str = "2.0", random: bool = False, **changes: Any) -> Data
                 norm_first=True,
                 layer_scale=0.1,
             ),
-            masking=BlockMasking(8, (4, 4), 2),
-            head=LinearHead,
-            loss=RegressionLoss("smooth_l1", 2.0, "mean"),
-            targets=TopKTargets(2, "end", "layer", "layer"),
-        )
-    settings: dict[str, Any] = dict(
-        ema=EMADecay(0.9, 0.99, 30),
-        optimizer=lambda groups: torch.optim.AdamW(groups, lr=3e-3, betas=(0.9, 0.95), eps=1e-6, weight_decay=0.05),
-        schedule=WarmupCosine(5),
-        seed=1,
-    )
+            "masking": BlockMasking(8, (4, 4), 2),
+            "head": LinearHead,
+            "loss": RegressionLoss("smooth_l1", 2.0, "mean"),
+            "targets": TopKTargets(2, "end", "layer", "layer"),
+        }
+    settings: dict[str, Any] = {
+        "ema": EMADecay(0.9, 0.99, 30),
+        "optimizer": lambda groups: torch.optim.AdamW(groups, lr=3e-3, betas=(0.9, 0.95), eps=1e-6, weight_decay=0.05),
+        "schedule": WarmupCosine(5),
+        "seed": 1,
+    }
     return Data2VecModule(**{**parts, **settings, **changes})
 
 
 def make_trainer(folder: Path | str, **changes: Any) -> L.Trainer:
-    settings: dict[str, Any] = dict(
-        accelerator="cpu",
-        devices=1,
-        max_epochs=-1,
-        max_steps=20,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        limit_val_batches=0,
-        use_distributed_sampler=False,
-        gradient_clip_val=4.0,
-        default_root_dir=str(folder),
-    )
+    settings: dict[str, Any] = {
+        "accelerator": "cpu",
+        "devices": 1,
+        "max_epochs": -1,
+        "max_steps": 20,
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "limit_val_batches": 0,
+        "use_distributed_sampler": False,
+        "gradient_clip_val": 4.0,
+        "default_root_dir": str(folder),
+    }
     return L.Trainer(**{**settings, **changes})
 
 

@@ -1,1 +1,1 @@
-"""One thin file a command. Each has ``add_arguments(parser)`` and ``run(args)`` and imports what it needs when it runs."""
+"""One thin file a command: ``add_arguments(parser)`` and ``run(args)``, which imports what it needs when it runs."""

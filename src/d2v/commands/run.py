@@ -3,11 +3,8 @@
 import inspect
 import logging
 import os
-import re
-import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -25,13 +22,19 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from d2v.checkpoints.folder import in_short, mismatches
 from d2v.commands.messages import key_of, one_line, parser_message
+from d2v.commands.run_folder import (
+    checkpoint_of,
+    configured_loggers,
+    direct_logger,
+    make_run_dir,
+    newest_checkpoint,
+    remove_unused,
+)
 from d2v.configs import find_config, read_config
 from d2v.errors import UserError
 from d2v.training.callbacks.checkpoint import RunCheckpoint
 from d2v.training.callbacks.progress import RunProgressBar
 from d2v.types import Batch
-
-RUN_DIR_VARIABLE = "D2V_RUN_DIR"  # hands the run's folder to the processes that Lightning starts for other devices
 
 
 def run_trainer(args: Sequence[str]) -> None:
@@ -46,7 +49,7 @@ def run_trainer(args: Sequence[str]) -> None:
     try:
         cli.__init__(_prepare(args))  # type: ignore[misc]
     except (jsonargparse.ArgumentError, MisconfigurationException, UserError) as error:
-        _remove_unused(cli.run_dir)
+        remove_unused(cli.run_dir)
         if isinstance(error, jsonargparse.ArgumentError):
             raise UserError(parser_message(error, _options())) from error
         raise UserError(str(error)) from error
@@ -121,18 +124,18 @@ class RunCLI(LightningCLI):
         root = Path(config.trainer.default_root_dir)
         resume = config.pop("resume", None)
         if resume == "auto":
-            config.ckpt_path = _newest(root, config.run_name)
+            config.ckpt_path = newest_checkpoint(root, config.run_name)
         elif resume is not None:
-            config.ckpt_path = _checkpoint_of("--resume", resume)
+            config.ckpt_path = checkpoint_of("--resume", resume)
         elif config.ckpt_path is not None:
-            config.ckpt_path = _checkpoint_of("--ckpt_path", config.ckpt_path)
+            config.ckpt_path = checkpoint_of("--ckpt_path", config.ckpt_path)
         text = self._config_text()  # before the run's folder enters it: used again, it makes a new run
-        self.run_dir = _make_run_dir(root, config.run_name, "" if self.subcommand == "fit" else f"-{self.subcommand}")
+        self.run_dir = make_run_dir(root, config.run_name, "" if self.subcommand == "fit" else f"-{self.subcommand}")
         self._write_config(text)
         config.trainer.default_root_dir = str(self.run_dir)
         config.checkpoint.dirpath = str(self.run_dir / "checkpoints")
-        for logger in _loggers(config.trainer.logger):
-            _direct_logger(logger, self.run_dir)
+        for logger in configured_loggers(config.trainer.logger):
+            direct_logger(logger, self.run_dir)
 
     def instantiate_classes(self) -> None:
         self.parser.add_instantiator(self._build, object, subclasses=True)
@@ -321,48 +324,6 @@ def _check(config: jsonargparse.Namespace, command: str) -> None:
         raise UserError("trainer.max_steps is not set, so training would never end: set it, or trainer.max_epochs.")
 
 
-def _checkpoint_of(option: str, name: str) -> str:
-    """A checkpoint given by its path or by its run's folder."""
-    path = Path(name).expanduser()
-    for candidate in (path, path / "checkpoints" / "last.ckpt"):
-        if candidate.is_file():
-            return str(candidate)
-    choice = ", or `auto` for the newest run" if option == "--resume" else ""
-    raise UserError(f"{option} {name}: no checkpoint there; give its file or a run's folder{choice}")
-
-
-def _newest(root: Path, name: str | None) -> str | None:
-    """The newest checkpoint of the runs under a root, of those with a name if one is given; None if there is none."""
-    pattern = re.compile(rf"{re.escape(name)}(-\d+)?" if name else ".*")
-    found = [path for path in root.glob("*/checkpoints/last.ckpt") if pattern.fullmatch(path.parts[-3])]
-    if not found:
-        rank_zero_info(f"--resume auto: no checkpoint under {root}, starting from the beginning")
-        return None
-    return str(max(found, key=lambda path: path.stat().st_mtime_ns))
-
-
-def _make_run_dir(root: Path, name: str | None, suffix: str) -> Path:
-    """A folder of its own for this run, the same for all of its processes."""
-    if RUN_DIR_VARIABLE in os.environ and int(os.environ.get("LOCAL_RANK", "0")) > 0:
-        return Path(os.environ[RUN_DIR_VARIABLE])
-    # On other nodes nothing is written by name: Lightning sends the checkpoint folder of rank zero to all.
-    stem = (name or datetime.now().strftime("%Y%m%d-%H%M%S")) + suffix
-    number = 1
-    while True:
-        run_dir = root / (stem if number == 1 else f"{stem}-{number}")
-        try:
-            if getattr(rank_zero_only, "rank", None) in (None, 0):
-                run_dir.mkdir(parents=True)  # fails if another run has just made it
-            break
-        except FileExistsError:
-            number += 1
-        except OSError as error:
-            text = f"trainer.default_root_dir {root}: cannot be written ({error.strerror}); set another"
-            raise UserError(text) from error
-    os.environ[RUN_DIR_VARIABLE] = str(run_dir)
-    return run_dir
-
-
 def _without_enums(value: Any) -> Any:
     """Lightning's Timer, for one, has an enum as the default of a text, and the parser cannot write that."""
     if isinstance(value, jsonargparse.Namespace):
@@ -370,47 +331,6 @@ def _without_enums(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_enums(item) for item in value]
     return value.value if isinstance(value, Enum) else value
-
-
-@rank_zero_only
-def _remove_unused(run_dir: Path | None) -> None:
-    """A run that could not start leaves nothing behind."""
-    if run_dir is not None and {path.name for path in run_dir.rglob("*") if path.is_file()} <= {"config.yaml"}:
-        shutil.rmtree(run_dir, ignore_errors=True)
-
-
-def _loggers(configured: Any) -> Iterator[jsonargparse.Namespace]:
-    for logger in configured if isinstance(configured, list) else [configured]:
-        if isinstance(logger, jsonargparse.Namespace):
-            yield logger
-
-
-def _direct_logger(logger: jsonargparse.Namespace, run_dir: Path) -> None:
-    """Make a configured logger write into the run's folder, and W&B run offline where nobody is logged in."""
-    init_args = logger.init_args
-    init_args.save_dir = str(run_dir)
-    if logger.class_path.endswith("TensorBoardLogger"):
-        init_args.name, init_args.version = "", "tensorboard"
-    if logger.class_path.endswith("WandbLogger"):
-        init_args.name = init_args.get("name") or run_dir.name
-        if not init_args.get("offline") and not _wandb_login():
-            rank_zero_info(
-                f"W&B: not logged in, so this run stays offline; later: wandb sync {run_dir}/wandb/offline-*"
-            )
-            init_args.offline = True
-        if init_args.offline:
-            os.environ.setdefault("WANDB_SILENT", "true")
-
-
-def _wandb_login() -> bool:
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE"):
-        return True
-    from netrc import NetrcParseError, netrc
-
-    try:
-        return any("wandb" in host for host in netrc(os.environ.get("NETRC")).hosts)
-    except (OSError, NetrcParseError):
-        return False
 
 
 def _quieten() -> None:

@@ -46,7 +46,9 @@ class Data2Vec(nn.Module):
             raise ValueError("cls_loss needs a CLS token: set the student's num_cls to 1, or cls_loss to null")
         depth = len(student.transformer.blocks)
         if targets.top_k > depth:
-            raise ValueError(f"targets.top_k is {targets.top_k}, but the student has only {depth} blocks to take targets from")
+            raise ValueError(
+                f"targets.top_k is {targets.top_k}, but the student has only {depth} blocks to take targets from"
+            )
         if num_masks < 1:
             raise ValueError(f"num_masks must be at least 1, not {num_masks}")
         self.student = student

@@ -55,7 +55,7 @@ class Encoder(nn.Module):
         self.transformer = transformer
 
     def forward(self, x: Tensor, padding_mask: Bool[Tensor, "b _"] | None = None) -> EncoderOutput:
-        """Encode a whole input: ``x`` as the feature extractor wants it, ``padding_mask`` (True = padding) at its rate."""
+        """Encode a whole input: ``x`` as the feature extractor wants it; padding (True) at the rate of ``x``."""
         return self.encode(self.extract(x, padding_mask))
 
     def extract(self, x: Tensor, padding_mask: Bool[Tensor, "b _"] | None = None) -> TokenSequence:

@@ -70,9 +70,7 @@ class ClsLoss(nn.Module):
         self.weight = weight
         self.rows = rows
 
-    def forward(
-        self, cls: Float[Tensor, "r d"], targets: Float[Tensor, "b n d"], num_masks: int
-    ) -> Float[Tensor, ""]:
+    def forward(self, cls: Float[Tensor, "r d"], targets: Float[Tensor, "b n d"], num_masks: int) -> Float[Tensor, ""]:
         """Weighted loss of one CLS token a row; rows of a sample lie together."""
         target = targets.float().mean(dim=1).repeat_interleave(num_masks, dim=0)
         return self.weight * self.rows * F.mse_loss(cls.float(), target) * cls.shape[-1] ** 0.5

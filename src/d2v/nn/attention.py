@@ -29,7 +29,9 @@ class SelfAttention(nn.Module):
             self.value_bias = nn.Parameter(torch.zeros(width))
         self.proj = nn.Linear(width, width)
 
-    def forward(self, x: Float[Tensor, "b t d"], bias: Float[Tensor, "#b #h #t t"] | None = None) -> Float[Tensor, "b t d"]:
+    def forward(
+        self, x: Float[Tensor, "b t d"], bias: Float[Tensor, "#b #h #t t"] | None = None
+    ) -> Float[Tensor, "b t d"]:
         """Attend; ``bias`` is added to the scores before the softmax (-inf hides a key)."""
         batch, length, width = x.shape
         qkv = F.linear(x, self.qkv.weight, self._qkv_bias())  # [B, T, 3D]

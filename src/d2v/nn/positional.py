@@ -41,7 +41,11 @@ class PositionTable(PositionalEncoding):
     def __init__(self, grid: tuple[int, int], width: int, *, sincos: bool, num_cls: int = 0) -> None:
         super().__init__()
         self.grid = grid
-        values = sincos_table_2d(grid, width) if sincos else nn.init.trunc_normal_(torch.empty(grid[0] * grid[1], width), std=0.02)
+        values = (
+            sincos_table_2d(grid, width)
+            if sincos
+            else nn.init.trunc_normal_(torch.empty(grid[0] * grid[1], width), std=0.02)
+        )
         # A frozen parameter and not a buffer, as in the official code: it is in every checkpoint, and may be another's.
         self.table = nn.Parameter(values, requires_grad=not sincos)
         self.cls_table = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_cls, width), std=0.02)) if num_cls else None
@@ -124,7 +128,9 @@ def relative_position_index(grid: tuple[int, int], num_cls: int, device: torch.d
     num_offsets = (2 * rows - 1) * (2 * columns - 1)
     row, column = (
         axis.flatten()
-        for axis in torch.meshgrid(torch.arange(rows, device=device), torch.arange(columns, device=device), indexing="ij")
+        for axis in torch.meshgrid(
+            torch.arange(rows, device=device), torch.arange(columns, device=device), indexing="ij"
+        )
     )
     patches = (row[:, None] - row[None] + rows - 1) * (2 * columns - 1) + (column[:, None] - column[None] + columns - 1)
     index = F.pad(patches, (num_cls, 0, num_cls, 0))

@@ -12,7 +12,6 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from d2v import __version__
-from d2v.errors import UserError
 from d2v.evaluation.effective_rank import effective_rank
 from d2v.model.data2vec import Data2Vec
 from d2v.model.encoder import Encoder
@@ -67,9 +66,7 @@ class Data2VecModule(L.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.method = Data2Vec(
-            student, masking, targets, head, loss, cls_loss, num_masks, shared_with_teacher, seed
-        )
+        self.method = Data2Vec(student, masking, targets, head, loss, cls_loss, num_masks, shared_with_teacher, seed)
         self.ema = ema
         self.optimizer = optimizer
         self.schedule = schedule

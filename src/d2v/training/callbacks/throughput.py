@@ -27,8 +27,12 @@ class ThroughputCallback(L.Callback):
         """Leave out the step that is under way: something else is done beside it."""
         self._last_end = None
 
-    def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int) -> None:
-        if self._last_end is None:  # else the time since the last step's end was spent waiting for this batch: it counts
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        if (
+            self._last_end is None
+        ):  # else the time since the last step's end was spent waiting for this batch: it counts
             self._last_end = time.perf_counter()
 
     def on_train_batch_end(
