@@ -315,3 +315,18 @@ def test_predict_gives_features(tmp_path):
     assert features.shape == (10, 16)
     inputs = torch.stack([data.eval_dataset("val")[(0, i)].inputs for i in range(10)])
     torch.testing.assert_close(features, module.student.eval().embed(inputs))
+
+
+def test_a_resumed_run_takes_its_learning_rate_and_decay_from_the_config(tmp_path: Path) -> None:
+    def adamw(lr: float, weight_decay: float):
+        return lambda groups: torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
+
+    _, trainer = fit(tmp_path / "a", max_steps=4, module={"optimizer": adamw(1e-3, 0.05)})
+    trainer.save_checkpoint(tmp_path / "half.ckpt")
+    changed = {"optimizer": adamw(5e-4, 0.01)}
+    _, resumed = fit(tmp_path / "b", max_steps=8, module=changed, ckpt_path=tmp_path / "half.ckpt")
+    decay, no_decay = resumed.optimizers[0].param_groups
+    assert (decay["initial_lr"], decay["weight_decay"], no_decay["weight_decay"]) == (5e-4, 0.01, 0.0)
+    schedule = resumed.lr_scheduler_configs[0].scheduler
+    assert schedule.base_lrs == [5e-4, 5e-4]
+    assert decay["lr"] == 5e-4 * schedule.lr_lambdas[0](8)

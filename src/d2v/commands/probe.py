@@ -174,7 +174,7 @@ def _probe(
 
     start = time.perf_counter()
     train_loader, val_loader = datamodule.probe_dataloaders(args.max_samples)
-    result = probe(encoder, train_loader, val_loader, device, args.layer, args.pool, args.k)
+    result = probe(encoder, train_loader, val_loader, device, args.layer, args.pool, args.k, unpenalised=True)
     assert result.linear is not None
     assert result.linear_unpenalised is not None
     top5 = result.linear.top5

@@ -210,15 +210,14 @@ class RunCLI(LightningCLI):
         """Write what the module predicts, and the samples' ids, to ``features.npz`` in the run's folder."""
         import numpy as np
 
-        assert self.run_dir is not None
         features = _Features()
         self.trainer.callbacks.append(features)  # type: ignore[attr-defined]
         self.trainer.predict(**{**kwargs, "return_predictions": False})
         if not features.values:
             raise UserError("data.root: there is no validation split, and that is what `d2v predict` reads")
         rank = f"-rank{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
-        path = self.run_dir / f"features{rank}.npz"
-        path.parent.mkdir(parents=True, exist_ok=True)  # another node made it under another name
+        # Processes that Lightning did not start itself have found a folder of their own: rank zero's counts.
+        path = Path(self.trainer.strategy.broadcast(str(self.run_dir))) / f"features{rank}.npz"
         np.savez(path, features=torch.cat(features.values).numpy(), sample_ids=torch.cat(features.sample_ids).numpy())
         rank_zero_info(f"features: {path}")
 
@@ -319,7 +318,11 @@ def _check(config: jsonargparse.Namespace, command: str) -> None:
         )
     if trainer.log_every_n_steps is not None and trainer.log_every_n_steps < 1:
         raise UserError(f"trainer.log_every_n_steps is {trainer.log_every_n_steps}: it must be at least 1.")
-    endless = trainer.max_steps in (None, -1) and trainer.max_epochs in (None, -1) and trainer.max_time is None
+    endless = trainer.max_steps in (None, -1) and trainer.max_epochs in (None, -1)
+    if str(trainer.precision) in ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16"):
+        raise UserError(
+            f"trainer.precision is {trainer.precision}: the teacher's average needs fp32 weights; set it to bf16-mixed"
+        )
     if command == "fit" and endless and not trainer.fast_dev_run:
         raise UserError("trainer.max_steps is not set, so training would never end: set it, or trainer.max_epochs.")
 

@@ -164,6 +164,11 @@ class PretrainingDataModule(LightningDataModule, ABC):
         if dataset is None:
             warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")  # it is meant to be
             return []
+        if len(dataset) < self.world_size:
+            raise UserError(
+                f"data.root {self.root}: {len(dataset)} samples to validate on {self.world_size} devices leave some "
+                "without any, and the others would wait for them; use fewer devices or a larger split."
+            )
         return self._eval_loader(dataset, OrderedSampler(range(len(dataset)), self.rank, self.world_size))
 
     def test_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
@@ -213,7 +218,8 @@ class PretrainingDataModule(LightningDataModule, ABC):
         if self.num_workers is not None:
             return self.num_workers
         devices = 1 if self.trainer is None else self.trainer.num_devices
-        return max(0, min(8, len(os.sched_getaffinity(0)) // devices - 1))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(0, min(8, cores // devices - 1))
 
     # Broken samples.
 

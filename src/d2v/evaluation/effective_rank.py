@@ -12,13 +12,15 @@ def effective_rank(x: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
     Between 1 (all vectors on one line, or all the same) and ``min(n - 1, d)`` (the same spread in every direction);
     neither scale nor rotation matters. The singular values are the roots of the eigenvalues of the smaller Gram matrix,
     which is computed in fp64: in fp32 the roots of its rounding errors would pass for dimensions. Take no more than a
-    few thousand rows: they cost nothing, and the answer hardly changes beyond a few times ``d``.
+    few thousand rows: they cost nothing, and the answer hardly changes beyond a few times ``d``. NaN if ``x`` holds a
+    number that is not finite: an overflow in fp16, which the gradient scaler skips, must not end a run.
     """
     if x.device.type == "mps":  # has no fp64
         x = x.cpu()
     x = x.double()
     x = x - x.mean(dim=0)
     gram = x.T @ x if x.shape[1] <= x.shape[0] else x @ x.T
-    singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
+    finite = gram.isfinite().all()
+    singular = torch.linalg.eigvalsh(torch.where(finite, gram, 0.0)).clamp(min=0).sqrt()
     share = singular / singular.sum().clamp(min=torch.finfo(x.dtype).tiny)
-    return torch.special.entr(share).sum().exp().float()
+    return torch.where(finite, torch.special.entr(share).sum().exp(), torch.nan).float()

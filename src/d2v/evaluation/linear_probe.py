@@ -46,6 +46,8 @@ def linear_probe(
         device: Where to compute; the features are moved there whole.
         l2_grid: Penalties to choose from, strongest first.
     """
+    if torch.device(device).type == "mps":
+        device = "cpu"  # Apple's GPUs have no double precision
     num_classes = 1 + max(int(train.labels.max()), int(val.labels.max()))
     mean, scale = _standardisation(train.features)
     x = ((train.features - mean) * scale).to(device)

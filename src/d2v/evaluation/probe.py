@@ -21,7 +21,7 @@ class ProbeResult:
     linear: LinearProbe | None
     """None if it was not asked for."""
     linear_unpenalised: LinearProbe | None
-    """The same with next to no penalty."""
+    """The same with next to no penalty; None if it was not asked for."""
     train_samples: int
     val_samples: int
 
@@ -35,6 +35,7 @@ def probe(
     pool: Literal["mean", "cls"] = "mean",
     k: int = 20,
     linear: bool = True,
+    unpenalised: bool = False,
     autocast: torch.dtype | None = None,
     progress: bool = True,
 ) -> ProbeResult:
@@ -44,7 +45,7 @@ def probe(
     return ProbeResult(
         knn_top1=knn_top1(train, val, k, device=device),
         linear=linear_probe(train, val, device) if linear else None,
-        linear_unpenalised=linear_probe(train, val, device, (UNPENALISED,)) if linear else None,
+        linear_unpenalised=linear_probe(train, val, device, (UNPENALISED,)) if unpenalised else None,
         train_samples=len(train),
         val_samples=len(val),
     )

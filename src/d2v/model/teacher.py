@@ -59,7 +59,8 @@ class EMATeacher(nn.Module):
         Buffers and what the student does not train (fixed positions) are copied, as in fairseq's ``EMAModule``.
         """
         source = dict(student.named_parameters())
-        trained, learned = [], []
+        trained: list[Tensor] = []
+        learned: list[Tensor] = []
         for name, parameter in self.encoder.named_parameters():
             if source[name].requires_grad:
                 trained.append(parameter)

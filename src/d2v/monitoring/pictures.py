@@ -59,6 +59,9 @@ def draw_feature_pca(
 ) -> Path:
     """Pictures in a row, and below them each encoder's patch features: the first three principal components as RGB.
 
+    The mean over the pictures is taken from each position first: else the components of a pretrained encoder show where
+    a patch is, which it knows well, and not what it is.
+
     Args:
         images: Pixels, 0..1.
         features: By the encoder's name, of these pictures.
@@ -68,9 +71,16 @@ def draw_feature_pca(
     images = images[:MAX_IMAGES].cpu()
     tiles: dict[str, Tensor] = {"picture": images}
     for name, encoded in features.items():
-        colours = principal_colours(encoded[:MAX_IMAGES].cpu().float())  # [B, N, 3]
+        encoded = encoded[:MAX_IMAGES].cpu().float()
+        if len(encoded) > 1:
+            encoded = encoded - encoded.mean(dim=0)
+        colours = principal_colours(encoded)  # [B, N, 3]
         tiles[_short(name)] = colours.transpose(1, 2).unflatten(2, grid)
-    return _draw_tiles(tiles, "First three principal components of the patch features, as red, green and blue", path)
+    return _draw_tiles(
+        tiles,
+        "Patch features less the mean of their position: first three principal components as red, green, blue",
+        path,
+    )
 
 
 def principal_colours(features: Float[Tensor, "b n d"]) -> Float[Tensor, "b n 3"]:

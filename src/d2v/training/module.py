@@ -5,7 +5,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.rank_zero import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
@@ -111,6 +111,17 @@ class Data2VecModule(L.LightningModule):
         scheduler = LambdaLR(optimizer, lambda step: self.schedule.factor(step, total_steps))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """The config given wins over the checkpoint's: a changed learning rate, decay or beta holds from here on."""
+        now = self.optimizer(parameter_groups(self)).param_groups
+        for optimizer in checkpoint.get("optimizer_states", []):
+            for group, fresh in zip(optimizer["param_groups"], now, strict=True):
+                scale = 1.0 if group["initial_lr"] == fresh["lr"] else fresh["lr"] / group["initial_lr"]
+                changed = {name: value for name, value in fresh.items() if name not in ("params", "lr")}
+                group.update(changed, lr=group["lr"] * scale, initial_lr=fresh["lr"])
+        for schedule in checkpoint.get("lr_schedulers", []):
+            schedule["base_lrs"] = [group["lr"] for group in now]
+
     def configure_callbacks(self) -> list[L.Callback]:
         """What the method needs whatever list of callbacks a config holds."""
         return [EMATeacherCallback(self.method, self.ema), ThroughputCallback()]
@@ -126,7 +137,8 @@ class Data2VecModule(L.LightningModule):
         torch.manual_seed(int(key) & (2**63 - 1))
 
     def _logs_this_step(self) -> bool:
-        return (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0
+        log_every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return (self.trainer.global_step + 1) % log_every == 0
 
     def _log_step(self, output: Data2VecOutput, batch_idx: int) -> None:
         self.log("train/loss", output.loss.detach(), prog_bar=True)

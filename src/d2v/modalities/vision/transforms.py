@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, v2  # type: ignore[import-untyped]
-from torchvision.transforms.v2 import functional as F  # type: ignore[import-untyped]
+from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional as F
 
 Transform = Callable[[Image.Image], Tensor]
 

@@ -32,4 +32,6 @@ class EMATeacherCallback(L.Callback):
         self._step = trainer.global_step
         decay = self.decay.at(self._step)
         self.method.teacher.update(self.method.student, decay)
-        pl_module.log("train/ema_decay", decay, rank_zero_only=True)
+        log_every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if self._step % log_every == 0:  # sending a number to the device waits for it
+            pl_module.log("train/ema_decay", decay, rank_zero_only=True)

@@ -19,7 +19,9 @@ _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 class ProbeCallback(Callback):
     """Probes at step 0, every so many optimizer steps and at the end; training goes on as if it were not there.
 
-    Rank zero computes and the other ranks wait. Random states and the mode of each part are restored.
+    Rank zero computes and the other ranks wait, at most as long as the process group's timeout (30 minutes unless the
+    strategy says otherwise), so keep ``max_samples`` moderate on many devices. Random states and the mode of each part
+    are restored.
 
     Args:
         every_n_steps: Optimizer steps between two probes.
@@ -42,6 +44,8 @@ class ProbeCallback(Callback):
         """Find out at once whether there is something to probe."""
         if stage == "fit" and not isinstance(getattr(trainer, "datamodule", None), PretrainingDataModule):
             raise UserError("ProbeCallback needs a labelled DataModule of d2v; give one, or take the callback out.")
+        if stage == "fit":
+            trainer.datamodule.probe_dataloaders(self.max_samples)  # type: ignore[attr-defined]  # on every rank
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The untrained encoder is the first point of the curve; a resumed run has it already."""

@@ -66,7 +66,7 @@ class RunProgressBar(ProgressBar):
     @staticmethod
     def refresh_rate(trainer: L.Trainer) -> int:
         """Steps between two readings of the metrics."""
-        return max(1, min(trainer.log_every_n_steps, 20))
+        return max(1, min(trainer.log_every_n_steps, 20))  # type: ignore[attr-defined]
 
     @staticmethod
     def _describe(trainer: L.Trainer) -> str:

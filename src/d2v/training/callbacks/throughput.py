@@ -39,16 +39,16 @@ class ThroughputCallback(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         now = time.perf_counter()
-        if self._last_end is None:
-            return
-        self._seconds += now - self._last_end
-        self._last_end = now
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it on the instance
-        self._units += data.count_units(batch) * trainer.world_size
+        if self._last_end is not None:
+            self._seconds += now - self._last_end
+            self._last_end = now
+            self._units += data.count_units(batch) * trainer.world_size
         log_every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if trainer.global_step % log_every == 0 and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
             name = f"throughput/{data.unit}_per_second"
-            pl_module.log(name, self._units / self._seconds, prog_bar=True, rank_zero_only=True)
+            if self._seconds > 0:
+                pl_module.log(name, self._units / self._seconds, prog_bar=True, rank_zero_only=True)
             pl_module.log("data/skipped", float(data.skipped), rank_zero_only=True)
             self._reset()
 
