@@ -171,7 +171,9 @@ def test_init_weights_takes_all_of_an_equal_method(tmp_path: Path) -> None:
 def test_init_weights_tells_what_starts_otherwise(tmp_path: Path) -> None:
     source = make(shared=("feature_extractor",))
     path = save(source, tmp_path / "a.ckpt")
-    method = build_method({**recipe(), "head": node("d2v.model.heads.LinearHead")})
+    head = recipe()["head"]
+    wider = node(head["class_path"], **{**head["init_args"], "decoder_width": 16, "num_layers": 0})
+    method = build_method({**recipe(), "head": wider})
     notes = init_weights(method, path)
     assert notes[0] == "the teacher starts as the student in feature_extractor"
     assert notes[1].startswith("the head starts anew: ")

@@ -129,6 +129,8 @@ class RunCLI(LightningCLI):
             config.ckpt_path = checkpoint_of("--resume", resume)
         elif config.ckpt_path is not None:
             config.ckpt_path = checkpoint_of("--ckpt_path", config.ckpt_path)
+        if 0 < config.trainer.max_steps < (config.trainer.log_every_n_steps or 50):
+            config.trainer.log_every_n_steps = config.trainer.max_steps  # else a short run would log nothing
         text = self._config_text()  # before the run's folder enters it: used again, it makes a new run
         self.run_dir = make_run_dir(root, config.run_name, "" if self.subcommand == "fit" else f"-{self.subcommand}")
         self._write_config(text)
