@@ -92,7 +92,7 @@ def load_untrusted(path: Path) -> dict[str, Any]:
                 "needs tensors and plain containers only; if you trust its origin, save it again without that object."
             ) from error
         said = re.search(r"WeightsUnpickler error:\s*(\S.*)", message) or re.search(r"(\S.*)", message)
-        reason = said[1][:200] if said else type(error).__name__
+        reason = said[1][:200] if said and " " in said[1] else "damaged, or another kind of file"
         raise UserError(f"{path}: not a readable torch checkpoint ({reason})") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, where a checkpoint is a dict")
