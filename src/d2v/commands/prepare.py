@@ -18,6 +18,15 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: The output cannot be written, or a package is missing.
     """
+    from d2v.errors import UserError
     from d2v.modalities.vision.demo import prepare_demo
 
-    print(prepare_demo(args.output))
+    try:
+        summary = prepare_demo(args.output)
+    except OSError as error:
+        raise UserError(f"--output {args.output}: cannot be written ({error.strerror}); give another folder") from error
+    state = "written to" if summary.created else "already in"
+    print(
+        f"{summary.num_train:,} crops to train on and {summary.num_val:,} to validate, of {len(summary.classes)} "
+        f"photographs ({', '.join(summary.classes)}): {state} {summary.root}"
+    )
