@@ -127,15 +127,6 @@ def example_batch(args: dict[str, Any]) -> Batch:
     return Batch(inputs, torch.arange(4), torch.zeros(4, dtype=torch.long))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Of a model this small a second thread costs more than it gives, and very much more on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(params=RECIPES)
 def name(request) -> str:
     return request.param

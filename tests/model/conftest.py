@@ -54,15 +54,6 @@ def perturb(module: nn.Module) -> None:
                 parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Of a model this small a second thread costs more than it gives."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def token_encoder() -> Callable[..., Encoder]:
     """Makes an encoder of vectors."""

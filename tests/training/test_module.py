@@ -39,14 +39,6 @@ LOGGED = {
 KINDS = ["1.0", "2.0"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 class Seen(L.Callback):
     """Records the samples and the losses."""
 

@@ -1,9 +1,7 @@
 """``d2v fit``, ``validate``, ``test`` and ``predict``: LightningCLI, with its traps closed."""
 
 import inspect
-import logging
 import os
-import warnings
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from pathlib import Path
@@ -22,6 +20,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from d2v.checkpoints.folder import in_short, mismatches
 from d2v.commands.messages import key_of, one_line, parser_message
+from d2v.commands.quiet import quieten
 from d2v.commands.run_folder import (
     checkpoint_of,
     configured_loggers,
@@ -44,7 +43,7 @@ def run_trainer(args: Sequence[str]) -> None:
         UserError: A config, a value or the data is wrong. A run's folder that holds nothing but its config is removed.
         KeyboardInterrupt: It was stopped at once.
     """
-    _quieten()
+    quieten()
     cli = RunCLI.__new__(RunCLI)  # its constructor runs everything, and the folder must be known if that fails
     try:
         cli.__init__(_prepare(args))  # type: ignore[misc]
@@ -336,32 +335,3 @@ def _without_enums(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_enums(item) for item in value]
     return value.value if isinstance(value, Enum) else value
-
-
-def _quieten() -> None:
-    """Hide advice that does not fit how d2v runs, and what our own lines say already."""
-    for message in (
-        ".*does not have many workers.*",  # data.num_workers is chosen with care
-        ".*exists and is not empty.*",  # the run's folder: it holds config.yaml
-        ".*module.s. in eval mode at the start of training.*",  # the teacher
-        ".*LightningCLI's args parameter is intended.*",
-        ".*isinstance.treespec, LeafSpec.*",  # Lightning's own use of torch
-        ".*The dirpath has changed.*",  # a resumed run has a folder of its own
-        ".*callbacks used to create the checkpoint need to be provided.*",  # the config given wins
-        ".*number of training batches.*smaller than the logging interval.*",  # epochs are not the unit of a run
-    ):
-        warnings.filterwarnings("ignore", message=message)
-    hidden = (
-        "💡", "GPU available", "TPU available", "HPU available", "Seed set to", "LOCAL_RANK:", "Using bfloat16",
-        "Using 16bit", "`Trainer.fit` stopped", "Restoring states", "Restored all states", "Loaded model weights",
-        "Loading `train_dataloader`", "Running in `fast_dev_run`",
-        "Detected KeyboardInterrupt", "\nDetected KeyboardInterrupt",
-    )  # fmt: skip
-    for name in (
-        "lightning.pytorch.utilities.rank_zero",
-        "lightning.fabric.utilities.rank_zero",
-        "lightning.fabric.utilities.seed",
-    ):
-        logger = logging.getLogger(name)
-        if not logger.filters:
-            logger.addFilter(lambda record: not record.getMessage().startswith(hidden))

@@ -29,7 +29,7 @@ class EMATeacher(nn.Module):
         super().__init__()
         for name in shared:
             if getattr(student, name) is None:
-                raise ValueError(f"teacher.shared names {name!r}, but the student has none")
+                raise ValueError(f"shared_with_teacher names {name!r}, but the student has none")
         self.shared = tuple(shared)
         memo = {id(getattr(student, name)): None for name in shared}  # shared parts are not copied
         self.encoder = copy.deepcopy(student, memo)
