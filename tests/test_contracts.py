@@ -5,6 +5,7 @@ An overlay is tested on the config that the command in its header names before i
 
 import copy
 import importlib
+import inspect
 import math
 import re
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor
 from d2v.checkpoints.recipe import build
 from d2v.configs import SHIPPED
 from d2v.model.data2vec import Data2Vec
+from d2v.model.encoder import Encoder
 from d2v.training.optimizer import parameter_groups
 from d2v.types import Batch
 
@@ -83,6 +85,9 @@ def shrink(args: dict[str, Any]) -> dict[str, Any]:
         student["prenet_depth"] = 1
     if "image_size" in student:
         student.update(image_size=4 * GRID, patch_size=4)
+    if "extractor" in (names := inspect.signature(encoder_class(args)).parameters):
+        student.update(extractor=((12, 10, 5), (12, 3, 2), (12, 2, 2)), position_layers=2, position_groups=4)
+    assert set(student) <= set(names)
     args["targets"]["init_args"]["top_k"] = max(1, round(args["targets"]["init_args"]["top_k"] * 2 / old_depth))
     head = args["head"].get("init_args", {})
     if "decoder_width" in head:
@@ -91,8 +96,15 @@ def shrink(args: dict[str, Any]) -> dict[str, Any]:
     if "num_patches" in masking:
         share = masking["num_patches"] / math.prod(masking["grid"])
         masking.update(num_patches=round(share * GRID**2), grid=(GRID, GRID), min_block=3)
+    if "span" in masking:
+        masking["span"] = min(masking["span"], 4)
     args["num_masks"] = min(args.get("num_masks", 1), 2)
     return args
+
+
+def encoder_class(args: dict[str, Any]) -> type[Encoder]:
+    module, _, name = args["student"]["class_path"].rpartition(".")
+    return getattr(importlib.import_module(module), name)
 
 
 def build_method(args: dict[str, Any]) -> Data2Vec:
@@ -118,13 +130,19 @@ def example_batch(args: dict[str, Any]) -> Batch:
     """Random samples of the recipe's modality, which the arguments of its encoder show."""
     student = args["student"]["init_args"]
     generator = torch.Generator().manual_seed(0)
+    padding_mask = None
     if "image_size" in student:
         inputs = torch.randn(
             4, student.get("in_channels", 3), student["image_size"], student["image_size"], generator=generator
         )
+    elif "extractor" in student:
+        inputs = torch.randn(4, 760, generator=generator)
+        padding_mask = torch.zeros(4, 760, dtype=torch.bool)
+        padding_mask[3, 600:] = True
+        inputs[padding_mask] = 0
     else:
         pytest.fail(f"no example for {args['student']['class_path']}: add one here")
-    return Batch(inputs, torch.arange(4), torch.zeros(4, dtype=torch.long))
+    return Batch(inputs, torch.arange(4), torch.zeros(4, dtype=torch.long), padding_mask=padding_mask)
 
 
 @pytest.fixture(params=RECIPES)
@@ -141,15 +159,18 @@ def small(name) -> tuple[Data2Vec, Batch, dict[str, Any]]:
 
 def test_recipes_were_found():
     assert {"vision.yaml", "v2/vision.yaml", "sizes/large.yaml", "v2/sizes/large.yaml"} <= set(RECIPES)
+    assert {"speech.yaml", "v2/speech.yaml", "v2/sizes/speech_large.yaml"} <= set(RECIPES)
     assert load("v2/sizes/large.yaml")["model"]["init_args"]["student"]["init_args"]["positions"] == "sincos"
 
 
 def test_loss_is_finite_and_gradients_reach_the_student_and_not_the_teacher(name, small):
     method, batch, args = small
-    # Stochastic depth drops whole samples of a branch, and a gradient may then be zero by chance.
+    # Stochastic depth and LayerDrop leave whole branches out, and a gradient may then be zero by chance.
     for module in method.student.modules():
         if type(module).__name__ == "StochasticDepth":
             module.p = 0.0
+        if hasattr(module, "layer_drop"):
+            module.layer_drop = 0.0
     output = method(batch)
     assert output.loss.isfinite()
     assert output.loss.ndim == 0
@@ -175,11 +196,13 @@ def test_one_batch_can_be_overfitted(small):
     for module in method.modules():  # what is random on purpose is off
         if hasattr(module, "p"):
             module.p = 0.0
-        if hasattr(module, "dropout") and isinstance(module.dropout, float):
-            module.dropout = 0.0
+        for name in ("dropout", "layer_drop"):
+            if isinstance(getattr(module, name, None), float):
+                setattr(module, name, 0.0)
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-2, betas=(0.9, 0.95))
     losses = []
-    mask = method.masking(batch, (GRID, GRID), method.num_masks, 0)
+    features = method.student.extract(batch.inputs, batch.padding_mask)
+    mask = method.masking(batch, features.grid, method.num_masks, 0, features.padding_mask)
     method.masking.forward = lambda *_: mask  # it would be the same each time: one saves the time
     for _ in range(STEPS):
         optimizer.zero_grad()
@@ -200,7 +223,7 @@ def test_real_steps_stay_finite_and_move_student_and_teacher(name, small):
     total = config["trainer"]["max_steps"]
     peak = args["optimizer"]["init_args"]["lr"]
     before = {n: v.clone() for n, v in method.state_dict().items()}
-    warm = schedule.warmup_steps
+    warm = schedule.warmup_steps if hasattr(schedule, "warmup_steps") else int(schedule.warmup * total)
     assert 0 < warm < total
     assert schedule.factor(warm, total) == 1
     assert schedule.factor(total, total) < 0.02
@@ -209,7 +232,8 @@ def test_real_steps_stay_finite_and_move_student_and_teacher(name, small):
             group["lr"] = peak * schedule.factor(warm + step, total)
         loss = method(batch).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(method.parameters(), config["trainer"]["gradient_clip_val"])
+        if clip := config["trainer"].get("gradient_clip_val"):
+            torch.nn.utils.clip_grad_norm_(method.parameters(), clip)
         optimizer.step()
         optimizer.zero_grad()
         method.teacher.update(method.student, ema.at(step + 1))
@@ -222,7 +246,8 @@ def test_real_steps_stay_finite_and_move_student_and_teacher(name, small):
 
 
 def test_the_full_size_builds_and_its_masks_fit(name):
-    args = load(name)["model"]["init_args"]
+    config = load(name)
+    args = config["model"]["init_args"]
     with torch.device("meta"):
         method = build_method(args)
     assert all(p.is_meta for p in method.parameters())
@@ -230,6 +255,9 @@ def test_the_full_size_builds_and_its_masks_fit(name):
     if "image_size" in student:
         side = student["image_size"] // student["patch_size"]
         assert 0 < method.masking.num_masked((side, side)) < side**2
+    if hasattr(method.student.feature_extractor, "num_frames"):
+        frames = method.student.feature_extractor.num_frames(int(16_000 * config["data"]["init_args"]["min_seconds"]))
+        assert 0 < method.masking.num_masked((frames,)) < frames
     assert method.targets.top_k <= student["depth"]
 
 
@@ -245,6 +273,11 @@ def count(parameters: Any) -> int:
         ("vision.yaml", 86_256_720, 0, 86_256_720 - (768 * 768 + 768)),
         # `v2_image`: 164 tensors, of which the positions are frozen; `_ema`: all without the decoder.
         ("v2/vision.yaml", 88_233_216, 196 * 768, 85_797_888),
+        # `v1_audio`: 232 tensors. Averaged: blocks, the norm before them, and the mask embedding, which the official
+        # average lacks; the official file also holds the positions, which it only copies.
+        ("speech.yaml", 93_754_880, 0, 12 * 7_087_872 + 1536 + 768),
+        # `v2_audio`: 192 tensors; `_ema`: without the convolutions and the projection.
+        ("v2/speech.yaml", 93_783_308, 0, 88_561_932),
     ],
 )
 def test_base_models_have_the_official_number_of_parameters(recipe, trainable, frozen, averaged):

@@ -21,8 +21,9 @@ class Batch(NamedTuple):
     """Stable id of each sample in its data set: the masks and the augmentation are keyed by it."""
     epochs: Int64[Tensor, "b"]
     """How often the sample's data set had been passed through before; a batch may straddle two epochs."""
-    labels: Int64[Tensor, "b"] | None = None
-    """Class of each sample, for probes; None where there are none."""
+    labels: Tensor | None = None
+    """What is known about each sample: its class, int64 [B]; letters, int64 [B, S], padded with -100; or which classes
+    hold, float32 [B, classes]. None where nothing is."""
     padding_mask: Bool[Tensor, "b _"] | None = None
     """True = padding, at the rate of ``inputs``; None when nothing is padded."""
 
@@ -45,8 +46,8 @@ class TokenSequence:
 class Mask:
     """Which tokens the student must predict, in R = B*M rows (sample-major).
 
-    Every row of a :class:`Masking` of ours has the same number K of masked tokens; a dense mask from elsewhere may have
-    fewer in some rows, whose other entries of ``masked_index`` are then not ``scored``.
+    Without padding every row of a :class:`Masking` of ours has the same number K of masked tokens. A padded row, or a
+    dense mask from elsewhere, may have fewer; its other entries of ``masked_index`` are then not ``scored``.
     """
 
     masked: Bool[Tensor, "r n"]
@@ -58,17 +59,24 @@ class Mask:
     """M, the number of rows a sample."""
     scored: Bool[Tensor, "r k"] | None = None
     """Which entries of ``masked_index`` enter the loss; None: all."""
+    padding: Bool[Tensor, "r n"] | None = None
+    """True = padding; None: there is none."""
 
     @classmethod
     def from_dense(
-        cls, masked: Bool[Tensor, "r n"], num_masked: int, num_masks: int = 1, equal_counts: bool = True
+        cls,
+        masked: Bool[Tensor, "r n"],
+        num_masked: int,
+        num_masks: int = 1,
+        equal_counts: bool = True,
+        padding: Bool[Tensor, "r n"] | None = None,
     ) -> "Mask":
         """Index a dense mask. ``num_masked`` (K, the largest count) is passed in: nothing waits for the device."""
         order = masked.to(torch.int8).argsort(dim=1, stable=True)  # visible first, each group ascending
         num_visible = masked.shape[1] - num_masked
         masked_index = order[:, num_visible:]
         scored = None if equal_counts else masked.gather(1, masked_index)
-        return cls(masked, order[:, :num_visible], masked_index, num_masks, scored)
+        return cls(masked, order[:, :num_visible], masked_index, num_masks, scored, padding)
 
     @property
     def restore_index(self) -> Int64[Tensor, "r n"]:

@@ -70,7 +70,7 @@ class Data2Vec(nn.Module):
         """One pretraining step; dimension letters as in ``types.py``."""
         features = self.student.extract(batch.inputs, batch.padding_mask)  # [B, N, D]
         targets = self.targets(self.teacher(batch, features))  # [B, N, D]   the teacher sees everything
-        mask = self.masking(batch, features.grid, self.num_masks, self.seed)  # [R, N]   R = B*M rows
+        mask = self.masking(batch, features.grid, self.num_masks, self.seed, features.padding_mask)  # [R, N]   R = B*M
         context = self.student.encode(features, mask)  # [R, V, D]   V = N (1.0) or the visible tokens (2.0)
         predictions = self.head(context, mask, features.grid)  # [R, K, D]   K masked tokens
         masked_targets = gather_tokens(targets, mask.masked_index)  # [R, K, D]

@@ -1,6 +1,7 @@
 """From what the student encoded to a prediction at each masked position."""
 
 from abc import abstractmethod
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -56,20 +57,27 @@ class IdentityHead(Head):
         return gather_tokens(context.tokens, mask.masked_index)
 
 
-class ConvDecoder2d(Head):
-    """A light convolutional decoder over the grid (2.0, section 3.3; fairseq ``Decoder2d``).
+class ConvDecoder(Head):
+    """A light convolutional decoder over the grid (2.0, section 3.3; fairseq ``Decoder1d``, ``Decoder2d``).
 
     Visible tokens return to their places, noise fills the others; each layer is a grouped convolution, a layer norm
-    without parameters and GELU, with a residual where the widths agree; then one projection, at masked positions only.
+    without parameters and GELU, with a residual where the widths agree; then a projection, at masked positions only.
+    Padding stays zero throughout, which is what the end of a sequence looks like to a convolution.
 
     Args:
         width: D of encoder and targets.
         decoder_width: Channels of the convolutions.
         num_layers: Convolutions.
-        kernel_size: Side of a kernel in patches; odd.
+        kernel_size: Side of a kernel in tokens; odd.
         groups: Groups of channels.
         mask_noise: Standard deviation of what stands at masked positions.
+        input_dropout: Of the visible tokens.
+        residual: Whether a layer's input is added to its output where their widths agree.
+        projection_layers: 1, or 2 with GELU between them (text).
+        projection_ratio: Hidden width of a projection of two layers over ``decoder_width``.
     """
+
+    convolution: type[nn.Conv1d | nn.Conv2d]
 
     def __init__(
         self,
@@ -79,26 +87,51 @@ class ConvDecoder2d(Head):
         kernel_size: int = 3,
         groups: int = 16,
         mask_noise: float = 0.01,
+        input_dropout: float = 0.0,
+        residual: bool = True,
+        projection_layers: Literal[1, 2] = 1,
+        projection_ratio: float = 2.0,
     ) -> None:
         super().__init__()
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd, so that the grid keeps its size, not {kernel_size}")
         self.mask_noise = mask_noise
+        self.residual = residual
         widths = [width] + [decoder_width] * num_layers
+        self.input_dropout = nn.Dropout(input_dropout)
         self.layers = nn.ModuleList(
-            nn.Conv2d(in_width, decoder_width, kernel_size, padding="same", groups=groups) for in_width in widths[:-1]
+            self.convolution(in_width, decoder_width, kernel_size, padding="same", groups=groups)
+            for in_width in widths[:-1]
         )
         self.norm = nn.LayerNorm(decoder_width, elementwise_affine=False)
         self.activation = nn.GELU()
-        self.proj = nn.Linear(decoder_width, width)
+        self.proj: nn.Module = nn.Linear(decoder_width, width)
+        if projection_layers == 2:
+            hidden = int(decoder_width * projection_ratio)
+            self.proj = nn.Sequential(nn.Linear(decoder_width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
     def forward(self, context: EncoderOutput, mask: Mask, grid: tuple[int, ...]) -> Float[Tensor, "r k d"]:
-        visible = context.tokens
+        visible = self.input_dropout(context.tokens)
         noise = torch.randn(*mask.masked_index.shape, visible.shape[-1], device=visible.device, dtype=visible.dtype)
         x = gather_tokens(torch.cat([visible, noise * self.mask_noise], dim=1), mask.restore_index)  # [R, N, D]
-        x = x.unflatten(1, grid)  # [R, rows, columns, D]; channels last until the end, as the norm wants it
+        padding = None if mask.padding is None else mask.padding.unflatten(1, grid)[..., None]
+        x = x.unflatten(1, grid)  # [R, *grid, D]; channels last until the end, as the norm wants it
         for conv in self.layers:
+            if padding is not None:
+                x = x.masked_fill(padding, 0)
             y = conv(x.movedim(-1, 1)).movedim(1, -1)
             y = self.activation(self.norm(y))
-            x = x + y if x.shape == y.shape else y
-        return self.proj(gather_tokens(x.flatten(1, 2), mask.masked_index))
+            x = x + y if self.residual and x.shape == y.shape else y
+        return self.proj(gather_tokens(x.flatten(1, -2), mask.masked_index))
+
+
+class ConvDecoder1d(ConvDecoder):
+    """Over a sequence: speech, text."""
+
+    convolution = nn.Conv1d
+
+
+class ConvDecoder2d(ConvDecoder):
+    """Over the patches of a picture."""
+
+    convolution = nn.Conv2d

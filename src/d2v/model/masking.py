@@ -1,8 +1,9 @@
 """Which tokens the student must predict.
 
 Masks are made for the whole batch at once, on its device, without a Python loop over samples and without waiting for
-the device. Every row has exactly the same number of masked tokens. Each row's randomness comes from its own key, so a
-sample's mask depends on (seed, epoch, sample id, mask index) and on nothing else.
+the device. Every row of N tokens has exactly the same number of masked ones. Each row's randomness comes from its own
+key, so a sample's mask depends on its length and (seed, epoch, sample id, mask index) and on nothing else: neither on
+who shares the batch nor on how much padding that brings.
 """
 
 import math
@@ -20,29 +21,119 @@ from d2v.types import Batch, Mask
 class Masking(nn.Module):
     """Samples masks."""
 
-    def forward(self, batch: Batch, grid: tuple[int, ...], num_masks: int, seed: int) -> Mask:
+    def forward(
+        self,
+        batch: Batch,
+        grid: tuple[int, ...],
+        num_masks: int,
+        seed: int,
+        padding_mask: Bool[Tensor, "b n"] | None = None,
+    ) -> Mask:
         """Sample ``num_masks`` masks a sample: rows R = B*M, the masks of one sample next to each other."""
         index = torch.arange(num_masks, device=batch.sample_ids.device)
-        keys = combine_keys(seed, batch.epochs[:, None], batch.sample_ids[:, None], index)  # [B, M]
-        masked = self.sample(keys.flatten(), grid)
-        return Mask.from_dense(masked, self.num_masked(grid), num_masks)
+        keys = combine_keys(seed, batch.epochs[:, None], batch.sample_ids[:, None], index).flatten()  # [R]
+        if padding_mask is None:
+            return Mask.from_dense(self.sample(keys, grid), self.num_masked(grid), num_masks)
+        padding = padding_mask.repeat_interleave(num_masks, dim=0)
+        masked = self.sample(keys, grid, (~padding).sum(dim=1))
+        return Mask.from_dense(masked, self.num_masked(grid), num_masks, equal_counts=False, padding=padding)
 
     @abstractmethod
-    def sample(self, keys: Int64[Tensor, "r"], grid: tuple[int, ...]) -> Bool[Tensor, "r n"]:
-        """One mask a key, each with exactly ``num_masked(grid)`` tokens."""
+    def sample(
+        self, keys: Int64[Tensor, "r"], grid: tuple[int, ...], num_valid: Int64[Tensor, "r"] | None = None
+    ) -> Bool[Tensor, "r n"]:
+        """One mask a key, each with exactly ``num_masked(grid)`` tokens.
+
+        Of a row whose first ``num_valid`` tokens alone are no padding, those are masked as if it had no others.
+        Pictures have no padding.
+        """
 
     @abstractmethod
     def num_masked(self, grid: tuple[int, ...]) -> int:
         """K, the same in every row."""
 
 
-def with_exact_count(chosen: Bool[Tensor, "r n"], count: int, keys: Int64[Tensor, "r"]) -> Bool[Tensor, "r n"]:
-    """Add or remove random tokens until ``count`` are chosen in every row."""
+def with_exact_count(
+    chosen: Bool[Tensor, "r n"],
+    count: int | Int64[Tensor, "r"],
+    keys: Int64[Tensor, "r"],
+    num_valid: Int64[Tensor, "r"] | None = None,
+) -> Bool[Tensor, "r n"]:
+    """Add or remove random tokens until ``count`` are chosen in every row, all among its first ``num_valid``."""
+    position = torch.arange(chosen.shape[1], device=keys.device)
     # Chosen tokens rank before the others, in random order within each group; the first `count` win.
-    order = (chosen.float() + keyed_uniform(keys, chosen.shape[1], stream=0)).argsort(
-        dim=1, descending=True, stable=True
-    )
-    return torch.zeros_like(chosen).scatter_(1, order[:, :count], True)
+    rank = chosen.float() + keyed_uniform(keys, chosen.shape[1], stream=0)
+    if num_valid is not None:
+        rank = torch.where(position < num_valid[:, None], rank, -1.0)
+    order = rank.argsort(dim=1, descending=True, stable=True)
+    count = count if isinstance(count, int) else count[:, None]
+    return torch.zeros_like(chosen).scatter_(1, order, (position < count).expand_as(order))
+
+
+class SpanMasking(Masking):
+    """Masks random spans of a sequence (2.0: fairseq ``compute_block_mask_1d``; 1.0: ``compute_mask_indices``).
+
+    As many spans are drawn as would mask ``mask_ratio + adjust`` without overlaps; they overlap, and random tokens are
+    then added or removed until exactly ``int(mask_ratio * N)`` are masked, N being the tokens that are no padding.
+
+    fairseq's 1.0 gives every row of a batch the smallest count of its rows, so that a mask depends on who shares the
+    batch; its 2.0 makes a mask before a clip is cropped, which then shows some masked frames to the student.
+
+    Args:
+        mask_ratio: Share of the tokens that is masked.
+        span: Tokens of a span.
+        adjust: Added to the share when the number of spans is computed, because they overlap.
+        whole_spans: False (2.0): centres anywhere, with repetition, and spans cut at the ends. True (1.0): distinct
+            spans that lie wholly inside.
+    """
+
+    def __init__(self, mask_ratio: float = 0.5, span: int = 5, adjust: float = 0.05, whole_spans: bool = False) -> None:
+        super().__init__()
+        if not 0 < mask_ratio < 1:
+            raise ValueError(f"mask_ratio must lie between 0 and 1, not {mask_ratio}")
+        if span < 1:
+            raise ValueError(f"span must be at least 1 token, not {span}")
+        self.mask_ratio = mask_ratio
+        self.span = span
+        self.adjust = adjust
+        self.whole_spans = whole_spans
+
+    def num_masked(self, grid: tuple[int, ...]) -> int:
+        masked = int(math.prod(grid) * self.mask_ratio)
+        if masked == 0:
+            raise ValueError(f"mask_ratio {self.mask_ratio} masks nothing of {math.prod(grid)} tokens: too short")
+        return masked
+
+    def sample(
+        self, keys: Int64[Tensor, "r"], grid: tuple[int, ...], num_valid: Int64[Tensor, "r"] | None = None
+    ) -> Bool[Tensor, "r n"]:
+        num_tokens = math.prod(grid)
+        if num_valid is None:
+            num_valid = torch.full_like(keys, num_tokens)
+        length = num_valid[:, None]  # [R, 1]
+        position = torch.arange(num_tokens, device=keys.device)
+        spans = length.double() * (self.mask_ratio + self.adjust) / self.span
+        if self.whole_spans:
+            # The first of the starts, ranked by random numbers, where a whole span still fits.
+            start_u, round_u = keyed_uniform(keys, num_tokens, stream=1), keyed_uniform(keys, 1, stream=2)
+            start_u = torch.where(position <= length - self.span, start_u, 2.0)
+            drawn = (spans + round_u).long()
+            starts = (start_u.argsort(dim=1).argsort(dim=1) < drawn) & (start_u < 2)
+            before, after = self.span - 1, 0  # a token is masked if one of the last `span` positions is a start
+        else:
+            most = int(num_tokens * (self.mask_ratio + self.adjust) / self.span)
+            centre_u = keyed_uniform(keys, most, stream=1)
+            centres = (centre_u * length).long()
+            used = torch.arange(most, device=keys.device) < spans.long()
+            starts = torch.zeros(len(keys), num_tokens + 1, dtype=torch.bool, device=keys.device)
+            starts = starts.scatter_(1, torch.where(used, centres, num_tokens), True)[:, :num_tokens]
+            after = self.span // 2  # of an even span the centre is the right of the two in the middle, as in fairseq
+            before = self.span - 1 - after
+        # A span around each start is a dilation: the maximum over a window.
+        padded = F.pad(starts.float()[:, None], (before, after))
+        masked = F.max_pool1d(padded, self.span, stride=1)[:, 0] > 0
+        count = (length.double() * self.mask_ratio).long()[:, 0]
+        return with_exact_count(masked, count, keys, num_valid)
 
 
 class InverseBlockMasking(Masking):
@@ -73,7 +164,9 @@ class InverseBlockMasking(Masking):
             raise ValueError(f"mask_ratio {self.mask_ratio} leaves nothing to see of {math.prod(grid)} patches")
         return math.prod(grid) - kept
 
-    def sample(self, keys: Int64[Tensor, "r"], grid: tuple[int, ...]) -> Bool[Tensor, "r n"]:
+    def sample(
+        self, keys: Int64[Tensor, "r"], grid: tuple[int, ...], num_valid: Int64[Tensor, "r"] | None = None
+    ) -> Bool[Tensor, "r n"]:
         num_tokens = math.prod(grid)
         num_blocks = int(num_tokens * (1 - self.mask_ratio + self.adjust) / self.block_size**2)
         centres = (keyed_uniform(keys, num_blocks, stream=1) * num_tokens).long()
@@ -131,7 +224,9 @@ class BlockMasking(Masking):
             )
         return masked
 
-    def sample(self, keys: Int64[Tensor, "r"], grid: tuple[int, ...]) -> Bool[Tensor, "r n"]:
+    def sample(
+        self, keys: Int64[Tensor, "r"], grid: tuple[int, ...], num_valid: Int64[Tensor, "r"] | None = None
+    ) -> Bool[Tensor, "r n"]:
         rows, columns = grid
         goal = self.num_masked(grid)
         area_u, aspect_u, top_u, left_u = keyed_uniform(keys, 4 * self.PROPOSALS, stream=1).chunk(4, dim=1)

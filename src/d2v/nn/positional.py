@@ -61,6 +61,40 @@ class PositionTable(PositionalEncoding):
         return cls if self.cls_table is None else cls + self.cls_table
 
 
+class ConvPositions(PositionalEncoding):
+    """Positions of a sequence from a stack of convolutions over it (1.0, section 4.2; fairseq ``make_conv_pos``).
+
+    Each layer is a grouped convolution, a layer norm without parameters and GELU. Before each, padding is set to zero,
+    which is what lies beyond the end of a clip that is alone. fairseq does so before the first layer at most, so that
+    padding changes the last frames of a clip there.
+
+    Args:
+        width: D.
+        num_layers: Convolutions.
+        kernel_size: Frames of a kernel.
+        groups: Groups of channels.
+    """
+
+    mixes_tokens = True
+
+    def __init__(self, width: int, num_layers: int = 5, kernel_size: int = 19, groups: int = 16) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.Conv1d(width, width, kernel_size, padding="same", groups=groups) for _ in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        if kernel_size % 2 == 0:
+            raise ValueError(f"position_kernel must be odd, so that a clip keeps its length, not {kernel_size}")
+
+    def forward(self, sequence: TokenSequence) -> Float[Tensor, "b n d"]:
+        x = sequence.tokens
+        for conv in self.layers:
+            if sequence.padding_mask is not None:
+                x = x.masked_fill(sequence.padding_mask[..., None], 0)
+            x = F.gelu(self.norm(conv(x.transpose(1, 2)).transpose(1, 2)))
+        return x
+
+
 def sincos_table_2d(grid: tuple[int, int], width: int) -> Float[Tensor, "n d"]:
     """Fixed 2-d positions: the first half of the channels encodes the column, the second half the row.
 
@@ -138,3 +172,40 @@ def relative_position_index(grid: tuple[int, int], num_cls: int, device: torch.d
     index[:, :num_cls] = num_offsets + 1
     index[:num_cls, :num_cls] = num_offsets + 2
     return index
+
+
+class ALiBi(AttentionBias):
+    """Attention falls linearly with the distance of two frames, at a fixed slope a head (ALiBi, arXiv 2108.12409).
+
+    data2vec 2.0 speech uses it in both directions and learns a factor for each head, which is never negative (fairseq
+    ``get_alibi``, ``learned_alibi_scale_per_head``).
+
+    Args:
+        num_heads: H.
+    """
+
+    def __init__(self, num_heads: int) -> None:
+        super().__init__()
+        self.slopes = alibi_slopes(num_heads)
+        self.scale = nn.Parameter(torch.ones(num_heads))
+
+    def forward(
+        self, grid: tuple[int, ...], num_cls: int, visible_index: Int64[Tensor, "r v"] | None
+    ) -> Float[Tensor, "1 #r h t t"]:
+        if num_cls:
+            raise ValueError("ALiBi has no distance to CLS tokens: set num_cls to 0")
+        device = self.scale.device
+        position = torch.arange(grid[0], device=device)[None] if visible_index is None else visible_index
+        distance = (position[:, :, None] - position[:, None, :]).abs().float()  # [R, T, T]
+        factor = torch.tensor(self.slopes, device=device) * self.scale.clamp(min=0)
+        return -distance[None, :, None] * factor[:, None, None]
+
+
+def alibi_slopes(num_heads: int) -> list[float]:
+    """Slope of each head: 2^(-8/H), 2^(-16/H), ... if H is a power of two.
+
+    Else those of the next lower power of two, followed by every other one of the next higher (the authors' code).
+    """
+    power = 2 ** (num_heads.bit_length() - 1)
+    slopes = [2 ** (-8 * (head + 1) / power) for head in range(power)]
+    return slopes + [2 ** (-4 * (2 * head + 1) / power) for head in range(num_heads - power)]

@@ -32,6 +32,7 @@ class Transformer(nn.Module):
         norm_first: Pre-norm or post-norm.
         output_eps: Of the output norm, where it differs from ``eps`` (fairseq's 1.0 vision).
         drop_path: Stochastic depth of the last block; it grows linearly from 0 at the first of all blocks.
+        layer_drop: Probability that a whole block is left out of a training step (LayerDrop, arXiv 1909.11556).
         checkpoint_activations: Recompute each block in the backward pass: less memory, about a third more time.
         mlp_ratio, eps, key_bias, layer_scale, dropout, attention_dropout: See :class:`Block`.
     """
@@ -52,9 +53,11 @@ class Transformer(nn.Module):
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         drop_path: float = 0.0,
+        layer_drop: float = 0.0,
         checkpoint_activations: bool = False,
     ) -> None:
         super().__init__()
+        self.layer_drop = layer_drop
         self.checkpoint_activations = checkpoint_activations
         rates = torch.linspace(0, drop_path, prenet_depth + depth, device="cpu").tolist()  # also if built on meta
         blocks = [
@@ -91,7 +94,9 @@ class Transformer(nn.Module):
         x = self.input_dropout(self.input_norm(x))
         outputs = []
         for block, block_bias in zip([*self.prenet, *self.blocks], biases, strict=True):
-            if self.checkpoint_activations and torch.is_grad_enabled():
+            if self.training and self.layer_drop > 0 and float(torch.rand((), device="cpu")) < self.layer_drop:
+                output = _left_out(block, x)
+            elif self.checkpoint_activations and torch.is_grad_enabled():
                 output = checkpoint(block, x, block_bias, use_reentrant=False)
             else:
                 output = block(x, block_bias)
@@ -108,3 +113,9 @@ class Transformer(nn.Module):
         if bias is None:
             return [None] * depth
         return list(bias.expand(depth, *bias.shape[1:]))
+
+
+def _left_out(block: nn.Module, x: Float[Tensor, "b t d"]) -> BlockOutput:
+    """The input unchanged. The weights still get a gradient, of zero: plain DDP waits for one from every parameter."""
+    nothing = torch.stack([parameter.sum() for parameter in block.parameters()]).sum() * 0
+    return BlockOutput(ffn=torch.zeros_like(x), end=x + nothing.to(x.dtype))

@@ -25,7 +25,7 @@ from d2v.training.callbacks.ema_teacher import EMATeacherCallback
 from d2v.training.callbacks.throughput import ThroughputCallback
 from d2v.training.optimizer import parameter_groups
 from d2v.training.schedules import EMADecay, LRSchedule
-from d2v.types import Batch, Data2VecOutput
+from d2v.types import Batch, Data2VecOutput, Mask
 
 RANK_SAMPLES = 1024  # rows that the effective rank is computed from: enough for a trend, cheap for any width
 
@@ -146,18 +146,27 @@ class Data2VecModule(L.LightningModule):
             return  # the rest costs time, and Lightning writes it for the last micro-batch of such a step only
         predictions = output.predictions.detach().flatten(0, 1).float()
         targets = output.targets.flatten(0, 1)
+        if output.mask.scored is not None:
+            scored = output.mask.scored.flatten()
+            predictions, targets = predictions[scored], targets[scored]
         values = {
             "train/regression_loss": output.regression_loss.detach(),
             "train/target_std": targets.std(dim=0).mean(),
             "train/prediction_std": predictions.std(dim=0).mean(),
             "train/target_effective_rank": effective_rank(_sample(targets)),
             "train/extractor_effective_rank": effective_rank(_sample(output.features.detach().flatten(0, 1).float())),
-            "train/masked_fraction": output.mask.masked.float().mean(),
+            "train/masked_fraction": _masked_fraction(output.mask),
             "train/lr": self.trainer.optimizers[0].param_groups[0]["lr"],
         }
         if output.cls_loss is not None:
             values["train/cls_loss"] = output.cls_loss.detach()
         self.log_dict(values)
+
+
+def _masked_fraction(mask: Mask) -> Tensor:
+    """Share of the tokens, padding left out, that are masked."""
+    num_tokens = mask.masked.numel() if mask.padding is None else (~mask.padding).sum()
+    return mask.masked.sum() / num_tokens
 
 
 def _sample(x: Tensor) -> Tensor:

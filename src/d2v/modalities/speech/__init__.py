@@ -1,0 +1,1 @@
+"""Speech and other sound: 16 kHz waveforms, 50 frames a second."""
