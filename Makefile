@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo pretrain-vision test notebooks lint lock clean
+.PHONY: help setup demo demo-speech pretrain-vision pretrain-speech test notebooks lint lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,10 @@ demo: setup ## pretrain on real photographs in about two minutes, and show what 
 pretrain-vision: setup ## the published 2.0 recipe on an ImageNet folder: make pretrain-vision DATA=/path/to/imagenet
 	@test -n "$(DATA)" || { echo "name the pictures: make pretrain-vision DATA=/path/to/imagenet (a folder with train/ and val/)"; exit 2; }
 	$(BIN)/d2v fit --config v2/vision.yaml --data.root "$(DATA)" $(ARGS)
+
+pretrain-speech: setup ## the published 2.0 recipe on a LibriSpeech folder: make pretrain-speech DATA=/path/to/LibriSpeech
+	@test -n "$(DATA)" || { echo "name the speech: make pretrain-speech DATA=/path/to/LibriSpeech (the folder with train-clean-100/, ...)"; exit 2; }
+	$(BIN)/d2v fit --config v2/speech.yaml --data.root "$(DATA)" $(ARGS)
 
 test: setup ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)

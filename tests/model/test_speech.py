@@ -297,7 +297,7 @@ def test_decoder_1d_with_two_layers_of_projection_and_no_residual():
 
 
 def test_borrowed_positions_keep_their_gradient_under_autocast():
-    """The teacher runs them first, without a gradient; autocast must not keep that cast for the student."""
+    # The teacher runs them first, without a gradient: autocast must not keep that cast (pytorch pull request 165068).
     method = make_method("1.0").train()
     with torch.autocast("cpu", torch.bfloat16):
         loss = method(padded_batch()).loss

@@ -48,13 +48,9 @@ class EMATeacher(nn.Module):
     @torch.no_grad()
     def forward(self, batch: Batch, tokens: TokenSequence) -> EncoderOutput:
         """Encode all of the input; ``tokens`` is what the student's feature extractor made of it."""
-        device = tokens.tokens.device.type
-        # Autocast keeps the casts of weights: those of borrowed parts, made here without a gradient, would then serve
-        # the student, which would never learn them.
-        with torch.autocast(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device), False):
-            if "feature_extractor" not in self.shared:
-                tokens = self.encoder.extract(batch.inputs, batch.padding_mask)
-            return self.encoder.encode(tokens.detach())
+        if "feature_extractor" not in self.shared:
+            tokens = self.encoder.extract(batch.inputs, batch.padding_mask)
+        return self.encoder.encode(tokens.detach())
 
     @torch.no_grad()
     def update(self, student: Encoder, decay: float) -> None:
