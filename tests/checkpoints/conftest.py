@@ -1,6 +1,7 @@
 """Checkpoints as the official codes write them, of any shape, with random weights."""
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor
 
 from d2v.commands import import_
+
+sys.path.insert(0, str(Path(__file__).parent))  # speech_checkpoints.py
 
 State = dict[str, Any]
 
@@ -187,7 +190,7 @@ def import_content(tmp_path: Path) -> Callable[[Any], Path]:
     def run(content: Any, name: str = "model") -> Path:
         source, folder = tmp_path / f"{name}.pt", tmp_path / name
         torch.save(content, source)
-        import_.run(argparse.Namespace(source=source, output=folder))
+        import_.run(argparse.Namespace(source=source, output=folder, dict=None))
         return folder
 
     return run

@@ -307,13 +307,20 @@ def broken(make_v2_image: Make, make_v1_vision: Make) -> dict[str, tuple[Any, st
         "no settings": (no_cfg, "no cfg.model section"),
         "pre-norm": (pre_norm, "layer_norm_first"),
         "no tensor": (no_tensor, "blocks.0.norm1.bias is missing"),
-        "2.0 speech": ({"model": {"modality_encoders.AUDIO.alibi_scale": torch.ones(1)}}, "speech: .* vision only"),
-        "1.0 speech": (
-            {"model": {"feature_extractor.conv_layers.0.0.weight": torch.ones(1)}},
-            "speech: .* vision only",
+        "2.0 speech without settings": (
+            {"model": {"modality_encoders.AUDIO.alibi_scale": torch.ones(1)}},
+            "no cfg.model section",
         ),
-        "2.0 text": ({"model": {"modality_encoders.TEXT.extra": torch.ones(1)}}, "text: .* vision only"),
-        "1.0 text": ({"model": {"encoder.sentence_encoder.version": torch.ones(1)}}, "text: .* vision only"),
+        "1.0 speech without all": (
+            {"model": {"feature_extractor.conv_layers.0.0.weight": torch.ones(1)}},
+            "feature_extractor.proj.weight is missing",
+        ),
+        "weights of Hugging Face": (
+            {"data2vec_audio.feature_extractor.conv_layers.0.conv.weight": torch.ones(1)},
+            "give the folder, with the config.json",
+        ),
+        "2.0 text": ({"model": {"modality_encoders.TEXT.extra": torch.ones(1)}}, "text: .* vision and speech only"),
+        "1.0 text": ({"model": {"encoder.sentence_encoder.version": torch.ones(1)}}, "text: .* vision and speech only"),
         "ours": (
             {"state_dict": {"method.student.cls_token": torch.ones(1)}, "d2v": {}},
             "itself, which needs no import",
@@ -325,7 +332,8 @@ def broken(make_v2_image: Make, make_v1_vision: Make) -> dict[str, tuple[Any, st
 
 BROKEN = [
     "missing", "odd", "half a teacher", "flat", "no block", "not square", "heads", "no settings", "pre-norm",
-    "no tensor", "2.0 speech", "1.0 speech", "2.0 text", "1.0 text", "ours", "something else", "nothing",
+    "no tensor", "2.0 speech without settings", "1.0 speech without all", "weights of Hugging Face", "2.0 text",
+    "1.0 text", "ours", "something else", "nothing",
 ]  # fmt: skip
 
 
@@ -340,13 +348,10 @@ def test_what_is_broken_is_refused(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.pt"]
 
 
-def test_a_folder_is_no_source(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is a folder"):
-        import_.run(argparse.Namespace(source=tmp_path, output=tmp_path / "new"))
-
-
 def test_arguments() -> None:
     parser = argparse.ArgumentParser()
     import_.add_arguments(parser)
     args = parser.parse_args(["checkpoint.pt", "--output", "folder"])
-    assert args == argparse.Namespace(source=Path("checkpoint.pt"), output=Path("folder"))
+    assert args == argparse.Namespace(source=Path("checkpoint.pt"), output=Path("folder"), dict=None)
+    args = parser.parse_args(["folder", "--output", "new", "--dict", "dict.ltr.txt"])
+    assert args.dict == Path("dict.ltr.txt")

@@ -161,6 +161,19 @@ def test_damaged_weights_of_a_folder(tmp_path: Path) -> None:
         d2v.load(tmp_path / "model")
 
 
+def test_changed_arguments_of_the_encoder(tmp_path: Path) -> None:
+    path = save(make(), tmp_path / "a.ckpt")
+    plain, changed = d2v.load(path), d2v.load(path, dropout=0.2, checkpoint_activations=True)
+    assert changed.transformer.input_dropout.p == 0.2
+    assert changed.transformer.checkpoint_activations
+    assert changed.recipe["init_args"]["dropout"] == 0.2
+    assert same(plain, changed)
+    with pytest.raises(UserError, match=r"layer_drip=0.1: VisionEncoder has no such argument; it has .*depth"):
+        d2v.load(path, layer_drip=0.1)
+    with pytest.raises(UserError, match="do not fit the encoder"):
+        d2v.load(path, width=32)
+
+
 def test_init_weights_takes_all_of_an_equal_method(tmp_path: Path) -> None:
     source, method = make(), make()
     assert init_weights(method, save(source, tmp_path / "a.ckpt")) == []

@@ -1,4 +1,4 @@
-"""Against the official code: position tables, and statistics of inverse block masks (misc.pt of the fixtures)."""
+"""Against the official code: tables of positions, lengths, and statistics of masks (misc.pt of the fixtures)."""
 
 from pathlib import Path
 from typing import Any
@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from d2v.model.masking import InverseBlockMasking
+from d2v.model.masking import InverseBlockMasking, SpanMasking
 from d2v.model.randomness import combine_keys
-from d2v.nn.positional import sincos_table_2d
+from d2v.nn.feature_extractor import ConvFeatureExtractor
+from d2v.nn.positional import ALiBi, sincos_table_2d
 
 MISC = Path(__file__).parents[2].parent / "shared" / "reference" / "fixtures" / "misc.pt"
 NUM_MASKS = 4000
@@ -51,3 +52,65 @@ def test_inverse_block_masks_look_like_the_official_ones(misc: dict[str, Any], n
 
     neighbours = kept_neighbours(~masked.view(-1, 14, 14))
     assert neighbours == pytest.approx(official["mean_number_of_kept_4neighbours_of_a_kept_patch"], abs=0.02)
+
+
+@pytest.mark.parametrize(("num_heads", "name"), [(4, "heads=4,T=12"), (12, "heads=12,T=12"), (16, "heads=16,T=12")])
+def test_alibi_table(misc: dict[str, Any], num_heads: int, name: str) -> None:
+    with torch.no_grad():
+        ours = ALiBi(num_heads)((12,), 0, None)
+    torch.testing.assert_close(ours[0, 0], misc["alibi"][name])
+
+
+def test_number_of_frames(misc: dict[str, Any]) -> None:
+    extractor = ConvFeatureExtractor(width=8)
+    assert {samples: extractor.num_frames(samples) for samples in misc["conv_lengths"]} == misc["conv_lengths"]
+
+
+def run_lengths(masked: Tensor) -> Tensor:
+    """Length of each run of masked frames in rows [R, N]."""
+    edges = torch.nn.functional.pad(masked.int(), (1, 1)).diff(dim=1)  # 1: a run begins, -1: it has ended
+    return (edges == -1).nonzero()[:, 1] - (edges == 1).nonzero()[:, 1]
+
+
+@pytest.mark.parametrize("name", ["audio_base T=499", "audio_large T=499"])
+def test_span_masks_of_2_look_like_the_official_ones(misc: dict[str, Any], name: str) -> None:
+    official = misc["block_mask_statistics"][name]
+    settings = official["kwargs"]
+    masking = SpanMasking(settings["mask_prob"], settings["mask_length"], settings["mask_prob_adjust"])
+    masked = masking.sample(combine_keys(7, torch.arange(NUM_MASKS)), (499,))
+    assert (masked.sum(dim=1) == masking.num_masked((499,))).all()
+    assert masking.num_masked((499,)) == official["masked_per_row_min_max"][0] == official["masked_per_row_min_max"][1]
+
+    lengths = run_lengths(masked)
+    # The fixture's 500 masks hold some 28,000 runs, of deviation 4.4: its mean is known to 0.026.
+    assert lengths.float().mean().item() == pytest.approx(official["mean_run_length"], abs=0.12)
+    histogram = torch.bincount(lengths.clamp(max=40), minlength=41)[1:].double()
+    theirs = official["run_length_histogram_1..40"].double()
+    assert_same_distribution(histogram, theirs)
+
+
+def assert_same_distribution(counts: Tensor, official: Tensor) -> None:
+    """Shares of two histograms agree within 4.5 of their own deviations, and 0.002."""
+    ours, theirs = counts / counts.sum(), official / official.sum()
+    p = (counts + official) / (counts.sum() + official.sum())
+    deviation = (p * (1 - p) * (1 / counts.sum() + 1 / official.sum())).sqrt()
+    assert ((ours - theirs).abs() <= 4.5 * deviation + 0.002).all()
+
+
+def test_span_masks_of_1_look_like_the_official_ones(misc: dict[str, Any]) -> None:
+    """fairseq's counts differ from row to row, then all rows are cut to the smallest; ours all have the mean count."""
+    wanted = {"mask_prob": 0.65, "mask_length": 10, "min_masks": 1, "require_same_masks": False}
+    official = next(
+        entry["mask"] for entry in misc["span_masks"] if entry["kwargs"] == wanted and entry["padding_mask"] is None
+    )
+    assert run_lengths(official).min() == 10
+    assert official.float().mean().item() == pytest.approx(0.49, abs=0.1)  # 4 rows of deviation 0.06
+
+    masking = SpanMasking(0.49, 10, 0.16, whole_spans=True)
+    masked = masking.sample(combine_keys(7, torch.arange(NUM_MASKS)), (499,))
+    assert (masked.sum(dim=1) == int(0.49 * 499)).all()
+    lengths = run_lengths(masked)
+    assert lengths[lengths >= 10].sum() > 0.8 * lengths.sum()  # the others were cut or filled up to the exact count
+    middle = masked[:, 20:-20].float().mean(dim=0)
+    assert middle.std() < 0.01  # no place is preferred
+    assert masked[:, 0].float().mean() < 0.2  # a span that begins before the clip does not count

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from d2v.checkpoints.layout import Imported, given, model_state, one_norm, sizes
+from d2v.checkpoints.layout import Imported, given, model_state, one_norm
 from d2v.checkpoints.recipe import node
+from d2v.checkpoints.vision import example, shown, sizes
 from d2v.checkpoints.vision_v1 import (
     FINE_TUNED,
     add_unused,
@@ -97,6 +98,8 @@ def convert(content: dict[str, Any]) -> Imported:
         },
         ema={"start": start, "end": end, "anneal_steps": args.get("ema_start_at", 0)},
         weights=weights,
+        example=example(recipe["init_args"]["width"]),
+        sizes=shown(recipe),
         left_out=left_out,
         notes=notes,
     )

@@ -10,16 +10,46 @@ from d2v.checkpoints.recipe import node
 def model_settings(content: Mapping[str, Any]) -> dict[str, Any]:
     """Section ``model`` of a checkpoint's configuration, without what is null; empty if there is none.
 
-    Of a classifier on a pretrained model it is the section of the pretrained one.
+    Of a classifier or a recogniser on a pretrained model it is the section of the pretrained one.
     """
     config = content.get("cfg")
     model = config.get("model") if isinstance(config, dict) else content.get("args")
     if not isinstance(model, dict):
         return {}
+    if "w2v_args" in model:  # a recogniser, whose own section says nothing about the encoder
+        pretrained = model["w2v_args"]
+        return given(pretrained.get("model", pretrained)) if isinstance(pretrained, dict) else {}
     pretrained = model.get("pretrained_model_args")
     if isinstance(pretrained, dict) and isinstance(pretrained.get("model"), dict):
         model = pretrained["model"]
     return given(model)
+
+
+def ema_schedule(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """fairseq's settings of the teacher's decay."""
+    return {
+        "start": settings.get("ema_decay", 0.999),
+        "end": settings.get("ema_end_decay", 0.9999),
+        "anneal_steps": settings.get("ema_anneal_end_step", 0),
+    }
+
+
+def contradictions(said: Mapping[str, tuple[Any, Any]]) -> list[str]:
+    """Notes about settings (value of each, and what the weights say) that the weights belie."""
+    return [
+        f"cfg.model.{key} says {value}, the weights say {real}: taken from the weights"
+        for key, (value, real) in said.items()
+        if value != real
+    ]
+
+
+def ignored(settings: Mapping[str, Any], section: str, off: Mapping[str, Any]) -> list[str]:
+    """Notes about settings that ask for what d2v has not; ``off`` holds the value of each that asks for nothing."""
+    return [
+        f"{section}.{key} is {settings[key]}: d2v has no such thing"
+        for key, value in off.items()
+        if settings.get(key, value) != value
+    ]
 
 
 def regression_loss(settings: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:

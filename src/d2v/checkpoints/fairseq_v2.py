@@ -1,183 +1,204 @@
-"""fairseq ``data2vec_multi`` checkpoints: data2vec 2.0 (``examples/data2vec/models/data2vec2.py``)."""
+"""fairseq ``data2vec_multi`` checkpoints, data2vec 2.0 (``examples/data2vec/models/data2vec2.py``): what all modalities
+have in common."""
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from d2v.checkpoints.fairseq_settings import model_settings, regression_loss, targets
-from d2v.checkpoints.layout import (
-    Imported,
-    StateDict,
-    count,
-    expect_shape,
-    first_match,
-    given,
-    image_size,
-    model_state,
-    rename,
-    sizes,
-    square,
-)
+from d2v.checkpoints.layout import StateDict, count, given, mlp_ratio, model_state, rename
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
 
-_ENCODER_PARTS = (
-    (r"^local_encoder\.proj\.", "feature_extractor.proj."),
-    (r"^fixed_positional_encoder\.positions$", "positions.table"),
-    (r"^extra_tokens$", "cls_token"),
+LICENCE = "CC-BY-NC 4.0 if these are the published weights"
+
+TRANSFORMER_PARTS = (
     (r"^context_encoder\.norm\.", "transformer.input_norm."),
     (r"^context_encoder\.blocks\.", "transformer.prenet."),
     (r"^blocks\.", "transformer.blocks."),
 )
 _BEFORE_BLOCKS = r"student\.(?!transformer\.blocks\.)"
+_DECODER = r"decoder\.(?:blocks\.(?P<layer>\d+)\.0|proj(?P<proj>\.\d+)?)\.(?P<part>weight|bias)"
+
+EncoderName = Callable[[str], str | None]
+"""From the name of a tensor to its name in our encoder; None: it is none of the encoder's."""
 
 
-def matches(content: dict[str, Any]) -> bool:
-    """Whether a checkpoint has this layout, judged by its keys."""
-    return any(key.startswith("modality_encoders.IMAGE.") for key in model_state(content))
+@dataclass
+class V2Checkpoint:
+    """A checkpoint of one modality, on its way into our terms."""
+
+    settings: dict[str, Any]
+    """Section ``model`` of its configuration."""
+    section: dict[str, Any]
+    """Section ``model.modalities.MODALITY``."""
+    state: dict[str, Any]
+    """Its tensors, the modality's without their prefix."""
+    ema: dict[str, Any]
+    """The teacher's, likewise; empty if there is none."""
+    weights: StateDict = field(default_factory=dict)
+    """In our names."""
+    left_out: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
-def convert(content: dict[str, Any]) -> Imported:
-    """Translate a 2.0 image checkpoint, pretrained or fine-tuned (whose classifier is left out).
+def matches(content: dict[str, Any], modality: str) -> bool:
+    """Whether a checkpoint is of this ``modality`` ("IMAGE", "AUDIO", "TEXT"), judged by its keys."""
+    return any(key.startswith(f"modality_encoders.{modality}.") for key in model_state(content))
 
-    What the tensors tell is taken from them; missing settings are fairseq's defaults.
+
+def read(content: dict[str, Any], modality: str, encoder_name: EncoderName, refused: tuple[str, ...]) -> V2Checkpoint:
+    """Sort a checkpoint and rename what it holds of student, teacher and decoder.
+
+    Args:
+        content: The file.
+        modality: As in :func:`matches`.
+        encoder_name: For this modality.
+        refused: Settings of the modality that must be off, because we have no such encoder.
 
     Raises:
-        UserError: It is not whole, or its encoder is a variant that no published model uses.
+        UserError: It has no settings, or a setting of ``refused`` is on.
     """
     settings = model_settings(content)
     if not settings:
         raise UserError("the checkpoint has no cfg.model section: the number of heads and the targets cannot be known")
     modalities = settings.get("modalities")
-    image = given(modalities.get("image") if isinstance(modalities, dict) else None)
-    for name, section in (("layer_norm_first", settings), ("modalities.image.use_alibi_encoder", image)):
-        if section.get(name.rpartition(".")[2]):
-            raise UserError(f"cfg.model.{name} is true: no published model of 2.0 vision is such; unsupported")
+    section = given(modalities.get(modality.lower()) if isinstance(modalities, dict) else None)
+    # fairseq's block loses the residual with layer_norm_first.
+    asked = ["layer_norm_first"] if settings.get("layer_norm_first") else []
+    asked += [f"modalities.{modality.lower()}.{key}" for key in refused if section.get(key)]
+    if asked:
+        raise UserError(f"cfg.model.{asked[0]} is on: no published model of 2.0 is such; unsupported")
 
-    notes: list[str] = []
     state = model_state(content)
-    ema = state.pop("_ema", None) or {}
-    weights, left_out = rename(state, _student_name)
-    left_out += _add_teacher(weights, ema, notes)
-    for name, value in weights.items():
-        if name.endswith((".cls_token", ".positions.table")):
-            weights[name] = expect_shape(value, 3, name)[0]  # [1, n, D] -> [n, D]
-    head, left_out_head = _head(weights, image, notes)
-    encoder = {
-        **sizes(weights),
-        "prenet_depth": count(weights, r"student\.transformer\.prenet\.(\d+)\."),
-        "num_cls": len(weights.get("student.cls_token", ())),
-    }
-    table = weights.get("student.positions.table")
-    patch_size = encoder["patch_size"]
-    side = int(image.get("input_size", 224)) // patch_size
-    cls_weight = float(settings.get("cls_loss", 0))
-    if not image.get("inverse_mask"):
-        notes.append("modalities.image.inverse_mask is not set: d2v masks by inverse blocks nevertheless")
-    shares = (
-        not image.get("ema_local_encoder")
-        if not ema
-        else "teacher.encoder.feature_extractor.proj.weight" not in weights
-    )
-    method = {
-        "student": node(
-            "d2v.modalities.vision.encoder.VisionEncoder",
-            image_size=image_size((side, side) if table is None else square(len(table)), patch_size),
-            num_heads=int(settings.get("num_heads", 12)),
-            positions=None if table is None else "sincos",
-            eps=settings.get("norm_eps", 1e-6),
-            dropout=settings.get("encoder_dropout", 0.1),
-            attention_dropout=settings.get("attention_dropout", 0.1),
-            drop_path=settings.get("end_drop_path_rate", 0.0),
-            **encoder,
-        ),
-        "masking": node(
-            "d2v.model.masking.InverseBlockMasking",
-            mask_ratio=image.get("mask_prob", 0.7),
-            block_size=image.get("mask_length", 5),
-            adjust=image.get("mask_prob_adjust", 0),
-        ),
-        "targets": targets(settings, encoder["depth"], end_of_block=False, notes=notes),
-        "head": head,
-        "loss": regression_loss(settings, notes),
-        "cls_loss": node("d2v.model.losses.ClsLoss", weight=cls_weight) if cls_weight and encoder["num_cls"] else None,
-        "num_masks": int(settings.get("clone_batch", 1)),
-        "shared_with_teacher": ["feature_extractor"] if shares else [],
-    }
-    said = {
-        "depth": (settings.get("depth", 8), encoder["depth"]),
-        "embed_dim": (settings.get("embed_dim", 768), encoder["width"]),
-        "modalities.image.prenet_depth": (image.get("prenet_depth", 4), encoder["prenet_depth"]),
-        "modalities.image.patch_size": (image.get("patch_size", 16), patch_size),
-    }
-    notes += [
-        f"cfg.model.{key} says {value}, the weights say {real}: taken from the weights"
-        for key, (value, real) in said.items()
-        if value != real
-    ]
-    return Imported(
-        layout="fairseq data2vec 2.0 image",
-        licence="CC-BY-NC 4.0 if these are the published weights",
-        method=method,
-        ema={
-            "start": settings.get("ema_decay", 0.999),
-            "end": settings.get("ema_end_decay", 0.9999),
-            "anneal_steps": settings.get("ema_anneal_end_step", 0),
-        },
-        weights=weights,
-        left_out=left_out + left_out_head,
-        notes=notes,
+    ema = state.pop("_ema", None)
+    prefix = f"modality_encoders.{modality}."
+    checkpoint = V2Checkpoint(
+        settings=settings,
+        section=section,
+        state={key.removeprefix(prefix): value for key, value in state.items()},
+        ema={key.removeprefix(prefix): value for key, value in ema.items()} if isinstance(ema, dict) else {},
     )
 
+    def student_name(key: str) -> str | None:
+        decoder = re.fullmatch(_DECODER, key)
+        if decoder:
+            layer = f"layers.{decoder['layer']}" if decoder["layer"] else f"proj{decoder['proj'] or ''}"
+            return f"head.{layer}.{decoder['part']}"
+        name = encoder_name(key)
+        return name and f"student.{name}"
 
-def _student_name(key: str) -> str | None:
-    key = key.removeprefix("modality_encoders.IMAGE.")
-    decoder = re.fullmatch(r"decoder\.(?:blocks\.(\d+)\.0|proj)\.(weight|bias)", key)
-    if decoder:
-        return f"head.layers.{decoder[1]}.{decoder[2]}" if decoder[1] else f"head.proj.{decoder[2]}"
-    name = first_match(key, _ENCODER_PARTS)
-    return name and f"student.{name}"
+    checkpoint.weights, checkpoint.left_out = rename(checkpoint.state, student_name)
+    return checkpoint
 
 
-def _add_teacher(weights: StateDict, ema: dict[str, Any], notes: list[str]) -> list[str]:
-    """Add the teacher's tensors; returns the names of those that were left out."""
-    blocks_only = any(re.match(r"\d+\.", key) for key in ema)  # ema_encoder_only
-    names = {f"blocks.{key}" if blocks_only else key: value for key, value in ema.items()}
-    teacher, unknown = rename(
-        names, lambda key: first_match(key.removeprefix("modality_encoders.IMAGE."), _ENCODER_PARTS), "teacher.encoder."
-    )
+def add_teacher(checkpoint: V2Checkpoint, encoder_name: EncoderName, lent: tuple[str, ...] = ()) -> None:
+    """Add the teacher's tensors. Where only its blocks were averaged, the student's stand for the others.
+
+    Args:
+        checkpoint: Changed in place.
+        encoder_name: As in :func:`read`.
+        lent: Parts that such a teacher rather borrows.
+    """
+    blocks_only = any(re.match(r"\d+\.", key) for key in checkpoint.ema)  # ema_encoder_only
+    names = {f"blocks.{key}" if blocks_only else key: value for key, value in checkpoint.ema.items()}
+    teacher, unknown = rename(names, encoder_name, "teacher.encoder.")
+    weights = checkpoint.weights
     weights.update(teacher)
+    checkpoint.left_out += [f"_ema.{key}" for key in unknown]
     if blocks_only:
-        notes.append("only the blocks of the teacher were averaged: what stands before them is the student's")
+        checkpoint.notes.append(
+            "only the blocks of the teacher were averaged: what stands before them is the student's"
+        )
         for name in [name for name in weights if re.match(_BEFORE_BLOCKS, name)]:
-            weights[name.replace("student.", "teacher.encoder.", 1)] = weights[name]
-    return [f"_ema.{key}" for key in unknown]
+            if not name.startswith(tuple(f"student.{part}." for part in lent)):
+                weights[name.replace("student.", "teacher.encoder.", 1)] = weights[name]
 
 
-def _head(weights: StateDict, image: dict[str, Any], notes: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """Recipe of the decoder, and the tensors that are taken out of ``weights`` because it is none of ours."""
-    decoder = given(image.get("decoder"))
-    noise = image.get("mask_noise_std", 0.01)
-    first, proj = weights.get("head.layers.0.weight"), weights.get("head.proj.weight")
+def shared_parts(checkpoint: V2Checkpoint) -> list[str]:
+    """``shared_with_teacher``: what the teacher has not averaged; without a teacher, what the settings say."""
+    if not checkpoint.ema:
+        return [] if checkpoint.section.get("ema_local_encoder") else ["feature_extractor"]
+    return [
+        part
+        for part in ("feature_extractor", "positions")
+        if any(name.startswith(f"student.{part}.") for name in checkpoint.weights)
+        and not any(name.startswith(f"teacher.encoder.{part}.") for name in checkpoint.weights)
+    ]
+
+
+def transformer(checkpoint: V2Checkpoint) -> dict[str, Any]:
+    """Arguments of the encoder that the settings tell and the tensors do not."""
+    settings = checkpoint.settings
+    return {
+        "num_heads": int(settings.get("num_heads", 12)),
+        "eps": settings.get("norm_eps", 1e-6),
+        "dropout": settings.get("encoder_dropout", 0.1),
+        "attention_dropout": settings.get("attention_dropout", 0.1),
+        "drop_path": settings.get("end_drop_path_rate", 0.0),
+    }
+
+
+def method(
+    checkpoint: V2Checkpoint,
+    student: dict[str, Any],
+    masking: dict[str, Any],
+    head: dict[str, Any],
+    cls_loss: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """The recipe of the method from its parts and the settings."""
+    settings, depth = checkpoint.settings, student["init_args"]["depth"]
+    return {
+        "student": student,
+        "masking": masking,
+        "targets": targets(settings, depth, end_of_block=False, notes=checkpoint.notes),
+        "head": head,
+        "loss": regression_loss(settings, checkpoint.notes),
+        "cls_loss": cls_loss,
+        "num_masks": int(settings.get("clone_batch", 1)),
+        "shared_with_teacher": shared_parts(checkpoint),
+    }
+
+
+def decoder(checkpoint: V2Checkpoint, class_path: str, published: dict[str, Any]) -> dict[str, Any]:
+    """Recipe of the decoder; its tensors are taken out of the weights if it is none of ours.
+
+    Args:
+        checkpoint: Changed in place.
+        class_path: Of the decoder for this modality.
+        published: Arguments of the published Base model's, for a checkpoint that has none.
+    """
+    settings, weights, notes = given(checkpoint.section.get("decoder")), checkpoint.weights, checkpoint.notes
+    noise = checkpoint.section.get("mask_noise_std", 0.01)
+    first, hidden = weights.get("head.layers.0.weight"), weights.get("head.proj.0.weight")
+    proj = weights.get("head.proj.weight" if hidden is None else "head.proj.2.weight")
+    dims = 4 if class_path.endswith("2d") else 3
     if (
-        (first is not None and first.ndim == 4 and first.shape[-1] % 2)
+        (first is not None and first.ndim == dims and first.shape[-1] % 2)
         and (proj is not None and proj.ndim == 2)
-        and decoder.get("decoder_residual", True)
+        and "head.proj.4.weight" not in weights
     ):
-        steps = [key for key in ("add_positions_masked", "add_positions_all", "input_dropout") if decoder.get(key)]
-        notes.extend(f"decoder.{key} is {decoder[key]}: d2v's decoder has no such step" for key in steps)
-        return (
-            node(
-                "d2v.model.heads.ConvDecoder2d",
-                decoder_width=proj.shape[1],
-                num_layers=count(weights, r"head\.layers\.(\d+)\."),
-                kernel_size=first.shape[-1],
-                groups=proj.shape[0] // first.shape[1],
-                mask_noise=noise,
-            ),
-            [],
+        steps = [key for key in ("add_positions_masked", "add_positions_all") if settings.get(key)]
+        notes.extend(f"decoder.{key} is {settings[key]}: d2v's decoder has no such step" for key in steps)
+        decoder_width = len(first)
+        arguments = {}
+        if hidden is not None:
+            arguments = {"projection_layers": 2, "projection_ratio": mlp_ratio(len(hidden), decoder_width)}
+        return node(
+            class_path,
+            decoder_width=decoder_width,
+            num_layers=count(weights, r"head\.layers\.(\d+)\."),
+            kernel_size=first.shape[-1],
+            groups=len(proj) // first.shape[1],
+            mask_noise=noise,
+            input_dropout=settings.get("input_dropout", 0.1),
+            residual=settings.get("decoder_residual", True),
+            **arguments,
         )
     out = [name for name in weights if name.startswith("head.")]
     for name in out:
         del weights[name]
+    checkpoint.left_out += out
     notes.append("there is no decoder that d2v has: a new one would be trained, as large as the published Base")
-    return node("d2v.model.heads.ConvDecoder2d", mask_noise=noise), out
+    return node(class_path, mask_noise=noise, **published)

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,21 @@ def require_empty(folder: Path) -> None:
         raise UserError(f"--output {folder}: there is something already; give a new folder, or remove it first")
 
 
-def write_folder(folder: Path, weights: StateDict, config: dict[str, Any], model_card: str) -> None:
+def write_folder(
+    folder: Path,
+    weights: StateDict,
+    config: dict[str, Any],
+    model_card: str,
+    more: Mapping[str, StateDict] | None = None,
+) -> None:
     """Write all of it or nothing: into a folder beside it first, which is then renamed.
+
+    Args:
+        folder: A new one.
+        weights: State dict of the method.
+        config: Content of ``config.json``.
+        model_card: Content of ``README.md``.
+        more: Further files of tensors, by their names.
 
     Raises:
         UserError: Something is there already, or the place cannot be written to.
@@ -44,7 +58,8 @@ def write_folder(folder: Path, weights: StateDict, config: dict[str, Any], model
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
     try:
         unfinished.mkdir(parents=True)
-        save_file(_separate(weights), unfinished / WEIGHTS, {"format": "pt"})
+        for name, tensors in {WEIGHTS: weights, **(more or {})}.items():
+            save_file(_separate(tensors), unfinished / name, {"format": "pt"})
         (unfinished / CONFIG).write_text(json.dumps({"format": FORMAT, **config}, indent=2) + "\n")
         (unfinished / "README.md").write_text(model_card)
         os.replace(unfinished, folder)

@@ -1,11 +1,11 @@
-"""What every importer makes of a foreign checkpoint, and what reading a Vision Transformer's tensors needs."""
+"""What every importer makes of a foreign checkpoint, and what reading a Transformer's tensors needs."""
 
-import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from jaxtyping import Float
 from torch import Tensor
 
 from d2v.checkpoints.recipe import build
@@ -25,6 +25,16 @@ _TIMM_BLOCK_PARTS = (
 
 
 @dataclass(frozen=True)
+class CTCHead:
+    """The linear layer of a fine-tuned recogniser."""
+
+    weight: Float[Tensor, "s d"]
+    bias: Float[Tensor, "s"]
+    symbols: tuple[str, ...] | None = None
+    """What each output stands for, the blank first; None: not known."""
+
+
+@dataclass(frozen=True)
 class Imported:
     """A checkpoint in our terms."""
 
@@ -37,6 +47,12 @@ class Imported:
     """Arguments of the EMA decay schedule."""
     weights: StateDict
     """State dict of :class:`Data2Vec`; without a teacher or a head if the checkpoint has none."""
+    example: str
+    """How features are taken, as Python that follows ``features = ``."""
+    sizes: dict[str, Any] = field(default_factory=dict)
+    """What is worth showing of the encoder beside its width, blocks and heads."""
+    ctc: CTCHead | None = None
+    """The head of a recogniser, if it is one."""
     left_out: list[str] = field(default_factory=list)
     """Entries of the source that nothing of ours corresponds to."""
     notes: list[str] = field(default_factory=list)
@@ -67,11 +83,18 @@ def build_method(method: Mapping[str, Any]) -> Data2Vec:
 def model_state(content: Mapping[str, Any]) -> dict[str, Any]:
     """The state dict of a checkpoint: its "model", "module" (DeepSpeed) or "state_dict", or all of it.
 
-    The prefixes of DDP (``module.``) and of fairseq's classifiers around a pretrained model (``model.``) are removed.
+    The prefixes of DDP (``module.``), of fairseq's classifiers (``model.``) and of its recognisers
+    (``w2v_encoder.w2v_model.``) around a pretrained model are removed.
     """
     wrapped = (content[key] for key in ("model", "module", "state_dict") if isinstance(content.get(key), dict))
     state = next(wrapped, content)
-    return {key.removeprefix("module.").removeprefix("model."): state[key] for key in state if isinstance(key, str)}
+    return {_unwrapped(key): state[key] for key in state if isinstance(key, str)}
+
+
+def _unwrapped(key: str) -> str:
+    for prefix in ("module.", "model.", "w2v_encoder.w2v_model."):
+        key = key.removeprefix(prefix)
+    return key
 
 
 def given(settings: Any) -> dict[str, Any]:
@@ -117,29 +140,10 @@ def first_match(key: str, patterns: Iterable[tuple[str, str]]) -> str | None:
     return None
 
 
-def sizes(weights: StateDict) -> dict[str, Any]:
-    """Arguments of a ``VisionEncoder`` that the student's tensors tell.
-
-    Raises:
-        UserError: The patch embedding or the first block is missing.
-    """
-    patches = _tensor(weights, "student.feature_extractor.proj.weight", dims=4)  # [D, 3, p, p]
-    hidden = len(_tensor(weights, "student.transformer.blocks.0.mlp.0.weight", dims=2))  # [hidden, D]
-    width, in_channels, patch_size, _ = patches.shape
+def mlp_ratio(hidden: int, width: int) -> float:
+    """The argument ``mlp_ratio`` of a block whose feed-forward network is ``hidden`` wide."""
     ratio = hidden / width
-    return {
-        "patch_size": patch_size,
-        "in_channels": in_channels,
-        "width": width,
-        "depth": count(weights, r"student\.transformer\.blocks\.(\d+)\."),
-        "mlp_ratio": ratio if int(width * ratio) == hidden else (hidden + 0.5) / width,  # the block rounds down
-    }
-
-
-def image_size(grid: tuple[int, int], patch_size: int) -> int | list[int]:
-    """Size in pixels of a grid of patches, as ``VisionEncoder`` takes it."""
-    rows, columns = grid
-    return rows * patch_size if rows == columns else [rows * patch_size, columns * patch_size]
+    return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width  # the block rounds down
 
 
 def count(names: Iterable[str], pattern: str) -> int:
@@ -147,19 +151,12 @@ def count(names: Iterable[str], pattern: str) -> int:
     return len({match[1] for name in names if (match := re.match(pattern, name))})
 
 
-def square(tokens: int) -> tuple[int, int]:
-    """The square grid of so many tokens.
+def tensor(weights: StateDict, name: str, dims: int) -> Tensor:
+    """The tensor of that name in our terms.
 
     Raises:
-        UserError: They are no square.
+        UserError: It is not there, or has another number of dimensions.
     """
-    side = math.isqrt(tokens)
-    if side * side != tokens:
-        raise UserError(f"{tokens} positions are no square: the grid of patches cannot be known")
-    return side, side
-
-
-def _tensor(weights: StateDict, name: str, dims: int) -> Tensor:
     if name not in weights or weights[name].ndim != dims:
         raise UserError(f"the checkpoint is not whole: the tensor that becomes {name} is missing or odd")
     return weights[name]

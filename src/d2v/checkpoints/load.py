@@ -1,5 +1,6 @@
 """Pretrained weights in: an encoder for features, or the start of another pretraining."""
 
+import inspect
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -12,7 +13,7 @@ from d2v.checkpoints.folder import (
     require_fit,
 )
 from d2v.checkpoints.layout import StateDict, build_method
-from d2v.checkpoints.recipe import build
+from d2v.checkpoints.recipe import build, part_class
 from d2v.checkpoints.unpickle import load_untrusted
 from d2v.errors import UserError
 from d2v.model.data2vec import Data2Vec
@@ -24,21 +25,22 @@ Weights = Literal["student", "teacher"]
 _STUDENT, _TEACHER, _HEAD = "student.", "teacher.encoder.", "head."
 
 
-def load(path: str | Path, weights: Weights = "student") -> Encoder:
+def load(path: str | Path, weights: Weights = "student", **changes: Any) -> Encoder:
     """The pretrained encoder of a checkpoint, in eval mode, on the CPU, in fp32.
 
     Args:
         path: A ``.ckpt`` of ours, the folder of a run (its ``checkpoints/last.ckpt``, else the newest), or a folder
             that `d2v import` or `d2v export` wrote.
         weights: The student's, or the teacher's moving average of them.
+        changes: Arguments of the encoder that differ from the checkpoint's, such as ``layer_drop=0.1``.
 
     Raises:
-        UserError: There is no such checkpoint, it is a foreign one, or it is damaged.
+        UserError: There is no such checkpoint, it is a foreign one, it is damaged, or the encoder has no such argument.
     """
     if weights not in get_args(Weights):
         raise UserError(f"weights={weights!r}: give one of {', '.join(get_args(Weights))}")
     recipe, state = _read(Path(path))
-    encoder = build(recipe)
+    encoder = build(_changed(recipe, changes))
     if not isinstance(encoder, Encoder):
         raise UserError(f"{path}: its student is a {type(encoder).__name__}, and no encoder")
     found = _part(state, _STUDENT)
@@ -51,6 +53,20 @@ def load(path: str | Path, weights: Weights = "student") -> Encoder:
         raise UserError(f"{path}: the weights do not fit the encoder: {in_short(problems)}")
     encoder.load_state_dict(found)
     return encoder.eval()
+
+
+def _changed(recipe: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The recipe of an encoder with other arguments."""
+    if not changes:
+        return recipe
+    encoder = part_class(recipe)
+    known = list(inspect.signature(encoder).parameters)
+    for name in changes:
+        if name not in known:
+            raise UserError(
+                f"{name}={changes[name]!r}: {encoder.__name__} has no such argument; it has {', '.join(known)}"
+            )
+    return {**recipe, "init_args": {**recipe.get("init_args", {}), **changes}}
 
 
 def load_method(folder: str | Path) -> Data2Vec:

@@ -26,6 +26,19 @@ def build(recipe: dict[str, Any], *args: Any) -> Any:
     Raises:
         UserError: The class is not one of ours, is not there, or refuses its arguments.
     """
+    part = part_class(recipe)
+    try:
+        return part(*args, **recipe.get("init_args", {}))
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"class_path {recipe['class_path']!r}: {error}") from error
+
+
+def part_class(recipe: dict[str, Any]) -> type[nn.Module]:
+    """The class that a node names.
+
+    Raises:
+        UserError: It is not one of ours, or is not there.
+    """
     if not isinstance(recipe, dict) or not isinstance(recipe.get("class_path"), str):
         raise UserError(f"a part of the recipe is {recipe!r:.100}, where a class_path and init_args belong")
     class_path = recipe["class_path"]
@@ -38,7 +51,4 @@ def build(recipe: dict[str, Any], *args: Any) -> Any:
         raise UserError(f"class_path {class_path!r}: this version of d2v has no such class") from error
     if not (isinstance(part, type) and issubclass(part, nn.Module) and part.__module__ == module):
         raise UserError(f"class_path {class_path!r}: no part of the method")
-    try:
-        return part(*args, **recipe.get("init_args", {}))
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"class_path {class_path!r}: {error}") from error
+    return part

@@ -1,34 +1,59 @@
 """Which layout a foreign checkpoint has, judged by what is in it and never by its name."""
 
+from pathlib import Path
 from typing import Any
 
-from d2v.checkpoints import beit, fairseq_v1, fairseq_v2
+from d2v.checkpoints import beit, fairseq_v1_audio, fairseq_v1_vision, fairseq_v2_audio, fairseq_v2_image, hugging_face
+from d2v.checkpoints.folder import is_folder
 from d2v.checkpoints.layout import Imported, model_state
+from d2v.checkpoints.unpickle import load_untrusted
 from d2v.errors import UserError
 
-_LATER = {
-    "speech": ("modality_encoders.AUDIO.", "feature_extractor.conv_layers."),
-    "text": ("modality_encoders.TEXT.", "sentence_encoder."),
-}
+_LAYOUTS = (fairseq_v2_image, fairseq_v2_audio, fairseq_v1_vision, fairseq_v1_audio, beit)
+_TEXT = ("modality_encoders.TEXT.", "sentence_encoder.")
 _KNOWN = (
-    "data2vec 2.0 vision of fairseq, data2vec 1.0 vision of fairseq, and data2vec_vision's (BEiT's code), "
-    "pretrained or fine-tuned"
+    "fairseq's data2vec 1.0 and 2.0 of vision and speech, data2vec_vision's (BEiT's code), pretrained or fine-tuned, "
+    "and folders of Hugging Face's Data2VecAudio"
 )
 
 
+def read(source: Path) -> tuple[Imported, Path]:
+    """Read a checkpoint, or a folder of Hugging Face; returns what it holds and the file of its weights.
+
+    Raises:
+        UserError: It is neither, or broken; the message begins with ``source``.
+    """
+    if not source.is_dir():
+        content = load_untrusted(source)
+    try:
+        if not source.is_dir():
+            return convert(content), source
+        if is_folder(source) and not hugging_face.matches(source):
+            raise UserError("a folder of d2v itself, which needs no import: give it to d2v.load or --checkpoint")
+        if not hugging_face.matches(source):
+            raise UserError(
+                "is a folder, and none of Hugging Face's (config.json, model.safetensors); give the checkpoint file "
+                "in it"
+            )
+        return hugging_face.convert(source)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
+
+
 def convert(content: dict[str, Any]) -> Imported:
-    """Translate a checkpoint of any layout that is known.
+    """Translate a checkpoint file of any layout that is known.
 
     Raises:
         UserError: It is none of them, or one of them but broken.
     """
-    for layout in (fairseq_v2, fairseq_v1, beit):
+    for layout in _LAYOUTS:
         if layout.matches(content):
             return layout.convert(content)
     names = list(model_state(content))
-    for modality, parts in _LATER.items():
-        if any(part in name for name in names for part in parts):
-            raise UserError(f"a fairseq checkpoint of {modality}: this version of d2v imports vision only")
+    if any(part in name for name in names for part in _TEXT):
+        raise UserError("a fairseq checkpoint of text: this version of d2v imports vision and speech only")
+    if any("feature_extractor.conv_layers.0.conv.weight" in name for name in names):
+        raise UserError("the weights of a Hugging Face model: give the folder, with the config.json beside this file")
     if any(name.startswith("method.student.") for name in names):
         raise UserError("a checkpoint of d2v itself, which needs no import: give it to d2v.load or --checkpoint")
     shown = ", ".join(names[:5]) or "nothing"

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2v.checkpoints.layout import StateDict, expect_shape, first_match, image_size, rename, sizes, square
+from d2v.checkpoints.layout import StateDict, expect_shape, first_match, rename
 from d2v.checkpoints.recipe import node
+from d2v.checkpoints.vision import image_size, sizes, square
 from d2v.errors import UserError
 
 FINE_TUNED = (

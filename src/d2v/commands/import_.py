@@ -1,6 +1,7 @@
 """`d2v import`: a checkpoint of the official implementations, in a form that d2v loads, without their code."""
 
 import argparse
+import dataclasses
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,13 +11,24 @@ from d2v.errors import UserError
 if TYPE_CHECKING:
     from d2v.checkpoints.layout import Imported
 
-SUMMARY = "turn a checkpoint of fairseq or data2vec_vision (BEiT) into a folder that d2v loads"
+SUMMARY = "turn a checkpoint of fairseq, data2vec_vision (BEiT) or Hugging Face into a folder that d2v loads"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="fairseq .pt or data2vec_vision .pth checkpoint")
+    parser.add_argument(
+        "source",
+        type=Path,
+        metavar="SOURCE",
+        help="fairseq .pt or data2vec_vision .pth checkpoint, or a folder of Hugging Face",
+    )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new folder for the imported model")
+    parser.add_argument(
+        "--dict",
+        type=Path,
+        metavar="FILE",
+        help="symbols of a fine-tuned recogniser (fairseq's dict.ltr.txt; looked for beside SOURCE)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -28,35 +40,52 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     import d2v
-    from d2v.checkpoints import folder, recognise
+    from d2v.checkpoints import ctc_head, folder, recognise
     from d2v.checkpoints.layout import build_method
-    from d2v.checkpoints.unpickle import load_untrusted
 
     source, output = args.source.expanduser(), args.output.expanduser()
     folder.require_empty(output)
-    if source.is_dir():
-        raise UserError(f"{source}: is a folder; give the checkpoint file in it")
-    content = load_untrusted(source)
+    imported, file = recognise.read(source)
+    imported = _with_symbols(imported, args.dict, source)
     try:
-        imported = recognise.convert(content)
         with torch.device("meta"):  # shapes are all that is needed of it
             method = build_method(imported.method)
         folder.require_fit(method, imported.weights)
+        if imported.ctc is not None and imported.ctc.weight.shape[1] != method.student.width:
+            raise UserError(f"the recogniser's head reads {imported.ctc.weight.shape[1]} features, not the encoder's")
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
-    with source.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    with file.open("rb") as opened:
+        sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
     config = {
         "d2v_version": d2v.__version__,
         "method": imported.method,
         "ema": imported.ema,
-        "source": {"layout": imported.layout, "licence": imported.licence, "file": source.name, "sha256": sha256},
+        "source": {"layout": imported.layout, "licence": imported.licence, "file": file.name, "sha256": sha256},
         "left_out": imported.left_out,
         "notes": imported.notes,
     }
-    folder.write_folder(output, imported.weights, config, _model_card(output.name, imported, source.name, sha256))
+    heads = {}
+    if imported.ctc is not None:
+        config["ctc"] = {"symbols": imported.ctc.symbols}
+        heads = ctc_head.head_files(imported.ctc)
+    card = _model_card(output.name, imported, file.name, sha256)
+    folder.write_folder(output, imported.weights, config, card, heads)
     parameters = sum(parameter.numel() for parameter in method.student.parameters())
     print(_summary(imported, parameters, output))
+
+
+def _with_symbols(imported: "Imported", dictionary: Path | None, source: Path) -> "Imported":
+    """The same with the symbols of its recogniser's head; without the head if they cannot be known."""
+    from d2v.checkpoints import ctc_head
+
+    if imported.ctc is None:
+        if dictionary is not None:
+            raise UserError(
+                f"--dict {dictionary}: {source} holds no recogniser whose symbols it could name; leave it out"
+            )
+        return imported
+    return dataclasses.replace(imported, ctc=ctc_head.name_symbols(imported.ctc, dictionary, source, imported.notes))
 
 
 def _sizes(imported: "Imported") -> dict[str, Any]:
@@ -66,13 +95,14 @@ def _sizes(imported: "Imported") -> dict[str, Any]:
         "width": student["width"],
         "blocks": f"{prenet} + {student['depth']}" if prenet else student["depth"],
         "heads": student["num_heads"],
-        "patch": student["patch_size"],
-        "image": student["image_size"],
+        **imported.sizes,
     }
 
 
 def _parts(imported: "Imported") -> str:
     names = [part for part in ("student", "teacher", "head") if any(k.startswith(f"{part}.") for k in imported.weights)]
+    if imported.ctc is not None:
+        names.append(f"CTC head ({len(imported.ctc.weight)} symbols)")
     return ", ".join(names)
 
 
@@ -92,10 +122,10 @@ def _summary(imported: "Imported", parameters: int, output: Path) -> str:
 
 
 def _model_card(name: str, imported: "Imported", file: str, sha256: str) -> str:
-    width = _sizes(imported)["width"]
     sizes = "\n".join(f"| {key} | {value} |" for key, value in _sizes(imported).items())
     left_out = ", ".join(f"`{key}`" for key in imported.left_out) or "nothing"
     notes = "\n".join(f"- {note}" for note in imported.notes) or "- none"
+    teacher = '  # or weights="teacher"' if any(key.startswith("teacher.") for key in imported.weights) else ""
     return f"""# {name}
 
 {imported.layout}, imported by d2v from `{file}` (sha256 `{sha256}`).
@@ -116,7 +146,7 @@ Notes:
 
 ```python
 import d2v
-encoder = d2v.load("{name}")  # or weights="teacher"
-features = encoder.embed(pixels)  # normalised pixels [B, 3, H, W] -> [B, {width}]
+encoder = d2v.load("{name}"){teacher}
+features = {imported.example}
 ```
 """

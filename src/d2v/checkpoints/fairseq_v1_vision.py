@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from d2v.checkpoints.fairseq_settings import model_settings, regression_loss, targets
-from d2v.checkpoints.layout import Imported, model_state, sizes
+from d2v.checkpoints.fairseq_settings import ema_schedule, model_settings, regression_loss, targets
+from d2v.checkpoints.layout import Imported, model_state
 from d2v.checkpoints.recipe import node
+from d2v.checkpoints.vision import example, shown, sizes
 from d2v.checkpoints.vision_v1 import (
     FINE_TUNED,
     add_unused,
@@ -59,19 +60,20 @@ def convert(content: dict[str, Any]) -> Imported:
         notes.append(
             f"cfg.model says {said}, the weights {encoder['depth']} blocks of {encoder['width']}: taken from them"
         )
+    recipe = student(
+        weights,
+        grid,
+        settings["num_heads"] if "num_heads" in settings else num_heads(weights, notes),
+        output_eps=1e-5,  # fairseq builds the last norm with torch's own eps, and all others with 1e-6
+        layer_scale=settings.get("layer_scale_init_value", 1e-4),
+        attention_dropout=settings.get("attention_dropout", 0.0),
+        drop_path=settings.get("drop_path", 0.1),
+    )
     return Imported(
         layout="fairseq data2vec 1.0 vision",
         licence="MIT (fairseq)",
         method={
-            "student": student(
-                weights,
-                grid,
-                settings["num_heads"] if "num_heads" in settings else num_heads(weights, notes),
-                output_eps=1e-5,  # fairseq builds the last norm with torch's own eps, and all others with 1e-6
-                layer_scale=settings.get("layer_scale_init_value", 1e-4),
-                attention_dropout=settings.get("attention_dropout", 0.0),
-                drop_path=settings.get("drop_path", 0.1),
-            ),
+            "student": recipe,
             "masking": block_masking({"max_mask_patches_per_block": 196, **settings}, grid, notes),
             "targets": targets(settings, encoder["depth"], end_of_block=True, notes=notes),
             "head": node("d2v.model.heads.IdentityHead"),
@@ -80,12 +82,10 @@ def convert(content: dict[str, Any]) -> Imported:
             "num_masks": 1,
             "shared_with_teacher": ["feature_extractor"] if transformer_only else [],
         },
-        ema={
-            "start": settings.get("ema_decay", 0.999),
-            "end": settings.get("ema_end_decay", 0.9999),
-            "anneal_steps": settings.get("ema_anneal_end_step", 0),
-        },
+        ema=ema_schedule(settings),
         weights=weights,
+        example=example(encoder["width"]),
+        sizes=shown(recipe),
         left_out=left_out + [f"_ema.{key}" for key in left_out_ema],
         notes=notes,
     )

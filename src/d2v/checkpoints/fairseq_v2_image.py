@@ -1,0 +1,85 @@
+"""fairseq data2vec 2.0 image checkpoints."""
+
+from typing import Any
+
+from d2v.checkpoints import fairseq_v2
+from d2v.checkpoints.fairseq_settings import contradictions, ema_schedule
+from d2v.checkpoints.layout import Imported, count, expect_shape, first_match
+from d2v.checkpoints.recipe import node
+from d2v.checkpoints.vision import example, image_size, shown, sizes, square
+
+_ENCODER_PARTS = (
+    (r"^local_encoder\.proj\.", "feature_extractor.proj."),
+    (r"^fixed_positional_encoder\.positions$", "positions.table"),
+    (r"^extra_tokens$", "cls_token"),
+    *fairseq_v2.TRANSFORMER_PARTS,
+)
+
+
+def matches(content: dict[str, Any]) -> bool:
+    """Whether a checkpoint has this layout, judged by its keys."""
+    return fairseq_v2.matches(content, "IMAGE")
+
+
+def convert(content: dict[str, Any]) -> Imported:
+    """Translate a 2.0 image checkpoint, pretrained or fine-tuned (whose classifier is left out).
+
+    What the tensors tell is taken from them; missing settings are fairseq's defaults.
+
+    Raises:
+        UserError: It is not whole, or its encoder is a variant that no published model uses.
+    """
+    checkpoint = fairseq_v2.read(content, "IMAGE", _encoder_name, refused=("use_alibi_encoder",))
+    fairseq_v2.add_teacher(checkpoint, _encoder_name)
+    settings, image, weights, notes = checkpoint.settings, checkpoint.section, checkpoint.weights, checkpoint.notes
+    for name, value in weights.items():
+        if name.endswith((".cls_token", ".positions.table")):
+            weights[name] = expect_shape(value, 3, name)[0]  # [1, n, D] -> [n, D]
+    head = fairseq_v2.decoder(checkpoint, "d2v.model.heads.ConvDecoder2d", published={})
+    encoder = {
+        **sizes(weights),
+        "prenet_depth": count(weights, r"student\.transformer\.prenet\.(\d+)\."),
+        "num_cls": len(weights.get("student.cls_token", ())),
+    }
+    table = weights.get("student.positions.table")
+    patch_size = encoder["patch_size"]
+    side = int(image.get("input_size", 224)) // patch_size
+    cls_weight = float(settings.get("cls_loss", 0))
+    if not image.get("inverse_mask"):
+        notes.append("modalities.image.inverse_mask is not set: d2v masks by inverse blocks nevertheless")
+    student = node(
+        "d2v.modalities.vision.encoder.VisionEncoder",
+        image_size=image_size((side, side) if table is None else square(len(table)), patch_size),
+        positions=None if table is None else "sincos",
+        **fairseq_v2.transformer(checkpoint),
+        **encoder,
+    )
+    masking = node(
+        "d2v.model.masking.InverseBlockMasking",
+        mask_ratio=image.get("mask_prob", 0.7),
+        block_size=image.get("mask_length", 5),
+        adjust=image.get("mask_prob_adjust", 0),
+    )
+    cls_loss = node("d2v.model.losses.ClsLoss", weight=cls_weight) if cls_weight and encoder["num_cls"] else None
+    said = {
+        "depth": (settings.get("depth", 8), encoder["depth"]),
+        "embed_dim": (settings.get("embed_dim", 768), encoder["width"]),
+        "modalities.image.prenet_depth": (image.get("prenet_depth", 4), encoder["prenet_depth"]),
+        "modalities.image.patch_size": (image.get("patch_size", 16), patch_size),
+    }
+    notes += contradictions(said)
+    return Imported(
+        layout="fairseq data2vec 2.0 image",
+        licence=fairseq_v2.LICENCE,
+        method=fairseq_v2.method(checkpoint, student, masking, head, cls_loss),
+        ema=ema_schedule(settings),
+        weights=weights,
+        example=example(encoder["width"]),
+        sizes=shown(student),
+        left_out=checkpoint.left_out,
+        notes=notes,
+    )
+
+
+def _encoder_name(key: str) -> str | None:
+    return first_match(key, _ENCODER_PARTS)

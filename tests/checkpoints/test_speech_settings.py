@@ -1,0 +1,51 @@
+"""What fairseq's settings of speech become."""
+
+from typing import Any
+
+import pytest
+
+from d2v.checkpoints.speech import convolutions, span_masking
+from d2v.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("setting", "layers"),
+    [
+        ("[(512, 10, 5)] + [(512, 3, 2)] * 2 + [(512,2,2)]", [[512, 10, 5], [512, 3, 2], [512, 3, 2], [512, 2, 2]]),
+        (" [(8, 10, 5), (8, 3, 2)] ", [[8, 10, 5], [8, 3, 2]]),
+        ("2 * [[8, 10, 5]]", [[8, 10, 5]] * 2),
+        ([(8, 10, 5)], [[8, 10, 5]]),
+    ],
+)
+def test_layers_of_the_extractor(setting: Any, layers: list[list[int]]) -> None:
+    assert convolutions(setting, "x") == layers
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "", "[]", "5", "[(8, 10)]", "[(8, 10, 5)] - [(8, 3, 2)]", "[(8, 10, 0)]", "[(8, 10, True)]", "[('8', 10, 5)]",
+        "[(8, 10, 5)] * 65", "[(8, 10, 5)] * 64 * 64", "[(8, 10, 5)] * 10 ** 9", "[(8, 10, 5) for i in [1]]",
+        "open('x')", "x", "[" * 500, "[(8, 10, 5)] * -1", "\0", None, 3, {"a": 1}, [[8, 10]], "(" * 90 + ")" * 90,
+    ],
+)  # fmt: skip
+def test_what_is_no_list_of_layers(setting: Any) -> None:
+    with pytest.raises(UserError, match=r"x .*: no list of"):
+        convolutions(setting, "x")
+
+
+@pytest.mark.parametrize(
+    ("probability", "span", "ratio", "adjust"), [(0.65, 10, 0.49, 0.16), (0.5, 1, 0.5, 0.0), (0.35, 4, 0.31, 0.04)]
+)
+def test_span_masking(probability: float, span: int, ratio: float, adjust: float) -> None:
+    notes: list[str] = []
+    masking = span_masking({"mask_prob": probability, "mask_length": span}, notes)
+    assert masking["init_args"] == {"mask_ratio": ratio, "span": span, "adjust": adjust, "whole_spans": True}
+    assert notes == []
+
+
+@pytest.mark.parametrize("settings", [{"mask_prob": 0.0}, {"mask_prob": "x"}, {"mask_length": 0}, {"mask_prob": 99}])
+def test_span_masking_that_makes_no_sense(settings: dict[str, Any]) -> None:
+    notes: list[str] = []
+    assert span_masking(settings, notes)["init_args"]["mask_ratio"] == 0.49
+    assert "makes no sense" in notes[0]

@@ -1,0 +1,93 @@
+"""Against transformers: folders of Data2VecAudio with random weights give the same features and logits here."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import d2v
+from d2v.checkpoints.ctc_head import load_ctc_head
+from d2v.commands import import_
+
+transformers = pytest.importorskip("transformers")
+
+SMALL = {
+    "vocab_size": 9,
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 80,
+    "conv_dim": (16, 24, 24),
+    "conv_kernel": (10, 3, 2),
+    "conv_stride": (5, 2, 2),
+    "num_conv_pos_embeddings": 3,
+    "num_conv_pos_embedding_groups": 4,
+    "conv_pos_kernel_size": 7,
+}
+
+
+@torch.no_grad()
+def random_model(kind: str, **settings: Any) -> Any:
+    """A model whose every tensor is random: biases and norms are built as zeros and ones, which would hide mistakes."""
+    torch.manual_seed(5)
+    model = getattr(transformers, kind)(transformers.Data2VecAudioConfig(**{**SMALL, **settings})).eval()
+    for parameter in model.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def import_folder(source: Path) -> Path:
+    folder = source.with_name(f"{source.name}_imported")
+    import_.run(argparse.Namespace(source=source, output=folder, dict=None))
+    return folder
+
+
+@pytest.mark.parametrize("save_as", ["model.safetensors", "pytorch_model.bin"])
+def test_features_and_layers(tmp_path: Path, save_as: str) -> None:
+    model = random_model("Data2VecAudioModel")
+    source = tmp_path / "model"
+    model.save_pretrained(source)
+    if save_as.endswith(".bin"):
+        (source / "model.safetensors").unlink()
+        torch.save(model.state_dict(), source / save_as)
+    waveform = torch.randn(2, 1600)
+    encoder = d2v.load(import_folder(source))
+    with torch.no_grad():
+        official = model(waveform, output_hidden_states=True)
+        ours = encoder(waveform)
+    torch.testing.assert_close(ours.tokens, official.last_hidden_state, atol=1e-5, rtol=1e-5)
+    for layer, official_layer in zip(ours.layers, official.hidden_states[1:], strict=True):
+        torch.testing.assert_close(layer, official_layer, atol=1e-5, rtol=1e-5)
+
+
+def test_one_layer_of_positions_and_other_widths(tmp_path: Path) -> None:
+    settings = {"num_conv_pos_embeddings": 1, "num_hidden_layers": 1, "hidden_size": 32, "layerdrop": 0.0}
+    model = random_model("Data2VecAudioModel", **settings)
+    model.save_pretrained(tmp_path / "model")
+    waveform = torch.randn(1, 777)
+    encoder = d2v.load(import_folder(tmp_path / "model"))
+    with torch.no_grad():
+        torch.testing.assert_close(encoder(waveform).tokens, model(waveform).last_hidden_state, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("blank", [0, 4])
+def test_logits_of_a_recogniser(tmp_path: Path, blank: int) -> None:
+    model = random_model("Data2VecAudioForCTC", pad_token_id=blank)
+    model.save_pretrained(tmp_path / "model")
+    vocabulary = {"<s>": 1, "</s>": 2, "[UNK]": 3, "|": 5, "A": 6, "B": 7, "'": 8}
+    vocabulary |= {"<pad>": 0, "C": 4} if blank == 0 else {"C": 0, "<pad>": 4}
+    (tmp_path / "model" / "vocab.json").write_text(json.dumps(vocabulary))
+    folder = import_folder(tmp_path / "model")
+    head = load_ctc_head(folder)
+    assert head is not None
+    weight, bias, symbols = head
+    assert (symbols[0], set(symbols)) == ("<pad>", {"<pad>", "<s>", "</s>", "<unk>", "|", "A", "B", "C", "'"})
+    waveform = torch.randn(2, 1600)
+    with torch.no_grad():
+        ours = torch.nn.functional.linear(d2v.load(folder)(waveform).tokens, weight, bias)
+        official = model(waveform).logits
+    order = [vocabulary["[UNK]" if symbol == "<unk>" else symbol] for symbol in symbols]
+    torch.testing.assert_close(ours, official[..., order], atol=1e-5, rtol=1e-5)
