@@ -6,27 +6,75 @@ from pathlib import Path
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the sub-commands."""
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="demo")
-    demo = kinds.add_parser("demo", help="small real data from installed packages, nothing is downloaded")
-    demo.add_argument("modality", choices=["vision"], help="crops of the photographs in scikit-image and scikit-learn")
-    demo.add_argument("--output", type=Path, default=Path("data/demo/vision"), help="folder to write (%(default)s)")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="{demo,speech}")
+    demo = kinds.add_parser("demo", help="small data from installed packages, nothing is downloaded")
+    demo.add_argument(
+        "modality",
+        choices=["vision", "speech"],
+        help="vision: crops of the photographs in scikit-image and scikit-learn; speech: sentences and digits that "
+        "eSpeak NG says (GPL-3; pip install 'd2v[demo-speech]')",
+    )
+    demo.add_argument("--output", type=Path, help="folder to write (data/demo/MODALITY)")
+    speech = kinds.add_parser("speech", help="check sound before a training: hours, rates, speakers, broken files")
+    speech.add_argument(
+        "--input", required=True, metavar="ROOT", help="LibriSpeech or other folder, manifest (.tsv), glob or archive"
+    )
+    speech.add_argument("--output", type=Path, help="folder for report.json, manifest.tsv and lengths.png (none)")
+    speech.add_argument("--decode", action="store_true", help="decode all sound, and not only read the headers")
 
 
 def run(args: argparse.Namespace) -> None:
     """Prepare.
 
     Raises:
-        UserError: The output cannot be written, or a package is missing.
+        UserError: The output cannot be written, a package is missing, or nothing in the input is usable.
     """
     from d2v.errors import UserError
+
+    if args.kind == "speech":
+        return _check_speech(args.input, args.output, args.decode)
+    output = args.output or Path("data/demo", args.modality)
+    try:
+        print({"vision": _demo_vision, "speech": _demo_speech}[args.modality](output))
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot be written ({error.strerror}); give another folder") from error
+
+
+def _demo_vision(output: Path) -> str:
     from d2v.modalities.vision.demo import prepare_demo
 
-    try:
-        summary = prepare_demo(args.output)
-    except OSError as error:
-        raise UserError(f"--output {args.output}: cannot be written ({error.strerror}); give another folder") from error
+    summary = prepare_demo(output)
     state = "written to" if summary.created else "already in"
-    print(
+    return (
         f"{summary.num_train:,} crops to train on and {summary.num_val:,} to validate, of {len(summary.classes)} "
         f"photographs ({', '.join(summary.classes)}): {state} {summary.root}"
     )
+
+
+def _demo_speech(output: Path) -> str:
+    from d2v.modalities.speech.demo import prepare_demo
+
+    summary = prepare_demo(output)
+    state = "written to" if summary.created else "already in"
+    sentences, digits = summary.sentences, summary.digits
+    return (
+        f"{summary.hours * 60:.0f} minutes of synthetic speech by {summary.voices} voices of eSpeak NG (GPL-3): "
+        f"{sentences['train']:,} sentences to train on and {sentences['val']:,} to validate, {digits['train']:,} and "
+        f"{digits['val']:,} digits: {state} {summary.root}"
+    )
+
+
+def _check_speech(root: str, output: Path | None, decode: bool) -> None:
+    from d2v.errors import UserError
+    from d2v.modalities.speech.survey import describe, histogram, survey, write_report
+
+    try:
+        if output is not None:
+            output.mkdir(parents=True, exist_ok=True)  # now, and not after an hour of decoding
+        figures, clips = survey(root, decode)
+        print(describe(figures))
+        print(histogram(clips))
+        if output is not None:
+            print("written: " + ", ".join(str(path) for path in write_report(figures, clips, output)))
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot be written ({error.strerror}); give another folder") from error

@@ -1,9 +1,17 @@
 """From the batch that a recipe states to the accumulation that reaches it."""
 
+from fractions import Fraction
+
 from d2v.errors import UserError
 
+# Seconds of audio may have decimals; a proposed size has no more than these.
+_DECIMALS = 1_000
+_TRIED = 10_000
 
-def derive_accumulation(batch_size: int, global_batch_size: int | None, world_size: int, set_by_user: int = 1) -> int:
+
+def derive_accumulation(
+    batch_size: float, global_batch_size: float | None, world_size: int, set_by_user: int = 1
+) -> int:
     """Micro-batches that one device accumulates for one optimizer step.
 
     Args:
@@ -20,30 +28,47 @@ def derive_accumulation(batch_size: int, global_batch_size: int | None, world_si
             raise UserError(f"{key} is {value}: it must be at least 1.")
     if global_batch_size is None:
         return set_by_user
-    on_all_devices = batch_size * world_size
-    if global_batch_size % on_all_devices:
+    on_all_devices = _exact(batch_size) * world_size
+    accumulation = _exact(global_batch_size) / on_all_devices
+    if accumulation.denominator > 1:
         raise UserError(
             f"data.global_batch_size {global_batch_size} cannot be met: data.batch_size {batch_size} x {world_size} "
-            f"devices = {on_all_devices} does not divide it. " + _what_works(batch_size, global_batch_size, world_size)
+            f"devices = {_text(on_all_devices)} does not divide it. "
+            + _what_works(_exact(batch_size), _exact(global_batch_size), world_size)
         )
-    accumulation = global_batch_size // on_all_devices
-    if set_by_user not in (1, accumulation):
+    if set_by_user not in (1, int(accumulation)):
         raise UserError(
             f"trainer.accumulate_grad_batches is {set_by_user}, but data.global_batch_size {global_batch_size} with "
             f"data.batch_size {batch_size} x {world_size} devices needs {accumulation}. Leave it out: it is derived."
         )
-    return accumulation
+    return int(accumulation)
 
 
-def _what_works(batch_size: int, global_batch_size: int, world_size: int) -> str:
+def plain_number(value: float) -> str:
+    """With thousands separated, and decimals only where there are any."""
+    return f"{int(value):,}" if value == int(value) else f"{value:,}"
+
+
+def _exact(value: float) -> Fraction:
+    """The decimal number that was written: 237.5 and 0.1 are no sums of powers of two to a user."""
+    return Fraction(str(value))
+
+
+def _text(value: Fraction) -> str:
+    return str(int(value)) if value.denominator == 1 else str(float(value))
+
+
+def _what_works(batch_size: Fraction, global_batch_size: Fraction, world_size: int) -> str:
     on_all_devices = batch_size * world_size
     below = global_batch_size // on_all_devices * on_all_devices
-    totals = [str(total) for total in (below, below + on_all_devices) if total]
+    totals = [_text(total) for total in (Fraction(below), below + on_all_devices) if total]
     advice = f"Set data.global_batch_size to {' or '.join(totals)}"
-    if global_batch_size % world_size == 0:
-        share = global_batch_size // world_size
-        divisors = [size for size in range(1, share + 1) if share % size == 0]
-        nearest = [max((size for size in divisors if size < batch_size), default=None, key=int)]
-        nearest.append(min((size for size in divisors if size > batch_size), default=None, key=int))
-        advice += f", or data.batch_size to {' or '.join(str(size) for size in nearest if size is not None)}"
-    return advice + "."
+    share = global_batch_size / world_size
+    # A share of whole samples is cut into whole samples; of seconds, into short decimals.
+    fraction = 1 if (batch_size.denominator, global_batch_size.denominator) == (1, 1) else _DECIMALS
+    cuts = int(share / batch_size)  # too few: as many would be larger than batch_size
+    smaller = (share / n for n in range(cuts + 1, min(cuts + _TRIED, int(share)) + 1))
+    larger = (share / n for n in range(cuts, 0, -1))
+    found = [next((size for size in sizes if fraction % size.denominator == 0), None) for sizes in (smaller, larger)]
+    sizes = [_text(size) for size in found if size is not None]
+    return advice + (f", or data.batch_size to {' or '.join(sizes)}" if sizes else "") + "."

@@ -2,8 +2,8 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,7 +30,13 @@ class Sample(NamedTuple):
     inputs: Tensor
     sample_id: int
     epoch: int
-    label: int | None
+    label: int | Tensor | None
+    """A class, or what a modality makes of its labels: letters int64 [S], several classes at once float32 [C]."""
+
+
+def too_many_broken(count: int, tried: int, max_fraction: float) -> bool:
+    """Whether so many broken samples are more than ``data.max_skipped_fraction`` allows."""
+    return count > max(_TOLERATED, max_fraction * tried)
 
 
 class SkippedSamples:
@@ -58,7 +64,8 @@ class SkippedSamples:
         return int(self._state[index]) == _BROKEN
 
     def mark_good(self, index: int) -> None:
-        self._state[index] = _GOOD
+        if not self.is_broken(index):
+            self._state[index] = _GOOD
 
     def mark_broken(self, index: int, reason: BrokenSample) -> None:
         """Count the sample, and name it once in the log."""
@@ -74,7 +81,7 @@ class SkippedSamples:
         self._changed.fill_(0)
         count = self.count
         tried = int((self._state != _UNSEEN).sum())
-        if count > max(_TOLERATED, self._max_fraction * tried):
+        if too_many_broken(count, tried, self._max_fraction):
             raise UserError(self._message(count, tried, "more than data.max_skipped_fraction"))
 
     def all_broken(self) -> UserError:
@@ -105,27 +112,34 @@ class SampleDataset(Dataset[Sample], ABC):
         skipped: where broken samples are counted; may be shared by data sets over the same files.
     """
 
+    broken_for_good: ClassVar[bool] = True
+    """Whether a sample that was broken once always is. Where only a random part of it is read, it is not: then it is
+    tried again each time, so that what is seen does not depend on what was seen before."""
+
     def __init__(self, num_samples: int, seed: int, skipped: SkippedSamples) -> None:
         self._num_samples = num_samples
         self._seed = seed
         self._skipped = skipped
 
     @abstractmethod
-    def load(self, index: int) -> tuple[Tensor, int | None]:
+    def load(self, index: int) -> tuple[Tensor, int | Tensor | None]:
         """Inputs and label of a sample; random numbers come from torch's global CPU generator.
 
         Raises:
             BrokenSample: if it cannot be read.
         """
 
+    def candidates(self, index: int) -> Iterator[int]:
+        """The sample, then those that take its place if it is broken."""
+        return ((index + offset) % self._num_samples for offset in range(self._num_samples))
+
     def __len__(self) -> int:
         return self._num_samples
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
-        for offset in range(self._num_samples):
-            candidate = (index + offset) % self._num_samples
-            if self._skipped.is_broken(candidate):
+        for candidate in self.candidates(index):
+            if self.broken_for_good and self._skipped.is_broken(candidate):
                 continue
             try:
                 with keyed_randomness(self._seed, epoch, index):

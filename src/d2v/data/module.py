@@ -10,9 +10,10 @@ import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from d2v.data.batching import derive_accumulation
+from d2v.data.batching import derive_accumulation, plain_number
 from d2v.data.dataset import Sample, SampleDataset, SkippedSamples
 from d2v.data.sampler import OrderedSampler, StreamSampler
 from d2v.errors import UserError
@@ -38,11 +39,14 @@ class PretrainingDataModule(LightningDataModule, ABC):
     unit: ClassVar[str]
     """What batch sizes count and throughput is measured in: images, audio_seconds, tokens."""
 
+    pads: ClassVar[bool] = False
+    """Whether batches may hold padding, whose share is then logged."""
+
     def __init__(
         self,
         root: str,
-        batch_size: int,
-        global_batch_size: int | None,
+        batch_size: float,
+        global_batch_size: float | None,
         num_workers: int | None,
         seed: int,
         max_skipped_fraction: float,
@@ -61,7 +65,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
         self.seed = seed
         self.max_skipped_fraction = max_skipped_fraction
         self.accumulation = 1
-        self._skipped: dict[Split, SkippedSamples] = {}
+        self._skipped: dict[str, SkippedSamples] = {}
         self._train_sampler: StreamSampler | None = None
         self._resume: dict[str, int] | None = None
 
@@ -110,12 +114,15 @@ class PretrainingDataModule(LightningDataModule, ABC):
         unit = self.unit.replace("_", " ")
         total = self.batch_size * self.world_size * self.accumulation
         rank_zero_info(
-            f"{total} {unit} an optimizer step = {self.batch_size} {unit} x {self.world_size} devices "
-            f"x {self.accumulation} accumulated"
+            f"{plain_number(total)} {unit} an optimizer step = {plain_number(self.batch_size)} {unit} "
+            f"x {self.world_size} devices x {self.accumulation} accumulated"
         )
 
-    def count_units(self, batch: Batch) -> float:
-        """How much of ``unit`` a batch holds: samples, unless a modality counts otherwise."""
+    def count_units(self, batch: Batch) -> float | Tensor:
+        """How much of ``unit`` a batch holds: samples, unless a modality counts otherwise.
+
+        A tensor on the batch's device where counting would have to wait for it.
+        """
         return len(batch.inputs)
 
     @property
@@ -152,10 +159,10 @@ class PretrainingDataModule(LightningDataModule, ABC):
         )
 
     def train_sampler(self, num_samples: int) -> StreamSampler:
-        """Here ``batch_size`` counts samples; a modality that counts otherwise converts it in this one place."""
+        """Here ``batch_size`` counts samples; a modality that counts otherwise makes its batches here."""
         consumed = None if self.trainer is None else self._consumed
         return StreamSampler(
-            num_samples, self.batch_size, self.seed, self.rank, self.world_size, self.accumulation, consumed
+            num_samples, int(self.batch_size), self.seed, self.rank, self.world_size, self.accumulation, consumed
         )
 
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
@@ -169,7 +176,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
                 f"data.root {self.root}: {len(dataset)} samples to validate on {self.world_size} devices leave some "
                 "without any, and the others would wait for them; use fewer devices or a larger split."
             )
-        return self._eval_loader(dataset, OrderedSampler(range(len(dataset)), self.rank, self.world_size))
+        return self.eval_loader(dataset, OrderedSampler(range(len(dataset)), self.rank, self.world_size))
 
     def test_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
         return self.val_dataloader()
@@ -194,25 +201,24 @@ class PretrainingDataModule(LightningDataModule, ABC):
         train = self.eval_dataset("train")
         assert train is not None
         train_loader, val_loader = (
-            self._eval_loader(dataset, OrderedSampler(_evenly(len(dataset), max_samples))) for dataset in (train, val)
+            self.eval_loader(dataset, OrderedSampler(_evenly(len(dataset), max_samples))) for dataset in (train, val)
         )
         return train_loader, val_loader
 
-    def _eval_loader(self, dataset: SampleDataset, sampler: OrderedSampler) -> DataLoader[Any]:
+    def eval_loader(self, dataset: SampleDataset, sampler: OrderedSampler) -> DataLoader[Any]:
+        """Samples without augmentation. Here ``batch_size`` counts samples, as in ``train_sampler``."""
         # A plain sampler and not a batch sampler: Lightning takes the loader apart for `predict`.
+        return self._loader(dataset, batch_size=int(self.batch_size), sampler=sampler)
+
+    def _loader(self, dataset: SampleDataset, **order: Any) -> DataLoader[Any]:
+        """A loader of this DataModule's batches; ``order`` is what torch's DataLoader takes for it."""
         return DataLoader(
             dataset,
-            batch_size=self.eval_batch_size,
-            sampler=sampler,
             collate_fn=self.collate,
             num_workers=self._workers(),
             pin_memory=torch.cuda.is_available(),
+            **order,
         )
-
-    @property
-    def eval_batch_size(self) -> int:
-        """Samples of a batch without augmentation."""
-        return self.batch_size
 
     def _workers(self) -> int:
         if self.num_workers is not None:
@@ -223,8 +229,8 @@ class PretrainingDataModule(LightningDataModule, ABC):
 
     # Broken samples.
 
-    def skipped_samples(self, split: Split, name: Callable[[int], str], num_samples: int) -> SkippedSamples:
-        """The one record of broken samples of a split, made at the first call."""
+    def skipped_samples(self, split: str, name: Callable[[int], str], num_samples: int) -> SkippedSamples:
+        """The one record of broken samples of a split (or of a part of it), made at the first call."""
         if split not in self._skipped:
             self._skipped[split] = SkippedSamples(name, num_samples, self.max_skipped_fraction)
         return self._skipped[split]

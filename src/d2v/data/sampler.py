@@ -1,6 +1,6 @@
 """The order of samples: one endless stream, of which every rank takes its share."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -28,6 +28,8 @@ class StreamSampler(Sampler[list[tuple[int, int]]]):
         consumed: how many micro-batches this rank has trained on, since the first epoch of the run. Each epoch starts
             there, because workers fetch ahead, epochs can be cut short (``limit_train_batches``), and Lightning counts
             an epoch too many after a resume from the end of one. None: epoch e starts at ``e * L``.
+        unpack: indices that entry i of data epoch e stands for, given (e, i), where the stream is one of groups (of
+            similar length) and n counts those. None: each entry is an index.
     """
 
     def __init__(
@@ -39,6 +41,7 @@ class StreamSampler(Sampler[list[tuple[int, int]]]):
         world_size: int = 1,
         accumulation: int = 1,
         consumed: Callable[[], int] | None = None,
+        unpack: Callable[[int, int], Sequence[int]] | None = None,
     ) -> None:
         self.num_samples = num_samples
         self.seed = seed
@@ -46,6 +49,7 @@ class StreamSampler(Sampler[list[tuple[int, int]]]):
         self._rank = rank
         self._stride = batch_size * world_size
         self._consumed = consumed
+        self._unpack = unpack
         self._samples_per_epoch = max(1, num_samples // (self._stride * accumulation)) * self._stride * accumulation
         self._origin = 0  # where the run would have started, had it always had today's sizes
         self._permutations: dict[int, Tensor] = {}
@@ -85,11 +89,14 @@ class StreamSampler(Sampler[list[tuple[int, int]]]):
 
     def _batches(self, start: int) -> Iterator[list[tuple[int, int]]]:
         for first in range(start, start + self._samples_per_epoch, self._stride):
-            yield [self._sample(position) for position in range(first, first + self._batch_size)]
+            yield [sample for position in range(first, first + self._batch_size) for sample in self._samples(position)]
 
-    def _sample(self, position: int) -> tuple[int, int]:
+    def _samples(self, position: int) -> list[tuple[int, int]]:
         data_epoch, offset = divmod(position, self.num_samples)
-        return data_epoch, int(self._permutation(data_epoch)[offset])
+        entry = int(self._permutation(data_epoch)[offset])
+        return [
+            (data_epoch, index) for index in ((entry,) if self._unpack is None else self._unpack(data_epoch, entry))
+        ]
 
     def _permutation(self, data_epoch: int) -> Tensor:
         if data_epoch not in self._permutations:
@@ -111,3 +118,16 @@ class OrderedSampler(Sampler[tuple[int, int]]):
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return ((0, index) for index in self.indices)
+
+
+class OrderedBatches(Sampler[list[tuple[int, int]]]):
+    """For evaluation: batches of the given indices, as (0, index)."""
+
+    def __init__(self, batches: Sequence[Sequence[int]]) -> None:
+        self._batches = batches
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return ([(0, index) for index in batch] for batch in self._batches)

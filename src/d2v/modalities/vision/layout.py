@@ -9,11 +9,10 @@ A root is one of
 
 from pathlib import Path
 
+from d2v.data.files import VAL_NAMES, archives_of_splits
 from d2v.errors import UserError
 from d2v.modalities.vision.archives import ParquetSource, TarSource
 from d2v.modalities.vision.sources import FolderSource, ImageSource
-
-VAL_NAMES = ("val", "validation", "valid", "test")
 
 
 def open_sources(root: str, train_split: str, val_split: str | None) -> tuple[ImageSource, ImageSource | None]:
@@ -37,7 +36,7 @@ def open_sources(root: str, train_split: str, val_split: str | None) -> tuple[Im
         raise UserError(f"data.root {root} is a file. Set it to the folder that holds the images.")
     val_names = VAL_NAMES if val_split is None else (val_split,)
     for source in (ParquetSource, TarSource):
-        train_files, val_files = _split_files(folder, source.suffix, train_split, val_names)
+        train_files, val_files = archives_of_splits(folder, source.suffix, train_split, val_names)
         if train_files:
             train = source(train_files)
             return train, source(val_files, train.classes) if val_files else None
@@ -48,26 +47,3 @@ def open_sources(root: str, train_split: str, val_split: str | None) -> tuple[Im
     # Without train/ everything is for training, but never the pictures of a val/.
     images = FolderSource(folder / train_split) if has_train else FolderSource(folder, exclude=val_folder)
     return images, None if val_folder is None else FolderSource(folder / val_folder, images.classes)
-
-
-def _split_files(
-    root: Path, suffix: str, train_split: str, val_names: tuple[str, ...]
-) -> tuple[list[Path], list[Path]]:
-    """Archives of the training and validation split; without any split in their names, all are for training."""
-    inside = {name: _archives(root / name, suffix) for name in (train_split, *val_names)}
-    if (root / train_split).is_dir() and not inside[train_split]:
-        return [], []  # an extracted split; an archive beside it is what it was extracted from
-    if not inside[train_split]:
-        beside = _archives(root, suffix) or _archives(root / "data", suffix)
-        # The word must stand alone: "train-00000-of-00064", "imagenet_train_000.tar", not "constrained.tar".
-        words = {file: file.name.removesuffix(suffix).replace("_", "-").replace(".", "-").split("-") for file in beside}
-        inside = {name: [file for file in beside if name in words[file]] for name in (train_split, *val_names)}
-        if not any(inside.values()):
-            inside[train_split] = beside
-    return inside[train_split], next((inside[name] for name in val_names if inside[name]), [])
-
-
-def _archives(folder: Path, suffix: str) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.name.endswith(suffix) and not path.name.startswith("."))

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from d2v.data.dataset import BrokenSample
+from d2v.data.files import PackedStrings, list_files
 from d2v.errors import UserError
 from d2v.modalities.vision.decoding import IMAGE_SUFFIXES
 
@@ -55,21 +56,6 @@ class SubsetSource(ImageSource):
         return self._source.name(int(self._indices[index]))
 
 
-class PackedStrings:
-    """Many strings in two arrays."""
-
-    def __init__(self, strings: list[str]) -> None:
-        encoded = [os.fsencode(string) for string in strings]
-        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-        self._ends = np.cumsum([0, *(len(string) for string in encoded)], dtype=np.int64)
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, index: int) -> str:
-        return os.fsdecode(self._bytes[self._ends[index] : self._ends[index + 1]].tobytes())
-
-
 class FolderSource(ImageSource):
     """Picture files below a folder.
 
@@ -85,7 +71,7 @@ class FolderSource(ImageSource):
 
     def __init__(self, folder: Path, classes: tuple[str, ...] | None = None, exclude: str | None = None) -> None:
         self._folder = str(folder)
-        files = _image_files(folder, exclude)
+        files = list_files(folder, IMAGE_SUFFIXES, exclude)
         if not files:
             raise UserError(f"data.root: no images ({', '.join(IMAGE_SUFFIXES)}) in {folder} or below.")
         tops = [file.split(os.sep, 1)[0] if os.sep in file else "" for file in files]
@@ -125,24 +111,6 @@ class FolderSource(ImageSource):
 
     def name(self, index: int) -> str:
         return os.path.join(self._folder, self._files[index])
-
-
-def _image_files(folder: Path, exclude: str | None) -> list[str]:
-    """Paths of the pictures, relative to the folder, sorted."""
-    found, visited = [], set()
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(parent)
-        if real in visited:  # a link to a folder above would never end
-            folders.clear()
-            continue
-        visited.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        if parent == str(folder) and exclude in folders:
-            folders.remove(exclude)
-        prefix = os.path.relpath(parent, folder)
-        images = (name for name in files if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith("."))
-        found += [name if prefix == "." else os.path.join(prefix, name) for name in images]
-    return sorted(found)
 
 
 def _warn_of_empty_classes(folder: Path, found: set[str], exclude: str | None) -> None:

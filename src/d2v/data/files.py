@@ -1,0 +1,120 @@
+"""Finding files, remembering many names in little memory, and keeping what was learned about files."""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+
+log = logging.getLogger(__name__)
+
+VAL_NAMES = ("val", "validation", "valid", "test")
+"""Names of a validation split, in the order in which they are looked for."""
+
+
+class PackedStrings:
+    """Many strings in two arrays, which worker processes share by fork.
+
+    A list of a million Python strings would be copied page by page, because counting references writes to it.
+    """
+
+    def __init__(self, strings: Iterable[str]) -> None:
+        encoded = [os.fsencode(string) for string in strings]
+        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        self._ends = np.cumsum([0, *(len(string) for string in encoded)], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> str:
+        return os.fsdecode(self._bytes[self._ends[index] : self._ends[index + 1]].tobytes())
+
+
+def list_files(folder: Path, suffixes: tuple[str, ...], exclude: str | None = None) -> list[str]:
+    """Paths of files below a folder, at any depth, relative to it and sorted; links are followed.
+
+    Args:
+        folder: where to look; names that begin with a dot are left out.
+        suffixes: endings in lower case, of which a file must have one (in any case).
+        exclude: folder directly below that is left out.
+    """
+    found, visited = [], set()
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in visited:  # a link to a folder above would never end
+            folders.clear()
+            continue
+        visited.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        if parent == str(folder) and exclude in folders:
+            folders.remove(exclude)
+        prefix = os.path.relpath(parent, folder)
+        wanted = (name for name in files if name.lower().endswith(suffixes) and not name.startswith("."))
+        found += [name if prefix == "." else os.path.join(prefix, name) for name in wanted]
+    return sorted(found)
+
+
+def archives_of_splits(
+    root: Path, suffix: str, train_split: str, val_names: Sequence[str]
+) -> tuple[list[Path], list[Path]]:
+    """Archives of the training and of the validation split; without any split in their names, all are for training.
+
+    They lie in folders with the names of the splits, or in ``root`` or ``root/data`` with these words in their names.
+    """
+    inside = {name: _archives(root / name, suffix) for name in (train_split, *val_names)}
+    if (root / train_split).is_dir() and not inside[train_split]:
+        return [], []  # an extracted split; an archive beside it is what it was extracted from
+    if not inside[train_split]:
+        beside = _archives(root, suffix) or _archives(root / "data", suffix)
+        # The word must stand alone: "train-00000-of-00064", "imagenet_train_000.tar", not "constrained.tar".
+        words = {file: file.name.removesuffix(suffix).replace("_", "-").replace(".", "-").split("-") for file in beside}
+        inside = {name: [file for file in beside if name in words[file]] for name in (train_split, *val_names)}
+        if not any(inside.values()):
+            inside[train_split] = beside
+    return inside[train_split], next((inside[name] for name in val_names if inside[name]), [])
+
+
+def _archives(folder: Path, suffix: str) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.name.endswith(suffix) and not path.name.startswith("."))
+
+
+def fingerprint(files: Iterable[str | Path]) -> str:
+    """Changes when a file is changed, renamed or replaced; a file that cannot be found counts as such."""
+    digest = blake2b(digest_size=12)
+    for file in files:
+        try:
+            stat = os.stat(file)
+            digest.update(f"{os.path.abspath(file)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode("utf-8", "replace"))
+        except OSError:
+            digest.update(f"{os.path.abspath(file)}\0missing\n".encode("utf-8", "replace"))
+    return digest.hexdigest()
+
+
+def cached_arrays(name: str, key: str, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Arrays from the user's cache folder (``XDG_CACHE_HOME``), computed and kept there if they are not in it.
+
+    Args:
+        name: what the arrays are, for the file's name and messages.
+        key: of what they were computed from: :func:`fingerprint`.
+        compute: makes them.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "d2v" / f"{name}-{key}.npz"
+    if cache.is_file():
+        try:
+            with np.load(cache) as stored:
+                return dict(stored)
+        except (OSError, ValueError, EOFError):
+            log.warning("data: %s is damaged and is made anew", cache)
+    arrays = compute()
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        part = cache.with_suffix(f".{os.getpid()}.npz")
+        np.savez(part, **arrays)  # type: ignore[arg-type]  # numpy's stubs confuse the names with allow_pickle
+        part.replace(cache)
+    except OSError as error:
+        log.warning("data: the %s could not be kept in %s (%s); it is built anew each time", name, cache, error)
+    return arrays

@@ -1,0 +1,44 @@
+"""What features are wanted of: inputs in a fixed order, read whole or in parts."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+
+class Inputs(ABC):
+    """Inputs for an encoder, cheap to send to a worker process.
+
+    A modality offers them in its module ``inputs`` by a function ``open_inputs(root: str) -> Inputs``, which
+    `d2v embed` finds beside the encoder. What cannot be opened at all is not counted, but named in :attr:`broken`.
+    """
+
+    sample_rate: int | None = None
+    """Samples a second of inputs that are long in time and may be read in parts; None: they are read whole."""
+    unit: str = "file"
+    """What one input is called."""
+
+    def __init__(self, names: list[str], broken: dict[str, str]) -> None:
+        self.names = names
+        """Ids, in the order of the results."""
+        self.broken = broken
+        """Why each of the others cannot be read."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def num_samples(self, index: int) -> int:
+        """Length of an input in samples; only where there is a ``sample_rate``."""
+        raise NotImplementedError
+
+    @abstractmethod
+    def read(self, index: int, start: int, stop: int | None) -> Tensor:
+        """One input as the encoder wants it, without the batch dimension.
+
+        Args:
+            index: which.
+            start: first sample.
+            stop: behind the last sample; None: to the end.
+
+        Raises:
+            BrokenSample: it cannot be read.
+        """

@@ -1,0 +1,249 @@
+"""Speech and other sound for pretraining, fine-tuning and probing."""
+
+import functools
+import warnings
+from typing import Any, Literal
+
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from d2v.data.alphabet import Alphabet
+from d2v.data.dataset import Sample, SampleDataset
+from d2v.data.length_buckets import LengthBuckets, consecutive_batches
+from d2v.data.module import PretrainingDataModule, Split
+from d2v.data.sampler import OrderedBatches, OrderedSampler, StreamSampler
+from d2v.errors import UserError
+from d2v.modalities.speech.dataset import SpeechDataset, collate_waveforms
+from d2v.modalities.speech.decoding import SAMPLE_RATE
+from d2v.modalities.speech.headers import read_headers
+from d2v.modalities.speech.labels import texts_of
+from d2v.modalities.speech.layout import open_sources
+from d2v.modalities.speech.sources import Clips
+from d2v.modalities.speech.splits import SpeechSplit, describe, hold_out, labelled, report_headers, shortest_subset
+from d2v.types import Batch
+
+# The first frame of the published feature extractor needs so many samples; a shorter clip has none.
+_ONE_FRAME = 400
+
+
+class LibriSpeechDataModule(PretrainingDataModule):
+    """Sound from LibriSpeech, manifests, folders, globs, parquet or tars; which of them is seen from what root holds.
+
+    Args:
+        root: folder, fairseq manifest (.tsv), glob or file of sound.
+        batch_size: seconds of audio of one device and one micro-batch, padding included.
+        global_batch_size: seconds of audio of one optimizer step on all devices; null: no accumulation.
+        num_workers: processes a device that decode; null: the cores a device, less one, at most 8.
+        min_seconds: shorter clips are not trained on.
+        max_seconds: longer clips are cropped at random; with transcripts they are not trained on.
+        max_eval_seconds: longer clips are cut there where they are validated or probed on; null: never.
+        train_split: subsets (folders or manifests), comma-separated; null: train, or all whose names begin with train-.
+        val_split: likewise; null: the first of dev-clean, dev, val, validation, ... that exists.
+        val_fraction: share of the training data held out for validation, unless val_split names one.
+        hold_out: what val_fraction counts: clips, or speakers.
+        labels: speaker, folder, label (of an archive), transcript, or a .tsv or .csv of files and labels; null: none.
+        max_hours: train on a fixed subset of so many hours.
+        alphabet: file with one symbol a line (or fairseq's dict.ltr.txt); null: letters of the training transcripts.
+        normalize: each waveform to zero mean and unit variance.
+        seed: of the order of clips and of their crops.
+        max_skipped_fraction: largest tolerable share of unreadable files.
+    """
+
+    unit = "audio_seconds"
+    pads = True
+
+    def __init__(
+        self,
+        root: str,
+        batch_size: float = 237.5,
+        global_batch_size: float | None = None,
+        num_workers: int | None = None,
+        min_seconds: float = 2.0,
+        max_seconds: float = 20.0,
+        max_eval_seconds: float | None = None,
+        train_split: str | None = None,
+        val_split: str | None = None,
+        val_fraction: float = 0.0,
+        hold_out: Literal["clips", "speakers"] = "clips",
+        labels: str | None = None,
+        max_hours: float | None = None,
+        alphabet: str | None = None,
+        normalize: bool = True,
+        seed: int = 0,
+        max_skipped_fraction: float = 0.01,
+    ) -> None:
+        super().__init__(root, batch_size, global_batch_size, num_workers, seed, max_skipped_fraction)
+        for key, value in (
+            ("max_seconds", max_seconds),
+            ("max_eval_seconds", max_eval_seconds),
+            ("max_hours", max_hours),
+        ):
+            if value is not None and value <= 0:
+                raise UserError(f"data.{key} is {value}: it must be above 0.")
+        if not 0 <= min_seconds <= max_seconds:
+            raise UserError(
+                f"data.min_seconds is {min_seconds}: it must lie between 0 and data.max_seconds {max_seconds}."
+            )
+        if max_seconds > batch_size:
+            raise UserError(
+                f"data.max_seconds {max_seconds} is above data.batch_size {batch_size} (seconds of audio): a single "
+                "clip would not fit into a batch. Raise data.batch_size, or lower data.max_seconds."
+            )
+        if not 0 <= val_fraction < 1:
+            raise UserError(f"data.val_fraction is {val_fraction}: it must be at least 0 and less than 1.")
+        if hold_out not in ("clips", "speakers"):
+            raise UserError(f"data.hold_out is {hold_out}: it must be clips or speakers.")
+        if labels == "speaker" and hold_out == "speakers" and val_fraction > 0:
+            raise UserError(
+                "data.labels is speaker and data.hold_out is speakers: no speaker would be in both splits. "
+                "Set data.hold_out to clips."
+            )
+        self.min_seconds, self.max_seconds, self.max_eval_seconds = min_seconds, max_seconds, max_eval_seconds
+        self.train_split, self.val_split = train_split, val_split
+        self.val_fraction, self.hold_out = val_fraction, hold_out
+        self.labels = labels
+        self.max_hours = max_hours
+        self.normalize = normalize
+        self._alphabet_file = alphabet
+        self._num_broken = 0
+
+    def prepare_data(self) -> None:
+        """Read the headers on one rank; the others find them in the cache."""
+        _ = self._clips
+
+    def setup(self, stage: str | None = None) -> None:
+        """Also open the data, so that a wrong root is reported before anything runs."""
+        super().setup(stage)
+        _ = self.splits
+
+    @functools.cached_property
+    def splits(self) -> dict[str, SpeechSplit]:
+        """``fit``: what is trained on; ``train`` and ``val``: what is validated and probed on. Found at first use."""
+        train_clips, val_clips = self._clips
+        train, without = labelled("training", train_clips, self.labels, None, self.alphabet)
+        fit, left_out = self._for_training(train)
+        left_out = [*left_out, (without, "without a label" if self.labels != "transcript" else "without a transcript")]
+        splits = {"fit": fit, "train": train if self.max_hours is None else fit}
+        describe("training", fit, left_out)
+        if val_clips is not None:
+            splits["val"], without = labelled("validation", val_clips, self.labels, train.labels, self.alphabet)
+            describe("validation", splits["val"], [(without, "without a label")])
+        return splits
+
+    @functools.cached_property
+    def alphabet(self) -> Alphabet | None:
+        """Symbols of the transcripts; None without them."""
+        if self.labels != "transcript":
+            return None
+        if self._alphabet_file is not None:
+            return Alphabet.from_file(self._alphabet_file)
+        return Alphabet.from_transcripts(text for text in texts_of(self._clips[0]) if text)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        labels = self.splits["fit"].labels
+        return () if labels is None else labels.names
+
+    def train_dataset(self) -> SpeechDataset:
+        return self._dataset("fit", _samples(self.max_seconds), random_crop=True)
+
+    def eval_dataset(self, split: Split) -> SpeechDataset | None:
+        if split not in self.splits:
+            return None
+        longest = None if self.max_eval_seconds is None else _samples(self.max_eval_seconds)
+        return self._dataset(split, longest, random_crop=False)
+
+    def train_sampler(self, num_samples: int) -> StreamSampler:
+        """A stream of batches of clips of about the same length."""
+        buckets = LengthBuckets(self.train_dataset().lengths, self.batch_size * SAMPLE_RATE, self.seed)
+        consumed = None if self.trainer is None else self._consumed
+        return StreamSampler(
+            len(buckets), 1, self.seed, self.rank, self.world_size, self.accumulation, consumed, buckets.batch
+        )
+
+    def eval_loader(self, dataset: SampleDataset, sampler: OrderedSampler) -> DataLoader[Any]:
+        """Clips in their order, in batches of at most ``batch_size`` seconds; a longer clip has a batch of its own."""
+        assert isinstance(dataset, SpeechDataset)
+        indices = list(sampler.indices)
+        groups = consecutive_batches(dataset.lengths[indices], self.batch_size * SAMPLE_RATE)
+        batches = OrderedBatches([[indices[i] for i in group] for group in groups])
+        warnings.filterwarnings(
+            "ignore", "You are using a custom batch sampler"
+        )  # Lightning's `predict` cannot know it
+        return self._loader(dataset, batch_sampler=batches)
+
+    def count_units(self, batch: Batch) -> float | Tensor:
+        """Seconds of audio without padding; a tensor where that would have to wait for the device."""
+        if batch.padding_mask is None:
+            return batch.inputs.numel() / SAMPLE_RATE
+        return (~batch.padding_mask).sum() / SAMPLE_RATE
+
+    @property
+    def skipped(self) -> int:
+        """Files left out for their headers count, too."""
+        return self._num_broken + super().skipped
+
+    @staticmethod
+    def collate(samples: list[Sample]) -> Batch:
+        """Pad with zeros to waveforms [B, samples]; letters with -100."""
+        return collate_waveforms(samples)
+
+    @functools.cached_property
+    def _clips(self) -> tuple[Clips, Clips | None]:
+        """Readable clips to train and to validate on."""
+        train, val = open_sources(self.root, self.train_split, self.val_split)
+        if self.val_split is None and self.val_fraction > 0:
+            val = None
+        read = []
+        for name, source in (("training", train), ("validation", val)):
+            if source is None:
+                continue
+            headers = read_headers(source)
+            report_headers(name, headers, self.max_skipped_fraction)
+            self._num_broken += len(headers.broken)
+            read.append(headers.clips.select(headers.clips.num_samples >= _ONE_FRAME))
+            if not len(read[-1]):
+                raise UserError(f"data.root {self.root}: no clip of the {name} split lasts for one frame (25 ms).")
+        if val is None and self.val_fraction > 0:
+            return hold_out(read[0], self.val_fraction, self.hold_out)
+        return read[0], read[1] if val is not None else None
+
+    def _for_training(self, split: SpeechSplit) -> tuple[SpeechSplit, list[tuple[int, str]]]:
+        """Without what is too short, and what cannot be cropped because its transcript would no longer fit."""
+        lengths = split.clips.num_samples
+        short = lengths < max(_ONE_FRAME, _samples(self.min_seconds))
+        long = (lengths > _samples(self.max_seconds)) & (self.labels == "transcript")
+        kept = np.flatnonzero(~short & ~long)
+        if not len(kept):
+            raise UserError(
+                f"data.min_seconds {self.min_seconds} and data.max_seconds {self.max_seconds} leave nothing to train "
+                f"on: the clips last {lengths.min() / SAMPLE_RATE:.2f} to {lengths.max() / SAMPLE_RATE:.2f} s."
+            )
+        left_out = [
+            (int(short.sum()), f"shorter than data.min_seconds {self.min_seconds:g}"),
+            (int(long.sum()), f"longer than data.max_seconds {self.max_seconds:g} and with a transcript"),
+        ]
+        usable = split.select(kept)
+        return (usable if self.max_hours is None else self._subset(usable, self.max_hours)), left_out
+
+    def _subset(self, split: SpeechSplit, max_hours: float) -> SpeechSplit:
+        subset = split.select(shortest_subset(split.clips, max_hours))
+        if subset.hours < max_hours:
+            rank_zero_warn(f"data.max_hours is {max_hours:g}, and there are only {split.hours:.2f} h: all are used")
+        else:
+            rank_zero_info(
+                f"data: {len(subset.clips):,} of {len(split.clips):,} training clips, drawn by a fixed seed for "
+                f"data.max_hours {max_hours:g}"
+            )
+        return subset
+
+    def _dataset(self, split: str, max_samples: int | None, random_crop: bool) -> SpeechDataset:
+        clips = self.splits[split].clips
+        skipped = self.skipped_samples(split, clips.name, len(clips))
+        return SpeechDataset(self.splits[split], max_samples, random_crop, self.normalize, self.seed, skipped)
+
+
+def _samples(seconds: float) -> int:
+    return int(seconds * SAMPLE_RATE + 1e-6)  # never more than the seconds of a batch

@@ -1,0 +1,105 @@
+"""Waveforms: crops of clips, and batches of them."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from d2v.data.dataset import BrokenSample, Sample, SampleDataset, SkippedSamples
+from d2v.modalities.speech.decoding import SAMPLE_RATE, AudioReader
+from d2v.modalities.speech.splits import SpeechSplit
+from d2v.types import Batch
+
+_IGNORED_LETTER = -100  # Hugging Face's convention
+
+
+class SpeechDataset(SampleDataset):
+    """Waveforms at 16 kHz.
+
+    Args:
+        split: clips and labels.
+        max_samples: longer clips are cropped to so many; None: never.
+        random_crop: crop at a random place instead of the beginning.
+        normalize: each crop to zero mean and unit variance.
+        seed: of the crops.
+        skipped: where broken clips are counted.
+    """
+
+    broken_for_good = False
+
+    def __init__(
+        self,
+        split: SpeechSplit,
+        max_samples: int | None,
+        random_crop: bool,
+        normalize: bool,
+        seed: int,
+        skipped: SkippedSamples,
+    ) -> None:
+        super().__init__(len(split.clips), seed, skipped)
+        whole = split.clips.num_samples
+        self.lengths: np.ndarray = whole if max_samples is None else np.minimum(whole, max_samples)
+        """int64 [n]: samples of each waveform."""
+        self._split, self._clips = split, split.clips
+        self._random_crop = random_crop
+        self._normalize = normalize
+        self._by_length = np.argsort(self.lengths, kind="stable")
+        self._rank = np.argsort(self._by_length, kind="stable")
+
+    def candidates(self, index: int) -> Iterator[int]:
+        """Ever shorter clips take the place of a broken one, and the batch keeps within its seconds; then longer."""
+        rank = int(self._rank[index])
+        yield from (int(i) for i in self._by_length[rank::-1])
+        yield from (int(i) for i in self._by_length[rank + 1 :])
+
+    def load(self, index: int) -> tuple[Tensor, int | Tensor | None]:
+        length, whole = int(self.lengths[index]), int(self._clips.num_samples[index])
+        start = int(torch.randint(whole - length + 1, ())) if self._random_crop and length < whole else 0
+        with AudioReader(self._clips.open(index)) as reader:
+            wave = reader.read(start, start + length)
+            if len(wave) < length:
+                raise BrokenSample("it has become shorter since its header was read")
+            # A pause within a crop is no fault, but a file that holds nothing else is.
+            if _is_constant(wave) and (length == whole or _is_silent(reader)):
+                raise BrokenSample("it is silent")
+        if self._normalize:
+            wave = F.layer_norm(wave, wave.shape)
+        return wave, self._split.label(index)
+
+
+def collate_waveforms(samples: list[Sample]) -> Batch:
+    """Pad with zeros to waveforms [B, samples] with a mask, and letters [B, S] with -100."""
+    waves, sample_ids, epochs, labels = zip(*samples, strict=True)
+    lengths = torch.tensor([len(wave) for wave in waves])
+    inputs = pad_sequence(list(waves), batch_first=True)
+    padding = torch.arange(inputs.shape[1]) >= lengths[:, None]
+    return Batch(
+        inputs,
+        torch.tensor(sample_ids),
+        torch.tensor(epochs),
+        _collate_labels(labels),
+        padding if bool(padding.any()) else None,
+    )
+
+
+def _collate_labels(labels: Sequence[int | Tensor | None]) -> Tensor | None:
+    tensors = [label for label in labels if isinstance(label, Tensor)]
+    if not tensors:
+        return None if labels[0] is None else torch.tensor(labels)
+    if tensors[0].is_floating_point():
+        return torch.stack(tensors)
+    return pad_sequence(tensors, batch_first=True, padding_value=_IGNORED_LETTER)
+
+
+def _is_constant(wave: Tensor) -> bool:
+    return bool(wave.min() == wave.max())
+
+
+def _is_silent(reader: AudioReader) -> bool:
+    """Whether a file holds one constant value, read in slices so that a long one does not fill the memory."""
+    slices = (reader.read(start, start + 30 * SAMPLE_RATE) for start in range(0, reader.num_samples, 30 * SAMPLE_RATE))
+    bounds = [(float(wave.min()), float(wave.max())) for wave in slices]
+    return min(low for low, _ in bounds) == max(high for _, high in bounds)

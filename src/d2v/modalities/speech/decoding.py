@@ -1,0 +1,224 @@
+"""Sound files to 16 kHz mono: any part of a file, without decoding the rest."""
+
+import functools
+import io
+import math
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from fractions import Fraction
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from d2v.data.dataset import BrokenSample
+
+SAMPLE_RATE = 16_000
+"""Samples a second of every waveform that enters a model."""
+
+AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64")
+"""Endings of files that libsndfile reads."""
+
+Encoded = str | os.PathLike[str] | bytes | BinaryIO
+"""A sound file: its path, its content, or it opened for reading."""
+
+# A kernel of torchaudio has orig x new taps: little for every usual rate (44,100 Hz is 441:160), but gigabytes for
+# 22,051 Hz. The nearest ratio of small numbers is off by at most a few in a million, some samples in a minute.
+_LARGEST_FACTOR = 640
+# These decode the first packets after a seek differently, unless they have decoded what lies before.
+_MP3 = ("MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III")
+_LOSSY = ("OPUS", "VORBIS", *_MP3)
+_PREROLL_SECONDS = 0.25
+# After a seek into the last page of an Ogg file libvorbis is off by part of a packet. A page has at most 255 packets.
+_VORBIS_PAGE_SECONDS = 10
+# libsndfile gives the largest integer where a header does not state a length, as a streaming encoder leaves it.
+_LONGEST_SECONDS = 1_000 * 3600
+_STDERR_LOCK = threading.Lock()
+
+
+class AudioInfo(NamedTuple):
+    """What the header of a sound file says."""
+
+    sample_rate: int
+    num_samples: int
+    """At the file's own rate."""
+    channels: int
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.num_samples / self.sample_rate
+
+
+def audio_info(file: Encoded) -> AudioInfo:
+    """Read the header only.
+
+    Raises:
+        BrokenSample: it cannot be read, is no sound file, or holds no sound.
+    """
+    with AudioReader(file) as reader:
+        return reader.info
+
+
+def read_audio(file: Encoded, start: float = 0.0, duration: float | None = None) -> Float[Tensor, "samples"]:
+    """Part of a file at 16 kHz, its channels averaged; only that part is decoded.
+
+    Args:
+        file: path, content or opened file.
+        start: seconds from the beginning.
+        duration: seconds; None: to the end. What goes beyond the end is left out.
+
+    Raises:
+        BrokenSample: it cannot be read, ends before its header says, or holds values that are not finite.
+    """
+    with AudioReader(file) as reader:
+        first = round(start * SAMPLE_RATE)
+        stop = reader.num_samples if duration is None else first + round(duration * SAMPLE_RATE)
+        return reader.read(first, stop)
+
+
+def samples_at_16k(num_samples: int, sample_rate: int) -> int:
+    """How many samples a clip has after resampling."""
+    return math.ceil(num_samples / _ratio(sample_rate))
+
+
+class AudioReader:
+    """An open sound file, read in slices of 16 kHz samples: a slice equals that of the whole resampled file.
+
+    Args:
+        file: path, content or opened file.
+
+    Raises:
+        BrokenSample: it cannot be read, is no sound file, or holds no sound.
+    """
+
+    def __init__(self, file: Encoded) -> None:
+        self._file: Any = _opened(file)
+        info = self._file
+        self.info = AudioInfo(info.samplerate, info.frames, info.channels)
+        try:
+            if info.frames < 1:
+                raise BrokenSample("it holds no sound")
+            if info.samplerate < 1 or self.info.duration > _LONGEST_SECONDS:
+                raise BrokenSample("its header does not state its length; encode it again")
+        except BrokenSample:
+            self.close()
+            raise
+        self._ratio = _ratio(info.samplerate)
+        self._preroll = round(_PREROLL_SECONDS * info.samplerate) if info.subtype in _LOSSY else 0
+        self._last_seek = info.frames - (_VORBIS_PAGE_SECONDS * info.samplerate if info.subtype == "VORBIS" else 0)
+        self._complains = info.subtype in _MP3
+
+    @property
+    def num_samples(self) -> int:
+        """At 16 kHz."""
+        return math.ceil(self.info.num_samples / self._ratio)
+
+    def read(self, start: int, stop: int) -> Float[Tensor, "samples"]:
+        """Samples ``start`` to ``stop`` at 16 kHz; positions beyond the end are left out.
+
+        Raises:
+            BrokenSample: it cannot be decoded, ends before its header says, or holds values that are not finite.
+        """
+        start, stop = max(0, start), min(stop, self.num_samples)
+        if stop <= start:
+            return torch.zeros(0)
+        if self._ratio == 1:
+            return self._decode(start, stop)
+        resample, margin = _resampler(self._ratio)
+        old, new = self._ratio.numerator, self._ratio.denominator
+        # The kernel repeats after `old` source samples, `new` samples at 16 kHz: decoding must start on such a border.
+        borders = max(0, start // new - math.ceil(margin / old))
+        last = min(math.ceil(stop * self._ratio) + margin, self.info.num_samples)
+        resampled = resample(self._decode(borders * old, last))
+        return resampled[start - borders * new : stop - borders * new].clone()  # not a view that keeps the margins
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> "AudioReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _decode(self, start: int, stop: int) -> Float[Tensor, "samples"]:
+        """Samples at the file's own rate, its channels averaged."""
+        import soundfile
+
+        early = max(0, min(start - self._preroll, self._last_seek))
+        try:
+            with _silent_stderr() if self._complains and early else nullcontext():
+                self._file.seek(early)
+                data = self._file.read(stop - early, dtype="float32", always_2d=True)
+        except (soundfile.SoundFileError, RuntimeError, OSError, MemoryError) as error:
+            raise BrokenSample(
+                f"it cannot be decoded at {start / self.info.sample_rate:.1f} s ({_why(error)})"
+            ) from error
+        if len(data) < stop - early:
+            ends, says = ((n / self.info.sample_rate) for n in (early + len(data), self.info.num_samples))
+            raise BrokenSample(f"it is truncated: it ends after {ends:.2f} s, and its header says {says:.2f} s")
+        data = data[start - early :]
+        mono = data[:, 0] if data.shape[1] == 1 else data.mean(axis=1)
+        if not np.isfinite(mono).all():
+            raise BrokenSample("it holds values that are not finite (NaN or infinity)")
+        return torch.from_numpy(np.ascontiguousarray(mono))
+
+
+@contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """libmpg123 writes a line or two about missing bits after each seek, which the preroll makes good."""
+    with _STDERR_LOCK:
+        kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(null, 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(null)
+
+
+def _opened(file: Encoded) -> Any:
+    import soundfile
+
+    try:
+        if isinstance(file, (str, os.PathLike)):
+            if os.path.getsize(file) == 0:
+                raise BrokenSample("the file is empty")
+        elif isinstance(file, bytes):
+            if not file:
+                raise BrokenSample("the file is empty")
+            file = io.BytesIO(file)
+        return soundfile.SoundFile(file)
+    except OSError as error:
+        raise BrokenSample(error.strerror or str(error)) from error
+    except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
+        raise BrokenSample(f"it is no sound file, or damaged ({_why(error)})") from error
+
+
+def _why(error: BaseException) -> str:
+    """What libsndfile says, without the name of the file, which every message about a sample names anyway."""
+    text = getattr(error, "error_string", None) or str(error)
+    if text.startswith("File does not exist"):  # which it says of damaged MP3 files that do
+        return "Format not recognised"
+    return text.strip().rstrip(".") or type(error).__name__
+
+
+@functools.cache
+def _ratio(sample_rate: int) -> Fraction:
+    """Source samples a sample at 16 kHz."""
+    return Fraction(sample_rate, SAMPLE_RATE).limit_denominator(_LARGEST_FACTOR)
+
+
+@functools.lru_cache(maxsize=8)
+def _resampler(ratio: Fraction) -> tuple[Callable[[Tensor], Tensor], int]:
+    """Resampling and how many source samples beside each it looks at; the kernel is computed once a process."""
+    from torchaudio.transforms import Resample
+
+    resample = Resample(ratio.numerator, ratio.denominator)
+    return resample, int(resample.width) + ratio.numerator

@@ -1,0 +1,153 @@
+"""Speech from text by eSpeak NG, in a process of its own.
+
+eSpeak NG is licensed under the GPL, version 3 or later. It comes with the package ``espeakng-loader``, an optional
+extra (``pip install 'd2v[demo-speech]'``) that nothing but the speech demo uses. It runs as a separate program, which
+reads requests and writes samples: its state is global and not safe between threads, and a crash of the library must not
+take the caller with it.
+"""
+
+import ctypes
+import importlib.util
+import json
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import IO, Any, Never
+
+import numpy as np
+
+from d2v.errors import UserError
+
+PACKAGE = "espeakng_loader"
+_INSTALL = "pip install 'd2v[demo-speech]' (the package espeakng-loader; it carries eSpeak NG, which is GPL-3)"
+# From espeak-ng's speak_lib.h: samples come by a callback, before espeak_Synth returns; text is UTF-8.
+_SYNCHRONOUS, _UTF8 = 2, 1
+_RATE, _VOLUME, _PITCH = 1, 2, 3
+# Loud voices clip at the default of 100.
+_QUIET = 60
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What to say, and how."""
+
+    text: str
+    voice: str
+    """A voice of eSpeak NG, and after a + one of its variants: ``en-us+f3``."""
+    rate: int
+    """Words a minute, 80 to 450; 175 is usual."""
+    pitch: int
+    """0 to 99; 50 is usual."""
+
+
+def require_espeak() -> None:
+    """Raise UserError, saying what to install, where eSpeak NG is missing."""
+    if importlib.util.find_spec(PACKAGE) is None:
+        raise UserError(f"Synthetic speech needs eSpeak NG, which is not installed: {_INSTALL}")
+
+
+def synthesise(utterances: Sequence[Utterance]) -> Iterator[tuple[np.ndarray, int]]:
+    """Say each in turn.
+
+    Yields:
+        Samples, float32 in [-1, 1], and how many there are a second (22,050).
+
+    Raises:
+        UserError: eSpeak NG is not installed, does not run on this machine, or has no such voice.
+    """
+    require_espeak()
+    with tempfile.TemporaryFile() as requests, tempfile.TemporaryFile() as errors:
+        requests.write("".join(json.dumps(asdict(utterance)) + "\n" for utterance in utterances).encode())
+        requests.seek(0)
+        # The pipe holds the child back, so that samples do not pile up.
+        with subprocess.Popen(
+            [sys.executable, "-m", __name__], stdin=requests, stdout=subprocess.PIPE, stderr=errors
+        ) as process:
+            try:
+                assert process.stdout is not None
+                header = process.stdout.read(4)
+                for number, utterance in enumerate(utterances):
+                    samples = _read_block(process.stdout)
+                    if len(header) < 4 or samples is None:
+                        process.wait()
+                        _fail(process.returncode, errors, f"utterance {number}: {utterance}")
+                    yield (
+                        np.frombuffer(samples, dtype=np.int16).astype(np.float32) / 32768,
+                        *struct.unpack("<i", header),
+                    )
+            finally:
+                process.kill()
+
+
+def _read_block(file: IO[bytes]) -> bytes | None:
+    """Bytes behind their number; None where the file ends before."""
+    head = file.read(4)
+    if len(head) < 4:
+        return None
+    (size,) = struct.unpack("<i", head)
+    data = file.read(size)
+    return data if len(data) == size else None
+
+
+def _fail(code: int, errors: IO[bytes], what: str) -> Never:
+    errors.seek(0)
+    last = errors.read().decode(errors="replace").strip().splitlines()[-1:]
+    raise UserError(
+        f"eSpeak NG failed with exit code {code} at {what}: {last[0] if last else 'it said nothing'}. Install it anew: "
+        f"{_INSTALL}"
+    )
+
+
+def _serve() -> None:
+    """The program: requests from stdin, a line of JSON each; the rate, then blocks of 16-bit samples, to stdout."""
+    requests = sys.stdin.buffer.read().splitlines()
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever the library prints must not get between the samples
+    import espeakng_loader
+
+    library = ctypes.CDLL(espeakng_loader.get_library_path())
+    pieces: list[bytes] = []
+
+    @ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_void_p)
+    def collect(samples: Any, count: int, _events: Any) -> int:
+        if samples and count > 0:
+            pieces.append(ctypes.string_at(samples, 2 * count))
+        return 0
+
+    library.espeak_Synth.argtypes = [
+        ctypes.c_char_p,
+        ctypes.c_size_t,
+        ctypes.c_uint,
+        ctypes.c_int,
+        ctypes.c_uint,
+        ctypes.c_uint,
+        ctypes.c_void_p,
+        ctypes.c_void_p,
+    ]
+    sample_rate = library.espeak_Initialize(_SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), 0)
+    if sample_rate <= 0:
+        sys.exit("espeak_Initialize found no data")
+    library.espeak_SetSynthCallback(collect)
+    out.write(struct.pack("<i", sample_rate))
+    for line in requests:
+        request = json.loads(line)
+        if library.espeak_SetVoiceByName(request["voice"].encode()):
+            sys.exit(f"it has no voice {request['voice']}")
+        for parameter, value in ((_RATE, request["rate"]), (_PITCH, request["pitch"]), (_VOLUME, _QUIET)):
+            library.espeak_SetParameter(parameter, value, 0)
+        pieces.clear()
+        text = request["text"].encode()
+        if library.espeak_Synth(text, len(text) + 1, 0, 0, 0, _UTF8, None, None):
+            sys.exit(f"it could not say {request['text']!r}")
+        library.espeak_Synchronize()
+        data = b"".join(pieces)
+        out.write(struct.pack("<i", len(data)) + data)
+    out.flush()
+
+
+if __name__ == "__main__":
+    _serve()

@@ -1,0 +1,257 @@
+"""What a collection of sound holds, and which of its files are broken: to know before a training."""
+
+import json
+import os
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from d2v.data.dataset import BrokenSample
+from d2v.errors import UserError
+from d2v.modalities.speech.decoding import SAMPLE_RATE, AudioInfo, AudioReader, Encoded
+from d2v.modalities.speech.headers import Headers, read_headers, scan
+from d2v.modalities.speech.layout import open_everything
+from d2v.modalities.speech.sources import AudioSource, Clips, FileSource
+
+# What a recipe asks for unless told otherwise: data.min_seconds and data.max_seconds.
+_USUAL_SECONDS = (2.0, 20.0)
+_FRAME_SECONDS = 0.025
+_SLICE = 30 * SAMPLE_RATE
+_SHOWN = 10
+_BAR = 40
+_BINS = 24
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The figures; lengths in seconds."""
+
+    input: str
+    files: int
+    usable: int
+    hours: float
+    shortest: float
+    median: float
+    mean: float
+    longest: float
+    under_a_frame: int
+    """Clips shorter than 25 ms, which have no frame."""
+    under_2_s: int
+    over_20_s: int
+    sample_rates: dict[str, int]
+    """Clips by Hz."""
+    channels: dict[str, int]
+    """Clips by number of channels."""
+    speakers: int
+    """0: nothing says who speaks."""
+    folders: dict[str, dict[str, float]]
+    """Clips and hours by top folder."""
+    with_transcript: int
+    letters: str
+    """Characters of the transcripts, sorted."""
+    decoded: bool
+    """Whether files were decoded to their end, or their headers read."""
+    broken: dict[str, str]
+    """Why each unusable file is, by its name."""
+
+
+def survey(root: str, decode: bool = False) -> tuple[Survey, Clips]:
+    """Read all headers, and with ``decode`` all sound.
+
+    Args:
+        root: folder, manifest, glob, archive or file of sound.
+        decode: find also what is truncated, silent or not finite.
+
+    Raises:
+        UserError: nothing there is usable.
+    """
+    source = open_everything(root)
+    clips, broken = read_headers(source)
+    if decode:
+        found = scan(source, _decode_all, "decoding")
+        broken = broken | {index: item for index, item in enumerate(found) if isinstance(item, str)}
+        clips = clips.select(~np.isin(clips.index, list(broken)))
+    reasons = {source.name(index): reason for index, reason in sorted(broken.items())}
+    if not len(clips):
+        raise UserError(f"--input {root}: none of {len(source):,} files is usable. The first are:\n{_first(reasons)}")
+    return _figures(root, Headers(clips, broken), reasons, decode), clips
+
+
+def describe(figures: Survey) -> str:
+    """The figures for a person."""
+    broken = f", {len(figures.broken):,} broken" if figures.broken else ", none broken"
+    checked = "decoded to their end" if figures.decoded else "by their headers; --decode reads all sound"
+    lines = [
+        f"{figures.input}",
+        f"  files        {figures.usable:,} usable{broken} ({checked})",
+        f"  sound        {_duration(figures.hours)}",
+        f"  lengths      {figures.shortest:.2f} to {figures.longest:,.2f} s, median {figures.median:.2f}, "
+        f"mean {figures.mean:.2f}",
+        f"  rates        {_counts(figures.sample_rates, 'Hz')}",
+        f"  channels     {_counts(figures.channels, '')}",
+        f"  speakers     {figures.speakers:,}"
+        if figures.speakers
+        else "  speakers     unknown (file names do not say)",
+        f"  transcripts  {figures.with_transcript:,} of {figures.usable:,} clips"
+        + (f", {len(figures.letters)} different characters" if figures.letters else ""),
+    ]
+    if len(figures.folders) > 1:
+        rows = [f"{name}: {row['clips']:,.0f} clips, {row['hours']:.2f} h" for name, row in figures.folders.items()]
+        lines += ["  folders      " + "\n               ".join(_shortened(rows))]
+    lines += _advice(figures)
+    if figures.broken:
+        lines += ["broken:", _first(figures.broken)]
+    return "\n".join(lines)
+
+
+def histogram(clips: Clips) -> str:
+    """Lengths of the clips as bars of text."""
+    counts, edges = np.histogram(clips.num_samples / SAMPLE_RATE, bins=_edges(clips, 10))
+    width = max(len(f"{edge:,.1f}") for edge in edges)
+    rows = []
+    for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
+        bar = "#" * round(_BAR * count / counts.max())
+        rows.append(f"  {low:>{width},.1f} to {high:>{width},.1f} s  {count:>9,}  {bar}".rstrip())
+    return "\n".join(rows)
+
+
+def write_report(figures: Survey, clips: Clips, folder: Path) -> list[Path]:
+    """Write ``report.json``, ``lengths.png`` and, for files on a disk, ``manifest.tsv`` in fairseq's format.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    report, picture, manifest = (folder / name for name in ("report.json", "lengths.png", "manifest.tsv"))
+    report.write_text(json.dumps(asdict(figures), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    _draw(clips, picture)
+    if not isinstance(clips.source, FileSource):
+        return [report, picture]
+    root = clips.source.folder
+    frames = np.rint(clips.num_samples * (clips.sample_rate / SAMPLE_RATE)).astype(np.int64)
+    rows = (f"{os.path.relpath(clips.name(i), root)}\t{frames[i]}\n" for i in range(len(clips)))
+    with manifest.open("w", encoding="utf-8", errors="surrogateescape") as file:
+        file.write(f"{root}\n")
+        file.writelines(rows)
+    return [report, picture, manifest]
+
+
+def _figures(root: str, headers: Headers, reasons: dict[str, str], decoded: bool) -> Survey:
+    clips = headers.clips
+    seconds = clips.num_samples / SAMPLE_RATE
+    speakers = clips.source.speakers()
+    texts = clips.source.texts()
+    present = [text for index in clips.index if (text := texts[index])]
+    shortest, longest = _USUAL_SECONDS
+    return Survey(
+        input=root,
+        files=len(clips.source),
+        usable=len(clips),
+        hours=float(seconds.sum()) / 3600,
+        shortest=float(seconds.min()),
+        median=float(np.median(seconds)),
+        mean=float(seconds.mean()),
+        longest=float(seconds.max()),
+        under_a_frame=int((seconds < _FRAME_SECONDS).sum()),
+        under_2_s=int((seconds < shortest).sum()),
+        over_20_s=int((seconds > longest).sum()),
+        sample_rates={str(rate): count for rate, count in Counter(clips.sample_rate.tolist()).most_common()},
+        channels={str(number): count for number, count in Counter(clips.channels.tolist()).most_common()},
+        speakers=0 if speakers is None else len(np.unique(speakers.ids[clips.index])),
+        folders=_folders(clips.source, clips, seconds),
+        with_transcript=len(present),
+        letters="".join(sorted(set().union(*present))),
+        decoded=decoded,
+        broken=reasons,
+    )
+
+
+def _folders(source: AudioSource, clips: Clips, seconds: np.ndarray) -> dict[str, dict[str, float]]:
+    found = source.classes("folder")
+    if found is None:
+        return {}
+    ids = found.ids[clips.index]
+    number, total = (np.bincount(ids, weights, len(found.names)) for weights in (None, seconds))
+    return {name: {"clips": int(number[i]), "hours": float(total[i]) / 3600} for i, name in enumerate(found.names)}
+
+
+def _decode_all(file: Encoded) -> AudioInfo:
+    """Decode in slices, so that a file of any length needs little memory."""
+    low, high = np.inf, -np.inf
+    with AudioReader(file) as reader:
+        for start in range(0, reader.num_samples, _SLICE):
+            wave = reader.read(start, start + _SLICE)
+            low, high = min(low, float(wave.min())), max(high, float(wave.max()))
+        if low == high:
+            raise BrokenSample("it is silent")
+        return reader.info
+
+
+def _advice(figures: Survey) -> list[str]:
+    lines = []
+    if figures.under_a_frame:
+        lines.append(f"  note         {figures.under_a_frame:,} clips under 25 ms have no frame and are left out")
+    if figures.under_2_s:
+        lines.append(
+            f"  note         {figures.under_2_s:,} clips under 2 s are trained on only with a lower data.min_seconds"
+        )
+    if figures.over_20_s:
+        lines.append(
+            f"  note         {figures.over_20_s:,} clips over 20 s are cropped at random (with transcripts: left out), "
+            "unless data.max_seconds is higher"
+        )
+    if set(figures.sample_rates) != {str(SAMPLE_RATE)}:
+        lines.append(
+            f"  note         all is resampled to {SAMPLE_RATE:,} Hz while it is read; once and for all is faster"
+        )
+    return lines
+
+
+def _draw(clips: Clips, path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    seconds = clips.num_samples / SAMPLE_RATE
+    figure = Figure(figsize=(6, 3.2), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    axes.hist(seconds, bins=_edges(clips, _BINS).tolist(), color="#1f5fa8", edgecolor="white", linewidth=0.5)
+    axes.set_title(
+        f"{len(clips):,} clips, {_duration(float(seconds.sum()) / 3600)}", size=10, weight="bold", loc="left"
+    )
+    axes.set_xlabel("length of a clip / s", size=9)
+    axes.set_ylabel("clips", size=9)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, facecolor="white")
+
+
+def _edges(clips: Clips, bins: int) -> np.ndarray:
+    """Equal steps, or equal ratios where the longest clip is far longer than most."""
+    seconds = clips.num_samples / SAMPLE_RATE
+    low, high = float(seconds.min()), float(seconds.max())
+    if high - low < 0.1:
+        return np.array([low, low + 0.1])
+    if high > 10 * float(np.median(seconds)):
+        return np.geomspace(max(low, 0.01), high, bins + 1)
+    return np.linspace(low, high, bins + 1)
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:,.2f} h" if hours >= 1 else f"{hours * 60:.1f} min"
+
+
+def _counts(counts: dict[str, int], unit: str) -> str:
+    if len(counts) == 1:
+        return f"{int(next(iter(counts))):,} {unit}".strip()
+    return ", ".join(
+        _shortened([f"{int(value):,} {unit}".strip() + f": {count:,} clips" for value, count in counts.items()])
+    )
+
+
+def _first(reasons: dict[str, str]) -> str:
+    return "\n".join(f"  {row}" for row in _shortened([f"{name}: {reason}" for name, reason in reasons.items()]))
+
+
+def _shortened(rows: list[str]) -> list[str]:
+    return rows if len(rows) <= _SHOWN else [*rows[:_SHOWN], f"... and {len(rows) - _SHOWN:,} more"]

@@ -1,0 +1,146 @@
+"""Sound of every kind becomes 16 kHz mono; any part of it equals that part of the whole."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from speech_files import FORMATS, encoded, tones, write_audio
+
+from d2v.data.dataset import BrokenSample
+from d2v.modalities.speech.decoding import AudioReader, audio_info, read_audio, samples_at_16k
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_formats_come_back_as_they_were_written(tmp_path: Path, suffix: str) -> None:
+    wave = tones(3)
+    path = write_audio(tmp_path / f"a{suffix}", wave)
+    assert audio_info(path) == (16_000, 48_000, 1)
+    assert audio_info(path).duration == 3
+    read = read_audio(path)
+    assert read.shape == (48_000,)
+    assert read.dtype == torch.float32
+    lossless = suffix in (".flac", ".wav")
+    tolerance = 1 / 32_768 if lossless else 0.05
+    inside = slice(0, None) if lossless else slice(2_000, -2_000)
+    assert np.abs(read.numpy() - wave)[inside].max() < tolerance
+    assert torch.equal(read_audio(path.read_bytes()), read)
+    with path.open("rb") as file:
+        assert torch.equal(read_audio(file), read)
+
+
+NOT_IN_OPUS = (22_050, 44_100)
+KINDS = [
+    (s, r) for s in FORMATS for r in (8_000, 16_000, *NOT_IN_OPUS, 48_000) if (s, r in NOT_IN_OPUS) != (".opus", True)
+]
+
+
+@pytest.mark.parametrize(("suffix", "rate"), KINDS)
+def test_a_part_equals_that_part_of_the_whole(
+    tmp_path: Path, suffix: str, rate: int, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = write_audio(tmp_path / f"a{suffix}", rate=rate, seconds=4)
+    with AudioReader(path) as reader:
+        assert reader.num_samples == 64_000
+        whole = reader.read(0, 64_000)
+        for start, stop in ((0, 1), (1, 900), (12_345, 23_456), (40_001, 64_000), (63_999, 70_000)):
+            part = reader.read(start, stop)
+            assert part.shape == (min(stop, 64_000) - start,)
+            # Opus decodes a little differently after a seek; everything else is exact but for rounding.
+            assert (part - whole[start:stop]).abs().max() < (5e-3 if suffix == ".opus" else 1e-5)
+    assert capfd.readouterr().err == ""  # libmpg123 would complain after each seek
+
+
+@pytest.mark.parametrize("rate", [8_000, 11_025, 22_050, 22_051, 44_100, 48_000, 96_000])
+def test_resampling_keeps_the_pitch_and_the_length(tmp_path: Path, rate: int) -> None:
+    time = np.arange(rate * 2) / rate
+    path = write_audio(tmp_path / "a.wav", (0.5 * np.sin(2 * np.pi * 440 * time)).astype(np.float32), rate)
+    read = read_audio(path)
+    assert len(read) == samples_at_16k(rate * 2, rate)
+    assert abs(len(read) - 32_000) <= 1
+    expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(len(read)) / 16_000)
+    assert np.abs(read.numpy() - expected)[400:-400].max() < 0.01
+
+
+def test_stereo_is_averaged(tmp_path: Path) -> None:
+    left, right = tones(1), tones(1, seed=3)
+    read = read_audio(write_audio(tmp_path / "a.flac", np.stack([left, right], axis=1)))
+    assert np.abs(read.numpy() - (left + right) / 2).max() < 1 / 32_768
+    assert audio_info(write_audio(tmp_path / "b.mp3", np.stack([left, left], axis=1))).channels == 2
+
+
+def test_start_and_duration_are_seconds(tmp_path: Path) -> None:
+    path = write_audio(tmp_path / "a.flac", seconds=2)
+    whole = read_audio(path)
+    assert torch.equal(read_audio(path, 0.5, 1.0), whole[8_000:24_000])
+    assert torch.equal(read_audio(path, 1.5), whole[24_000:])
+    assert len(read_audio(path, 5.0)) == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "the file is empty"),
+        (b"hello " * 100, "no sound file"),
+        (b"fLaC" + bytes(60), "no sound file"),
+        (encoded(".wav", 0), "holds no sound"),
+        (encoded(".flac", 3)[:12_000], "truncated|cannot be decoded"),
+        (encoded(".mp3", 3)[:4_000], "truncated"),
+        (encoded(".flac")[:30], "no sound file|holds no sound|cannot be decoded"),
+    ],
+)
+def test_broken_files_say_why(tmp_path: Path, data: bytes, reason: str) -> None:
+    (tmp_path / "a.flac").write_bytes(data)
+    for file in (tmp_path / "a.flac", data):
+        with pytest.raises(BrokenSample, match=reason):
+            read_audio(file)
+
+
+def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    for value in (np.nan, np.inf):
+        wave = tones(1)
+        wave[700] = value
+        soundfile.write(tmp_path / "a.wav", wave, 16_000, subtype="FLOAT")
+        with pytest.raises(BrokenSample, match="not finite"):
+            read_audio(tmp_path / "a.wav")
+
+
+def test_missing_file_and_folder_are_broken(tmp_path: Path) -> None:
+    with pytest.raises(BrokenSample, match="No such file"):
+        audio_info(tmp_path / "none.flac")
+    with pytest.raises(BrokenSample):
+        audio_info(tmp_path)
+
+
+class _Counting(io.BytesIO):
+    """Counts the bytes that are read."""
+
+    total = 0
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        count = super().readinto(buffer)
+        self.total += count
+        return count
+
+    def read(self, size: int | None = -1) -> bytes:
+        data = super().read(size)
+        self.total += len(data)
+        return data
+
+
+def test_a_crop_of_a_two_hour_file_reads_little_of_it() -> None:
+    buffer = io.BytesIO()
+    minute = (tones(60, 8_000) * 32_767).astype(np.int16)
+    with soundfile.SoundFile(buffer, "w", 8_000, 1, format="FLAC", subtype="PCM_16") as file:
+        for _ in range(120):
+            file.write(minute)
+    size = len(buffer.getvalue())
+    counting = _Counting(buffer.getvalue())
+    assert audio_info(counting).duration == 7_200
+    assert counting.total < size // 100
+    counting.total = 0
+    counting.seek(0)
+    assert len(read_audio(counting, 5_000, 10)) == 160_000
+    assert counting.total < size // 20

@@ -1,0 +1,236 @@
+"""Each layout of a root is recognised, read in a stable order, and explained when it is wrong."""
+
+import io
+import json
+import pickle
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from speech_files import encoded, write_audio, write_librispeech
+
+from d2v.errors import UserError
+from d2v.modalities.speech.decoding import read_audio
+from d2v.modalities.speech.headers import read_headers
+from d2v.modalities.speech.labels import class_labels, read_table
+from d2v.modalities.speech.layout import open_everything, open_sources
+from d2v.modalities.speech.sources import AudioSource
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def names(source: AudioSource | None) -> list[str]:
+    assert source is not None
+    return [Path(source.name(index)).stem for index in range(len(source))]
+
+
+def test_librispeech_tree(tmp_path: Path) -> None:
+    root = tmp_path / "LibriSpeech"
+    write_librispeech(root, "train-clean-100", {3: [0.2, 0.3]})
+    write_librispeech(root, "train-other-500", {5: [0.2]})
+    write_librispeech(root, "dev-clean", {7: [0.2]})
+    write_librispeech(root, "test-clean", {9: [0.2]})
+    for place in (tmp_path, root):  # the folder LibriSpeech, and the folder that it was unpacked into
+        train, val = open_sources(str(place))
+        assert names(train) == ["3-7-0000", "3-7-0001", "5-7-0000"]
+        assert names(val) == ["7-7-0000"]
+    speakers = train.speakers()
+    assert speakers is not None
+    assert speakers.names == ("3", "5")
+    assert speakers.ids.tolist() == [0, 0, 1]
+    assert train.texts() == ["SPEAKER D CLIP K", "SPEAKER D CLIP L", "SPEAKER F CLIP K"]
+    train, val = open_sources(str(root), "train-other-500, train-clean-100", "test-clean")
+    assert names(train) == ["5-7-0000", "3-7-0000", "3-7-0001"]
+    assert train.texts()[0] == "SPEAKER F CLIP K"
+    assert names(val) == ["9-7-0000"]
+    subset, no_val = open_sources(str(root / "dev-clean"))
+    assert names(subset) == ["7-7-0000"]
+    assert no_val is None
+    assert len(open_everything(str(tmp_path))) == 5
+    with pytest.raises(UserError, match=r"data\.train_split: there is no folder train-clean-360.*train-clean-100"):
+        open_sources(str(root), "train-clean-360")
+
+
+def test_folders_globs_and_single_files(tmp_path: Path) -> None:
+    for name in ("train/yes/a.wav", "train/no/b.ogg", "train/no/.hidden.wav", "val/no/c.mp3"):
+        if "hidden" in name:
+            (tmp_path / name).write_bytes(b"")
+        else:
+            write_audio(tmp_path / name, seconds=0.2)
+    (tmp_path / "train/yes/a.txt").write_text("yes  it is\n")
+    train, val = open_sources(str(tmp_path))
+    assert names(train) == ["b", "a"]
+    assert names(val) == ["c"]
+    assert train.texts() == [None, "yes it is"]
+    folders = train.classes("folder")
+    assert folders is not None
+    assert folders.names == ("no", "yes")
+    assert train.speakers() is None
+    everything, none = open_sources(f"{tmp_path}/**/*.*")
+    assert names(everything) == ["b", "a", "c"]
+    assert none is None
+    single, _ = open_sources(str(tmp_path / "val/no/c.mp3"))
+    assert names(single) == ["c"]
+
+
+def test_a_validation_folder_is_never_trained_on(tmp_path: Path) -> None:
+    for name in ("one/a.wav", "b.wav", "val/c.wav"):
+        write_audio(tmp_path / name, seconds=0.1)
+    train, val = open_sources(str(tmp_path))
+    assert names(train) == ["b", "a"]
+    assert names(val) == ["c"]
+    assert train.classes("folder") is None  # b lies in none
+
+
+def test_manifests(tmp_path: Path) -> None:
+    for name in "abc":
+        write_audio(tmp_path / "sound" / f"{name}.flac", seconds=0.2)
+    (tmp_path / "train.tsv").write_text(f"{tmp_path}/sound\nb.flac\t3200\na.flac\t3200\n")
+    (tmp_path / "train.ltr").write_text("H I | Y O U |\nN O |\n")
+    (tmp_path / "valid.tsv").write_text("sound\nc.flac\t3200\n")  # relative to the manifest
+    (tmp_path / "valid.wrd").write_text("YES\n")
+    for root in (tmp_path, tmp_path / "train.tsv"):
+        train, val = open_sources(str(root))
+        assert names(train) == ["b", "a"]
+        assert train.texts() == ["HI YOU", "NO"]
+        assert names(val) == ["c"]
+        assert val is not None
+        assert val.texts() == ["YES"]
+    (tmp_path / "train.ltr").write_text("H I |\n")
+    with pytest.raises(UserError, match=r"train\.ltr has 1 lines for 2 files"):
+        open_sources(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no entry"),
+        ("/nowhere\na.flac\t1\n", "does not exist"),
+        (".\na.flac\n", "line 2: expected FILE<TAB>SAMPLES"),
+    ],
+)
+def test_wrong_manifests_are_explained(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "train.tsv").write_text(text)
+    with pytest.raises(UserError, match=message):
+        open_sources(str(tmp_path / "train.tsv"))
+
+
+def test_tars(tmp_path: Path) -> None:
+    files = {
+        "x/a.flac": encoded(seed=1),
+        "x/a.txt": b"HELLO\n",
+        "x/b.ogg": encoded(".ogg", seed=2),
+        "x/b.json": json.dumps({"transcript": "YOU", "speaker_id": 4, "label": "dog", "rest": [1, 2]}).encode(),
+        "x/c.wav": encoded(".wav", seed=3),
+        "x/c.cls": b"cat",
+    }
+    for split, members in (("train", files), ("val", {"z.flac": encoded()})):
+        with tarfile.open(tmp_path / f"{split}-000.tar", "w") as tar:
+            for name, data in members.items():
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    for _ in range(2):  # the second time from the cache
+        train, val = open_sources(str(tmp_path))
+        assert [len(train), len(val or [])] == [3, 1]
+        assert train.texts() == ["HELLO", "YOU", None]
+        labels, speakers = train.classes("label"), train.speakers()
+        assert labels is not None
+        assert labels.names == ("cat", "dog")
+        assert labels.ids.tolist() == [-1, 1, 0]
+        assert speakers is not None
+        assert speakers.ids.tolist() == [-1, 0, -1]
+    assert read_headers(train).clips.num_samples.tolist() == [16_000] * 3
+    copy = pickle.loads(pickle.dumps(train))
+    assert all((read_audio(copy.open(i)) == read_audio(train.open(i))).all() for i in range(3))
+
+
+def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from datasets import ClassLabel, Dataset, Features, Value
+
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
+    columns = {
+        "audio": [{"bytes": encoded(seed=i), "path": f"{i}.flac"} for i in range(2)] + [{"bytes": None, "path": "x"}],
+        "text": ["ONE", None, "THREE"],
+        "speaker_id": [10, 12, 10],
+        "label": [1, 0, 1],
+    }
+    sound = {"bytes": Value("binary"), "path": Value("string")}
+    features = Features(
+        {
+            "audio": sound,
+            "text": Value("string"),
+            "speaker_id": Value("int64"),
+            "label": ClassLabel(names=["no", "yes"]),
+        }
+    )
+    Dataset.from_dict(columns, features=features).to_parquet(tmp_path / "train-00000-of-00001.parquet")
+    train, val = open_sources(str(tmp_path))
+    assert val is None
+    assert train.texts() == ["ONE", None, "THREE"]
+    labels, speakers = train.classes("label"), train.speakers()
+    assert labels is not None
+    assert labels.ids.tolist() == [1, 0, 1]
+    assert speakers is not None
+    assert speakers.names == ("10", "12")
+    clips, broken = read_headers(train)
+    assert clips.num_samples.tolist() == [16_000, 16_000]
+    assert list(broken.values()) == ["the row holds no bytes"]
+    assert "row 2" in train.name(2)
+    assert len(read_audio(train.open(1), 0.5)) == 8_000
+
+
+@pytest.mark.parametrize("root", ["nowhere", "empty", "text", "text/a.txt", "nowhere/*.wav"])
+def test_roots_without_sound_are_explained(tmp_path: Path, root: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text/a.txt").write_text("")
+    (tmp_path / "text/b.m4a").write_text("")
+    with pytest.raises(UserError, match=r"data\.root") as error:
+        open_sources(str(tmp_path / root))
+    assert ("cannot read the 1 .m4a files" in str(error.value)) == (root == "text")
+
+
+def test_headers_are_read_once_and_again_when_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(3):
+        write_audio(tmp_path / f"{number}.wav", seconds=0.1 * (number + 1), rate=8_000)
+    (tmp_path / "3.wav").write_bytes(b"")
+    source, _ = open_sources(str(tmp_path))
+    first = read_headers(source)
+    assert first.clips.num_samples.tolist() == [1_600, 3_200, 4_800]
+    assert first.clips.sample_rate.tolist() == [8_000] * 3
+    assert first.broken == {3: "the file is empty"}
+    with monkeypatch.context() as patched:
+        patched.setattr("d2v.modalities.speech.headers.scan", lambda *_: pytest.fail("was read again"))
+        again = read_headers(open_sources(str(tmp_path))[0])
+    assert again.broken == first.broken
+    assert np.array_equal(again.clips.num_samples, first.clips.num_samples)
+    write_audio(tmp_path / "3.wav", seconds=1)
+    assert len(read_headers(open_sources(str(tmp_path))[0]).clips) == 4
+
+
+def test_a_table_labels_files_with_one_or_several_classes(tmp_path: Path) -> None:
+    for name in ("a/1.wav", "b/1.wav", "b/2.wav"):
+        write_audio(tmp_path / name, seconds=0.1)
+    clips = read_headers(open_sources(str(tmp_path))[0]).clips
+    (tmp_path / "one.tsv").write_text("file\tlabel\na/1.wav\tdog\nb/2\tcat\nelsewhere.wav\tcow\n")
+    kept, labels = class_labels(str(tmp_path / "one.tsv"), clips, None)
+    assert labels.names == ("cat", "cow", "dog")
+    assert [(int(i), labels[n]) for n, i in enumerate(kept)] == [(0, 2), (2, 0)]
+    (tmp_path / "several.csv").write_text('a/1.wav,"dog,cat"\nb/1.wav,cat\n')
+    kept, labels = class_labels(str(tmp_path / "several.csv"), clips, None)
+    assert [labels[n].tolist() for n in range(len(kept))] == [[1, 1], [1, 0]]  # type: ignore[union-attr]
+    (tmp_path / "none.tsv").write_text("elsewhere.wav\tcow\n")
+    with pytest.raises(UserError, match="no entry is a clip"):
+        class_labels(str(tmp_path / "none.tsv"), clips, None)
+    (tmp_path / "broken.tsv").write_text("a/1.wav\tdog\nb/1.wav\n")
+    with pytest.raises(UserError, match="line 2"):
+        read_table(tmp_path / "broken.tsv")
+    with pytest.raises(UserError, match="neither speaker"):
+        class_labels("speakers", clips, None)
+    with pytest.raises(UserError, match="validation split has classes"):
+        class_labels("folder", clips, ("a", "c"))
