@@ -19,6 +19,10 @@ TRAINER_COMMANDS = {
 }
 COMMANDS = {
     "probe": ("d2v.commands.probe", "kNN and linear accuracy of frozen features, beside an untrained encoder"),
+    "embed": (
+        "d2v.commands.embed",
+        "features of files:  d2v embed --checkpoint PATH --input DIR --output FILE.parquet",
+    ),
     "import": ("d2v.commands.import_", "translate an official checkpoint (fairseq, data2vec_vision)"),
     "prepare": ("d2v.commands.prepare", "make or check data: prepare demo vision --output DIR"),
     "doctor": ("d2v.commands.doctor", "what this machine can do, what is missing, how to get it"),

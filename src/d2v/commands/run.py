@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jsonargparse
 import lightning as L
@@ -20,6 +20,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from d2v.checkpoints.folder import in_short, mismatches
 from d2v.commands.messages import key_of, one_line, parser_message
+from d2v.commands.predictions import Features, PredictionData, Table, metrics_line, read_another_root
 from d2v.commands.quiet import quieten
 from d2v.commands.run_folder import (
     checkpoint_of,
@@ -31,9 +32,9 @@ from d2v.commands.run_folder import (
 )
 from d2v.configs import find_config, read_config
 from d2v.errors import UserError
+from d2v.finetuning.module import FinetuningModule
 from d2v.training.callbacks.checkpoint import RunCheckpoint
 from d2v.training.callbacks.progress import RunProgressBar
-from d2v.types import Batch
 
 
 def run_trainer(args: Sequence[str]) -> None:
@@ -74,6 +75,7 @@ class RunCLI(LightningCLI):
     _refusal: UserError | None = None
 
     def __init__(self, args: ArgsType) -> None:
+        self._words = [str(word) for word in args] if isinstance(args, list) else []
         super().__init__(
             save_config_callback=None,
             trainer_defaults={
@@ -120,6 +122,8 @@ class RunCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
         _check(config, self.subcommand)
+        if self.subcommand == "predict":
+            read_another_root(config.data, self._words)
         root = Path(config.trainer.default_root_dir)
         resume = config.pop("resume", None)
         if resume == "auto":
@@ -192,9 +196,15 @@ class RunCLI(LightningCLI):
         if path is None:
             return
         try:
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)["state_dict"]
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            found = content["state_dict"]
         except Exception as error:  # torch raises half a dozen types
             raise UserError(f"{path}: no checkpoint of a run of d2v, or a damaged one; give another") from error
+        if isinstance(self.model, FinetuningModule):
+            try:
+                self.model.prepare_for(content)
+            except UserError as error:
+                raise UserError(f"{path}: {error}") from error
         problems = mismatches(self.model.state_dict(), found)
         if problems:
             raise UserError(f"{path}: does not fit the model of this config: {in_short(problems, shown=3)}")
@@ -203,24 +213,38 @@ class RunCLI(LightningCLI):
         rank_zero_info(f"done: {self.run_dir}")
 
     def after_validate(self) -> None:
-        rank_zero_info(f"metrics: {self.run_dir}/metrics.csv")
+        self._report_metrics("val")
 
-    after_test = after_validate
+    def before_test(self) -> None:
+        self._add_table()
+
+    def after_test(self) -> None:
+        self._report_metrics("test")
 
     def predict(self, **kwargs: Any) -> None:
-        """Write what the module predicts, and the samples' ids, to ``features.npz`` in the run's folder."""
-        import numpy as np
-
-        features = _Features()
-        self.trainer.callbacks.append(features)  # type: ignore[attr-defined]
+        """Write what the module predicts into the run's folder: a table with names, or ``features.npz``."""
+        assert self.run_dir is not None
+        features = None if self._add_table() else Features()
+        if features is not None:
+            self.trainer.callbacks.append(features)  # type: ignore[attr-defined]
         self.trainer.predict(**{**kwargs, "return_predictions": False})
-        if not features.values:
-            raise UserError("data.root: there is no validation split, and that is what `d2v predict` reads")
-        rank = f"-rank{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
-        # Processes that Lightning did not start itself have found a folder of their own: rank zero's counts.
-        path = Path(self.trainer.strategy.broadcast(str(self.run_dir))) / f"features{rank}.npz"
-        np.savez(path, features=torch.cat(features.values).numpy(), sample_ids=torch.cat(features.sample_ids).numpy())
-        rank_zero_info(f"features: {path}")
+        if features is not None:
+            features.save(self.trainer, self.run_dir)
+
+    def _add_table(self) -> bool:
+        """Let the module's rows be written, if it is one that makes rows."""
+        if not isinstance(self.model, FinetuningModule):
+            return False
+        assert self.run_dir is not None
+        data = PredictionData(self.datamodule) if self.subcommand == "predict" else None
+        table = Table(self.run_dir / self.model.tables[self.subcommand], self.datamodule, data)
+        self.trainer.callbacks.append(table)  # type: ignore[attr-defined]
+        return True
+
+    def _report_metrics(self, kind: Literal["val", "test"]) -> None:
+        if line := metrics_line(self.trainer.callback_metrics, kind):
+            rank_zero_info(line)
+        rank_zero_info(f"metrics: {self.run_dir}/metrics.csv")
 
     def _config_text(self) -> str:
         """The parsed config, for any trainer command: without what belongs to this call alone."""
@@ -254,26 +278,6 @@ class _Announcement(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger) and trainer.is_global_zero:
                 logger.log_hyperparams(read_config(self.run_dir / "config.yaml"))
-
-
-class _Features(Callback):
-    """Collects predictions on the CPU."""
-
-    def __init__(self) -> None:
-        self.values: list[torch.Tensor] = []
-        self.sample_ids: list[torch.Tensor] = []
-
-    def on_predict_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Batch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self.values.append(outputs.float().cpu())
-        self.sample_ids.append(batch.sample_ids.cpu())
 
 
 def _prepare(args: Sequence[str]) -> list[str]:

@@ -1,0 +1,186 @@
+"""``d2v embed``: features of files, in one file."""
+
+import argparse
+import sys
+import time
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from d2v.errors import UserError
+
+if TYPE_CHECKING:  # nothing heavy is imported before the arguments are known to be right
+    import torch
+
+    from d2v.data.inputs import Inputs
+    from d2v.evaluation.embedding import Pieces
+    from d2v.evaluation.feature_files import FeatureFile
+    from d2v.model.encoder import Encoder
+
+_NAMED = 20
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the command."""
+    parser.epilog = (
+        "The output has a row a file: id (its path below the input), embedding, num_frames, duration (seconds). With "
+        "--pool none, embedding holds a vector a frame and times the seconds of the frames' centres; in Parquet, a "
+        "file of more than five minutes is then several rows, which first_frame puts in order. In NPZ and safetensors, "
+        "the frames of file i are embedding[offsets[i]:offsets[i + 1]]."
+    )
+    parser.add_argument("--checkpoint", required=True, metavar="PATH", help="checkpoint, run or imported folder")
+    parser.add_argument(
+        "--input", required=True, metavar="DIR|FILE|GLOB", help="files, or archives that training reads"
+    )
+    parser.add_argument(
+        "--output", required=True, type=Path, metavar="FILE", help="ends with .parquet, .npz or .safetensors"
+    )
+    parser.add_argument("--weights", choices=("student", "teacher"), default="student", help="which of a checkpoint's")
+    parser.add_argument(
+        "--layer", type=_layer, metavar="K|mean", help="end of block K, from 0; or the mean of all; default: the output"
+    )
+    parser.add_argument(
+        "--pool", choices=("mean", "cls", "none"), default="mean", help="of the frames of a file (mean); none: keep all"
+    )
+    parser.add_argument(
+        "--chunk_seconds", type=float, default=30.0, help="longer sound is encoded in pieces of so many seconds (30)"
+    )
+    parser.add_argument(
+        "--overlap_seconds", type=float, default=5.0, help="that neighbouring pieces share; their outer halves go (5)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument("--precision", choices=("32", "bf16"), default="32", help="to compute in; the output is fp32")
+    parser.add_argument("--num_workers", type=int, default=1, help="processes that read files; 0: this one (1)")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Embed, print how it goes, and what was written.
+
+    Raises:
+        UserError: An argument is wrong, or no file could be embedded.
+    """
+    from d2v.checkpoints.load import load
+    from d2v.evaluation.embedding import Pieces
+    from d2v.evaluation.feature_files import FORMATS, open_feature_file
+
+    if args.output.suffix.lower() not in FORMATS:
+        raise UserError(f"--output {args.output}: its name must end with one of {', '.join(FORMATS)}")
+    if args.num_workers < 0:
+        raise UserError(f"--num_workers {args.num_workers}: give 0 or more")
+    device = _device(args.device)
+    encoder = load(args.checkpoint, weights=args.weights).to(device)
+    inputs = _open_inputs(encoder, args.input)
+    settings = {name: str(value) for name, value in vars(args).items() if value is not None}
+    pieces = Pieces(inputs, encoder, args.chunk_seconds, args.overlap_seconds)
+    skipped = _Skipped(inputs)
+    start = time.perf_counter()
+    with open_feature_file(args.output, settings) as file:
+        shape = _embed(encoder, pieces, file, skipped, device, args)
+        if shape is None:
+            raise UserError(f"--input {args.input}: not one of {skipped.count} files could be embedded; see above")
+    seconds = time.perf_counter() - start
+    print(_summary(inputs, skipped, shape, seconds, args))
+
+
+def _open_inputs(encoder: "Encoder", root: str) -> "Inputs":
+    """By the module ``inputs`` of the folder that the encoder's class lies in: one modality, one folder."""
+    package = encoder.recipe["class_path"].rpartition(".")[0].rpartition(".")[0]
+    if find_spec(f"{package}.inputs") is None:
+        raise UserError(
+            f"--checkpoint: d2v embed cannot read what {encoder.recipe['class_path']} encodes, only sound yet"
+        )
+    return import_module(f"{package}.inputs").open_inputs(root)
+
+
+class _Skipped:
+    """Files that could not be embedded: the first are named, all are counted."""
+
+    def __init__(self, inputs: "Inputs") -> None:
+        self.count = 0
+        self._unit = inputs.unit
+        for name, reason in inputs.broken.items():
+            self.add(name, reason)
+
+    def add(self, name: str, reason: str) -> None:
+        from tqdm import tqdm
+
+        self.count += 1
+        if self.count <= _NAMED:
+            tqdm.write(f"skipped {name}: {reason}", file=sys.stderr)
+        elif self.count == _NAMED + 1:
+            tqdm.write("more are skipped, and only counted from here on", file=sys.stderr)
+
+
+def _embed(
+    encoder: "Encoder",
+    pieces: "Pieces",
+    file: "FeatureFile",
+    skipped: _Skipped,
+    device: "torch.device",
+    args: argparse.Namespace,
+) -> tuple[int, ...] | None:
+    """Write all rows; returns [inputs, D], or [frames, D] without pooling; None if there are none."""
+    import torch
+    from tqdm import tqdm
+
+    from d2v.evaluation.embedding import Row, embed_inputs
+
+    inputs = pieces.inputs
+    rate = inputs.sample_rate
+    total: float = len(inputs)
+    if rate is not None:
+        total = sum(inputs.num_samples(index) for index in range(len(inputs))) / rate
+    autocast = torch.bfloat16 if args.precision == "bf16" else None
+    count = width = 0
+    bar = tqdm(
+        total=round(total, 1),
+        desc="embedding",
+        unit=inputs.unit if rate is None else "s",
+        unit_scale=rate is not None,
+        disable=None,
+        leave=False,
+    )
+    with bar:
+        for item in embed_inputs(encoder, pieces, device, args.layer, args.pool, autocast, args.num_workers):
+            if isinstance(item, Row):
+                file.write(item)
+                count += 1 if item.features.ndim == 1 else len(item.features)
+                width = item.features.shape[-1]
+                continue
+            bar.update(item.amount)
+            if item.skipped is not None:
+                skipped.add(item.name, item.skipped)
+    return (count, width) if count else None
+
+
+def _summary(
+    inputs: "Inputs", skipped: _Skipped, shape: tuple[int, ...], seconds: float, args: argparse.Namespace
+) -> str:
+    done = len(inputs) + len(inputs.broken) - skipped.count
+    what = f"{done:,} {inputs.unit}{'' if done == 1 else 's'}"
+    speed = f"{seconds:.1f} s"
+    if inputs.sample_rate is not None:
+        sound = sum(inputs.num_samples(index) for index in range(len(inputs))) / inputs.sample_rate
+        what += f", {sound / 3600:.2f} hours" if sound >= 3600 else f", {sound:.1f} seconds"
+        speed += f", {sound / seconds:,.0f} times real time"
+    if skipped.count:
+        what += f" ({skipped.count:,} skipped)"
+    return f"{what}: embedding {list(shape)} float32 in {args.output} ({speed})"
+
+
+def _device(name: str) -> "torch.device":
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name}: this machine has no such device; leave it out, or use cpu") from error
+    return device
+
+
+def _layer(text: str) -> Any:
+    return text if text == "mean" else int(text)

@@ -1,0 +1,126 @@
+"""Inputs too long for one forward pass, in overlapping chunks whose middles are kept."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from d2v.errors import UserError
+from d2v.evaluation.features import eval_mode
+from d2v.model.encoder import Encoder
+
+SAMPLE_RATE = 16_000
+"""Samples a second of what speech encoders read."""
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Samples ``start`` to ``stop`` of a clip, and which of their frames to keep."""
+
+    start: int
+    stop: int
+    first_frame: int
+    """Where the first kept frame stands among those of the whole clip."""
+    keep: slice
+    """The kept ones among the frames of the chunk."""
+
+    @property
+    def num_kept(self) -> int:
+        return self.keep.stop - self.keep.start
+
+
+def plan_chunks(num_samples: int, chunk: int, overlap: int, stride: int, receptive_field: int) -> list[Chunk]:
+    """Cut a clip so that the kept frames of all chunks, one after the other, are those of the whole clip.
+
+    Chunks start at multiples of the stride, so that a chunk's frames see the very samples that the clip's do. Of an
+    overlap, the first chunk keeps the first half and the second one the other half: no kept frame stands nearer than
+    half the overlap to a cut. All chunks are equally long: the last one moves back instead of being a short rest.
+
+    Args:
+        num_samples: Length of the clip.
+        chunk: Longest piece to encode at once, in samples.
+        overlap: What neighbours share at least, in samples; rounded up to whole frames.
+        stride: Samples from a frame to the next.
+        receptive_field: Samples that a frame is computed from.
+
+    Raises:
+        UserError: The clip has no frame, or the chunks are too short for their overlap.
+    """
+    if num_samples < receptive_field:
+        raise UserError(
+            f"{num_samples} samples are too short: one frame is computed from {receptive_field}. Give a longer clip"
+        )
+    total = _num_frames(num_samples, stride, receptive_field)
+    if num_samples <= chunk:
+        return [Chunk(0, num_samples, 0, slice(0, total))]
+    size = _num_frames(chunk, stride, receptive_field)  # frames a chunk
+    hop = size - -(-overlap // stride)
+    if overlap < 0 or hop < 1:
+        raise UserError(
+            f"chunks of {chunk} samples cannot overlap by {overlap}: chunk_seconds must be above overlap_seconds, and "
+            "that not below 0"
+        )
+    starts = [*range(0, total - size, hop), max(0, total - size)]
+    cuts = [0, *((right + left + size) // 2 for left, right in pairwise(starts)), total]
+    return [
+        Chunk(
+            start * stride,
+            (start + size - 1) * stride + receptive_field,
+            first,
+            slice(first - start, last - start),
+        )
+        for start, (first, last) in zip(starts, pairwise(cuts), strict=True)
+    ]
+
+
+def encode_chunks(
+    encoder: Encoder,
+    read: Callable[[int, int], Float[Tensor, "samples"]],
+    num_samples: int,
+    chunk_seconds: float = 30.0,
+    overlap_seconds: float = 5.0,
+    device: torch.device | str = "cpu",
+    function: Callable[[Float[Tensor, "1 samples"]], Float[Tensor, "1 n d"]] | None = None,
+    sample_rate: int = SAMPLE_RATE,
+) -> Iterator[tuple[Float[Tensor, "n d"], int]]:
+    """Frames of a clip of any length, chunk by chunk: memory depends on the chunk, not on the clip.
+
+    Args:
+        encoder: On ``device`` already; while the frames are drawn it is in eval mode.
+        read: Samples from a position up to another, as the encoder wants them (16 kHz, normalised).
+        num_samples: Length of the clip.
+        chunk_seconds: Longest piece to encode at once; a shorter clip is one piece.
+        overlap_seconds: What neighbouring pieces share; half of it is what a kept frame sees at least on either side.
+        device: Where the encoder is.
+        function: What to make of a chunk, one vector a frame: letters of a CTC head, say; None: the encoder's features.
+        sample_rate: Samples a second.
+
+    Yields:
+        Kept frames [n, D], on the device, and where the first of them stands among the frames of the clip.
+
+    Raises:
+        UserError: As :func:`plan_chunks`.
+    """
+    apply = function or (lambda x: encoder.embed(x, pool="none"))
+    extractor: Any = encoder.feature_extractor
+    chunks = plan_chunks(
+        num_samples,
+        round(chunk_seconds * sample_rate),
+        round(overlap_seconds * sample_rate),
+        extractor.stride,
+        extractor.receptive_field,
+    )
+    for chunk in chunks:
+        x = read(chunk.start, chunk.stop)[None].to(device)  # [1, samples]
+        with torch.no_grad(), eval_mode(encoder):
+            frames = apply(x)[0, chunk.keep]
+        yield frames, chunk.first_frame
+
+
+def _num_frames(num_samples: int, stride: int, receptive_field: int) -> int:
+    """Windows of this length and stride that lie wholly inside; below 1 where there is none."""
+    return (num_samples - receptive_field) // stride + 1

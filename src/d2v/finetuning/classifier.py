@@ -1,0 +1,240 @@
+"""Classification of whole inputs: one class each, or several labels."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import Metric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MultilabelAveragePrecision
+
+from d2v.checkpoints.load import Weights
+from d2v.errors import UserError
+from d2v.finetuning.long_inputs import Chunking
+from d2v.finetuning.masks import TokenMasks
+from d2v.finetuning.module import FinetuningModule
+from d2v.finetuning.rows import Rows
+from d2v.model.encoder import Encoder
+from d2v.training.schedules import LRSchedule
+from d2v.types import Batch, EncoderOutput
+
+Pooling = Literal["mean", "cls"]
+SHOWN_ABOVE = 0.5  # probability of a label that a table of predictions names
+
+
+class ClassifierHead(nn.Module):
+    """[LayerNorm], dropout, one linear layer with small weights.
+
+    Args:
+        width: D.
+        num_classes: C.
+        norm: Whether pooled features are normalised first.
+        dropout: Of what the linear layer reads.
+    """
+
+    def __init__(self, width: int, num_classes: int, norm: bool, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-6) if norm else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+        self.proj = nn.Linear(width, num_classes)
+        nn.init.trunc_normal_(self.proj.weight, std=0.02)
+        nn.init.zeros_(self.proj.bias)
+
+    def forward(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b c"]:
+        """Scores before softmax or sigmoid, in fp32."""
+        return self.proj(self.dropout(self.norm(features))).float()
+
+
+class Classifier(FinetuningModule):
+    """Trains an encoder to name the class of an input, whatever its modality.
+
+    Args:
+        optimizer: Built from the parameter groups; its ``lr`` is the peak.
+        schedule: Of the learning rate.
+        task: "single": one class each (cross-entropy; top-1 and top-5). "multi": any number of labels (binary
+            cross-entropy; mean average precision).
+        checkpoint: Where the encoder comes from: a run's folder, a .ckpt or an imported folder.
+        weights: The student's, or the teacher's average of them.
+        encoder_changes: Arguments of the checkpoint's encoder that differ here, such as layer_drop.
+        encoder: Instead of a checkpoint: a new encoder, trained from scratch.
+        freeze: Parts of the encoder that are never trained, by name; [""]: all of it.
+        freeze_encoder_steps: Optimizer steps at the start in which only the head is trained.
+        masks: Hidden spans of tokens and channels; null: none.
+        pool: Mean over the tokens that are no padding, or the first CLS token.
+        norm: Whether pooled features are normalised before the linear layer.
+        dropout: Of what the linear layer reads.
+        label_smoothing: Share of the target that goes to all classes alike.
+        chunk_seconds: Longest piece of sound to encode at once outside of training; null: everything as a whole.
+        overlap_seconds: What neighbouring pieces share.
+        seed: Of masks and of everything random in a step; the command line sets it from ``seed_everything``.
+    """
+
+    stored_as: ClassVar[str] = "classes"
+    tables: ClassVar[dict[str, str]] = {"test": "predictions.tsv", "predict": "predictions.tsv"}
+
+    def __init__(
+        self,
+        optimizer: Callable[[Iterable], Optimizer],
+        schedule: LRSchedule,
+        task: Literal["single", "multi"] = "single",
+        checkpoint: str | None = None,
+        weights: Weights = "student",
+        encoder_changes: dict[str, Any] | None = None,
+        encoder: Encoder | None = None,
+        freeze: Sequence[str] = (),
+        freeze_encoder_steps: int = 0,
+        masks: TokenMasks | None = None,
+        pool: Pooling = "mean",
+        norm: bool = True,
+        dropout: float = 0.0,
+        label_smoothing: float = 0.0,
+        chunk_seconds: float | None = None,
+        overlap_seconds: float = 5.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            optimizer=optimizer,
+            schedule=schedule,
+            checkpoint=checkpoint,
+            weights=weights,
+            encoder_changes=encoder_changes,
+            encoder=encoder,
+            freeze=freeze,
+            freeze_encoder_steps=freeze_encoder_steps,
+            masks=masks,
+            seed=seed,
+        )
+        if pool == "cls" and self.student.num_cls == 0:
+            raise UserError("model.pool is cls: this encoder has no CLS token; set it to mean.")
+        if not 0 <= label_smoothing < 1:
+            raise UserError(f"model.label_smoothing is {label_smoothing}: it must be at least 0 and less than 1.")
+        if label_smoothing and task == "multi":
+            raise UserError("model.label_smoothing is for model.task single; set it to 0.")
+        if chunk_seconds is not None and pool == "cls":
+            raise UserError("model.chunk_seconds: chunks have a mean but no common CLS token; set model.pool to mean.")
+        self.task = task
+        self.pool = pool
+        self.norm = norm
+        self.dropout = dropout
+        self.label_smoothing = label_smoothing
+        self.chunking = Chunking(chunk_seconds, overlap_seconds)
+        self._data_classes: tuple[str, ...] = ()
+
+    def make_head(self, num_outputs: int) -> nn.Module:
+        return ClassifierHead(self.student.width, num_outputs, self.norm, self.dropout)
+
+    def names_in_data(self, datamodule: Any) -> tuple[str, ...]:
+        self._data_classes = tuple(getattr(datamodule, "class_names", ()))
+        return self._data_classes
+
+    def set_names(self, names: Sequence[str]) -> None:
+        if self.task == "single" and len(names) < 2:
+            raise UserError(f"data: all samples are of one class, {names[0]!r}; a classifier needs two")
+        super().set_names(names)
+        self.val_metrics = MetricCollection(self._metrics(), prefix="val/")
+        self.test_metrics = MetricCollection(self._metrics(), prefix="test/")
+
+    # Steps.
+
+    def loss(self, batch: Batch) -> Tensor:
+        return self._loss(self.head(self._pooled(self.encode(batch))), self._labels(batch))
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._score(batch, "val", self.val_metrics)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Rows]:
+        """Scores a batch; its rows have the true class and the predicted one."""
+        scores = self._score(batch, "test", self.test_metrics)
+        columns, values = self._described(scores)
+        labels = self._labels(batch).tolist()
+        if self.task == "single":
+            true = [self.names[label] for label in labels]
+        else:
+            true = [",".join(name for name, on in zip(self.names, row, strict=True) if on) for row in labels]
+        rows = [(name, *value) for name, value in zip(true, values, strict=True)]
+        return {"rows": Rows(batch.sample_ids, ("label", *columns), rows)}
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Rows]:
+        return {"rows": Rows(batch.sample_ids, *self._described(self.head(self._features(batch))))}
+
+    # Parts.
+
+    def _pooled(self, output: EncoderOutput) -> Float[Tensor, "b d"]:
+        if self.pool == "cls":
+            assert output.cls is not None
+            return output.cls[:, 0]
+        if output.padding_mask is None:
+            return output.tokens.mean(dim=1)
+        valid = (~output.padding_mask)[..., None].to(output.tokens.dtype)
+        return (output.tokens * valid).sum(dim=1) / valid.sum(dim=1)
+
+    def _features(self, batch: Batch) -> Float[Tensor, "b d"]:
+        """Pooled features outside of training, of long clips chunk by chunk."""
+        if not self.chunking.needed(batch):
+            return self._pooled(self.encode(batch))
+        clips = self.chunking.clips(self.student, batch, lambda x: self.student(x).tokens)
+        return torch.stack([_mean(pieces) for pieces in clips])
+
+    def _loss(self, scores: Float[Tensor, "b c"], labels: Tensor) -> Tensor:
+        if self.task == "multi":
+            return F.binary_cross_entropy_with_logits(scores, labels)
+        return F.cross_entropy(scores, labels, label_smoothing=self.label_smoothing)
+
+    def _score(self, batch: Batch, split: str, metrics: MetricCollection) -> Float[Tensor, "b c"]:
+        labels = self._labels(batch)
+        scores = self.head(self._features(batch))
+        loss = self._loss(scores, labels)
+        self.log(f"{split}/loss", loss, batch_size=len(labels), sync_dist=True, prog_bar=split == "val")
+        metrics.update(scores, labels.long())
+        self.log_dict(metrics, batch_size=len(labels))
+        return scores
+
+    def _labels(self, batch: Batch) -> Int64[Tensor, "b"] | Float[Tensor, "b c"]:
+        """Labels in the classes of the head, which the data may number otherwise."""
+        labels = batch.labels
+        if labels is None:
+            raise UserError("data: a batch without labels; all samples need one")
+        if (labels.ndim == 2) != (self.task == "multi"):
+            have = "several labels a sample" if labels.ndim == 2 else "one class a sample"
+            raise UserError(f"model.task is {self.task}, but the data have {have}; set it to the other")
+        if self._data_classes == self.names:
+            return labels
+        unknown = [name for name in self._data_classes if name not in self.names]
+        if unknown:
+            raise UserError(f"data: the checkpoint's head has no class {unknown[0]!r} ({len(unknown)} such classes)")
+        place = torch.tensor([self.names.index(name) for name in self._data_classes], device=labels.device)
+        if self.task == "single":
+            return place[labels]
+        return labels.new_zeros(len(labels), len(self.names)).index_copy(1, place, labels)
+
+    def _described(self, scores: Float[Tensor, "b c"]) -> tuple[tuple[str, ...], Sequence[tuple[str, ...]]]:
+        """Columns and values that say what is predicted."""
+        if self.task == "single":
+            best = scores.softmax(dim=1).max(dim=1)
+            rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            return ("prediction", "probability"), [(self.names[i], f"{p:.4f}") for i, p in rows]
+        order = scores.sigmoid().sort(dim=1, descending=True)
+        values = []
+        for indices, probabilities in zip(order.indices.tolist(), order.values.tolist(), strict=True):
+            count = max(1, sum(p > SHOWN_ABOVE for p in probabilities))  # the best one in any case
+            chosen = list(zip(indices, probabilities, strict=True))[:count]
+            values.append((",".join(self.names[i] for i, _ in chosen), ",".join(f"{p:.4f}" for _, p in chosen)))
+        return ("predictions", "probabilities"), values
+
+    def _metrics(self) -> dict[str, Metric | MetricCollection]:
+        count = len(self.names)
+        if self.task == "multi":
+            return {"map": MultilabelAveragePrecision(count, average="macro")}
+        top5 = {"top5": MulticlassAccuracy(count, top_k=5, average="micro")} if count > 5 else {}
+        return {"top1": MulticlassAccuracy(count, average="micro"), **top5}
+
+
+def _mean(pieces: Iterable[Float[Tensor, "n d"]]) -> Float[Tensor, "d"]:
+    total, count = torch.zeros(()), 0
+    for frames in pieces:
+        total = total.to(frames) + frames.sum(dim=0)
+        count += len(frames)
+    return total / count

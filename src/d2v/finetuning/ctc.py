@@ -1,0 +1,231 @@
+"""Recognition: letters from frames, by connectionist temporal classification (Graves et al. 2006)."""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from torch.optim import Optimizer
+from torchmetrics import MetricCollection
+from torchmetrics.functional.text import word_error_rate
+from torchmetrics.text import CharErrorRate, WordErrorRate
+
+from d2v.checkpoints.ctc_head import load_ctc_head
+from d2v.checkpoints.load import Weights
+from d2v.data.alphabet import Alphabet
+from d2v.finetuning.decoding import BLANK, Decoder, GreedyDecoder
+from d2v.finetuning.encoder import described
+from d2v.finetuning.long_inputs import Chunking
+from d2v.finetuning.masks import TokenMasks
+from d2v.finetuning.module import FinetuningModule
+from d2v.finetuning.rows import Rows
+from d2v.model.encoder import Encoder
+from d2v.training.schedules import LRSchedule
+from d2v.types import Batch
+
+PADDING = -100  # of letters in a batch
+
+
+class CTCHead(nn.Module):
+    """Dropout and one linear layer, started as fairseq starts it.
+
+    Args:
+        width: D.
+        num_symbols: A, with the blank.
+        dropout: Of the encoder's output.
+    """
+
+    def __init__(self, width: int, num_symbols: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.proj = nn.Linear(width, num_symbols)
+        nn.init.xavier_uniform_(self.proj.weight)
+        nn.init.zeros_(self.proj.bias)
+
+    def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n a"]:
+        """Log-probabilities of the symbols, in fp32."""
+        return self.proj(self.dropout(tokens)).float().log_softmax(dim=-1)
+
+
+class CTCModule(FinetuningModule):
+    """Trains an encoder to write letters.
+
+    Clips above ``chunk_seconds`` are recognised in overlapping chunks in `d2v test` and `d2v predict`, so that memory
+    does not grow with their length beyond the waveform itself.
+
+    Args:
+        optimizer: Built from the parameter groups; its ``lr`` is the peak.
+        schedule: Of the learning rate.
+        checkpoint: Where the encoder comes from: a run's folder, a .ckpt or an imported folder.
+        weights: The student's, or the teacher's average of them.
+        encoder_changes: Arguments of the checkpoint's encoder that differ here, such as layer_drop.
+        encoder: Instead of a checkpoint: a new encoder, trained from scratch.
+        freeze: Parts of the encoder that are never trained, by name.
+        freeze_encoder_steps: Optimizer steps at the start in which only the head is trained.
+        masks: Hidden spans of frames and channels; null: none.
+        final_dropout: Of the encoder's output.
+        decoder: How `d2v test` and `d2v predict` find the text; null: greedily, as validation does.
+        chunk_seconds: Longest piece to encode at once outside of training.
+        overlap_seconds: What neighbouring pieces share.
+        seed: Of masks and of everything random in a step; the command line sets it from ``seed_everything``.
+    """
+
+    stored_as: ClassVar[str] = "alphabet"
+    tables: ClassVar[dict[str, str]] = {"test": "hypotheses.tsv", "predict": "transcripts.tsv"}
+
+    def __init__(
+        self,
+        optimizer: Callable[[Iterable], Optimizer],
+        schedule: LRSchedule,
+        checkpoint: str | None = None,
+        weights: Weights = "student",
+        encoder_changes: dict[str, Any] | None = None,
+        encoder: Encoder | None = None,
+        freeze: Sequence[str] = (),
+        freeze_encoder_steps: int = 0,
+        masks: TokenMasks | None = None,
+        final_dropout: float = 0.0,
+        decoder: Decoder | None = None,
+        chunk_seconds: float = 40.0,
+        overlap_seconds: float = 5.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            optimizer=optimizer,
+            schedule=schedule,
+            checkpoint=checkpoint,
+            weights=weights,
+            encoder_changes=encoder_changes,
+            encoder=encoder,
+            freeze=freeze,
+            freeze_encoder_steps=freeze_encoder_steps,
+            masks=masks,
+            seed=seed,
+        )
+        self.final_dropout = final_dropout
+        self.decoder = decoder or GreedyDecoder()
+        self.chunking = Chunking(chunk_seconds, overlap_seconds)
+        self._greedy = GreedyDecoder()
+        self._data_alphabet: Alphabet | None = None
+        rates = {"wer": WordErrorRate(), "cer": CharErrorRate()}
+        self.val_metrics = MetricCollection(dict(rates), prefix="val/")
+        self.test_metrics = MetricCollection(dict(rates), prefix="test/")
+
+    def make_head(self, num_outputs: int) -> nn.Module:
+        return CTCHead(self.student.width, num_outputs, self.final_dropout)
+
+    def names_in_data(self, datamodule: Any) -> tuple[str, ...]:
+        self._data_alphabet = getattr(datamodule, "alphabet", None)
+        return () if self._data_alphabet is None else tuple(self._data_alphabet.symbols)
+
+    def given_head(self) -> tuple[Sequence[str], dict[str, Tensor]] | None:
+        found = None if self.checkpoint is None else load_ctc_head(self.checkpoint)
+        return None if found is None else (found[2], {"proj.weight": found[0], "proj.bias": found[1]})
+
+    @property
+    def alphabet(self) -> Alphabet:
+        """What the head writes."""
+        return Alphabet(self.names)
+
+    # Steps.
+
+    def loss(self, batch: Batch) -> Tensor:
+        """Negative log-likelihood of the transcripts, summed over letters, mean over clips (fairseq's sentence_avg)."""
+        return ctc_loss(*self.log_probs(batch), self._letters(batch))
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        log_probs, lengths = self.log_probs(batch)
+        loss = ctc_loss(log_probs, lengths, self._letters(batch))
+        self.log("val/loss", loss, batch_size=len(lengths), sync_dist=True, prog_bar=True)
+        self.val_metrics.update(self._texts(self._greedy, log_probs, lengths), self._references(batch))
+        self.log_dict(self.val_metrics, batch_size=len(lengths))
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Rows]:
+        """Scores a batch; its rows have the reference, the hypothesis and the clip's word error rate."""
+        log_probs, lengths = self._long_log_probs(batch)
+        loss = ctc_loss(log_probs, lengths, self._letters(batch))
+        self.log("test/loss", loss, batch_size=len(lengths), sync_dist=True)
+        references, texts = self._references(batch), self._texts(self.decoder, log_probs, lengths)
+        self.test_metrics.update(texts, references)
+        self.log_dict(self.test_metrics, batch_size=len(lengths))
+        values = [(r, t, _clip_wer(r, t)) for r, t in zip(references, texts, strict=True)]
+        return {"rows": Rows(batch.sample_ids, ("reference", "hypothesis", "wer"), values)}
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Rows]:
+        """Transcribes a batch."""
+        texts = self._texts(self.decoder, *self._long_log_probs(batch))
+        return {"rows": Rows(batch.sample_ids, ("transcript",), [(text,) for text in texts])}
+
+    # Frames.
+
+    def log_probs(self, batch: Batch) -> tuple[Float[Tensor, "b n a"], Int64[Tensor, "b"]]:
+        """Of each frame, and how many frames of each clip are no padding."""
+        output = self.encode(batch)
+        log_probs = self.head(output.tokens)
+        if output.padding_mask is None:
+            lengths = torch.full((log_probs.shape[0],), log_probs.shape[1], device=log_probs.device)
+        else:
+            lengths = (~output.padding_mask).sum(dim=1)
+        return log_probs, lengths
+
+    def _long_log_probs(self, batch: Batch) -> tuple[Float[Tensor, "b n a"], Int64[Tensor, "b"]]:
+        """The same in bounded memory: of long clips chunk by chunk, and on the CPU then."""
+        if not self.chunking.needed(batch):
+            return self.log_probs(batch)
+        clips = [
+            torch.cat([frames.cpu() for frames in pieces])
+            for pieces in self.chunking.clips(self.student, batch, lambda x: self.head(self.student(x).tokens))
+        ]
+        return pad_sequence(clips, batch_first=True), torch.tensor([len(clip) for clip in clips])
+
+    # Text.
+
+    def _texts(self, decoder: Decoder, log_probs: Tensor, lengths: Tensor) -> list[str]:
+        clips = zip(log_probs.float().cpu().numpy(), lengths.tolist(), strict=True)
+        return [decoder.decode(clip[:length], self.alphabet) for clip, length in clips]
+
+    def _references(self, batch: Batch) -> list[str]:
+        assert batch.labels is not None
+        assert self._data_alphabet is not None
+        return [self._data_alphabet.decode([i for i in row if i != PADDING]) for row in batch.labels.tolist()]
+
+    def _letters(self, batch: Batch) -> Int64[Tensor, "b s"]:
+        """The transcripts in the letters of the head, which the data may number otherwise."""
+        assert batch.labels is not None
+        if self._data_alphabet is None or tuple(self._data_alphabet.symbols) == self.names:
+            return batch.labels
+        rows = [torch.tensor(self.alphabet.encode(text), dtype=torch.long) for text in self._references(batch)]
+        return pad_sequence(rows, batch_first=True, padding_value=PADDING).to(batch.labels.device)
+
+    def no_labels(self, stage: str) -> str:
+        return f"data.labels: there are no transcripts, and `d2v {stage}` needs them; set data.labels to transcript"
+
+    def other_names(self, found: Sequence[str]) -> str:
+        return (
+            f"data.alphabet: the transcripts give {described(found)}, the checkpoint writes {described(self.names)}; "
+            "set data.alphabet to a file with the checkpoint's symbols, or give the data that it was trained on"
+        )
+
+
+def ctc_loss(
+    log_probs: Float[Tensor, "b n a"], lengths: Int64[Tensor, "b"], letters: Int64[Tensor, "b s"]
+) -> Float[Tensor, ""]:
+    """Mean over clips; a clip with too few frames for its letters counts as zero and has no gradient."""
+    letters = letters.to(log_probs.device)
+    total = F.ctc_loss(
+        log_probs.transpose(0, 1),
+        letters.clamp(min=0),
+        lengths,
+        (letters != PADDING).sum(dim=1),
+        blank=BLANK,
+        reduction="sum",
+        zero_infinity=True,
+    )
+    return total / len(letters)
+
+
+def _clip_wer(reference: str, text: str) -> str:
+    return f"{float(word_error_rate(text, reference)):.4f}" if reference else ""

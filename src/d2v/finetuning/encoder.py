@@ -1,0 +1,92 @@
+"""The encoder that a fine-tuning starts from, and the parts of it that stay as they are."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from d2v.checkpoints.load import Weights, load
+from d2v.errors import UserError
+from d2v.model.encoder import Encoder
+
+MODALITIES = "d2v.modalities."
+
+
+def obtain_encoder(
+    checkpoint: str | None, weights: Weights, changes: Mapping[str, Any] | None, encoder: Encoder | None
+) -> Encoder:
+    """A pretrained encoder, or the one that was given.
+
+    Raises:
+        UserError: Both or neither were given, or the checkpoint cannot be loaded with these changes.
+    """
+    if (checkpoint is None) == (encoder is None):
+        stated = "neither" if encoder is None else "both"
+        raise UserError(
+            f"model: {stated} of checkpoint and encoder given; set model.checkpoint to a pretrained encoder (a run's "
+            "folder, a .ckpt or an imported folder), or model.encoder to a new one for training from scratch"
+        )
+    if encoder is not None:
+        if changes:
+            raise UserError("model.encoder_changes: for a checkpoint's encoder; here set them in model.encoder itself")
+        return encoder
+    assert checkpoint is not None
+    try:
+        return load(checkpoint, weights, **(changes or {}))
+    except UserError as error:
+        keys = "model.checkpoint" + (f", with model.encoder_changes {dict(changes)}" if changes else "")
+        raise UserError(f"{keys}: {error}") from error
+
+
+def require_same_modality(encoder: Encoder, datamodule: Any, checkpoint: str | None) -> None:
+    """Compare where an encoder and a DataModule of ours live: those of one modality share a folder.
+
+    Raises:
+        UserError: They are of two modalities.
+    """
+    rooms = [type(part).__module__.rpartition(".")[0] for part in (encoder, datamodule)]
+    if rooms[0] != rooms[1] and all(room.startswith(MODALITIES) for room in rooms):
+        key = "model.encoder" if checkpoint is None else f"model.checkpoint {checkpoint}"
+        raise UserError(
+            f"{key}: a {type(encoder).__name__} cannot read what data ({type(datamodule).__name__}) gives; take an "
+            "encoder and data of one modality"
+        )
+
+
+class FrozenParts:
+    """Parts of an encoder that are never trained: no gradient, and eval mode, so that their dropout is off.
+
+    Args:
+        encoder: Its parameters are frozen here.
+        names: Of modules or parameters, with all below them; "" is the whole encoder.
+
+    Raises:
+        UserError: Nothing has such a name.
+    """
+
+    def __init__(self, encoder: nn.Module, names: Sequence[str]) -> None:
+        parameters = list(encoder.named_parameters())
+        for name in names:
+            chosen = [parameter for path, parameter in parameters if _within(path, name)]
+            if not chosen:
+                parts = ", ".join(dict.fromkeys(path.partition(".")[0] for path, _ in parameters))
+                raise UserError(f"model.freeze: the encoder has no part {name!r}; it has {parts}, and what is in them")
+            for parameter in chosen:
+                parameter.requires_grad_(False)
+        self.modules = [module for path, module in encoder.named_modules() if any(_within(path, n) for n in names)]
+        self.whole = all(not parameter.requires_grad for _, parameter in parameters)
+
+    def eval(self) -> None:
+        """Call after each ``train()`` of what holds the encoder."""
+        for module in self.modules:
+            module.training = False
+
+
+def _within(path: str, name: str) -> bool:
+    return name in ("", path) or path.startswith(f"{name}.")
+
+
+def described(names: Sequence[str], shown: int = 40) -> str:
+    """How many names there are, and the first of them, for a message."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return f"{len(names)} ({' '.join(names[:shown])}{more})"

@@ -1,0 +1,113 @@
+"""What is known about words when letters are decoded: an n-gram model, a list of words."""
+
+import math
+from bisect import bisect_left
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from d2v.errors import UserError
+
+_LN_10 = math.log(10)
+
+
+class NGramModel:
+    """A word n-gram model in ARPA format or KenLM's binary one, read by the package `kenlm`.
+
+    A word that the model does not know as it is spelled is looked up in lower and in upper case.
+
+    Args:
+        path: Of the model; an ARPA file may be compressed.
+
+    Raises:
+        UserError: There is no such file, it is no model, or the package is missing.
+    """
+
+    def __init__(self, path: str) -> None:
+        file = Path(path).expanduser()
+        if not file.is_file():
+            raise UserError(f"model.decoder.language_model {path}: no such file; give an ARPA or KenLM binary file")
+        try:
+            import kenlm
+        except ImportError as error:
+            raise UserError(
+                f'model.decoder.language_model {path}: reading it needs the package kenlm: pip install "d2v[kenlm]" '
+                "(it is compiled: CMake and a C++ compiler)"
+            ) from error
+        self._kenlm: Any = kenlm
+        try:
+            config = kenlm.Config()
+            config.show_progress = False
+            config.arpa_complain = kenlm.ARPALoadComplain.NONE  # that a binary file loads faster
+            self._model: Any = kenlm.Model(str(file), config)
+        except (OSError, RuntimeError) as error:
+            raise UserError(f"model.decoder.language_model {path}: no ARPA or KenLM file ({error})".strip()) from error
+
+    def start(self) -> Any:
+        """State at the beginning of a sentence."""
+        state = self._kenlm.State()
+        self._model.BeginSentenceWrite(state)
+        return state
+
+    def score(self, state: Any, word: str) -> tuple[float, Any]:
+        """Natural logarithm of a word's probability after ``state``, and the state behind it."""
+        behind = self._kenlm.State()
+        return self._model.BaseScore(state, self._spelling(word), behind) * _LN_10, behind
+
+    def end(self, state: Any) -> float:
+        """Natural logarithm of the probability that the sentence ends here."""
+        return self._model.BaseScore(state, "</s>", self._kenlm.State()) * _LN_10
+
+    def _spelling(self, word: str) -> str:
+        return next((form for form in (word, word.lower(), word.upper()) if form in self._model), word)
+
+
+class Lexicon:
+    """Words that may occur; tells which letters can follow the beginning of one.
+
+    Args:
+        words: In the letters of the alphabet.
+    """
+
+    def __init__(self, words: Iterable[str]) -> None:
+        self._words = sorted({word for word in words if word})
+        if not self._words:
+            raise UserError("model.decoder.lexicon: holds no words")
+        self._following: dict[str, np.ndarray] = {}
+
+    @classmethod
+    def from_file(cls, path: str, letters: Iterable[str]) -> "Lexicon":
+        """One word a line; what follows it on the line (a spelling, as in flashlight's lexicons) is left out.
+
+        Where the alphabet lacks letters of a word, its other case is taken, or else the word is left out.
+
+        Raises:
+            UserError: It cannot be read, or holds no word of these letters.
+        """
+        known = set(letters)
+        try:
+            lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"model.decoder.lexicon {path}: cannot be read ({error})") from error
+        found = (line.split()[0] for line in lines if line.strip())
+        fitting = (next((w for w in (word, word.upper(), word.lower()) if known.issuperset(w)), "") for word in found)
+        try:
+            return cls(fitting)
+        except UserError as error:
+            raise UserError(f"model.decoder.lexicon {path}: holds no word in the letters of the alphabet") from error
+
+    def __contains__(self, word: str) -> bool:
+        place = bisect_left(self._words, word)
+        return place < len(self._words) and self._words[place] == word
+
+    def following(self, beginning: str, letters: tuple[str, ...]) -> np.ndarray:
+        """Which of ``letters`` (the same at each call) can follow the beginning of a word; bool [A]."""
+        if beginning not in self._following:
+            self._following[beginning] = np.array([self._is_beginning(beginning + letter) for letter in letters])
+        return self._following[beginning]
+
+    def _is_beginning(self, text: str) -> bool:
+        place = bisect_left(self._words, text)
+        return place < len(self._words) and self._words[place].startswith(text)

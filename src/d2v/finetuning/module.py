@@ -1,0 +1,284 @@
+"""What recognition and classification share: encoder, freezing, masks, optimizer, checkpoints."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from d2v import __version__
+from d2v.checkpoints.load import Weights
+from d2v.errors import UserError
+from d2v.finetuning.encoder import FrozenParts, described, obtain_encoder, require_same_modality
+from d2v.finetuning.masks import TokenMasks
+from d2v.model.encoder import Encoder
+from d2v.model.masked_input import ReplaceMasked
+from d2v.model.randomness import combine_keys
+from d2v.training.callbacks.throughput import ThroughputCallback
+from d2v.training.optimizer import parameter_groups
+from d2v.training.schedules import LRSchedule
+from d2v.types import Batch, EncoderOutput
+
+
+class FineTuned(nn.Module):
+    """An encoder with a head. Its names in a checkpoint are those of the pretraining method, so that ``d2v.load`` and
+    ``model.checkpoint`` read a fine-tuned encoder as they read a pretrained one."""
+
+    head: nn.Module | None
+
+    def __init__(self, student: Encoder) -> None:
+        super().__init__()
+        self.student = student
+        self.register_module("head", None)  # its size depends on the data
+
+
+class FinetuningModule(L.LightningModule):
+    """Trains a head on an encoder, and the encoder with it.
+
+    The head has one output a name (a letter, a class). The names come from the data when training starts, are kept in
+    the checkpoint, and hold from then on: a head is never read with other names than it was trained with.
+
+    The arguments are those of the subclasses.
+    """
+
+    stored_as: ClassVar[str]
+    """Key of the names in a checkpoint's ``d2v`` entry."""
+    tables: ClassVar[dict[str, str]]
+    """Name of the table that `d2v test` and `d2v predict` write."""
+
+    def __init__(
+        self,
+        optimizer: Callable[[Iterable], Optimizer],
+        schedule: LRSchedule,
+        checkpoint: str | None,
+        weights: Weights,
+        encoder_changes: dict[str, Any] | None,
+        encoder: Encoder | None,
+        freeze: Sequence[str],
+        freeze_encoder_steps: int,
+        masks: TokenMasks | None,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        if freeze_encoder_steps < 0:
+            raise UserError(f"model.freeze_encoder_steps is {freeze_encoder_steps}: it must be 0 (never) or more.")
+        self.method = FineTuned(obtain_encoder(checkpoint, weights, encoder_changes, encoder))
+        self.checkpoint = checkpoint
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.freeze_encoder_steps = freeze_encoder_steps
+        self.masks = masks
+        self.seed = seed
+        self.names: tuple[str, ...] = ()
+        self._trained = False
+        if isinstance(self.student.masked_input, ReplaceMasked) and not (masks and masks.time_prob):
+            self.student.masked_input.requires_grad_(False)  # plain DDP would wait for its gradient
+        self._frozen = FrozenParts(self.student, freeze)
+        self.train()  # a loaded encoder is in eval mode
+
+    # What a task gives.
+
+    @abstractmethod
+    def make_head(self, num_outputs: int) -> nn.Module:
+        """A new head; random numbers come from torch's global generator."""
+
+    @abstractmethod
+    def names_in_data(self, datamodule: Any) -> tuple[str, ...]:
+        """Names of the labels that the data have; empty if they have none."""
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> Tensor:
+        """Loss of a batch."""
+
+    # Parts.
+
+    @property
+    def student(self) -> Encoder:
+        """The encoder that is trained."""
+        return self.method.student
+
+    @property
+    def head(self) -> nn.Module:
+        """There once the names of its outputs are known."""
+        assert self.method.head is not None
+        return self.method.head
+
+    @property
+    def encoder_is_frozen(self) -> bool:
+        """Whether only the head is trained in this step."""
+        return self._frozen.whole or self.trainer.global_step < self.freeze_encoder_steps
+
+    def train(self, mode: bool = True) -> "FinetuningModule":
+        super().train(mode)
+        self._frozen.eval()
+        return self
+
+    def encode(self, batch: Batch) -> EncoderOutput:
+        """Features; in training with masks, and without gradients while the encoder is frozen."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not (self.training and self.encoder_is_frozen)):
+            sequence = self.student.extract(batch.inputs, batch.padding_mask)
+            if self.training and self.masks is not None:
+                keys = combine_keys(self.seed, batch.epochs, batch.sample_ids)
+                hidden = self.student.masked_input
+                token = hidden.mask_token if isinstance(hidden, ReplaceMasked) else None
+                sequence, masked = self.masks.apply(sequence, keys, token)
+                if self._logs_this_step():
+                    valid = masked.numel() if sequence.padding_mask is None else (~sequence.padding_mask).sum()
+                    self.log("train/masked_fraction", masked.sum() / valid)
+            return self.student.encode(sequence)
+
+    # Names of the outputs.
+
+    def setup(self, stage: str) -> None:
+        """Build the head for the labels of the data, unless a checkpoint has told its names.
+
+        Raises:
+            UserError: There are no labels to train on, or the checkpoint's are others.
+        """
+        command = TrainerFn(stage).value
+        datamodule = getattr(self.trainer, "datamodule", None)
+        require_same_modality(self.student, datamodule, self.checkpoint)
+        found = self.names_in_data(datamodule)
+        if not found and command != "predict":
+            raise UserError(self.no_labels(command))
+        if not self.names:
+            self._first_head(found, fit=command == "fit")
+        elif command == "fit" and self.names != found:
+            raise UserError(self.other_names(found))
+
+    def given_head(self) -> tuple[Sequence[str], dict[str, Tensor]] | None:
+        """Names and weights of a head that ``checkpoint`` holds beside the encoder, if it does."""
+        return None
+
+    def _first_head(self, found: tuple[str, ...], fit: bool) -> None:
+        """The head that comes with the encoder, unless it is to be trained on other labels; else a new one."""
+        given = self.given_head()
+        if given is not None and (not fit or tuple(given[0]) == found):
+            self.set_names(given[0])
+            self.head.load_state_dict(given[1])
+            self._trained = True
+        elif found:
+            if given is not None:
+                rank_zero_info(f"model.checkpoint: its head writes {described(given[0])}; a new one starts")
+            self.set_names(found)
+
+    def set_names(self, names: Sequence[str]) -> None:
+        """Build the head, with weights that depend on the seed alone."""
+        self.names = tuple(names)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            self.method.head = self.make_head(len(self.names)).to(self.device)
+
+    def prepare_for(self, checkpoint: dict[str, Any]) -> None:
+        """Take the names of the outputs from a checkpoint whose weights are going to be loaded.
+
+        Raises:
+            UserError: It is none of this task, or training would go on with other labels.
+        """
+        stored = checkpoint.get("d2v", {}).get(self.stored_as)
+        if not stored:
+            raise UserError(
+                f"the checkpoint is no fine-tuned {type(self).__name__}: it has no {self.stored_as}. --ckpt_path and "
+                "--resume continue such a run; a pretrained encoder goes into model.checkpoint"
+            )
+        if self.names == tuple(stored):
+            return
+        if self.names and self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+            found, self.names = self.names, tuple(stored)
+            raise UserError(self.other_names(found))
+        self.set_names(stored)
+
+    def no_labels(self, stage: str) -> str:
+        return f"data: no labels, so there is nothing to {stage}"
+
+    def other_names(self, found: Sequence[str]) -> str:
+        return (
+            f"data: its {self.stored_as}, {described(found)}, differ from the checkpoint's, {described(self.names)}; "
+            "give the data that it was trained on"
+        )
+
+    # Training.
+
+    def on_fit_start(self) -> None:
+        self._trained = True
+
+    def on_test_start(self) -> None:
+        self._require_trained("test")
+
+    def on_predict_start(self) -> None:
+        self._require_trained("predict")
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        self._seed_step(batch_idx)
+        loss = self.loss(batch)
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        if self._logs_this_step():
+            self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        if self.encoder_is_frozen and self.trainer.world_size > 1:
+            # Plain DDP waits for a gradient of every parameter that can have one.
+            loss = loss + 0.0 * sum(p.sum() for p in self.student.parameters() if p.requires_grad)
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        if self.encoder_is_frozen:
+            for parameter in self.student.parameters():
+                parameter.grad = None  # neither moved nor decayed, and no moments of it
+        if self._logs_this_step():
+            gradients = [p.grad for p in self.parameters() if p.grad is not None]
+            self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        optimizer = self.optimizer(parameter_groups(self))
+        total_steps = self.trainer.max_steps
+        if total_steps <= 0:  # the run is bounded by epochs
+            total_steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = LambdaLR(optimizer, lambda step: self.schedule.factor(step, total_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_callbacks(self) -> list[L.Callback]:
+        return [ThroughputCallback()]
+
+    # Checkpoints.
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Plain values only, as in pretraining: `student` makes d2v.load find the encoder.
+        checkpoint["d2v"] = {
+            "version": __version__,
+            "student": self.student.recipe,
+            self.stored_as: list(self.names),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Build the head that the checkpoint has; on a resume the config given wins for the optimizer's settings."""
+        self.prepare_for(checkpoint)
+        self._trained = True
+        if self._trainer is None or self._trainer.state.fn != TrainerFn.FITTING:
+            return
+        now = self.optimizer(parameter_groups(self)).param_groups
+        for state in checkpoint.get("optimizer_states", []):
+            for group, fresh in zip(state["param_groups"], now, strict=True):
+                scale = 1.0 if group["initial_lr"] == fresh["lr"] else fresh["lr"] / group["initial_lr"]
+                changed = {name: value for name, value in fresh.items() if name not in ("params", "lr")}
+                group.update(changed, lr=group["lr"] * scale, initial_lr=fresh["lr"])
+        for state in checkpoint.get("lr_schedulers", []):
+            state["base_lrs"] = [group["lr"] for group in now]
+
+    def _require_trained(self, command: str) -> None:
+        if not self._trained:
+            raise UserError(f"--ckpt_path: the head is untrained; give `d2v {command}` the run to take it from")
+
+    def _seed_step(self, batch_idx: int) -> None:
+        # As in pretraining: what is random in a step is a function of (seed, step, micro-batch, rank).
+        key = combine_keys(self.seed, self.trainer.global_step, batch_idx, self.global_rank)
+        torch.manual_seed(int(key) & (2**63 - 1))
+
+    def _logs_this_step(self) -> bool:
+        log_every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        return (self.trainer.global_step + 1) % log_every == 0

@@ -1,0 +1,202 @@
+"""`d2v embed` as a user calls it: sound of all kinds to features in a file."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+
+from d2v.cli import main
+from d2v.evaluation import embedding
+from d2v.modalities.speech.encoder import SpeechEncoder
+from d2v.modalities.vision.encoder import VisionEncoder
+from d2v.model.encoder import Encoder
+
+WIDTH, STRIDE, FIELD = 16, 320, 400
+TINY = ((16, 10, 5), *[(16, 3, 2)] * 4, *[(16, 2, 2)] * 2)
+
+
+def save(encoder: Encoder, path: Path) -> Path:
+    state = {f"method.student.{name}": value for name, value in encoder.state_dict().items()}
+    torch.save({"state_dict": state, "d2v": {"version": "0.1.0", "student": encoder.recipe}}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def encoder() -> SpeechEncoder:
+    torch.manual_seed(0)
+    model = SpeechEncoder(
+        width=WIDTH, depth=2, num_heads=2, extractor=TINY, position_layers=1, position_kernel=3, position_groups=2
+    )
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def checkpoint(encoder: SpeechEncoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(encoder, tmp_path_factory.mktemp("model") / "last.ckpt")
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short clip, a long one, another rate in stereo, and three that cannot be used."""
+    root = tmp_path_factory.mktemp("sound")
+    generator = np.random.default_rng(0)
+    for name, seconds, rate, channels in (
+        ("b/short.flac", 0.5, 16_000, 1),
+        ("a/long.wav", 5.3, 16_000, 1),
+        ("c.wav", 1.0, 22_050, 2),
+        ("too_short.wav", 0.01, 16_000, 1),
+    ):
+        (root / name).parent.mkdir(exist_ok=True)
+        samples = generator.uniform(-0.5, 0.5, (round(seconds * rate), channels))
+        soundfile.write(root / name, samples, rate, subtype="PCM_16")
+    (root / "empty.wav").touch()
+    (root / "noise.flac").write_bytes(generator.bytes(2_000))
+    (root / "notes.txt").write_text("no sound")
+    return root
+
+
+GOOD = ["a/long.wav", "b/short.flac", "c.wav"]
+
+
+def embed(checkpoint: Path, source: Path | str, output: Path, *options: object) -> int:
+    args = ["--checkpoint", checkpoint, "--input", source, "--output", output, "--num_workers", 0, *options]
+    return main(["embed", *map(str, args)])
+
+
+def whole(encoder: SpeechEncoder, path: Path) -> torch.Tensor:
+    """Frames of a 16 kHz clip in one pass."""
+    samples, rate = soundfile.read(path, dtype="float32")
+    assert rate == 16_000
+    x = torch.from_numpy(samples)
+    return encoder.embed(F.layer_norm(x, x.shape)[None], pool="none")[0]
+
+
+def test_a_row_a_file_and_the_broken_ones_named(
+    checkpoint: Path, encoder: SpeechEncoder, sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "new" / "features.parquet"
+    assert embed(checkpoint, sound, output) == 0
+    out, err = capsys.readouterr()
+    table = pq.read_table(output)
+    assert table.column_names == ["id", "embedding", "num_frames", "duration"]
+    assert table["id"].to_pylist() == GOOD
+    assert table["duration"].to_pylist() == pytest.approx([5.3, 0.5, 1.0])
+    assert table["num_frames"].to_pylist() == [(n - FIELD) // STRIDE + 1 for n in (84_800, 8_000, 16_000)]
+    features = np.array(table["embedding"].to_pylist())
+    for row, name in enumerate(GOOD[:2]):
+        np.testing.assert_allclose(features[row], whole(encoder, sound / name).mean(dim=0), atol=1e-5)
+    assert json.loads(table.schema.metadata[b"d2v"])["pool"] == "mean"
+    for name, reason in (("empty.wav", "empty"), ("noise.flac", "no sound file"), ("too_short.wav", "160 samples")):
+        assert any(line.startswith(f"skipped {name}: ") and reason in line for line in err.splitlines()), err
+    assert "3 files, 6.8 seconds (3 skipped): embedding [3, 16] float32 in " in out
+    assert str(output) in out
+    assert [path.name for path in output.parent.iterdir()] == ["features.parquet"]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_frames_have_times_and_long_files_are_cut(
+    checkpoint: Path, encoder: SpeechEncoder, sound: Path, tmp_path: Path, workers: int
+) -> None:
+    output = tmp_path / "features.parquet"
+    options = ["--pool", "none", "--layer", 0, "--chunk_seconds", 2, "--overlap_seconds", 1, "--num_workers", workers]
+    assert embed(checkpoint, sound, output, *options) == 0
+    rows = pq.read_table(output).to_pylist()
+    assert [row["id"] for row in rows] == GOOD
+    for row in rows:
+        assert len(row["embedding"]) == len(row["times"]) == row["num_frames"]
+        assert row["first_frame"] == 0
+        np.testing.assert_allclose(row["times"], (np.arange(row["num_frames"]) * STRIDE + FIELD / 2) / 16_000)
+        assert row["times"][-1] < row["duration"]
+    samples, _ = soundfile.read(sound / "b/short.flac", dtype="float32")
+    x = torch.from_numpy(samples)
+    expected = encoder.embed(F.layer_norm(x, x.shape)[None], layer=0, pool="none")[0]
+    np.testing.assert_allclose(np.array(rows[1]["embedding"]), expected, atol=1e-5)
+
+
+def test_the_same_in_all_formats(checkpoint: Path, sound: Path, tmp_path: Path) -> None:
+    names = [f"x.{suffix}" for suffix in ("parquet", "npz", "safetensors")]
+    for pool in ("mean", "none"):
+        for name in names:
+            assert embed(checkpoint, sound, tmp_path / name, "--pool", pool, "--chunk_seconds", 6) == 0
+        rows = pq.read_table(tmp_path / names[0]).to_pylist()
+        npz = np.load(tmp_path / names[1])
+        with safe_open(tmp_path / names[2], "np") as file:
+            arrays = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            ids = json.loads(file.metadata()["id"])
+        assert npz["id"].tolist() == ids == GOOD
+        assert set(npz.files) == {*arrays, "id", "d2v"}
+        for key, array in arrays.items():
+            np.testing.assert_array_equal(array, npz[key])
+        assert arrays["embedding"].dtype == np.float32
+        np.testing.assert_allclose(arrays["duration"], [row["duration"] for row in rows])
+        for i, row in enumerate(rows):
+            place = slice(*arrays["offsets"][i : i + 2]) if pool == "none" else i
+            np.testing.assert_array_equal(arrays["embedding"][place], np.array(row["embedding"], dtype=np.float32))
+            if pool == "none":
+                np.testing.assert_array_equal(arrays["times"][place], row["times"])
+
+
+def test_a_very_long_file_is_several_rows_without_pooling(
+    checkpoint: Path, sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--pool", "none", "--chunk_seconds", 1, "--overlap_seconds", 0.5]
+    files = [tmp_path / name for name in ("one.parquet", "parts.parquet", "one.npz", "parts.npz")]
+    assert all(embed(checkpoint, sound, file, *options) == 0 for file in files[::2])
+    monkeypatch.setattr(embedding, "MAX_FRAMES", 60)
+    assert all(embed(checkpoint, sound, file, *options) == 0 for file in files[1::2])
+    one, parts = (pq.read_table(file).to_pylist() for file in files[:2])
+    long = [row for row in parts if row["id"] == "a/long.wav"]
+    assert len(long) > 2
+    assert [row["first_frame"] for row in long] == np.cumsum([0, *(len(row["times"]) for row in long)])[:-1].tolist()
+    for key in ("embedding", "times"):
+        assert [item for row in long for item in row[key]] == one[0][key]
+    arrays = [np.load(file) for file in files[2:]]
+    assert all(np.array_equal(arrays[0][key], arrays[1][key]) for key in arrays[0].files if key != "d2v")
+
+
+def test_one_file_or_a_glob(checkpoint: Path, sound: Path, tmp_path: Path) -> None:
+    output = tmp_path / "x.npz"
+    assert embed(checkpoint, sound / "c.wav", output) == 0
+    assert np.load(output)["id"].tolist() == ["c.wav"]
+    assert embed(checkpoint, f"{sound}/*/*.*", output) == 0
+    assert np.load(output)["id"].tolist() == GOOD[:2]
+
+
+def test_bf16_is_close(checkpoint: Path, sound: Path, tmp_path: Path) -> None:
+    for precision in ("32", "bf16"):
+        assert embed(checkpoint, sound, tmp_path / f"{precision}.npz", "--precision", precision) == 0
+    fp32, bf16 = (np.load(tmp_path / f"{precision}.npz")["embedding"] for precision in ("32", "bf16"))
+    assert bf16.dtype == np.float32
+    assert 0 < np.abs(fp32 - bf16).max() < 0.1
+
+
+def test_bad_input(checkpoint: Path, sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "x.wav").write_bytes(b"RIFF")
+    (tmp_path / "nothing").mkdir()
+    vision = save(VisionEncoder(16, 4, 16, 1, 2), tmp_path / "vision.ckpt")
+    output = tmp_path / "out" / "x.parquet"
+    for args, message in (
+        ((checkpoint, tmp_path / "broken", output), "not one of 1 files could be embedded"),
+        ((checkpoint, tmp_path / "nothing", output), "--input: no sound"),
+        ((checkpoint, tmp_path / "nowhere", output), "nowhere does not exist"),
+        ((checkpoint, sound, tmp_path / "x.csv"), "must end with one of .parquet, .npz, .safetensors"),
+        ((checkpoint, sound, output, "--layer", 5), "--layer 5"),
+        ((checkpoint, sound, output, "--pool", "cls"), "no CLS token"),
+        ((checkpoint, sound, output, "--overlap_seconds", 30), "--chunk_seconds 30 and --overlap_seconds 30"),
+        ((checkpoint, sound, output, "--num_workers", -1), "--num_workers -1"),
+        ((checkpoint, sound, output, "--device", "cuda:77"), "--device cuda:77"),
+        ((tmp_path / "no.ckpt", sound, output), "no.ckpt"),
+        ((vision, sound, output), "only sound"),
+    ):
+        assert embed(*args) == 2, message  # type: ignore[arg-type]
+        err = capsys.readouterr().err
+        assert message in err
+        assert "Traceback" not in err
+        assert not output.parent.exists() or not list(output.parent.iterdir())

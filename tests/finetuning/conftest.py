@@ -1,0 +1,6 @@
+"""Makes the helpers of this folder importable, also for the second process of a test, which runs them as a script."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
