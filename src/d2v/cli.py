@@ -12,10 +12,10 @@ from d2v import __version__
 from d2v.errors import Interrupted, UserError
 
 TRAINER_COMMANDS = {
-    "fit": "pretrain by a recipe:  d2v fit --config vision.yaml --data.root DIR",
+    "fit": "pretrain or fine-tune by a recipe:  d2v fit --config vision.yaml --data.root DIR",
     "validate": "loss on the validation split:  d2v validate --config NAME.yaml --ckpt_path FILE",
-    "test": "the same on the test split",
-    "predict": "features of the validation split:  d2v predict --config NAME.yaml --ckpt_path FILE",
+    "test": "the same on the test split; of a fine-tuned run its error rates, with a table of what it says",
+    "predict": "features, transcripts or classes:  d2v predict --config NAME.yaml --ckpt_path FILE --data.root DIR",
 }
 COMMANDS = {
     "probe": ("d2v.commands.probe", "kNN and linear accuracy of frozen features, beside an untrained encoder"),
@@ -23,8 +23,8 @@ COMMANDS = {
         "d2v.commands.embed",
         "features of files:  d2v embed --checkpoint PATH --input DIR --output FILE.parquet",
     ),
-    "import": ("d2v.commands.import_", "translate an official checkpoint (fairseq, data2vec_vision)"),
-    "prepare": ("d2v.commands.prepare", "make or check data: prepare demo vision --output DIR"),
+    "import": ("d2v.commands.import_", "translate an official checkpoint (fairseq, data2vec_vision, Hugging Face)"),
+    "prepare": ("d2v.commands.prepare", "make or check data: prepare demo vision|speech, prepare speech --input DIR"),
     "doctor": ("d2v.commands.doctor", "what this machine can do, what is missing, how to get it"),
 }
 

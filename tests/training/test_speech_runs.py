@@ -70,7 +70,9 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_resumed_run_repeats_an_uninterrupted_one_bit_for_bit(tmp_path: Path, sounds: Path) -> None:
     whole = speech_module()
     saving = RunCheckpoint(dirpath=str(tmp_path / "checkpoints"), every_n_train_steps=7, keep=-1)
-    make_trainer(tmp_path, max_steps=16, callbacks=[saving], enable_checkpointing=True).fit(whole, datamodule=data(sounds))
+    make_trainer(tmp_path, max_steps=16, callbacks=[saving], enable_checkpointing=True).fit(
+        whole, datamodule=data(sounds)
+    )
     resumed = speech_module()
     checkpoint = str(tmp_path / "checkpoints" / "step-7.ckpt")
     make_trainer(tmp_path, max_steps=16).fit(resumed, datamodule=data(sounds), ckpt_path=checkpoint)

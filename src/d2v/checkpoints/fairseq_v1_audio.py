@@ -103,6 +103,7 @@ def convert(content: dict[str, Any]) -> Imported:
         eps=1e-5,
         dropout=settings.get("dropout", 0.1),
         attention_dropout=settings.get("attention_dropout", 0.1),
+        activation_dropout=settings.get("activation_dropout", 0.0),
         layer_drop=settings.get("encoder_layerdrop", 0.0),
     )
     arguments = student["init_args"]

@@ -83,6 +83,7 @@ def convert(folder: Path) -> tuple[Imported, Path]:
         eps=eps,
         dropout=config.get("hidden_dropout", 0.1),
         attention_dropout=config.get("attention_dropout", 0.1),
+        activation_dropout=config.get("activation_dropout", 0.1),
         layer_drop=config.get("layerdrop", 0.1),
     )
     width = student["init_args"]["width"]

@@ -6,8 +6,9 @@ import time
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from d2v.commands.arguments import add_features, find_device
 from d2v.errors import UserError
 
 if TYPE_CHECKING:  # nothing heavy is imported before the arguments are known to be right
@@ -36,10 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--output", required=True, type=Path, metavar="FILE", help="ends with .parquet, .npz or .safetensors"
     )
-    parser.add_argument("--weights", choices=("student", "teacher"), default="student", help="which of a checkpoint's")
-    parser.add_argument(
-        "--layer", type=_layer, metavar="K|mean", help="end of block K, from 0; or the mean of all; default: the output"
-    )
+    add_features(parser)
     parser.add_argument(
         "--pool", choices=("mean", "cls", "none"), default="mean", help="of the frames of a file (mean); none: keep all"
     )
@@ -49,7 +47,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--overlap_seconds", type=float, default=5.0, help="that neighbouring pieces share; their outer halves go (5)"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--precision", choices=("32", "bf16"), default="32", help="to compute in; the output is fp32")
     parser.add_argument("--num_workers", type=int, default=1, help="processes that read files; 0: this one (1)")
 
@@ -68,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--output {args.output}: its name must end with one of {', '.join(FORMATS)}")
     if args.num_workers < 0:
         raise UserError(f"--num_workers {args.num_workers}: give 0 or more")
-    device = _device(args.device)
+    device = find_device(args.device)
     encoder = load(args.checkpoint, weights=args.weights).to(device)
     inputs = _open_inputs(encoder, args.input)
     settings = {name: str(value) for name, value in vars(args).items() if value is not None}
@@ -167,20 +164,3 @@ def _summary(
     if skipped.count:
         what += f" ({skipped.count:,} skipped)"
     return f"{what}: embedding {list(shape)} float32 in {args.output} ({speed})"
-
-
-def _device(name: str) -> "torch.device":
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name}: this machine has no such device; leave it out, or use cpu") from error
-    return device
-
-
-def _layer(text: str) -> Any:
-    return text if text == "mean" else int(text)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from d2v.commands.arguments import add_features, find_device, positive
 from d2v.configs import find_config
 from d2v.errors import UserError
 
@@ -43,14 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME.yaml",
         help="config with a data section, by path or by name; later ones change earlier ones",
     )
-    parser.add_argument("--weights", choices=("student", "teacher"), default="student", help="which of a checkpoint's")
-    parser.add_argument(
-        "--layer", type=_layer, metavar="K|mean", help="end of block K, from 0; or the mean of all; default: the output"
-    )
+    add_features(parser)
     parser.add_argument("--pool", choices=("mean", "cls"), default="mean", help="of the tokens of a sample")
-    parser.add_argument("--max_samples", type=_positive, metavar="N", help="at most N of each split, evenly spaced")
-    parser.add_argument("--k", type=_positive, default=20, help="neighbours of the kNN classifier (20)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument("--max_samples", type=positive, metavar="N", help="at most N of each split, evenly spaced")
+    parser.add_argument("--k", type=positive, default=20, help="neighbours of the kNN classifier (20)")
     parser.add_argument("--seed", type=int, help="of untrained encoders; default: seed_everything of the config, or 0")
     parser.add_argument("--output", type=Path, metavar="DIR", help="draw masks, features and training curves there")
 
@@ -79,7 +76,7 @@ def run(args: argparse.Namespace) -> None:
     """
     config = _merged_config(args.config)
     datamodule, data_args = _build_datamodule(config, args.data)
-    device = _device(args.device)
+    device = find_device(args.device)
     encoders: dict[str, Encoder] = {}
     rows: list[dict[str, Any]] = []
     for name in dict.fromkeys(args.checkpoint):
@@ -254,26 +251,3 @@ def _draw(
             drawn.append(draw_curves(found, output / "curves.png"))
             break
     return drawn
-
-
-def _device(name: str) -> "torch.device":
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name}: this machine has no such device; leave it out, or use cpu") from error
-    return device
-
-
-def _layer(text: str) -> int | str:
-    return text if text == "mean" else int(text)
-
-
-def _positive(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return int(text)

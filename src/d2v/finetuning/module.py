@@ -11,7 +11,6 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from d2v import __version__
 from d2v.checkpoints.load import Weights
@@ -22,7 +21,7 @@ from d2v.model.encoder import Encoder
 from d2v.model.masked_input import ReplaceMasked
 from d2v.model.randomness import combine_keys
 from d2v.training.callbacks.throughput import ThroughputCallback
-from d2v.training.optimizer import parameter_groups
+from d2v.training.optimizer import build_optimizer, let_config_win
 from d2v.training.schedules import LRSchedule
 from d2v.types import Batch, EncoderOutput
 
@@ -235,12 +234,7 @@ class FinetuningModule(L.LightningModule):
             self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = self.optimizer(parameter_groups(self))
-        total_steps = self.trainer.max_steps
-        if total_steps <= 0:  # the run is bounded by epochs
-            total_steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = LambdaLR(optimizer, lambda step: self.schedule.factor(step, total_steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return build_optimizer(self, self.optimizer, self.schedule)
 
     def configure_callbacks(self) -> list[L.Callback]:
         return [ThroughputCallback()]
@@ -261,14 +255,7 @@ class FinetuningModule(L.LightningModule):
         self._trained = True
         if self._trainer is None or self._trainer.state.fn != TrainerFn.FITTING:
             return
-        now = self.optimizer(parameter_groups(self)).param_groups
-        for state in checkpoint.get("optimizer_states", []):
-            for group, fresh in zip(state["param_groups"], now, strict=True):
-                scale = 1.0 if group["initial_lr"] == fresh["lr"] else fresh["lr"] / group["initial_lr"]
-                changed = {name: value for name, value in fresh.items() if name not in ("params", "lr")}
-                group.update(changed, lr=group["lr"] * scale, initial_lr=fresh["lr"])
-        for state in checkpoint.get("lr_schedulers", []):
-            state["base_lrs"] = [group["lr"] for group in now]
+        let_config_win(checkpoint, self, self.optimizer)
 
     def _require_trained(self, command: str) -> None:
         if not self._trained:

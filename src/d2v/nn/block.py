@@ -31,10 +31,11 @@ class LayerScale(nn.Module):
 
 
 class FeedForward(nn.Sequential):
-    """Linear, GELU, Linear, dropout."""
+    """Linear, GELU with dropout, Linear, dropout."""
 
-    def __init__(self, width: int, hidden: int, dropout: float) -> None:
-        super().__init__(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width), nn.Dropout(dropout))
+    def __init__(self, width: int, hidden: int, dropout: float, activation_dropout: float) -> None:
+        activation = nn.GELU() if activation_dropout == 0 else nn.Sequential(nn.GELU(), nn.Dropout(activation_dropout))
+        super().__init__(nn.Linear(width, hidden), activation, nn.Linear(hidden, width), nn.Dropout(dropout))
 
 
 class Block(nn.Module):
@@ -50,6 +51,7 @@ class Block(nn.Module):
         layer_scale: Initial LayerScale; None leaves LayerScale out.
         dropout: Dropout of the output of attention and of the feed-forward network.
         attention_dropout: Dropout of the attention weights.
+        activation_dropout: Dropout inside the feed-forward network.
         drop_path: Probability that a sample skips a residual branch (stochastic depth).
     """
 
@@ -65,6 +67,7 @@ class Block(nn.Module):
         layer_scale: float | None = None,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
+        activation_dropout: float = 0.0,
         drop_path: float = 0.0,
     ) -> None:
         super().__init__()
@@ -72,7 +75,7 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width, eps=eps)
         self.attention = SelfAttention(width, num_heads, key_bias=key_bias, dropout=attention_dropout)
         self.norm2 = nn.LayerNorm(width, eps=eps)
-        self.mlp = FeedForward(width, int(width * mlp_ratio), dropout)
+        self.mlp = FeedForward(width, int(width * mlp_ratio), dropout, activation_dropout)
         self.scale1 = LayerScale(width, layer_scale) if layer_scale is not None else nn.Identity()
         self.scale2 = LayerScale(width, layer_scale) if layer_scale is not None else nn.Identity()
         self.dropout = nn.Dropout(dropout)

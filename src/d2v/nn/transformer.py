@@ -34,7 +34,7 @@ class Transformer(nn.Module):
         drop_path: Stochastic depth of the last block; it grows linearly from 0 at the first of all blocks.
         layer_drop: Probability that a whole block is left out of a training step (LayerDrop, arXiv 1909.11556).
         checkpoint_activations: Recompute each block in the backward pass: less memory, about a third more time.
-        mlp_ratio, eps, key_bias, layer_scale, dropout, attention_dropout: See :class:`Block`.
+        mlp_ratio, eps, key_bias, layer_scale, dropout, attention_dropout, activation_dropout: See :class:`Block`.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Transformer(nn.Module):
         layer_scale: float | None = None,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
+        activation_dropout: float = 0.0,
         drop_path: float = 0.0,
         layer_drop: float = 0.0,
         checkpoint_activations: bool = False,
@@ -71,6 +72,7 @@ class Transformer(nn.Module):
                 layer_scale=layer_scale,
                 dropout=dropout,
                 attention_dropout=attention_dropout,
+                activation_dropout=activation_dropout,
                 drop_path=rate,
             )
             for rate in rates
@@ -93,8 +95,9 @@ class Transformer(nn.Module):
         biases = self._biases(bias, padding_mask)
         x = self.input_dropout(self.input_norm(x))
         outputs = []
-        for block, block_bias in zip([*self.prenet, *self.blocks], biases, strict=True):
-            if self.training and self.layer_drop > 0 and float(torch.rand((), device="cpu")) < self.layer_drop:
+        left_out = self._blocks_to_leave_out()
+        for block, block_bias, leave_out in zip([*self.prenet, *self.blocks], biases, left_out, strict=True):
+            if leave_out:
                 output = _left_out(block, x)
             elif self.checkpoint_activations and torch.is_grad_enabled():
                 output = checkpoint(block, x, block_bias, use_reentrant=False)
@@ -103,6 +106,15 @@ class Transformer(nn.Module):
             x = output.end
             outputs.append(output)
         return TransformerOutput(self.output_norm(x), outputs[len(self.prenet) :])
+
+    def _blocks_to_leave_out(self) -> list[bool]:
+        depth = len(self.prenet) + len(self.blocks)
+        if not self.training or self.layer_drop == 0:
+            return [False] * depth
+        leave_out = torch.rand(depth, device="cpu") < self.layer_drop
+        if leave_out.all():  # one stays, or what only the blocks use (ALiBi's scale) would get no gradient
+            leave_out[-1] = False
+        return leave_out.tolist()
 
     def _biases(self, bias: Tensor | None, padding_mask: Tensor | None) -> list[Tensor | None]:
         depth = len(self.prenet) + len(self.blocks)
@@ -116,6 +128,6 @@ class Transformer(nn.Module):
 
 
 def _left_out(block: nn.Module, x: Float[Tensor, "b t d"]) -> BlockOutput:
-    """The input unchanged. The weights still get a gradient, of zero: plain DDP waits for one from every parameter."""
+    """The input unchanged. The weights still get a gradient, of zero: plain DDP waits for one of every parameter."""
     nothing = torch.stack([parameter.sum() for parameter in block.parameters()]).sum() * 0
     return BlockOutput(ffn=torch.zeros_like(x), end=x + nothing.to(x.dtype))

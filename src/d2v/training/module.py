@@ -9,7 +9,6 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from d2v import __version__
 from d2v.evaluation.effective_rank import effective_rank
@@ -23,7 +22,7 @@ from d2v.model.targets import TopKTargets
 from d2v.model.teacher import Part
 from d2v.training.callbacks.ema_teacher import EMATeacherCallback
 from d2v.training.callbacks.throughput import ThroughputCallback
-from d2v.training.optimizer import parameter_groups
+from d2v.training.optimizer import build_optimizer, let_config_win
 from d2v.training.schedules import EMADecay, LRSchedule
 from d2v.types import Batch, Data2VecOutput, Mask
 
@@ -104,23 +103,11 @@ class Data2VecModule(L.LightningModule):
             self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        optimizer = self.optimizer(parameter_groups(self))
-        total_steps = self.trainer.max_steps
-        if total_steps <= 0:  # the run is bounded by epochs
-            total_steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = LambdaLR(optimizer, lambda step: self.schedule.factor(step, total_steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return build_optimizer(self, self.optimizer, self.schedule)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The config given wins over the checkpoint's: a changed learning rate, decay or beta holds from here on."""
-        now = self.optimizer(parameter_groups(self)).param_groups
-        for optimizer in checkpoint.get("optimizer_states", []):
-            for group, fresh in zip(optimizer["param_groups"], now, strict=True):
-                scale = 1.0 if group["initial_lr"] == fresh["lr"] else fresh["lr"] / group["initial_lr"]
-                changed = {name: value for name, value in fresh.items() if name not in ("params", "lr")}
-                group.update(changed, lr=group["lr"] * scale, initial_lr=fresh["lr"])
-        for schedule in checkpoint.get("lr_schedulers", []):
-            schedule["base_lrs"] = [group["lr"] for group in now]
+        let_config_win(checkpoint, self, self.optimizer)
 
     def configure_callbacks(self) -> list[L.Callback]:
         """What the method needs whatever list of callbacks a config holds."""

@@ -32,6 +32,7 @@ class SpeechEncoder(Encoder):
         eps: Of the layer norms.
         dropout: Of the input and of both branches of a block.
         attention_dropout: Of the attention weights.
+        activation_dropout: Inside the feed-forward networks.
         layer_drop: Probability that a whole block is left out of a training step.
         drop_path: Stochastic depth of the last block, growing from 0.
         checkpoint_activations: Save memory, spend about a third more time.
@@ -54,6 +55,7 @@ class SpeechEncoder(Encoder):
         eps: float = 1e-5,
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
+        activation_dropout: float = 0.0,
         layer_drop: float = 0.0,
         drop_path: float = 0.0,
         checkpoint_activations: bool = False,
@@ -72,6 +74,7 @@ class SpeechEncoder(Encoder):
                 eps=eps,
                 dropout=dropout,
                 attention_dropout=attention_dropout,
+                activation_dropout=activation_dropout,
                 layer_drop=layer_drop,
                 drop_path=drop_path,
                 checkpoint_activations=checkpoint_activations,
