@@ -110,5 +110,5 @@ class Data2VecOutput:
     predictions: Float[Tensor, "r k d"]
     targets: Float[Tensor, "r k d"]
     mask: Mask
-    features: Float[Tensor, "b n d"]
+    features: TokenSequence
     """Output of the student's feature extractor, whose effective rank shows a slow collapse first."""

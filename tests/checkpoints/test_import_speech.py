@@ -50,15 +50,17 @@ def test_v2_of_any_shape_arrives_whole(seed: int, import_content: Import, sorted
     projection = draw.choice([None, 20])
     content = v2_audio(
         width, depth, prenet, heads, draw.choice([33, 64]), positions, decoder, projection, (1, 1, heads, 1, 1),
-        clone_batch=2, average_top_k_layers=8, layerdrop=0.05,
+        clone_batch=2, average_top_k_layers=8, layerdrop=0.05, activation_dropout=0.2,
     )  # fmt: skip
     folder = import_content(content)
     method = read_config(folder)["method"]
+    assert not any("activation_dropout" in note for note in read_config(folder)["notes"])
     student, head = method["student"]["init_args"], method["head"]["init_args"]
     assert (student["depth"], student["prenet_depth"], student["num_heads"]) == (depth, prenet, heads)
     assert (student["position_layers"], student["position_kernel"], student["position_groups"]) == positions
     assert student["extractor"] == [[8, 10, 5], [12, 3, 2]]
     assert (student["alibi"], student["masked_input"], student["layer_drop"]) == (True, "drop", 0.05)
+    assert student["activation_dropout"] == 0.2
     assert (head["decoder_width"], head["num_layers"], head["kernel_size"], head["groups"]) == decoder
     assert method["num_masks"] == 2
     assert method["shared_with_teacher"] == ["feature_extractor"]
@@ -79,14 +81,17 @@ def test_v1_of_any_shape_arrives_whole(seed: int, prenorm: bool, import_content:
     positions = (draw.choice([1, 3]), draw.choice([3, 7]), draw.choice([1, 4]))
     copied = draw.random() < 0.5
     content = v1_audio(
-        heads * 16, depth, heads, draw.choice([33, 64]), positions, copied, layer_norm_first=prenorm, dropout=0.0
-    )
+        heads * 16, depth, heads, draw.choice([33, 64]), positions, copied,
+        layer_norm_first=prenorm, dropout=0.0, activation_dropout=0.2,
+    )  # fmt: skip
     folder = import_content(content)
     config = read_config(folder)
     student = config["method"]["student"]["init_args"]
     assert (student["depth"], student["num_heads"], student["norm_first"]) == (depth, heads, prenorm)
     assert (student["position_layers"], student["position_kernel"], student["position_groups"]) == positions
     assert (student["alibi"], student["masked_input"]) == (False, "replace")
+    assert student["activation_dropout"] == 0.2
+    assert not any("activation_dropout" in note for note in config["notes"])
     shared = ["feature_extractor", "positions"] if copied else ["feature_extractor"]
     assert config["method"]["shared_with_teacher"] == shared
     assert any("averaged instead" in note for note in config["notes"]) != copied
@@ -176,6 +181,12 @@ def broken() -> dict[str, tuple[State, str]]:
         "a program": (v1_audio(conv_feature_layers="__import__('os').system('true')"), "no list of"),
         "huge": (v1_audio(conv_feature_layers="[(8, 10, 5)] * 10**9"), "no list of"),
         "no spec": (v2_audio(audio={"feature_encoder_spec": 3}), "no list of"),
+        "text for a number": (
+            v1_audio(encoder_attention_heads="x"),
+            "settings cannot be understood: ValueError: .*'x'",
+        ),
+        "a list for a number": (v2_audio(average_top_k_layers=[1]), "settings cannot be understood: TypeError: int"),
+        "no heads": (v1_audio(encoder_attention_heads=0), "cannot be built"),
         "even kernel": (v1_audio(positions=(1, 4, 4)), "must be odd"),
         "head of another width": (head, "head reads 16 features"),
     }

@@ -203,7 +203,8 @@ def test_runs_that_start_together_get_folders_of_their_own(tmp_path: Path, monke
 def test_doctor(d2v: D2V, tree: Path) -> None:
     code, out, err = d2v("doctor", "--data", tree)
     assert (code, err) == (0, "")
-    for subject in ("python", "memory", "disk", "torch", "wandb", "cpu", "configs"):
+    sound = ("torchaudio", "soundfile", "espeakng-loader", "kenlm")
+    for subject in ("python", "memory", "disk", "torch", "wandb", "cpu", "configs", *sound):
         assert f"  {subject} " in out
     assert f"ok  {tree}" in out
     assert "12 pictures to train on, 4 to validate, 2 classes" in out
@@ -211,3 +212,21 @@ def test_doctor(d2v: D2V, tree: Path) -> None:
     assert code == 2
     assert "MISSING  nowhere" in out
     assert "missing: nowhere" in err
+
+
+def test_doctor_says_which_sound_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    import soundfile
+
+    from d2v.commands import doctor
+
+    library = f"libsndfile {soundfile.__libsndfile_version__}"
+    state, _, text = doctor._soundfile()
+    assert state == "ok"
+    assert text.endswith(f"{library}, reads MP3 and Opus")
+    monkeypatch.setattr(soundfile, "available_formats", lambda: {"OGG": "", "WAV": ""})
+    monkeypatch.setattr(soundfile, "available_subtypes", lambda kind: {"VORBIS": ""})
+    state, _, text = doctor._soundfile()
+    assert state == "note"
+    assert f"{library}, which cannot read MP3 and Opus" in text
+    monkeypatch.setattr(doctor, "_version", lambda name: None)
+    assert doctor._soundfile() == ("MISSING", "soundfile", "pip install soundfile")

@@ -1,9 +1,11 @@
 """`d2v embed` as a user calls it: sound of all kinds to features in a file."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -13,6 +15,8 @@ from safetensors import safe_open
 
 from d2v.cli import main
 from d2v.evaluation import embedding
+from d2v.evaluation.embedding import Row
+from d2v.evaluation.feature_files import FORMATS, open_feature_file
 from d2v.modalities.speech.encoder import SpeechEncoder
 from d2v.modalities.vision.encoder import VisionEncoder
 from d2v.model.encoder import Encoder
@@ -75,6 +79,16 @@ def whole(encoder: SpeechEncoder, path: Path) -> torch.Tensor:
     assert rate == 16_000
     x = torch.from_numpy(samples)
     return encoder.embed(F.layer_norm(x, x.shape)[None], pool="none")[0]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".npz", ".safetensors"])
+def test_a_name_that_is_not_utf_8_is_escaped(checkpoint: Path, sound: Path, tmp_path: Path, suffix: str) -> None:
+    for name, source in ((b"caf\xe9.flac", "b/short.flac"), (b"\xe9.wav", "empty.wav")):
+        (tmp_path / os.fsdecode(name)).write_bytes((sound / source).read_bytes())
+    output = tmp_path / f"features{suffix}"
+    assert embed(checkpoint, tmp_path, output) == 0
+    if suffix == ".parquet":
+        assert pq.read_table(output)["id"].to_pylist() == ["caf\\udce9.flac"]
 
 
 def test_a_row_a_file_and_the_broken_ones_named(
@@ -166,6 +180,109 @@ def test_one_file_or_a_glob(checkpoint: Path, sound: Path, tmp_path: Path) -> No
     assert np.load(output)["id"].tolist() == ["c.wav"]
     assert embed(checkpoint, f"{sound}/*/*.*", output) == 0
     assert np.load(output)["id"].tolist() == GOOD[:2]
+
+
+@pytest.mark.parametrize("pool", ["mean", "none"])
+def test_many_clips_are_encoded_together(
+    checkpoint: Path, encoder: SpeechEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: str
+) -> None:
+    root = tmp_path / "sound"
+    root.mkdir()
+    generator = np.random.default_rng(1)
+    for number, seconds in enumerate(generator.uniform(0.1, 2.0, 40)):
+        soundfile.write(root / f"{number:02d}.wav", generator.uniform(-0.5, 0.5, round(seconds * 16_000)), 16_000)
+    soundfile.write(root / "07b.wav", np.full(16_000, np.nan), 16_000, subtype="FLOAT")
+    batches: list[torch.Size] = []
+    embed_batch = Encoder.embed
+    monkeypatch.setattr(
+        Encoder, "embed", lambda self, x, *args, **kw: (batches.append(x.shape), embed_batch(self, x, *args, **kw))[1]
+    )
+    assert embed(checkpoint, root, tmp_path / "x.parquet", "--pool", pool) == 0
+    monkeypatch.undo()
+    assert len(batches) < 20
+    assert sum(rows for rows, _ in batches) == 40
+    assert max(rows * length for rows, length in batches) <= 15 * 16_000
+    rows = pq.read_table(tmp_path / "x.parquet").to_pylist()
+    assert [row["id"] for row in rows] == [f"{number:02d}.wav" for number in range(40)]
+    for row in rows:
+        frames = whole(encoder, root / row["id"])
+        assert row["num_frames"] == len(frames)
+        expected = frames.mean(dim=0) if pool == "mean" else frames
+        np.testing.assert_allclose(np.array(row["embedding"]), expected, atol=1e-5)
+
+
+def test_a_file_that_breaks_off_late_leaves_no_rows(
+    checkpoint: Path, sound: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(embedding, "MAX_FRAMES", 60)
+    root = tmp_path / "sound"
+    root.mkdir()
+    samples, _ = soundfile.read(sound / "a/long.wav")
+    samples[-1_000] = np.nan
+    soundfile.write(root / "late.wav", samples, 16_000, subtype="FLOAT")
+    (root / "short.flac").write_bytes((sound / "b/short.flac").read_bytes())
+    options = ["--pool", "none", "--chunk_seconds", 1, "--overlap_seconds", 0.5]
+    for suffix in FORMATS:
+        alone, both = tmp_path / f"alone{suffix}", tmp_path / f"both{suffix}"
+        assert embed(checkpoint, root / "short.flac", alone, *options) == 0
+        assert embed(checkpoint, root, both, *options) == 0
+        assert capsys.readouterr().err.count("skipped late.wav: it holds values that are not finite") == 1
+        if suffix == ".parquet":
+            assert pq.read_table(alone).to_pylist() == pq.read_table(both).to_pylist()
+        elif suffix == ".npz":
+            arrays = [np.load(file) for file in (alone, both)]
+            assert all(np.array_equal(arrays[0][key], arrays[1][key]) for key in arrays[0].files if key != "d2v")
+        else:
+            with safe_open(alone, "np") as one, safe_open(both, "np") as other:
+                assert json.loads(other.metadata()["id"]) == ["short.flac"]
+                for key in one.keys():  # noqa: SIM118
+                    np.testing.assert_array_equal(one.get_tensor(key), other.get_tensor(key))
+
+
+def test_the_input_is_not_overwritten(
+    checkpoint: Path, sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
+    folder = tmp_path / "archives"
+    folder.mkdir()
+    archive = folder / "x.parquet"
+    content = [{"bytes": (sound / name).read_bytes(), "path": name} for name in GOOD]
+    pq.write_table(pa.table({"audio": content}), archive)
+    before = archive.read_bytes()
+    (tmp_path / "link.parquet").symlink_to(archive)
+    for source, output in (
+        (archive, archive),
+        (archive, tmp_path / "link.parquet"),
+        (folder, archive),
+        (folder, folder / "new.parquet"),
+    ):
+        assert embed(checkpoint, source, output) == 2
+        assert f"--output {output} would be part of --input {source}" in capsys.readouterr().err
+    assert archive.read_bytes() == before
+    assert [path.name for path in folder.iterdir()] == ["x.parquet"]
+    assert embed(checkpoint, folder, folder / "new.npz") == 0
+    assert np.load(folder / "new.npz")["embedding"].shape == (3, WIDTH)
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+@pytest.mark.parametrize("step", ["write", "finish", "close"])
+def test_what_was_there_stays_until_the_new_file_is_whole(
+    suffix: str, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise OSError("no space left on device")
+
+    path = tmp_path / f"x{suffix}"
+    row = Row("a.wav", np.ones(4, np.float32), 3, 0, 0.5, None)
+    with open_feature_file(path, {}) as file:
+        file.write(row)
+    before = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(FORMATS[suffix], step, fail)
+        with pytest.raises(OSError, match="no space"), open_feature_file(path, {}) as file:
+            file.write(row)
+    assert path.read_bytes() == before
+    assert not path.with_name(f"{path.name}.part").exists()
 
 
 def test_bf16_is_close(checkpoint: Path, sound: Path, tmp_path: Path) -> None:

@@ -52,8 +52,18 @@ def test_unfinished_or_different_tree_is_made_anew(tmp_path: Path) -> None:
     assert prepare_demo(tmp_path, image_size=32, train_crops=2, val_crops=1).created
     assert prepare_demo(tmp_path, image_size=32, train_crops=1, val_crops=1).created
     assert len(list(tmp_path.rglob("*.jpg"))) == 2 * len(find_photos())
-    (tmp_path / "demo.json").write_text(json.dumps({"finished": False}))
+    marker = tmp_path / "demo.json"
+    marker.write_text(json.dumps({**json.loads(marker.read_text()), "finished": False}))
     assert prepare_demo(tmp_path, image_size=32, train_crops=1, val_crops=1).created
+
+
+def test_a_finished_tree_of_before_kinds_were_noted_is_left_alone(tmp_path: Path) -> None:
+    prepare_demo(tmp_path, image_size=32, train_crops=1, val_crops=1)
+    marker = tmp_path / "demo.json"
+    stored = json.loads(marker.read_text())
+    assert stored.pop("demo") == "vision"
+    marker.write_text(json.dumps(stored))
+    assert not prepare_demo(tmp_path, image_size=32, train_crops=1, val_crops=1).created
 
 
 def test_other_peoples_files_are_not_touched(tmp_path: Path) -> None:
@@ -62,6 +72,19 @@ def test_other_peoples_files_are_not_touched(tmp_path: Path) -> None:
         prepare_demo(tmp_path)
     with pytest.raises(UserError, match="too large for the demo photographs"):
         prepare_demo(tmp_path / "new", image_size=400)
+
+
+@pytest.mark.parametrize(
+    "marker", ['{"finished": false}', '{"demo": "speech"}', '{"name": "mine"}', "[]", "mine", "\0"]
+)
+def test_a_folder_with_another_demo_json_is_not_touched(tmp_path: Path, marker: str) -> None:
+    (tmp_path / "demo.json").write_text(marker)
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "thesis.txt").write_text("mine")
+    with pytest.raises(UserError, match="no demo data of vision"):
+        prepare_demo(tmp_path, image_size=32, train_crops=1, val_crops=1)
+    assert (tmp_path / "demo.json").read_text() == marker
+    assert (tmp_path / "train" / "thesis.txt").read_text() == "mine"
 
 
 def test_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

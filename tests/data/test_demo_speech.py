@@ -102,8 +102,11 @@ def test_it_is_the_same_each_time_and_left_alone_when_finished(tree: tuple[Path,
 
 
 def test_a_different_or_damaged_tree_is_made_anew(tmp_path: Path) -> None:
-    (tmp_path / "demo.json").write_text(json.dumps({"hours": None}))
-    (tmp_path / "train").mkdir()
+    tiny(tmp_path)
+    marker = tmp_path / "demo.json"
+    stored = json.loads(marker.read_text())
+    assert stored.pop("demo") == "speech"
+    marker.write_text(json.dumps({**stored, "hours": None}))  # as it was before kinds were noted
     (tmp_path / "train" / "old.flac").write_text("of an earlier call")
     assert tiny(tmp_path, train_sentences=1).created
     assert not (tmp_path / "train" / "old.flac").exists()
@@ -116,6 +119,16 @@ def test_other_peoples_files_are_not_touched(tmp_path: Path) -> None:
         prepare_demo(tmp_path)
     with pytest.raises(UserError, match="val_digits 0: all must be above 0"):
         tiny(tmp_path / "new", val_digits=0)
+
+
+def test_the_demo_of_another_kind_is_not_touched(tmp_path: Path) -> None:
+    from d2v.modalities.vision.demo import prepare_demo as prepare_vision
+
+    prepare_vision(tmp_path, image_size=32, train_crops=1, val_crops=1)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
+    with pytest.raises(UserError, match="no demo data of speech"):
+        tiny(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.*")} == files
 
 
 def test_missing_package_is_named(

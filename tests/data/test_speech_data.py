@@ -14,8 +14,11 @@ from lightning.pytorch.callbacks import Callback
 from speech_files import encoded, tones, write_audio, write_librispeech
 from torch import Tensor
 
+from d2v.data.dataset import Sample
 from d2v.errors import UserError
 from d2v.modalities.speech.data import LibriSpeechDataModule
+from d2v.modalities.speech.decoding import AudioReader
+from d2v.modalities.speech.encoder import SpeechEncoder
 from d2v.training.callbacks.throughput import ThroughputCallback
 from d2v.types import Batch
 
@@ -134,14 +137,15 @@ class _Messages(logging.Handler):
 
 
 def test_what_is_said_about_the_data(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    write_librispeech(tmp_path, "train-a", {3: [0.3, 0.05, 0.4]})
+    write_librispeech(tmp_path, "train-a", {3: [0.3, 0.09, 0.4, 0.08]})
     write_audio(tmp_path / "train-a/3/7/3-7-0009.flac", np.stack([tones(0.3, 8_000)] * 2, axis=1), rate=8_000)
     (tmp_path / "train-a/3/7/3-7-0010.flac").write_bytes(b"")
     with caplog.at_level(logging.INFO):
         make(tmp_path).setup("fit")
+    assert "data: left out 1 clips of the training split shorter than four frames (0.085 s)" in caplog.text
     assert "data: training: 3 clips, 0.00 h, 1 speakers; left out: 1 shorter than data.min_seconds 0.1" in caplog.text
-    assert "resampling 8,000 Hz to 16,000 Hz: 1 of 4 clips (first: " in caplog.text
-    assert "averaging the channels of 1 of 4 clips" in caplog.text
+    assert "resampling 8,000 Hz to 16,000 Hz: 1 of 5 clips (first: " in caplog.text
+    assert "averaging the channels of 1 of 5 clips" in caplog.text
     assert "3-7-0010.flac: the file is empty" in caplog.text
 
 
@@ -241,14 +245,79 @@ def test_evaluation_reads_whole_clips_in_order(tmp_path: Path) -> None:
     assert sum(len(batch.inputs) for batch in train) == 5
 
 
+def test_a_long_file_is_decoded_in_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_audio(tmp_path / "a.opus", np.stack([tones(2.5, 48_000)] * 2, axis=1), rate=48_000)
+    write_audio(tmp_path / "b.flac", seconds=1.5, rate=22_050)
+    expected = [make(tmp_path).eval_dataset("train")[(0, i)].inputs for i in range(2)]
+    asked = []
+    read = AudioReader.read
+
+    def spy(self: AudioReader, start: int, stop: int) -> Tensor:
+        asked.append(stop - start)
+        return read(self, start, stop)
+
+    monkeypatch.setattr(AudioReader, "read", spy)
+    monkeypatch.setattr("d2v.modalities.speech.dataset._SLICE", 10_000)
+    found = [make(tmp_path).eval_dataset("train")[(0, i)].inputs for i in range(2)]
+    assert max(asked) == 10_000
+    for one, other in zip(expected, found, strict=True):
+        assert (one - other).abs().max() < 1e-3
+
+
+def test_a_single_clip_is_a_batch_without_a_copy() -> None:
+    wave = torch.rand(1000)
+    batch = LibriSpeechDataModule.collate([Sample(wave, 0, 0, None)])
+    assert batch.padding_mask is None
+    assert batch.inputs.shape == (1, 1000)
+    assert batch.inputs.data_ptr() == wave.data_ptr()
+
+
+def test_no_more_than_one_long_clip_is_fetched_ahead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = make(speech(tmp_path), num_workers=3)
+    loader = data.predict_dataloader()
+    assert (loader.num_workers, loader.prefetch_factor) == (3, 2)
+    monkeypatch.setattr("d2v.modalities.speech.data._LONG_SECONDS", 1)
+    for loader in (data.predict_dataloader(), data.test_dataloader()):
+        assert (loader.num_workers, loader.prefetch_factor) == (1, 1)
+    assert make(tmp_path).predict_dataloader().num_workers == 0
+
+
+def test_what_is_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = speech(tmp_path)
+    assert len(make(root).predict_dataset()) == 2
+    assert len(make(root / "train-a").predict_dataset()) == 14  # there is no validation split
+    everything = make(root, predict_on="all", max_eval_seconds=0.3).predict_dataset()
+    assert len(everything) == 16
+    assert max(everything.lengths) == 1.2 * 16_000
+    assert everything.skipped.name(0).endswith("11-7-0000.flac")
+    monkeypatch.setattr(LibriSpeechDataModule, "world_size", 3)
+    with pytest.raises(UserError, match="2 samples to predict on 3 devices leave some without any"):
+        make(root).predict_dataloader()
+
+
+def test_a_transcript_is_given_as_it_is_written(tmp_path: Path) -> None:
+    root = speech(tmp_path)
+    (root / "dev-clean/11/7/11-7.trans.txt").write_text("11-7-0000 Speaker 2, two\n11-7-0001 ÉCLAIR\n")
+    (root / "dev-clean/11/7/11-7-0000.flac").write_bytes(encoded(seconds=0.6)[:5_000])
+    data = make(root, labels="transcript")
+    assert [data.transcript(i) for i in range(2)] == ["Speaker 2, two", "ÉCLAIR"]
+    list(data.val_dataloader())
+    assert data.transcript(0) is None, "it is broken, and another clip stands in its place"
+    assert make(root).transcript(0) is None
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"max_seconds": 3.0}, r"data\.max_seconds 3\.0 is above data\.batch_size 2\.0"),
         ({"min_seconds": 0.9}, r"data\.min_seconds is 0\.9"),
+        ({"min_seconds": 0.0, "max_seconds": 0.08}, r"data\.max_seconds is 0\.08: it must be at least 0\.085"),
+        ({"max_eval_seconds": 0.05}, r"data\.max_eval_seconds is 0\.05: it must be at least 0\.085"),
         ({"max_hours": 0}, r"data\.max_hours is 0"),
         ({"val_fraction": 1.0}, r"data\.val_fraction is 1\.0"),
         ({"hold_out": "voices"}, r"data\.hold_out is voices"),
+        ({"predict_on": "test"}, r"data\.predict_on is test"),
+        ({"labels": "transcript", "max_eval_seconds": 9}, r"data\.max_eval_seconds is 9, but data\.labels is transcr"),
         ({"batch_size": 0.5}, r"data\.batch_size is 0\.5"),
     ],
 )
@@ -258,14 +327,33 @@ def test_senseless_values_are_refused(tmp_path: Path, values: dict[str, Any], me
 
 
 def test_data_that_leave_nothing_are_explained(tmp_path: Path) -> None:
-    write_audio(tmp_path / "a.wav", seconds=0.05)
-    with pytest.raises(UserError, match=r"leave nothing to train on: the clips last 0\.05 to 0\.05 s"):
+    write_audio(tmp_path / "a.wav", seconds=0.09)
+    with pytest.raises(UserError, match=r"leave nothing to train on: the clips last 0\.09 to 0\.09 s"):
         make(tmp_path).setup("fit")
     with pytest.raises(UserError, match="no clip of the training split has one"):
         make(tmp_path, labels="transcript", alphabet=str(_alphabet(tmp_path))).setup("fit")
-    write_audio(tmp_path / "a.wav", seconds=0.01)
-    with pytest.raises(UserError, match="lasts for one frame"):
+    write_audio(tmp_path / "a.wav", np.ones(1_359, dtype=np.float32))
+    with pytest.raises(UserError, match=r"lasts for four frames \(0\.085 s\)"):
         make(tmp_path).setup("fit")
+
+
+def test_no_clip_of_fewer_than_four_frames_is_trained_or_validated_on(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for number, samples in enumerate((1_359, 1_360)):
+            write_audio(tmp_path / split / f"{number}.wav", tones(1)[:samples])
+    data = make(tmp_path, min_seconds=0.0)
+    assert [batch.inputs.shape for batch in batches(data)] == [(1, 1_360)]
+    assert [batch.inputs.shape for batch in data.val_dataloader()] == [(1, 1_360)]
+    frames = SpeechEncoder(width=8, depth=1, num_heads=1, position_groups=1).feature_extractor.num_frames
+    assert (frames(1_359), frames(1_360)) == (3, 4)
+
+
+def test_speakers_that_are_not_known_are_not_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("3-7-0000", "5-7-0000", "other"):
+        write_audio(tmp_path / f"{name}.wav", seconds=0.2)
+    with caplog.at_level(logging.INFO):
+        make(tmp_path).setup("fit")
+    assert "data: training: 3 clips, 0.00 h, 2 speakers" in caplog.text
 
 
 def _alphabet(folder: Path) -> Path:

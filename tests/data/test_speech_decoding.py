@@ -1,6 +1,7 @@
 """Sound of every kind becomes 16 kHz mono; any part of it equals that part of the whole."""
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -105,6 +106,14 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path) -> None:
         soundfile.write(tmp_path / "a.wav", wave, 16_000, subtype="FLOAT")
         with pytest.raises(BrokenSample, match="not finite"):
             read_audio(tmp_path / "a.wav")
+
+
+def test_a_name_that_is_not_utf_8_is_read(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    path.write_bytes(encoded(".wav"))
+    for file in (path, str(path)):
+        assert audio_info(file).num_samples == 16_000
+        assert len(read_audio(file)) == 16_000
 
 
 def test_missing_file_and_folder_are_broken(tmp_path: Path) -> None:

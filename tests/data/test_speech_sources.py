@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import tarfile
 from pathlib import Path
@@ -10,8 +11,9 @@ import numpy as np
 import pytest
 from speech_files import encoded, write_audio, write_librispeech
 
+from d2v.data.dataset import BrokenSample
 from d2v.errors import UserError
-from d2v.modalities.speech.decoding import read_audio
+from d2v.modalities.speech.decoding import AudioInfo, Encoded, audio_info, read_audio
 from d2v.modalities.speech.headers import read_headers
 from d2v.modalities.speech.labels import class_labels, read_table
 from d2v.modalities.speech.layout import open_everything, open_sources
@@ -51,8 +53,11 @@ def test_librispeech_tree(tmp_path: Path) -> None:
     assert names(subset) == ["7-7-0000"]
     assert no_val is None
     assert len(open_everything(str(tmp_path))) == 5
-    with pytest.raises(UserError, match=r"data\.train_split: there is no folder train-clean-360.*train-clean-100"):
+    with pytest.raises(
+        UserError, match=r"data\.train_split: there is no folder train-clean-360.*train-clean-100"
+    ) as error:
         open_sources(str(root), "train-clean-360")
+    assert "Set data.train_split to what is there, or to null to take train/ or everything" in str(error.value)
 
 
 def test_folders_globs_and_single_files(tmp_path: Path) -> None:
@@ -105,6 +110,14 @@ def test_manifests(tmp_path: Path) -> None:
         open_sources(str(tmp_path))
 
 
+def test_a_manifest_of_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.wav")
+    (tmp_path / name).write_bytes(encoded(".wav", 0.1))
+    (tmp_path / "train.tsv").write_bytes(os.fsencode(tmp_path) + b"\ncaf\xe9.wav\t1600\n")
+    source, _ = open_sources(str(tmp_path / "train.tsv"))
+    assert read_headers(source).clips.name(0).endswith(name)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -149,15 +162,62 @@ def test_tars(tmp_path: Path) -> None:
     assert all((read_audio(copy.open(i)) == read_audio(train.open(i))).all() for i in range(3))
 
 
+def write_tar(path: Path, *members: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as tar:
+        for name in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(data := encoded(".wav", 0.1))
+            tar.addfile(info, io.BytesIO(data))
+
+
+def members(source: AudioSource | None) -> str:
+    assert source is not None
+    return " ".join(source.name(i).rpartition(": ")[2].removesuffix(".wav") for i in range(len(source)))
+
+
+@pytest.mark.parametrize("places", [("a-000", "b_clean", "c", "dev-000"), ("a/0", "b_clean/0", "c/0", "dev/0")])
+def test_archives_are_chosen_by_the_names_of_splits(tmp_path: Path, places: tuple[str, ...]) -> None:
+    for place in places:
+        write_tar(tmp_path / f"{place}.tar", f"{place[0]}.wav")
+
+    def opened(train: str | None, val: str | None = None) -> tuple[str, str]:
+        sources = open_sources(str(tmp_path), train, val)
+        return members(sources[0]), members(sources[1])
+
+    assert opened("a") == ("a", "d")
+    assert opened("c, a") == ("c a", "d")
+    assert opened("b_clean", "a,c") == ("b", "a c")
+    for train, val, key in (("nosuch", None, "train"), ("a,nosuch", None, "train"), ("a", "nosuch", "val")):
+        with pytest.raises(UserError, match=rf"data\.{key}_split: .* nosuch.*there are: {places[0].split('/')[0]}"):
+            opened(train, val)
+    if "/" not in places[0]:
+        assert opened(None) == ("a b c", "d")  # nothing is called train: everything but what is to validate on
+        assert opened(None, "c") == ("a b d", "c")
+        write_tar(tmp_path / "train-a-0.tar", "t.wav")
+        assert opened(None) == ("t", "d")
+        assert opened("train-a") == ("t", "d")
+        with pytest.raises(UserError, match=r"data\.val_split: .* nosuch"):
+            opened(None, "nosuch")
+
+
+def test_an_extracted_split_is_taken_and_not_its_archive(tmp_path: Path) -> None:
+    write_tar(tmp_path / "train-clean-100.tar", "a.wav")
+    write_librispeech(tmp_path, "train-clean-100", {3: [0.2]})
+    for train_split in (None, "train-clean-100"):
+        assert names(open_sources(str(tmp_path), train_split)[0]) == ["3-7-0000"]
+
+
 def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from datasets import ClassLabel, Dataset, Features, Value
 
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
     columns = {
-        "audio": [{"bytes": encoded(seed=i), "path": f"{i}.flac"} for i in range(2)] + [{"bytes": None, "path": "x"}],
-        "text": ["ONE", None, "THREE"],
-        "speaker_id": [10, 12, 10],
-        "label": [1, 0, 1],
+        "audio": [{"bytes": encoded(seed=i), "path": f"{i}.flac"} for i in range(2)]
+        + [{"bytes": None, "path": "x"}, None],
+        "text": ["ONE", None, "THREE", "FOUR"],
+        "speaker_id": [10, 12, 10, 10],
+        "label": [1, 0, 1, 1],
     }
     sound = {"bytes": Value("binary"), "path": Value("string")}
     features = Features(
@@ -171,17 +231,21 @@ def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Dataset.from_dict(columns, features=features).to_parquet(tmp_path / "train-00000-of-00001.parquet")
     train, val = open_sources(str(tmp_path))
     assert val is None
-    assert train.texts() == ["ONE", None, "THREE"]
+    assert train.texts() == ["ONE", None, "THREE", "FOUR"]
     labels, speakers = train.classes("label"), train.speakers()
     assert labels is not None
-    assert labels.ids.tolist() == [1, 0, 1]
+    assert labels.ids.tolist() == [1, 0, 1, 1]
     assert speakers is not None
     assert speakers.names == ("10", "12")
     clips, broken = read_headers(train)
     assert clips.num_samples.tolist() == [16_000, 16_000]
-    assert list(broken.values()) == ["the row holds no bytes"]
-    assert "row 2" in train.name(2)
+    assert broken == {2: "the row holds no sound", 3: "the row holds no sound"}
     assert len(read_audio(train.open(1), 0.5)) == 8_000
+    with pytest.raises(UserError, match=r"data\.train_split: .* nosuch"):
+        open_sources(str(tmp_path), "nosuch")
+    monkeypatch.setattr(train, "_dataset", None)  # a name is given without a look at the sound
+    assert train.name(2).endswith("row 2 (x)")
+    assert train.name(3).endswith("row 3")
 
 
 @pytest.mark.parametrize("root", ["nowhere", "empty", "text", "text/a.txt", "nowhere/*.wav"])
@@ -198,19 +262,49 @@ def test_roots_without_sound_are_explained(tmp_path: Path, root: str) -> None:
 def test_headers_are_read_once_and_again_when_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
         write_audio(tmp_path / f"{number}.wav", seconds=0.1 * (number + 1), rate=8_000)
-    (tmp_path / "3.wav").write_bytes(b"")
     source, _ = open_sources(str(tmp_path))
     first = read_headers(source)
     assert first.clips.num_samples.tolist() == [1_600, 3_200, 4_800]
     assert first.clips.sample_rate.tolist() == [8_000] * 3
-    assert first.broken == {3: "the file is empty"}
     with monkeypatch.context() as patched:
         patched.setattr("d2v.modalities.speech.headers.scan", lambda *_: pytest.fail("was read again"))
         again = read_headers(open_sources(str(tmp_path))[0])
-    assert again.broken == first.broken
     assert np.array_equal(again.clips.num_samples, first.clips.num_samples)
     write_audio(tmp_path / "3.wav", seconds=1)
     assert len(read_headers(open_sources(str(tmp_path))[0]).clips) == 4
+
+
+def test_broken_headers_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(4):
+        write_audio(tmp_path / f"{number}.wav", seconds=0.1 * (number + 1))
+    source, _ = open_sources(str(tmp_path))
+    denied: set[str] = set()
+    looked: list[str] = []
+
+    def look(file: Encoded) -> AudioInfo:
+        looked.append(name := Path(str(file)).stem)
+        if name in denied:
+            raise BrokenSample("Permission denied")
+        return audio_info(file)
+
+    monkeypatch.setattr("d2v.modalities.speech.headers.audio_info", look)
+    denied |= {"1", "3"}
+    assert read_headers(source).broken == {1: "Permission denied", 3: "Permission denied"}
+    looked.clear()
+    denied -= {"1"}  # which leaves no trace in the file
+    assert read_headers(source, retry=False).broken == {1: "Permission denied", 3: "Permission denied"}
+    assert looked == []
+    mended = read_headers(source)
+    assert mended.broken == {3: "Permission denied"}
+    assert mended.clips.num_samples.tolist() == [1_600, 3_200, 4_800]
+    assert looked == ["1", "3"]
+    looked.clear()
+    assert len(read_headers(source).clips) == 3
+    assert looked == ["3"]  # the other was kept
+    with monkeypatch.context() as patched:
+        patched.setattr("soundfile.__libsndfile_version__", "9.9")
+        assert len(read_headers(source).clips) == 3
+    assert len(looked) == 1 + 4
 
 
 def test_a_table_labels_files_with_one_or_several_classes(tmp_path: Path) -> None:

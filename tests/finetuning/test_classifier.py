@@ -69,6 +69,20 @@ def test_several_labels_are_learned(tmp_path):
         assert all(p > 0.5 for p in chances[1:])
 
 
+def test_precision_does_not_depend_on_what_shares_a_batch():
+    """torchmetrics takes the scores of a batch for probabilities if all of them happen to lie between 0 and 1."""
+    module = make_module("classifier", task="multi")
+    module.set_names(("a", "b"))
+    module._data_classes = module.names
+    module.method.head = torch.nn.Identity()
+    module._features = lambda batch: batch.inputs  # type: ignore[method-assign]
+    module.log = module.log_dict = lambda *_, **__: None  # type: ignore[method-assign]
+    for score, label in ((0.9, 0.0), (1.5, 1.0)):
+        batch = Batch(torch.tensor([[score, score]]), torch.zeros(1), torch.zeros(1), torch.tensor([[label, label]]))
+        module.validation_step(batch, 0)
+    assert float(module.val_metrics.compute()["val/map"]) == 1
+
+
 def test_padding_changes_nothing(single):
     module, _ = single
     module.eval()

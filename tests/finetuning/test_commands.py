@@ -3,6 +3,7 @@
 import csv
 import logging
 import re
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,8 @@ from toy import EXTRACTOR, make_encoder, melody, text_of
 
 from d2v.cli import main
 from d2v.configs import SHIPPED
+from d2v.finetuning.ctc import CTCModule
+from d2v.types import Batch
 
 D2V = Callable[..., tuple[int, str, str]]
 RATE = 16_000
@@ -136,6 +139,18 @@ def test_fit_validate_test_and_predict(d2v: D2V, overlay: Path, tree: Path, tmp_
     assert code == 0, err
     assert [row["file"] for row in table(tmp_path / "runs/a-test-2/hypotheses.tsv")] == [row["file"] for row in tested]
 
+    # Other data: the case of the head, and a letter that it does not have.
+    other = tmp_path / "other"
+    shutil.copytree(tree / "dev-other", other / "dev-other")
+    (file,) = other.rglob("*.trans.txt")
+    lines = [f"{line.split(' ')[0]} {line.split(' ', 1)[1].lower()}2" for line in file.read_text().splitlines()]
+    file.write_text("\n".join(lines) + "\n")
+    code, _, err = d2v("test", *again, "--data.root", other, "--data.train_split", "dev-other", "--run_name", "other")
+    assert code == 0, err
+    rows = table(tmp_path / "runs/other-test/hypotheses.tsv")
+    assert [row["reference"] for row in rows] == [row["reference"] + "2" for row in tested]
+    assert [row["hypothesis"] for row in rows] == [row["hypothesis"] for row in tested]
+
     # The validation split of the config, then another root: a file, a folder, a glob; without transcripts.
     code, _, err = d2v("predict", *again)
     assert code == 0, err
@@ -215,13 +230,71 @@ def test_a_bad_value_is_named(d2v: D2V, overlay: Path, tmp_path: Path, options: 
 
 def test_an_untrained_head_and_foreign_checkpoints_are_named(d2v: D2V, overlay: Path, tmp_path: Path) -> None:
     recipe = ["--config", "finetune/librispeech_10h.yaml", "--config", overlay]
-    code, _, err = d2v("test", *recipe)
-    assert code == 2, err
-    assert "--ckpt_path: the head is untrained" in err
+    for command in ("test", "validate"):
+        code, _, err = d2v(command, *recipe)
+        assert code == 2, err
+        assert f"--ckpt_path: the head is untrained; give `d2v {command}`" in err
     torch.save({"state_dict": {}, "d2v": {"student": make_encoder().recipe}}, tmp_path / "pretrained.ckpt")
     code, _, err = d2v("test", *recipe, "--ckpt_path", "pretrained.ckpt")
     assert code == 2
     assert "it has no alphabet" in err
+
+
+def test_a_stated_root_is_predicted_wholly(d2v: D2V, overlay: Path, tmp_path: Path) -> None:
+    recipe = ["--config", "finetune/librispeech_10h.yaml", "--config", overlay]
+    code, _, err = d2v("fit", *recipe, "--trainer.max_steps", "1", "--trainer.val_check_interval", "1",
+                       "--data.min_seconds", "0.5", "--run_name", "a")  # fmt: skip
+    assert code == 0, err
+    root = tmp_path / "recordings"
+    for place in ("", "train", "test", "val", "dev/deep"):
+        (root / place).mkdir(parents=True, exist_ok=True)
+        soundfile.write(root / place / "clip.wav", melody("ab").numpy() / 5, RATE)  # 0.2 s
+    again = ["--config", "runs/a/config.yaml", "--ckpt_path", "runs/a"]
+
+    def found(name: str, *options: object) -> set[str]:
+        code, _, err = d2v("predict", *options, "--run_name", name)
+        assert code == 0, err
+        rows = table(tmp_path / f"runs/{name}-predict/transcripts.tsv")
+        return {str(Path(row["file"]).parent.relative_to(root)) for row in rows}
+
+    everything = {".", "train", "test", "val", "dev/deep"}
+    assert found("all", *again, "--data.root", root) == everything
+    assert found("repeated", "--config", "runs/all-predict/config.yaml", "--ckpt_path", "runs/a") == everything
+    assert found("one", *again, "--data.root", root, "--data.val_split", "test") == {"test"}
+
+
+def test_an_unfinished_table_does_not_look_complete(
+    d2v: D2V, overlay: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = ["--config", "finetune/librispeech_10h.yaml", "--config", overlay, "--data.batch_size", "1"]
+    recipe += ["--data.max_seconds", "1", "--data.min_seconds", "0"]
+    assert d2v("fit", *recipe, "--trainer.max_steps", "1", "--run_name", "a")[0] == 0
+    step = CTCModule.predict_step
+
+    def failing(self: CTCModule, batch: Batch, batch_idx: int):
+        if batch_idx == 1:
+            raise RuntimeError("the power is gone")
+        return step(self, batch, batch_idx)
+
+    monkeypatch.setattr(CTCModule, "predict_step", failing)
+    code, _, _ = d2v("predict", *recipe, "--ckpt_path", "runs/a", "--run_name", "a")
+    assert code == 1
+    assert [path.name for path in (tmp_path / "runs/a-predict").glob("*.tsv*")] == ["transcripts.tsv.part"]
+    rows = table(tmp_path / "runs/a-predict/transcripts.tsv.part")
+    assert f"unfinished: runs/a-predict/transcripts.tsv.part, {len(rows)} rows" in caplog.text
+    assert rows
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_nothing_to_validate_or_test_on_is_an_error(
+    d2v: D2V, overlay: Path, digits: Path, tmp_path: Path, command: str
+) -> None:
+    recipe = ["--config", "finetune/clips.yaml", "--config", overlay, "--data.root", digits]
+    recipe += ["--data.train_split", "null"]
+    code, _, err = d2v(command, *recipe, "--data.val_fraction", "0")
+    assert code == 2, err
+    assert f"there is no validation split, and `d2v {command}` needs one" in err
+    assert not list(tmp_path.glob("runs/*"))
 
 
 @pytest.fixture
@@ -242,6 +315,7 @@ def digits(tmp_path: Path) -> Path:
 
 def test_clips_are_classified(d2v: D2V, overlay: Path, digits: Path, tmp_path: Path) -> None:
     recipe = ["--config", "finetune/clips.yaml", "--config", overlay, "--data.root", digits]
+    recipe += ["--data.train_split", "null"]
     options = ["--data.val_fraction", "0.3", "--trainer.max_steps", "20", "--model.freeze_encoder_steps", "0"]
     code, _, err = d2v("fit", *recipe, *options, "--model.optimizer.lr", "5e-3", "--run_name", "a")
     assert code == 0, err
@@ -262,6 +336,7 @@ def test_clips_are_classified(d2v: D2V, overlay: Path, digits: Path, tmp_path: P
 
 def test_several_labels_a_clip(d2v: D2V, overlay: Path, digits: Path, tmp_path: Path) -> None:
     recipe = ["--config", "finetune/audioset.yaml", "--config", overlay, "--data.root", digits]
+    recipe += ["--data.train_split", "null"]
     options = ["--data.labels", digits / "labels.tsv", "--data.val_fraction", "0.3", "--run_name", "a"]
     code, _, err = d2v("fit", *recipe, *options)
     assert code == 0, err

@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,79 @@ def test_beam_search_is_not_worse_than_greedy(learned, tmp_path):
     assert beam["test/cer"] <= greedy["test/cer"] + 0.02
 
 
-def test_a_long_clip_is_transcribed_in_chunks(learned, monkeypatch):
+def test_texts_are_scored_against_the_transcripts_as_they_are_given(learned, tmp_path):
+    """In the case of the head; letters that the data's alphabet lacks stay in the references."""
+    module, _ = learned
+    trainer = make_trainer(tmp_path, limit_test_batches=None, limit_val_batches=None)
+    (expected,) = trainer.test(module, datamodule=MelodyModule(), verbose=False)
+
+    class Loud(MelodyModule):
+        def transcript(self, sample_id):
+            return "  ".join(super().transcript(sample_id).upper().split())
+
+    for data in (Loud(symbols="|ABC"), MelodyModule(symbols="|ABC"), MelodyModule(symbols="|ab")):
+        (other,) = trainer.test(module, datamodule=data, verbose=False)
+        assert other == pytest.approx(expected, rel=1e-4)
+        (validated,) = trainer.validate(module, datamodule=data, verbose=False)
+        assert validated["val/wer"] == pytest.approx(expected["test/wer"])
+
+    class Numbers(MelodyModule):
+        def transcript(self, sample_id):
+            return super().transcript(sample_id) + "2"  # which the head cannot write
+
+    (other,) = trainer.test(module, datamodule=Numbers(), verbose=False)
+    assert other["test/wer"] >= 0.5
+
+
+def test_a_substitute_is_scored_against_its_own_transcript(learned, tmp_path):
+    module, _ = learned
+
+    class Silent(MelodyModule):
+        """No transcript of a clip that could not be read."""
+
+        def transcript(self, sample_id):
+            return None
+
+    trainer = make_trainer(tmp_path, limit_test_batches=None)
+    (expected,) = trainer.test(module, datamodule=MelodyModule(), verbose=False)
+    (other,) = trainer.test(module, datamodule=Silent(symbols="|ABC"), verbose=False)
+    assert other == pytest.approx(expected, rel=1e-4)
+
+
+def test_both_rates_are_kept_apart():
+    """After single-letter words their counts are equal, by which torchmetrics would take them for one metric."""
+    for metrics in (ready().val_metrics, ready().test_metrics):
+        metrics.update(["a"], ["b"])
+        metrics.update(["abc abc"], ["abc abd"])
+        found = {name.partition("/")[2]: float(value) for name, value in metrics.compute().items()}
+        assert found == pytest.approx({"wer": 2 / 3, "cer": 2 / 8})
+
+
+def test_clips_too_short_for_their_transcripts_are_counted_and_named_once(learned, tmp_path):
+    module, _ = learned
+
+    class Wordy(MelodyModule):
+        @staticmethod
+        def collate(samples):
+            batch = MelodyModule.collate(samples)
+            letters = torch.full((len(samples), 60), 2)  # 60 frames and a blank between each
+            letters[0, 1:] = -100
+            return batch._replace(labels=letters)
+
+    fresh = make_module()
+    fresh.prepare_for({"d2v": {"alphabet": list(module.names)}})
+    fresh._trained = True
+    trainer = make_trainer(tmp_path, limit_val_batches=None)
+    with pytest.warns(UserWarning, match="14 of the first 16 clips are too short for their transcripts"):
+        trainer.validate(fresh, datamodule=Wordy(), verbose=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*too short")
+        trainer.validate(fresh, datamodule=Wordy(), verbose=False)
+    with pytest.warns(UserWarning, match="7 of the first 8 clips are too short"):
+        make_trainer(tmp_path, max_steps=1, log_every_n_steps=1).fit(make_module(), datamodule=Wordy())
+
+
+def test_a_long_clip_is_transcribed_in_chunks(learned, tmp_path, monkeypatch):
     module, _ = learned
     module.eval()
     text = "|".join(text_of(20_000 + i) for i in range(12))
@@ -118,8 +191,29 @@ def test_a_long_clip_is_transcribed_in_chunks(learned, monkeypatch):
     with torch.no_grad():
         whole = [value[0] for value in module.predict_step(batch, 0)["rows"].values]
     assert texts[1] == whole[1]
+    monkeypatch.setattr(module.chunking, "chunk_seconds", 0.5)
+    monkeypatch.setattr(module.chunking, "overlap_seconds", 0.2)
+    longest.clear()
+    make_trainer(tmp_path, limit_val_batches=None).validate(module, datamodule=MelodyModule(), verbose=False)
+    assert max(shape[1] for shape in longest) <= 8_000
     assert char_error_rate([texts[0]], [text.replace("|", " ")]) < 0.1
     assert char_error_rate([texts[0]], [whole[0]]) < 0.1
+
+
+def test_the_loss_of_a_long_clip_is_logged_on_the_device_of_the_module(monkeypatch):
+    """Its frames are gathered on the CPU, and a loss there could not be averaged over processes with GPUs."""
+    module = ready(chunk_seconds=0.3, overlap_seconds=0.1)
+    module.eval()
+    module.names_in_data(data := MelodyModule())
+    trainer = make_trainer(".")
+    trainer.datamodule = data
+    module._trainer = trainer
+    logged = {}
+    module.log = lambda name, value, **_: logged.update({name: value})  # type: ignore[method-assign]
+    module.log_dict = lambda *_, **__: None  # type: ignore[method-assign]
+    monkeypatch.setattr(CTCModule, "device", torch.device("meta"))
+    module.test_step(data.collate([data.eval_dataset("val")[(0, 0)]]), 0)
+    assert logged["test/loss"].device.type == "meta"
 
 
 # Loss, padding
@@ -331,6 +425,8 @@ def test_bad_input_is_named(tmp_path):
         fit(tmp_path, {"labels": "none"})
     with pytest.raises(UserError, match=r"--ckpt_path: the head is untrained; give `d2v test` the run"):
         make_trainer(tmp_path).test(make_module(), datamodule=MelodyModule())
+    with pytest.raises(UserError, match=r"--ckpt_path: the head is untrained; give `d2v validate` the run"):
+        make_trainer(tmp_path, limit_val_batches=None).validate(make_module(), datamodule=MelodyModule())
     with pytest.raises(UserError, match=r"--ckpt_path: the head is untrained; give `d2v predict`"):
         make_trainer(tmp_path).predict(make_module(), datamodule=MelodyModule(labels="none"))
 
@@ -369,6 +465,7 @@ def test_two_processes_equal_one(tmp_path):
         {"output": str(tmp_path / "a"), "data": data, "module": module},
         {"output": str(tmp_path / "b"), "data": data, "module": with_drop},
         {"output": str(tmp_path / "c"), "data": {**data, "labels": "class"}, "module": module, "kind": "classifier"},
+        {"output": str(tmp_path / "table.tsv")},
     ]
     script = Path(__file__).parent / "toy.py"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -377,6 +474,10 @@ def test_two_processes_equal_one(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "find_unused_parameters" not in done.stderr
+    for rank in range(2):  # each has a table of its own, and both are named
+        names = [line.split("\t")[0] for line in (tmp_path / f"table-rank{rank}.tsv").read_text().splitlines()[1:]]
+        assert names == [str(i) for i in range(rank, 16, 2)]
+        assert f"table: {tmp_path}/table-rank{rank}.tsv, 8 rows" in done.stderr
     for job in "abc":
         ranks = [torch.load(tmp_path / f"{job}.{rank}", weights_only=True) for rank in range(2)]
         assert ranks[0].keys() == ranks[1].keys()

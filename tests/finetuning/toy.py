@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from d2v.commands.predictions import Table
 from d2v.data.alphabet import Alphabet
 from d2v.data.dataset import SampleDataset, SkippedSamples
 from d2v.data.module import PretrainingDataModule, Split
@@ -93,6 +94,9 @@ class MelodyModule(PretrainingDataModule):
     def class_names(self) -> tuple[str, ...]:
         return ("a", "b", "c") if self.labels in ("class", "multi") else ()
 
+    def transcript(self, sample_id: int) -> str | None:
+        return text_of(10_000 + sample_id).replace("|", " ")
+
     def train_dataset(self) -> SampleDataset:
         return Melodies(range(self.num_samples), self.labels, self.letters, self.noise)
 
@@ -165,6 +169,16 @@ class SaveWeights(L.Callback):
         torch.save(weights(pl_module), f"{self.path}.{trainer.global_rank}")
 
 
+def predict_in_two_processes(output: str) -> None:
+    module = make_module()
+    module.set_names(("<blank>", "|", "a", "b", "c"))
+    module._trained = True
+    trainer = make_trainer(
+        Path(output).parent, devices=2, strategy="ddp_fork", callbacks=[Table(Path(output))], inference_mode=False
+    )
+    trainer.predict(module, datamodule=MelodyModule(labels="none", batch_size=6), return_predictions=False)
+
+
 def run_two_processes(output: str, data: dict[str, Any], module: dict[str, Any], kind: str = "ctc", steps: int = 6):
     """Forked from a process that has imported everything and run nothing: imports take longer than the run."""
     trainer = make_trainer(
@@ -177,4 +191,4 @@ def run_two_processes(output: str, data: dict[str, Any], module: dict[str, Any],
 if __name__ == "__main__":
     torch.set_num_threads(1)
     for job in json.loads(sys.argv[1]):
-        run_two_processes(**job)
+        predict_in_two_processes(**job) if len(job) == 1 else run_two_processes(**job)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 import d2v
 from d2v.checkpoints.ctc_head import load_ctc_head
 from d2v.commands import import_
+from d2v.errors import UserError
 
 transformers = pytest.importorskip("transformers")
 
@@ -71,6 +73,33 @@ def test_one_layer_of_positions_and_other_widths(tmp_path: Path) -> None:
     encoder = d2v.load(import_folder(tmp_path / "model"))
     with torch.no_grad():
         torch.testing.assert_close(encoder(waveform).tokens, model(waveform).last_hidden_state, atol=1e-5, rtol=1e-5)
+
+
+VOCABULARY = {symbol: number for number, symbol in enumerate(["<pad>", *"ABCDEFGH"])}
+
+
+@pytest.mark.parametrize(
+    ("settings", "vocabulary", "message"),
+    [
+        ({"num_attention_heads": "x"}, VOCABULARY, "cannot be understood|cannot be built"),
+        ({"num_attention_heads": [4]}, VOCABULARY, "cannot be understood|cannot be built"),
+        ({"pad_token_id": [0]}, VOCABULARY, "settings cannot be understood: TypeError"),
+        ({"pad_token_id": 9}, VOCABULARY, "config.json: pad_token_id is 9, and vocab.json has no such symbol"),
+        ({}, {symbol: [number] for symbol, number in VOCABULARY.items()}, "settings cannot be understood: TypeError"),
+        ({}, {"A": 0}, "vocab.json: its 1 symbols do not number the 9 outputs"),
+        ({"pad_token_id": None}, VOCABULARY, None),
+    ],
+)
+def test_odd_settings_of_a_recogniser(
+    tmp_path: Path, settings: dict[str, Any], vocabulary: dict[str, Any], message: str | None
+) -> None:
+    source = tmp_path / "model"
+    random_model("Data2VecAudioForCTC").save_pretrained(source)
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, **settings}))
+    (source / "vocab.json").write_text(json.dumps(vocabulary))
+    with nullcontext() if message is None else pytest.raises(UserError, match=f"^{source}: .*{message}"):
+        import_folder(source)
 
 
 @pytest.mark.parametrize("blank", [0, 4])

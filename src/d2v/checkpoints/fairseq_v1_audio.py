@@ -41,8 +41,8 @@ _ENCODER_PARTS = (
     (r"^encoder\.layers\.(\d+)\.fc2\.", r"transformer.blocks.\1.mlp.2."),
 )
 _OFF = {
-    "activation_dropout": 0, "dropout_input": 0, "feature_grad_mult": 1, "mask_selection": "static", "mask_other": 0,
-    "no_mask_overlap": False, "mask_dropout": 0, "mask_channel_prob": 0, "group_norm_target_layer": False,
+    "dropout_input": 0, "feature_grad_mult": 1, "mask_selection": "static", "mask_other": 0, "no_mask_overlap": False,
+    "mask_dropout": 0, "mask_channel_prob": 0, "group_norm_target_layer": False,
 }  # fmt: skip
 _REFUSED = {
     "layer_type": "transformer", "activation_fn": "gelu", "extractor_mode": "layer_norm", "pos_enc_type": "abs",

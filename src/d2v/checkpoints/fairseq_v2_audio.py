@@ -24,7 +24,7 @@ _OFF = {
     "inverse_mask": False, "add_masks": False, "remove_masks": False, "keep_masked_pct": 0, "mask_dropout": 0,
     "mask_channel_prob": 0, "mask_prob_min": None, "encoder_zero_mask": True, "local_grad_mult": 1,
 }  # fmt: skip
-_OFF_IN_MODEL = {"activation_dropout": 0, "dropout_input": 0, "cls_loss": 0, "recon_loss": 0}
+_OFF_IN_MODEL = {"dropout_input": 0, "cls_loss": 0, "recon_loss": 0}
 
 
 def matches(content: dict[str, Any]) -> bool:
@@ -51,7 +51,13 @@ def convert(content: dict[str, Any]) -> Imported:
     head = fairseq_v2.decoder(checkpoint, "d2v.model.heads.ConvDecoder1d", published)
     name = "cfg.model.modalities.audio.feature_encoder_spec"
     strides = speech.strides(audio.get("feature_encoder_spec"), name, weights, notes)
-    student = speech.student(weights, strides, layer_drop=settings.get("layerdrop", 0.0), **transformer)
+    student = speech.student(
+        weights,
+        strides,
+        activation_dropout=settings.get("activation_dropout", 0.0),
+        layer_drop=settings.get("layerdrop", 0.0),
+        **transformer,
+    )
     arguments = student["init_args"]
     masking = node(
         "d2v.model.masking.SpanMasking",

@@ -126,9 +126,11 @@ def _ctc_head(
     if head is None or vocabulary is None:
         return head
     symbols = {number: _symbol(symbol) for symbol, number in vocabulary.items()}
-    outputs, blank = len(head.weight), config.get("pad_token_id", 0)
-    if sorted(symbols, key=str) != sorted(range(outputs), key=str) or blank not in symbols:
+    outputs, blank = len(head.weight), config.get("pad_token_id") or 0
+    if sorted(symbols, key=str) != sorted(range(outputs), key=str):
         raise UserError(f"vocab.json: its {len(symbols)} symbols do not number the {outputs} outputs of lm_head")
+    if blank not in symbols:
+        raise UserError(f"{CONFIG}: pad_token_id is {blank!r}, and vocab.json has no such symbol")
     order = [blank, *(number for number in range(outputs) if number != blank)]
     return CTCHead(head.weight[order], head.bias[order], tuple(symbols[number] for number in order))
 

@@ -76,7 +76,7 @@ def build_method(method: Mapping[str, Any]) -> Data2Vec:
         )
     except KeyError as error:
         raise UserError(f"the recipe of the method has no {error}") from error
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise UserError(f"the recipe of the method cannot be built: {error}") from error
 
 

@@ -38,6 +38,10 @@ def read(source: Path) -> tuple[Imported, Path]:
         return hugging_face.convert(source)
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
+        # Settings are read where they are needed, and any of them may be text where a number belongs, or the like.
+        why = f"{type(error).__name__}: {error}"
+        raise UserError(f"{source}: the checkpoint's settings cannot be understood: {why}") from error
 
 
 def convert(content: dict[str, Any]) -> Imported:

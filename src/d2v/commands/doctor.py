@@ -13,13 +13,18 @@ OK, NOTE, MISSING = "ok", "note", "MISSING"
 Row = tuple[str, str, str]
 """(state, subject, what is so and what to do)"""
 
-_NEEDED = ("torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "datasets", "safetensors", "pillow")
+_NEEDED = (
+    "torch", "torchvision", "torchaudio", "lightning", "torchmetrics", "jsonargparse", "datasets", "safetensors",
+    "pillow",
+)  # fmt: skip
 _LEAST_GIB = 5
 _OPTIONAL = {
     "wandb": "logging to Weights & Biases",
     "tensorboard": "logging to TensorBoard",
     "matplotlib": "pictures of `d2v probe --output`",
     "scikit-image": "photographs of `d2v prepare demo vision`",
+    "espeakng-loader": "voices of `make demo-speech`",
+    "kenlm": "language models in speech recognition",
 }
 
 
@@ -86,9 +91,30 @@ def _packages() -> Iterator[Row]:
     for name in _NEEDED:
         version = _version(name)
         yield (OK, name, version) if version else (MISSING, name, f"pip install {name}")
+    yield _soundfile()
     for name, use in _OPTIONAL.items():
         version = _version(name)
         yield (OK, name, version) if version else (NOTE, name, f"not installed, it serves {use}: pip install {name}")
+
+
+def _soundfile() -> Row:
+    """The library is part of the package, or else the system's, which may be old and without some formats."""
+    version = _version("soundfile")
+    if version is None:
+        return MISSING, "soundfile", "pip install soundfile"
+    try:
+        import soundfile
+    except OSError as error:
+        return MISSING, "soundfile", f"{version}, but libsndfile cannot be loaded ({error}): install libsndfile"
+    text = f"{version}, libsndfile {soundfile.__libsndfile_version__}"
+    found = {
+        "MP3": "MP3" in soundfile.available_formats(),
+        "Opus": "OPUS" in soundfile.available_subtypes("OGG"),
+    }
+    lacking = " and ".join(name for name, there in found.items() if not there)
+    if lacking:
+        return NOTE, "soundfile", f"{text}, which cannot read {lacking}: install libsndfile 1.1 or newer"
+    return OK, "soundfile", f"{text}, reads MP3 and Opus"
 
 
 def _version(name: str) -> str | None:

@@ -15,8 +15,8 @@ if TYPE_CHECKING:  # nothing heavy is imported before the arguments are known to
     import torch
 
     from d2v.data.inputs import Inputs
-    from d2v.evaluation.embedding import Pieces
     from d2v.evaluation.feature_files import FeatureFile
+    from d2v.evaluation.pieces import Pieces
     from d2v.model.encoder import Encoder
 
 _NAMED = 20
@@ -58,8 +58,8 @@ def run(args: argparse.Namespace) -> None:
         UserError: An argument is wrong, or no file could be embedded.
     """
     from d2v.checkpoints.load import load
-    from d2v.evaluation.embedding import Pieces
     from d2v.evaluation.feature_files import FORMATS, open_feature_file
+    from d2v.evaluation.pieces import Pieces
 
     if args.output.suffix.lower() not in FORMATS:
         raise UserError(f"--output {args.output}: its name must end with one of {', '.join(FORMATS)}")
@@ -68,8 +68,11 @@ def run(args: argparse.Namespace) -> None:
     device = find_device(args.device)
     encoder = load(args.checkpoint, weights=args.weights).to(device)
     inputs = _open_inputs(encoder, args.input)
+    _check_output(args.output, args.input, inputs)
     settings = {name: str(value) for name, value in vars(args).items() if value is not None}
-    pieces = Pieces(inputs, encoder, args.chunk_seconds, args.overlap_seconds)
+    # A processor is fastest on what fits its cache.
+    batch_seconds = 15.0 if device.type == "cpu" else 60.0
+    pieces = Pieces(inputs, encoder, args.chunk_seconds, args.overlap_seconds, batch_seconds)
     skipped = _Skipped(inputs)
     start = time.perf_counter()
     with open_feature_file(args.output, settings) as file:
@@ -88,6 +91,16 @@ def _open_inputs(encoder: "Encoder", root: str) -> "Inputs":
             f"--checkpoint: d2v embed cannot read what {encoder.recipe['class_path']} encodes, only sound yet"
         )
     return import_module(f"{package}.inputs").open_inputs(root)
+
+
+def _check_output(output: Path, root: str, inputs: "Inputs") -> None:
+    """Raise a UserError if the output is an archive that is read, or would be one in a folder of such."""
+    source = Path(root).expanduser()
+    read = (path for path in (source, *map(Path, inputs.archives)) if path.exists())
+    is_read = output.exists() and any(path.samefile(output) for path in read)
+    beside = source.is_dir() and output.resolve().is_relative_to(source.resolve())
+    if is_read or (beside and any(path.endswith(output.suffix) for path in inputs.archives)):
+        raise UserError(f"--output {output} would be part of --input {root}: give another place")
 
 
 class _Skipped:
@@ -121,7 +134,7 @@ def _embed(
     import torch
     from tqdm import tqdm
 
-    from d2v.evaluation.embedding import Row, embed_inputs
+    from d2v.evaluation.embedding import Progress, Skipped, embed_inputs
 
     inputs = pieces.inputs
     rate = inputs.sample_rate
@@ -139,15 +152,17 @@ def _embed(
         leave=False,
     )
     with bar:
-        for item in embed_inputs(encoder, pieces, device, args.layer, args.pool, autocast, args.num_workers):
-            if isinstance(item, Row):
+        for item in embed_inputs(
+            encoder, pieces, device, args.layer, args.pool, autocast, args.num_workers, args.output.parent
+        ):
+            if isinstance(item, Progress):
+                bar.update(item.amount)
+            elif isinstance(item, Skipped):
+                skipped.add(item.name, item.reason)
+            else:
                 file.write(item)
                 count += 1 if item.features.ndim == 1 else len(item.features)
                 width = item.features.shape[-1]
-                continue
-            bar.update(item.amount)
-            if item.skipped is not None:
-                skipped.add(item.name, item.skipped)
     return (count, width) if count else None
 
 

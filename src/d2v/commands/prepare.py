@@ -1,7 +1,11 @@
 """``d2v prepare``: makes or checks data before a training."""
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from d2v.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,15 +33,12 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: The output cannot be written, a package is missing, or nothing in the input is usable.
     """
-    from d2v.errors import UserError
-
     if args.kind == "speech":
         return _check_speech(args.input, args.output, args.decode)
     output = args.output or Path("data/demo", args.modality)
-    try:
-        print({"vision": _demo_vision, "speech": _demo_speech}[args.modality](output))
-    except OSError as error:
-        raise UserError(f"--output {output}: cannot be written ({error.strerror}); give another folder") from error
+    with _writing(output):
+        done = {"vision": _demo_vision, "speech": _demo_speech}[args.modality](output)
+    print(done)
 
 
 def _demo_vision(output: Path) -> str:
@@ -64,17 +65,32 @@ def _demo_speech(output: Path) -> str:
     )
 
 
-def _check_speech(root: str, output: Path | None, decode: bool) -> None:
-    from d2v.errors import UserError
-    from d2v.modalities.speech.survey import describe, histogram, survey, write_report
-
+@contextmanager
+def _writing(output: Path) -> Iterator[None]:
+    """Make what fails in here a message about ``--output``."""
     try:
-        if output is not None:
-            output.mkdir(parents=True, exist_ok=True)  # now, and not after an hour of decoding
-        figures, clips = survey(root, decode)
-        print(describe(figures))
-        print(histogram(clips))
-        if output is not None:
-            print("written: " + ", ".join(str(path) for path in write_report(figures, clips, output)))
+        yield
     except OSError as error:
         raise UserError(f"--output {output}: cannot be written ({error.strerror}); give another folder") from error
+
+
+def _check_speech(root: str, output: Path | None, decode: bool) -> None:
+    from d2v.modalities.speech.report import check_folder, histogram, write_report
+    from d2v.modalities.speech.survey import describe, survey
+
+    if output is not None:
+        with _writing(output):  # now, and not after an hour of decoding
+            check_folder(root, output)
+            output.mkdir(parents=True, exist_ok=True)
+    try:
+        figures, clips = survey(root, decode)
+    except UserError as error:
+        raise UserError(str(error).replace("data.root", "--input")) from error
+    except OSError as error:
+        raise UserError(f"--input {root}: cannot be read ({error.strerror or error})") from error
+    print(describe(figures))
+    print(histogram(clips))
+    if output is not None:
+        with _writing(output):
+            written = write_report(figures, clips, output)
+        print("written: " + ", ".join(str(path) for path in written))

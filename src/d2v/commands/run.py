@@ -20,7 +20,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from d2v.checkpoints.folder import in_short, mismatches
 from d2v.commands.messages import key_of, one_line, parser_message
-from d2v.commands.predictions import Features, PredictionData, Table, metrics_line, read_another_root
+from d2v.commands.predictions import Features, Table, metrics_line, read_another_root
 from d2v.commands.quiet import quieten
 from d2v.commands.run_folder import (
     checkpoint_of,
@@ -238,9 +238,7 @@ class RunCLI(LightningCLI):
         if not isinstance(self.model, FinetuningModule):
             return False
         assert self.run_dir is not None
-        data = PredictionData(self.datamodule) if self.subcommand == "predict" else None
-        table = Table(self.run_dir / self.model.tables[self.subcommand], self.datamodule, data)
-        self.trainer.callbacks.append(table)  # type: ignore[attr-defined]
+        self.trainer.callbacks.append(Table(self.run_dir / self.model.tables[self.subcommand]))  # type: ignore[attr-defined]
         return True
 
     def _report_metrics(self, kind: Literal["val", "test"]) -> None:

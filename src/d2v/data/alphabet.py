@@ -113,6 +113,10 @@ class Alphabet:
         letters = (self.symbols[i] for i in ids if i not in self._special)
         return " ".join("".join(letters).replace(BOUNDARY, " ").split())
 
+    def written(self, text: str) -> str:
+        """A text in the case of these letters, one space between words; what they cannot write stays."""
+        return self._in_case(text).replace(BOUNDARY, " ")
+
     def report_unknown(self, transcripts: Iterable[str]) -> Counter[str]:
         """Count the characters that :meth:`encode` will drop, and say so in one warning instead of one for each."""
         unknown = Counter(c for text in transcripts for c in self._in_case(text) if c not in self._ids)

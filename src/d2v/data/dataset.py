@@ -49,7 +49,7 @@ class SkippedSamples:
     """
 
     def __init__(self, name: Callable[[int], str], num_samples: int, max_fraction: float) -> None:
-        self._name = name
+        self.name = name
         self._max_fraction = max_fraction
         self._state = torch.zeros(num_samples, dtype=torch.uint8).share_memory_()
         # Set by whoever marks a sample broken, cleared by the check, which then need not count for every batch.
@@ -72,7 +72,7 @@ class SkippedSamples:
         if not self.is_broken(index):
             self._state[index] = _BROKEN
             self._changed.fill_(1)
-            log.warning("data: skipped %s: %s", self._name(index), reason)
+            log.warning("data: skipped %s: %s", self.name(index), reason)
 
     def check(self) -> None:
         """Raise UserError if too many were broken. Call it in the main process, where the error is shown as it is."""
@@ -93,7 +93,7 @@ class SkippedSamples:
 
     def _message(self, count: int, tried: int, why: str) -> str:
         first = (self._state == _BROKEN).nonzero().flatten()[:_NAMED].tolist()
-        names = "".join(f"\n  {self._name(index)}" for index in first)
+        names = "".join(f"\n  {self.name(index)}" for index in first)
         return (
             f"{count} of {tried} files tried so far cannot be read: {why} = {self._max_fraction}. "
             f"The first are:{names}\nRestore or remove them, or raise the fraction."
@@ -119,7 +119,7 @@ class SampleDataset(Dataset[Sample], ABC):
     def __init__(self, num_samples: int, seed: int, skipped: SkippedSamples) -> None:
         self._num_samples = num_samples
         self._seed = seed
-        self._skipped = skipped
+        self.skipped = skipped
 
     @abstractmethod
     def load(self, index: int) -> tuple[Tensor, int | Tensor | None]:
@@ -139,14 +139,14 @@ class SampleDataset(Dataset[Sample], ABC):
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
         for candidate in self.candidates(index):
-            if self.broken_for_good and self._skipped.is_broken(candidate):
+            if self.broken_for_good and self.skipped.is_broken(candidate):
                 continue
             try:
                 with keyed_randomness(self._seed, epoch, index):
                     inputs, label = self.load(candidate)
             except BrokenSample as reason:
-                self._skipped.mark_broken(candidate, reason)
+                self.skipped.mark_broken(candidate, reason)
                 continue
-            self._skipped.mark_good(candidate)
+            self.skipped.mark_good(candidate)
             return Sample(inputs, index, epoch, label)
-        raise self._skipped.all_broken()
+        raise self.skipped.all_broken()

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 
@@ -56,6 +57,22 @@ def list_files(folder: Path, suffixes: tuple[str, ...], exclude: str | None = No
     return sorted(found)
 
 
+def archives_named(root: Path, suffix: str, name: str) -> list[Path]:
+    """Archives of one split: in a folder of its name, else in ``root`` or ``root/data`` with its words in their names.
+
+    None if the folder holds no archive: it is an extracted split, and an archive beside it is what that was made from.
+    """
+    if (root / name).is_dir():
+        return _archives(root / name, suffix)
+    beside = archives_beside(root, suffix)
+    return [file for file in beside if _dashed(name, suffix) in _dashed(file.name, suffix)]
+
+
+def archives_beside(root: Path, suffix: str) -> list[Path]:
+    """Archives in ``root``, or if there are none in ``root/data``."""
+    return _archives(root, suffix) or _archives(root / "data", suffix)
+
+
 def archives_of_splits(
     root: Path, suffix: str, train_split: str, val_names: Sequence[str]
 ) -> tuple[list[Path], list[Path]]:
@@ -67,13 +84,18 @@ def archives_of_splits(
     if (root / train_split).is_dir() and not inside[train_split]:
         return [], []  # an extracted split; an archive beside it is what it was extracted from
     if not inside[train_split]:
-        beside = _archives(root, suffix) or _archives(root / "data", suffix)
-        # The word must stand alone: "train-00000-of-00064", "imagenet_train_000.tar", not "constrained.tar".
-        words = {file: file.name.removesuffix(suffix).replace("_", "-").replace(".", "-").split("-") for file in beside}
+        beside = archives_beside(root, suffix)
+        words = {file: _dashed(file.name, suffix).split("-") for file in beside}
         inside = {name: [file for file in beside if name in words[file]] for name in (train_split, *val_names)}
         if not any(inside.values()):
             inside[train_split] = beside
     return inside[train_split], next((inside[name] for name in val_names if inside[name]), [])
+
+
+def _dashed(name: str, suffix: str) -> str:
+    """With a dash before and after each word, since a split's must stand alone: "train-00000-of-00064.parquet",
+    "imagenet_train_000.tar", not "constrained.tar"."""
+    return f"-{name.removesuffix(suffix).replace('_', '-').replace('.', '-')}-"
 
 
 def _archives(folder: Path, suffix: str) -> list[Path]:
@@ -94,27 +116,48 @@ def fingerprint(files: Iterable[str | Path]) -> str:
     return digest.hexdigest()
 
 
-def cached_arrays(name: str, key: str, compute: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def cached_arrays(
+    name: str,
+    key: str,
+    compute: Callable[[], dict[str, np.ndarray]],
+    renew: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] | None = None,
+) -> dict[str, np.ndarray]:
     """Arrays from the user's cache folder (``XDG_CACHE_HOME``), computed and kept there if they are not in it.
 
     Args:
         name: what the arrays are, for the file's name and messages.
         key: of what they were computed from: :func:`fingerprint`.
         compute: makes them.
+        renew: makes better ones of those in the cache, or gives them back if they still hold.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "d2v" / f"{name}-{key}.npz"
-    if cache.is_file():
-        try:
-            with np.load(cache) as stored:
-                return dict(stored)
-        except (OSError, ValueError, EOFError):
-            log.warning("data: %s is damaged and is made anew", cache)
-    arrays = compute()
+    stored = _load(cache)
+    if stored is None:
+        arrays = compute()
+    else:
+        arrays = stored if renew is None else renew(stored)
+        if arrays is stored:
+            return stored
+    part = cache.with_suffix(f".{os.getpid()}.npz")
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        part = cache.with_suffix(f".{os.getpid()}.npz")
         np.savez(part, **arrays)  # type: ignore[arg-type]  # numpy's stubs confuse the names with allow_pickle
         part.replace(cache)
     except OSError as error:
         log.warning("data: the %s could not be kept in %s (%s); it is built anew each time", name, cache, error)
+    finally:
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
     return arrays
+
+
+def _load(cache: Path) -> dict[str, np.ndarray] | None:
+    """None if it is not there, or damaged."""
+    if not cache.is_file():
+        return None
+    try:
+        with np.load(cache) as stored:
+            return dict(stored)
+    except Exception:  # zipfile, zlib and numpy raise many types of their own at a damaged file
+        log.warning("data: %s is damaged and is made anew", cache)
+        return None

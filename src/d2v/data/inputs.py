@@ -1,6 +1,7 @@
 """What features are wanted of: inputs in a fixed order, read whole or in parts."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -16,6 +17,9 @@ class Inputs(ABC):
     """Samples a second of inputs that are long in time and may be read in parts; None: they are read whole."""
     unit: str = "file"
     """What one input is called."""
+
+    archives: Sequence[str] = ()
+    """Files that hold several inputs each; none where each input is a file."""
 
     def __init__(self, names: list[str], broken: dict[str, str]) -> None:
         self.names = names

@@ -95,8 +95,13 @@ class PretrainingDataModule(LightningDataModule, ABC):
         """Derive the accumulation and tell it to the trainer.
 
         Raises:
-            UserError: if the batch sizes cannot be met, or Lightning would replace our sampler.
+            UserError: the batch sizes cannot be met, Lightning would replace our sampler, or a split is missing.
         """
+        if stage in ("validate", "test") and self.eval_dataset("val") is None:
+            raise UserError(
+                f"data.root {self.root}: there is no validation split, and `d2v {TrainerFn(stage).value}` needs one; "
+                "name it in data.val_split, or hold out a share of the training samples: data.val_fraction 0.05"
+            )
         if stage not in (None, "fit"):
             return
         trainer = self.trainer
@@ -131,9 +136,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
 
     @property
     def rank(self) -> int:
-        if self.trainer is None:
-            return 0
-        return self.trainer.global_rank
+        return 0 if self.trainer is None else self.trainer.global_rank
 
     @property
     def num_classes(self) -> int:
@@ -171,18 +174,20 @@ class PretrainingDataModule(LightningDataModule, ABC):
         if dataset is None:
             warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")  # it is meant to be
             return []
-        if len(dataset) < self.world_size:
-            raise UserError(
-                f"data.root {self.root}: {len(dataset)} samples to validate on {self.world_size} devices leave some "
-                "without any, and the others would wait for them; use fewer devices or a larger split."
-            )
-        return self.eval_loader(dataset, OrderedSampler(range(len(dataset)), self.rank, self.world_size))
+        return self._divided_loader(dataset, "validate")
 
     def test_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
         return self.val_dataloader()
 
-    def predict_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
-        return self.val_dataloader()
+    def predict_dataset(self) -> SampleDataset:
+        """What `d2v predict` reads: the validation split, and where there is none, all samples."""
+        val = self.eval_dataset("val")
+        dataset = self.eval_dataset("train") if val is None else val
+        assert dataset is not None
+        return dataset
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        return self._divided_loader(self.predict_dataset(), "predict")
 
     def probe_dataloaders(self, max_samples: int | None = None) -> tuple[DataLoader[Any], DataLoader[Any]]:
         """Train and validation split with labels, without augmentation, in a fixed order, whole on every rank.
@@ -205,20 +210,23 @@ class PretrainingDataModule(LightningDataModule, ABC):
         )
         return train_loader, val_loader
 
+    def _divided_loader(self, dataset: SampleDataset, purpose: str) -> DataLoader[Any]:
+        if len(dataset) < self.world_size:
+            raise UserError(
+                f"data.root {self.root}: {len(dataset)} samples to {purpose} on {self.world_size} devices leave some "
+                "without any, and the others would wait for them; use fewer devices or more samples."
+            )
+        return self.eval_loader(dataset, OrderedSampler(range(len(dataset)), self.rank, self.world_size))
+
     def eval_loader(self, dataset: SampleDataset, sampler: OrderedSampler) -> DataLoader[Any]:
         """Samples without augmentation. Here ``batch_size`` counts samples, as in ``train_sampler``."""
         # A plain sampler and not a batch sampler: Lightning takes the loader apart for `predict`.
         return self._loader(dataset, batch_size=int(self.batch_size), sampler=sampler)
 
-    def _loader(self, dataset: SampleDataset, **order: Any) -> DataLoader[Any]:
-        """A loader of this DataModule's batches; ``order`` is what torch's DataLoader takes for it."""
-        return DataLoader(
-            dataset,
-            collate_fn=self.collate,
-            num_workers=self._workers(),
-            pin_memory=torch.cuda.is_available(),
-            **order,
-        )
+    def _loader(self, dataset: SampleDataset, **options: Any) -> DataLoader[Any]:
+        """A loader of this DataModule's batches; ``options`` are those of torch's DataLoader, order first of all."""
+        options = {"num_workers": self._workers(), **options}
+        return DataLoader(dataset, collate_fn=self.collate, pin_memory=torch.cuda.is_available(), **options)
 
     def _workers(self) -> int:
         if self.num_workers is not None:

@@ -18,7 +18,8 @@ _ROW_GROUP_BYTES = 16 * 2**20
 
 
 class FeatureFile(ABC):
-    """A file that comes into being when all rows are written: until then it has the suffix ``.part``.
+    """A file that comes into being when all rows are written: until then it has the suffix ``.part``, and what was
+    there under its name before stays.
 
     Args:
         path: Of the finished file; its folder is made.
@@ -48,14 +49,15 @@ class FeatureFile(ABC):
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         try:
-            if kind is None:
-                self.finish()
-        finally:
-            self.close()
+            try:
+                if kind is None:
+                    self.finish()
+            finally:
+                self.close()
             if kind is None:
                 self._part.replace(self.path)
-            else:
-                self._part.unlink(missing_ok=True)
+        finally:
+            self._part.unlink(missing_ok=True)
 
 
 class ParquetFile(FeatureFile):

@@ -134,8 +134,8 @@ class Classifier(FinetuningModule):
         if self.task == "single" and len(names) < 2:
             raise UserError(f"data: all samples are of one class, {names[0]!r}; a classifier needs two")
         super().set_names(names)
-        self.val_metrics = MetricCollection(self._metrics(), prefix="val/")
-        self.test_metrics = MetricCollection(self._metrics(), prefix="test/")
+        self.val_metrics = MetricCollection(self._metrics(), prefix="val/", compute_groups=False)
+        self.test_metrics = MetricCollection(self._metrics(), prefix="test/", compute_groups=False)
 
     # Steps.
 
@@ -188,7 +188,8 @@ class Classifier(FinetuningModule):
         scores = self.head(self._features(batch))
         loss = self._loss(scores, labels)
         self.log(f"{split}/loss", loss, batch_size=len(labels), sync_dist=True, prog_bar=split == "val")
-        metrics.update(scores, labels.long())
+        # The metric would tell scores from probabilities by the values of each batch alone.
+        metrics.update(scores.sigmoid() if self.task == "multi" else scores, labels.long())
         self.log_dict(metrics, batch_size=len(labels))
         return scores
 

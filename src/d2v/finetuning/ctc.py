@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 from torch.optim import Optimizer
@@ -53,8 +54,9 @@ class CTCHead(nn.Module):
 class CTCModule(FinetuningModule):
     """Trains an encoder to write letters.
 
-    Clips above ``chunk_seconds`` are recognised in overlapping chunks in `d2v test` and `d2v predict`, so that memory
-    does not grow with their length beyond the waveform itself.
+    Outside of training, clips above ``chunk_seconds`` are recognised in overlapping chunks, so that memory does not
+    grow with their length beyond the waveform itself. Texts are scored against the transcripts as the data give them,
+    in the case of the head's letters; what the head cannot write is an error.
 
     Args:
         optimizer: Built from the parameter groups; its ``lr`` is the peak.
@@ -109,10 +111,14 @@ class CTCModule(FinetuningModule):
         self.decoder = decoder or GreedyDecoder()
         self.chunking = Chunking(chunk_seconds, overlap_seconds)
         self._greedy = GreedyDecoder()
+        self._alphabet: Alphabet | None = None
         self._data_alphabet: Alphabet | None = None
         rates = {"wer": WordErrorRate(), "cer": CharErrorRate()}
-        self.val_metrics = MetricCollection(dict(rates), prefix="val/")
-        self.test_metrics = MetricCollection(dict(rates), prefix="test/")
+        # No compute groups: after a batch whose words are single letters, both rates would be taken for one metric.
+        self.val_metrics = MetricCollection(dict(rates), prefix="val/", compute_groups=False)
+        self.test_metrics = MetricCollection(dict(rates), prefix="test/", compute_groups=False)
+        self._seen, self._too_short = 0, torch.zeros((), dtype=torch.long)
+        self._warned = False
 
     def make_head(self, num_outputs: int) -> nn.Module:
         return CTCHead(self.student.width, num_outputs, self.final_dropout)
@@ -128,36 +134,68 @@ class CTCModule(FinetuningModule):
     @property
     def alphabet(self) -> Alphabet:
         """What the head writes."""
-        return Alphabet(self.names)
+        if self._alphabet is None or self._alphabet.symbols != self.names:
+            self._alphabet = Alphabet(self.names)  # kept, since it warns of an unknown letter once
+        return self._alphabet
 
     # Steps.
 
     def loss(self, batch: Batch) -> Tensor:
         """Negative log-likelihood of the transcripts, summed over letters, mean over clips (fairseq's sentence_avg)."""
-        return ctc_loss(*self.log_probs(batch), self._letters(batch))
+        return self._ctc_loss(*self.log_probs(batch), self._letters(batch))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        if self._logs_this_step():
+            self._warn_of_short_clips()
+        return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        log_probs, lengths = self.log_probs(batch)
-        loss = ctc_loss(log_probs, lengths, self._letters(batch))
-        self.log("val/loss", loss, batch_size=len(lengths), sync_dist=True, prog_bar=True)
-        self.val_metrics.update(self._texts(self._greedy, log_probs, lengths), self._references(batch))
-        self.log_dict(self.val_metrics, batch_size=len(lengths))
+        self._score(batch, "val", self.val_metrics, self._greedy)
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Rows]:
         """Scores a batch; its rows have the reference, the hypothesis and the clip's word error rate."""
-        log_probs, lengths = self._long_log_probs(batch)
-        loss = ctc_loss(log_probs, lengths, self._letters(batch))
-        self.log("test/loss", loss, batch_size=len(lengths), sync_dist=True)
-        references, texts = self._references(batch), self._texts(self.decoder, log_probs, lengths)
-        self.test_metrics.update(texts, references)
-        self.log_dict(self.test_metrics, batch_size=len(lengths))
-        values = [(r, t, _clip_wer(r, t)) for r, t in zip(references, texts, strict=True)]
+        pairs = self._score(batch, "test", self.test_metrics, self.decoder)
+        values = [(reference, text, _clip_wer(reference, text)) for reference, text in pairs]
         return {"rows": Rows(batch.sample_ids, ("reference", "hypothesis", "wer"), values)}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Rows]:
         """Transcribes a batch."""
         texts = self._texts(self.decoder, *self._long_log_probs(batch))
         return {"rows": Rows(batch.sample_ids, ("transcript",), [(text,) for text in texts])}
+
+    def on_validation_epoch_end(self) -> None:
+        self._warn_of_short_clips()
+
+    def on_test_epoch_end(self) -> None:
+        self._warn_of_short_clips()
+
+    def _score(self, batch: Batch, split: str, metrics: MetricCollection, decoder: Decoder) -> list[tuple[str, str]]:
+        """Log loss and rates; references and texts."""
+        log_probs, lengths = self._long_log_probs(batch)
+        loss = self._ctc_loss(log_probs, lengths, self._letters(batch)).to(self.device)  # from the CPU if chunked
+        self.log(f"{split}/loss", loss, batch_size=len(lengths), sync_dist=True, prog_bar=split == "val")
+        references = [self.alphabet.written(text) for text in self._transcripts(batch)]
+        texts = self._texts(decoder, log_probs, lengths)
+        metrics.update(texts, references)
+        self.log_dict(metrics, batch_size=len(lengths))
+        return list(zip(references, texts, strict=True))
+
+    def _ctc_loss(self, log_probs: Tensor, lengths: Tensor, letters: Tensor) -> Tensor:
+        letters = letters.to(log_probs.device)
+        self._seen += len(letters)
+        # Counted on the device, which need not be waited for until a step that logs.
+        self._too_short = self._too_short.to(letters.device) + (frames_needed(letters) > lengths).sum()
+        return ctc_loss(log_probs, lengths, letters)
+
+    def _warn_of_short_clips(self) -> None:
+        if not self._warned and (count := int(self._too_short)):
+            self._warned = True
+            rank_zero_warn(
+                f"data: {count:,} of the first {self._seen:,} clips are too short for their transcripts: they have no "
+                "loss, and nothing is learned from them (a letter needs a frame, and so does the blank between two "
+                "equal ones). See that the transcripts belong to the clips, and leave out those that do not fit"
+            )
 
     # Frames.
 
@@ -187,17 +225,23 @@ class CTCModule(FinetuningModule):
         clips = zip(log_probs.float().cpu().numpy(), lengths.tolist(), strict=True)
         return [decoder.decode(clip[:length], self.alphabet) for clip, length in clips]
 
-    def _references(self, batch: Batch) -> list[str]:
+    def _transcripts(self, batch: Batch) -> list[str]:
+        """As the data give them, if they do; else what is left of them in the letters of the data."""
         assert batch.labels is not None
         assert self._data_alphabet is not None
-        return [self._data_alphabet.decode([i for i in row if i != PADDING]) for row in batch.labels.tolist()]
+        given = getattr(self.trainer.datamodule, "transcript", lambda sample_id: None)  # type: ignore[attr-defined]
+        texts = []
+        for sample_id, row in zip(batch.sample_ids.tolist(), batch.labels.tolist(), strict=True):
+            text = given(sample_id)
+            texts.append(self._data_alphabet.decode(i for i in row if i != PADDING) if text is None else text)
+        return texts
 
     def _letters(self, batch: Batch) -> Int64[Tensor, "b s"]:
         """The transcripts in the letters of the head, which the data may number otherwise."""
         assert batch.labels is not None
         if self._data_alphabet is None or tuple(self._data_alphabet.symbols) == self.names:
             return batch.labels
-        rows = [torch.tensor(self.alphabet.encode(text), dtype=torch.long) for text in self._references(batch)]
+        rows = [torch.tensor(self.alphabet.encode(text), dtype=torch.long) for text in self._transcripts(batch)]
         return pad_sequence(rows, batch_first=True, padding_value=PADDING).to(batch.labels.device)
 
     def no_labels(self, stage: str) -> str:
@@ -208,6 +252,12 @@ class CTCModule(FinetuningModule):
             f"data.alphabet: the transcripts give {described(found)}, the checkpoint writes {described(self.names)}; "
             "set data.alphabet to a file with the checkpoint's symbols, or give the data that it was trained on"
         )
+
+
+def frames_needed(letters: Int64[Tensor, "b s"]) -> Int64[Tensor, "b"]:
+    """One a letter, and a blank between two that are equal."""
+    there = letters != PADDING
+    return there.sum(dim=1) + (there[:, 1:] & (letters[:, 1:] == letters[:, :-1])).sum(dim=1)
 
 
 def ctc_loss(

@@ -34,16 +34,17 @@ class GreedyDecoder(Decoder):
 class BeamSearchDecoder(Decoder):
     """Prefix beam search (Graves 2012, section 7.5; Hannun et al. 2014): the best text over all of its alignments.
 
-    With a language model, a prefix's score is ``ln p(letters) + lm_weight * ln p(words) + word_score * words``, where a
-    word is scored when its boundary is written, and the last word and the end of the sentence at the end. fairseq's
-    Base models are published with a beam of 1,500, ``lm_weight`` 2 and ``word_score`` -1 with a 4-gram and a lexicon.
-    (Its decoder takes the best alignment of a prefix; this one their sum.)
+    With a language model, a prefix's score is ``ln p(letters) + lm_weight * log10 p(words) + word_score * words``,
+    where a word is scored when its boundary is written, and the last word and the end of the sentence at the end. The
+    two logarithms differ, as in fairseq's decoder (flashlight's), so that its weights can be used: the Base models are
+    published with a beam of 1,500, ``lm_weight`` 2 and ``word_score`` -1 with a 4-gram and a lexicon. (That decoder
+    takes the best alignment of a prefix; this one their sum.)
 
     Args:
         beam_size: Prefixes that are kept after each frame.
         threshold: A prefix this much below the best (in natural logarithms) is dropped.
         language_model: Word n-grams: ARPA or KenLM binary file; null: none. Needs `pip install "d2v[kenlm]"`.
-        lm_weight: Of the language model's logarithms.
+        lm_weight: Of the language model's logarithms, which are to base 10 as KenLM gives them.
         word_score: Added for each word; below 0 it favours fewer words.
         lexicon: File of the words that may occur, one a line; null: any spelling.
     """
@@ -150,7 +151,7 @@ class _Words:
         assert self.lexicon is not None
         allowed = self.lexicon.following(prefix.word, self.symbols[1:]).copy()
         if self.boundary is not None:
-            allowed[self.boundary - 1] = prefix.word in self.lexicon
+            allowed[self.boundary - 1] = not prefix.word or prefix.word in self.lexicon
         return allowed
 
 

@@ -1,6 +1,5 @@
 """What is known about words when letters are decoded: an n-gram model, a list of words."""
 
-import math
 from bisect import bisect_left
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,12 +9,11 @@ import numpy as np
 
 from d2v.errors import UserError
 
-_LN_10 = math.log(10)
-
 
 class NGramModel:
     """A word n-gram model in ARPA format or KenLM's binary one, read by the package `kenlm`.
 
+    Scores are logarithms to base 10, as KenLM gives them: published weights of language models multiply those.
     A word that the model does not know as it is spelled is looked up in lower and in upper case.
 
     Args:
@@ -52,13 +50,13 @@ class NGramModel:
         return state
 
     def score(self, state: Any, word: str) -> tuple[float, Any]:
-        """Natural logarithm of a word's probability after ``state``, and the state behind it."""
+        """log10 of a word's probability after ``state``, and the state behind it."""
         behind = self._kenlm.State()
-        return self._model.BaseScore(state, self._spelling(word), behind) * _LN_10, behind
+        return self._model.BaseScore(state, self._spelling(word), behind), behind
 
     def end(self, state: Any) -> float:
-        """Natural logarithm of the probability that the sentence ends here."""
-        return self._model.BaseScore(state, "</s>", self._kenlm.State()) * _LN_10
+        """log10 of the probability that the sentence ends here."""
+        return self._model.BaseScore(state, "</s>", self._kenlm.State())
 
     def _spelling(self, word: str) -> str:
         return next((form for form in (word, word.lower(), word.upper()) if form in self._model), word)

@@ -208,6 +208,9 @@ class FinetuningModule(L.LightningModule):
     def on_fit_start(self) -> None:
         self._trained = True
 
+    def on_validation_start(self) -> None:
+        self._require_trained("validate")  # which it is while it is being trained
+
     def on_test_start(self) -> None:
         self._require_trained("test")
 

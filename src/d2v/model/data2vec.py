@@ -87,5 +87,5 @@ class Data2Vec(nn.Module):
             predictions=predictions,
             targets=masked_targets,
             mask=mask,
-            features=features.tokens,
+            features=features,
         )

@@ -123,8 +123,10 @@ class Encoder(nn.Module):
             return tokens
         if output.padding_mask is None:
             return tokens.mean(dim=1)
-        valid = (~output.padding_mask)[..., None].to(tokens.dtype)
-        return (tokens * valid).sum(dim=1) / valid.sum(dim=1)
+        count = (
+            (~output.padding_mask).sum(dim=1, keepdim=True).clamp(min=1)
+        )  # of a clip without a frame: zeros, not NaN
+        return tokens.masked_fill(output.padding_mask[..., None], 0).sum(dim=1) / count
 
     def _prepend_cls(self, x: Float[Tensor, "r v d"]) -> Float[Tensor, "r t d"]:
         if self.cls_token is None:

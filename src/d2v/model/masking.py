@@ -8,6 +8,7 @@ who shares the batch nor on how much padding that brings.
 
 import math
 from abc import abstractmethod
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,8 @@ from torch import Tensor, nn
 
 from d2v.model.randomness import combine_keys, keyed_uniform
 from d2v.types import Batch, Mask
+
+Count = TypeVar("Count", int, Tensor)
 
 
 class Masking(nn.Module):
@@ -99,7 +102,7 @@ class SpanMasking(Masking):
         self.whole_spans = whole_spans
 
     def num_masked(self, grid: tuple[int, ...]) -> int:
-        masked = int(math.prod(grid) * self.mask_ratio)
+        masked = _share(math.prod(grid), self.mask_ratio)
         if masked == 0:
             raise ValueError(f"mask_ratio {self.mask_ratio} masks nothing of {math.prod(grid)} tokens: too short")
         return masked
@@ -112,19 +115,19 @@ class SpanMasking(Masking):
             num_valid = torch.full_like(keys, num_tokens)
         length = num_valid[:, None]  # [R, 1]
         position = torch.arange(num_tokens, device=keys.device)
-        spans = length.double() * (self.mask_ratio + self.adjust) / self.span
         if self.whole_spans:
             # The first of the starts, ranked by random numbers, where a whole span still fits.
             start_u, round_u = keyed_uniform(keys, num_tokens, stream=1), keyed_uniform(keys, 1, stream=2)
             start_u = torch.where(position <= length - self.span, start_u, 2.0)
-            drawn = (spans + round_u).long()
+            drawn = (length * ((self.mask_ratio + self.adjust) / self.span) + round_u).long()
             starts = (start_u.argsort(dim=1).argsort(dim=1) < drawn) & (start_u < 2)
             before, after = self.span - 1, 0  # a token is masked if one of the last `span` positions is a start
         else:
-            most = int(num_tokens * (self.mask_ratio + self.adjust) / self.span)
+            drawn = _share(length, self.mask_ratio + self.adjust) // self.span
+            most = _share(num_tokens, self.mask_ratio + self.adjust) // self.span
             centre_u = keyed_uniform(keys, most, stream=1)
             centres = (centre_u * length).long()
-            used = torch.arange(most, device=keys.device) < spans.long()
+            used = torch.arange(most, device=keys.device) < drawn
             starts = torch.zeros(len(keys), num_tokens + 1, dtype=torch.bool, device=keys.device)
             starts = starts.scatter_(1, torch.where(used, centres, num_tokens), True)[:, :num_tokens]
             after = self.span // 2  # of an even span the centre is the right of the two in the middle, as in fairseq
@@ -132,8 +135,15 @@ class SpanMasking(Masking):
         # A span around each start is a dilation: the maximum over a window.
         padded = F.pad(starts.float()[:, None], (before, after))
         masked = F.max_pool1d(padded, self.span, stride=1)[:, 0] > 0
-        count = (length.double() * self.mask_ratio).long()[:, 0]
-        return with_exact_count(masked, count, keys, num_valid)
+        return with_exact_count(masked, _share(num_valid, self.mask_ratio), keys, num_valid)
+
+
+def _share(count: Count, ratio: float) -> Count:
+    """``int(count * ratio)`` in whole numbers, the ratio taken to six decimals: the same on every device.
+
+    In fp32 a product could fall on the other side of a whole number, and Apple's GPUs have no fp64.
+    """
+    return count * round(ratio * 1_000_000) // 1_000_000
 
 
 class InverseBlockMasking(Masking):

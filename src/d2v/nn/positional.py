@@ -186,7 +186,6 @@ class ALiBi(AttentionBias):
 
     def __init__(self, num_heads: int) -> None:
         super().__init__()
-        self.slopes = alibi_slopes(num_heads)
         self.scale = nn.Parameter(torch.ones(num_heads))
 
     def forward(
@@ -197,15 +196,17 @@ class ALiBi(AttentionBias):
         device = self.scale.device
         position = torch.arange(grid[0], device=device)[None] if visible_index is None else visible_index
         distance = (position[:, :, None] - position[:, None, :]).abs().float()  # [R, T, T]
-        factor = torch.tensor(self.slopes, device=device) * self.scale.clamp(min=0)
+        factor = alibi_slopes(len(self.scale), device) * self.scale.clamp(min=0)
         return -distance[None, :, None] * factor[:, None, None]
 
 
-def alibi_slopes(num_heads: int) -> list[float]:
+def alibi_slopes(num_heads: int, device: torch.device) -> Float[Tensor, "h"]:
     """Slope of each head: 2^(-8/H), 2^(-16/H), ... if H is a power of two.
 
     Else those of the next lower power of two, followed by every other one of the next higher (the authors' code).
+    Computed on the device, so that nothing waits for a copy to it.
     """
     power = 2 ** (num_heads.bit_length() - 1)
-    slopes = [2 ** (-8 * (head + 1) / power) for head in range(power)]
-    return slopes + [2 ** (-4 * (2 * head + 1) / power) for head in range(num_heads - power)]
+    exponents = torch.arange(1, power + 1, device=device) * (8 / power)
+    between = torch.arange(num_heads - power, device=device) * (8 / power) + 4 / power
+    return torch.exp2(-torch.cat([exponents, between]))

@@ -24,7 +24,7 @@ from d2v.training.callbacks.ema_teacher import EMATeacherCallback
 from d2v.training.callbacks.throughput import ThroughputCallback
 from d2v.training.optimizer import build_optimizer, let_config_win
 from d2v.training.schedules import EMADecay, LRSchedule
-from d2v.types import Batch, Data2VecOutput, Mask
+from d2v.types import Batch, Data2VecOutput, Mask, TokenSequence
 
 RANK_SAMPLES = 1024  # rows that the effective rank is computed from: enough for a trend, cheap for any width
 
@@ -141,13 +141,19 @@ class Data2VecModule(L.LightningModule):
             "train/target_std": targets.std(dim=0).mean(),
             "train/prediction_std": predictions.std(dim=0).mean(),
             "train/target_effective_rank": effective_rank(_sample(targets)),
-            "train/extractor_effective_rank": effective_rank(_sample(output.features.detach().flatten(0, 1).float())),
+            "train/extractor_effective_rank": effective_rank(_sample(_frames(output.features))),
             "train/masked_fraction": _masked_fraction(output.mask),
             "train/lr": self.trainer.optimizers[0].param_groups[0]["lr"],
         }
         if output.cls_loss is not None:
             values["train/cls_loss"] = output.cls_loss.detach()
         self.log_dict(values)
+
+
+def _frames(features: TokenSequence) -> Tensor:
+    """Vectors [n, D] of all tokens that are no padding."""
+    tokens = features.tokens.detach().float()
+    return tokens.flatten(0, 1) if features.padding_mask is None else tokens[~features.padding_mask]
 
 
 def _masked_fraction(mask: Mask) -> Tensor:

@@ -42,18 +42,25 @@ class ParquetSource(AudioSource):
         self._audio = encoded_column(dataset.features, Audio, "sound", where)
         self._columns: Dataset = dataset.remove_columns([self._audio])
         self._dataset: Dataset = dataset.select_columns([self._audio]).cast_column(self._audio, Audio(decode=False))
+        # Apart from the bytes, which reading a row would copy.
+        self._path = f"{self._audio}.path"
+        self._paths: Dataset = self._dataset.flatten().select_columns([self._path])
 
     def __len__(self) -> int:
         return len(self._dataset)
 
     def open(self, index: int) -> Encoded:
-        data = self._dataset[index][self._audio]["bytes"]
-        if data is None:
-            raise BrokenSample("the row holds no bytes")
-        return data
+        sound = self._dataset[index][self._audio]
+        if sound is None or sound["bytes"] is None:
+            raise BrokenSample("the row holds no sound")
+        return sound["bytes"]
 
     def name(self, index: int) -> str:
-        return f"{self._files[0]}: row {index} ({self._dataset[index][self._audio]['path']})"
+        path = self._paths[index][self._path]
+        return f"{self._files[0]}: row {index}" + (f" ({path})" if path else "")
+
+    def archives(self) -> list[str]:
+        return self._files
 
     def fingerprint(self) -> str:
         return fingerprint(self._files)

@@ -5,6 +5,7 @@ import warnings
 from typing import Any, Literal
 
 import numpy as np
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -17,15 +18,16 @@ from d2v.data.sampler import OrderedBatches, OrderedSampler, StreamSampler
 from d2v.errors import UserError
 from d2v.modalities.speech.dataset import SpeechDataset, collate_waveforms
 from d2v.modalities.speech.decoding import SAMPLE_RATE
-from d2v.modalities.speech.headers import read_headers
+from d2v.modalities.speech.headers import LEAST_SAMPLES, read_headers
 from d2v.modalities.speech.labels import texts_of
-from d2v.modalities.speech.layout import open_sources
-from d2v.modalities.speech.sources import Clips
+from d2v.modalities.speech.layout import open_everything, open_sources
+from d2v.modalities.speech.sources import AudioSource, Clips
 from d2v.modalities.speech.splits import SpeechSplit, describe, hold_out, labelled, report_headers, shortest_subset
 from d2v.types import Batch
 
-# The first frame of the published feature extractor needs so many samples; a shorter clip has none.
-_ONE_FRAME = 400
+_LEAST_SECONDS = LEAST_SAMPLES / SAMPLE_RATE
+# Waveforms of longer clips are gigabytes: no more of them are fetched ahead than one.
+_LONG_SECONDS = 600
 
 
 class LibriSpeechDataModule(PretrainingDataModule):
@@ -38,11 +40,14 @@ class LibriSpeechDataModule(PretrainingDataModule):
         num_workers: processes a device that decode; null: the cores a device, less one, at most 8.
         min_seconds: shorter clips are not trained on.
         max_seconds: longer clips are cropped at random; with transcripts they are not trained on.
-        max_eval_seconds: longer clips are cut there where they are validated or probed on; null: never.
-        train_split: subsets (folders or manifests), comma-separated; null: train, or all whose names begin with train-.
+        max_eval_seconds: longer clips are cut there where they are validated or probed on; null: never. Not with
+            transcripts.
+        train_split: subsets (folders, manifests or words in the names of archives), comma-separated; null: train, or
+            all whose names begin with train-, or everything.
         val_split: likewise; null: the first of dev-clean, dev, val, validation, ... that exists.
         val_fraction: share of the training data held out for validation, unless val_split names one.
         hold_out: what val_fraction counts: clips, or speakers.
+        predict_on: what `d2v predict` reads: "val", that split (all, where there is none); "all", all sound in root.
         labels: speaker, folder, label (of an archive), transcript, or a .tsv or .csv of files and labels; null: none.
         max_hours: train on a fixed subset of so many hours.
         alphabet: file with one symbol a line (or fairseq's dict.ltr.txt); null: letters of the training transcripts.
@@ -67,6 +72,7 @@ class LibriSpeechDataModule(PretrainingDataModule):
         val_split: str | None = None,
         val_fraction: float = 0.0,
         hold_out: Literal["clips", "speakers"] = "clips",
+        predict_on: Literal["val", "all"] = "val",
         labels: str | None = None,
         max_hours: float | None = None,
         alphabet: str | None = None,
@@ -75,13 +81,11 @@ class LibriSpeechDataModule(PretrainingDataModule):
         max_skipped_fraction: float = 0.01,
     ) -> None:
         super().__init__(root, batch_size, global_batch_size, num_workers, seed, max_skipped_fraction)
-        for key, value in (
-            ("max_seconds", max_seconds),
-            ("max_eval_seconds", max_eval_seconds),
-            ("max_hours", max_hours),
-        ):
-            if value is not None and value <= 0:
-                raise UserError(f"data.{key} is {value}: it must be above 0.")
+        if max_hours is not None and max_hours <= 0:
+            raise UserError(f"data.max_hours is {max_hours}: it must be above 0.")
+        for key, value in (("max_seconds", max_seconds), ("max_eval_seconds", max_eval_seconds)):
+            if value is not None and value < _LEAST_SECONDS:
+                raise UserError(f"data.{key} is {value}: it must be at least {_LEAST_SECONDS}, which is four frames.")
         if not 0 <= min_seconds <= max_seconds:
             raise UserError(
                 f"data.min_seconds is {min_seconds}: it must lie between 0 and data.max_seconds {max_seconds}."
@@ -95,6 +99,13 @@ class LibriSpeechDataModule(PretrainingDataModule):
             raise UserError(f"data.val_fraction is {val_fraction}: it must be at least 0 and less than 1.")
         if hold_out not in ("clips", "speakers"):
             raise UserError(f"data.hold_out is {hold_out}: it must be clips or speakers.")
+        if predict_on not in ("val", "all"):
+            raise UserError(f"data.predict_on is {predict_on}: it must be val or all.")
+        if labels == "transcript" and max_eval_seconds is not None:
+            raise UserError(
+                f"data.max_eval_seconds is {max_eval_seconds}, but data.labels is transcript, and the text of a clip "
+                "that is cut would not fit. Set it to null: long clips are recognised in chunks."
+            )
         if labels == "speaker" and hold_out == "speakers" and val_fraction > 0:
             raise UserError(
                 "data.labels is speaker and data.hold_out is speakers: no speaker would be in both splits. "
@@ -103,6 +114,7 @@ class LibriSpeechDataModule(PretrainingDataModule):
         self.min_seconds, self.max_seconds, self.max_eval_seconds = min_seconds, max_seconds, max_eval_seconds
         self.train_split, self.val_split = train_split, val_split
         self.val_fraction, self.hold_out = val_fraction, hold_out
+        self.predict_on = predict_on
         self.labels = labels
         self.max_hours = max_hours
         self.normalize = normalize
@@ -111,12 +123,12 @@ class LibriSpeechDataModule(PretrainingDataModule):
 
     def prepare_data(self) -> None:
         """Read the headers on one rank; the others find them in the cache."""
-        _ = self._clips
+        _ = self._everything if self._reads_everything else self._clips
 
     def setup(self, stage: str | None = None) -> None:
         """Also open the data, so that a wrong root is reported before anything runs."""
         super().setup(stage)
-        _ = self.splits
+        _ = self._everything if self._reads_everything else self.splits
 
     @functools.cached_property
     def splits(self) -> dict[str, SpeechSplit]:
@@ -143,6 +155,8 @@ class LibriSpeechDataModule(PretrainingDataModule):
 
     @property
     def class_names(self) -> tuple[str, ...]:
+        if self.labels is None:
+            return ()  # without a look at the data, which need not have splits
         labels = self.splits["fit"].labels
         return () if labels is None else labels.names
 
@@ -154,6 +168,24 @@ class LibriSpeechDataModule(PretrainingDataModule):
             return None
         longest = None if self.max_eval_seconds is None else _samples(self.max_eval_seconds)
         return self._dataset(split, longest, random_crop=False)
+
+    def predict_dataset(self) -> SampleDataset:
+        if self.predict_on == "val":
+            return super().predict_dataset()
+        clips = self._everything
+        split = SpeechSplit(clips, None, np.arange(len(clips)))
+        skipped = self.skipped_samples("all", clips.name, len(clips))
+        return SpeechDataset(split, None, False, self.normalize, self.seed, skipped)
+
+    def transcript(self, sample_id: int) -> str | None:
+        """Of a clip of the validation split, as it was given.
+
+        None where there is none, and of a clip that could not be read: another stands in its place.
+        """
+        clips = self.splits["val"].clips
+        if self.skipped_samples("val", clips.name, len(clips)).is_broken(sample_id):
+            return None
+        return self.splits["val"].transcript(sample_id)
 
     def train_sampler(self, num_samples: int) -> StreamSampler:
         """A stream of batches of clips of about the same length."""
@@ -172,7 +204,10 @@ class LibriSpeechDataModule(PretrainingDataModule):
         warnings.filterwarnings(
             "ignore", "You are using a custom batch sampler"
         )  # Lightning's `predict` cannot know it
-        return self._loader(dataset, batch_sampler=batches)
+        workers = self._workers()
+        if workers and dataset.lengths[indices].max() > _LONG_SECONDS * SAMPLE_RATE:
+            return self._loader(dataset, batch_sampler=batches, num_workers=1, prefetch_factor=1)
+        return self._loader(dataset, batch_sampler=batches, num_workers=workers)
 
     def count_units(self, batch: Batch) -> float | Tensor:
         """Seconds of audio without padding; a tensor where that would have to wait for the device."""
@@ -196,24 +231,37 @@ class LibriSpeechDataModule(PretrainingDataModule):
         train, val = open_sources(self.root, self.train_split, self.val_split)
         if self.val_split is None and self.val_fraction > 0:
             val = None
-        read = []
-        for name, source in (("training", train), ("validation", val)):
-            if source is None:
-                continue
-            headers = read_headers(source)
-            report_headers(name, headers, self.max_skipped_fraction)
-            self._num_broken += len(headers.broken)
-            read.append(headers.clips.select(headers.clips.num_samples >= _ONE_FRAME))
-            if not len(read[-1]):
-                raise UserError(f"data.root {self.root}: no clip of the {name} split lasts for one frame (25 ms).")
-        if val is None and self.val_fraction > 0:
-            return hold_out(read[0], self.val_fraction, self.hold_out)
-        return read[0], read[1] if val is not None else None
+        train_clips = self._readable("the training split", train)
+        if val is not None:
+            return train_clips, self._readable("the validation split", val)
+        return hold_out(train_clips, self.val_fraction, self.hold_out) if self.val_fraction > 0 else (train_clips, None)
+
+    @functools.cached_property
+    def _everything(self) -> Clips:
+        """Readable clips in root, whatever split they belong to."""
+        return self._readable("the root", open_everything(self.root))
+
+    @property
+    def _reads_everything(self) -> bool:
+        predicts = self.trainer is not None and self.trainer.state.fn == TrainerFn.PREDICTING
+        return predicts and self.predict_on == "all"
+
+    def _readable(self, name: str, source: AudioSource) -> Clips:
+        headers = read_headers(source, retry=self.trainer is None or self.trainer.local_rank == 0)
+        report_headers(name, headers, self.max_skipped_fraction)
+        self._num_broken += len(headers.broken)
+        clips = headers.clips.select(headers.clips.num_samples >= LEAST_SAMPLES)
+        short = len(headers.clips) - len(clips)
+        if not len(clips):
+            raise UserError(f"data.root {self.root}: no clip of {name} lasts for four frames ({_LEAST_SECONDS} s).")
+        if short:
+            rank_zero_info(f"data: left out {short:,} clips of {name} shorter than four frames ({_LEAST_SECONDS} s)")
+        return clips
 
     def _for_training(self, split: SpeechSplit) -> tuple[SpeechSplit, list[tuple[int, str]]]:
         """Without what is too short, and what cannot be cropped because its transcript would no longer fit."""
         lengths = split.clips.num_samples
-        short = lengths < max(_ONE_FRAME, _samples(self.min_seconds))
+        short = lengths < _samples(self.min_seconds)
         long = (lengths > _samples(self.max_seconds)) & (self.labels == "transcript")
         kept = np.flatnonzero(~short & ~long)
         if not len(kept):

@@ -14,6 +14,8 @@ from d2v.modalities.speech.splits import SpeechSplit
 from d2v.types import Batch
 
 _IGNORED_LETTER = -100  # Hugging Face's convention
+# Decoding and resampling take many times the memory of what they give.
+_SLICE = 60 * SAMPLE_RATE
 
 
 class SpeechDataset(SampleDataset):
@@ -59,9 +61,7 @@ class SpeechDataset(SampleDataset):
         length, whole = int(self.lengths[index]), int(self._clips.num_samples[index])
         start = int(torch.randint(whole - length + 1, ())) if self._random_crop and length < whole else 0
         with AudioReader(self._clips.open(index)) as reader:
-            wave = reader.read(start, start + length)
-            if len(wave) < length:
-                raise BrokenSample("it has become shorter since its header was read")
+            wave = _read(reader, start, length)
             # A pause within a crop is no fault, but a file that holds nothing else is.
             if _is_constant(wave) and (length == whole or _is_silent(reader)):
                 raise BrokenSample("it is silent")
@@ -74,15 +74,26 @@ def collate_waveforms(samples: list[Sample]) -> Batch:
     """Pad with zeros to waveforms [B, samples] with a mask, and letters [B, S] with -100."""
     waves, sample_ids, epochs, labels = zip(*samples, strict=True)
     lengths = torch.tensor([len(wave) for wave in waves])
-    inputs = pad_sequence(list(waves), batch_first=True)
-    padding = torch.arange(inputs.shape[1]) >= lengths[:, None]
+    # A single clip may last for hours: no copy of it, and nothing else of its length.
+    inputs = waves[0][None] if len(waves) == 1 else pad_sequence(list(waves), batch_first=True)
+    equal = bool((lengths == lengths[0]).all())
     return Batch(
         inputs,
         torch.tensor(sample_ids),
         torch.tensor(epochs),
         _collate_labels(labels),
-        padding if bool(padding.any()) else None,
+        None if equal else torch.arange(inputs.shape[1]) >= lengths[:, None],
     )
+
+
+def _read(reader: AudioReader, start: int, length: int) -> Tensor:
+    wave = torch.empty(length)
+    for first in range(0, length, _SLICE):
+        part = reader.read(start + first, start + min(first + _SLICE, length))
+        if len(part) < min(_SLICE, length - first):
+            raise BrokenSample("it has become shorter since its header was read")
+        wave[first : first + len(part)] = part
+    return wave
 
 
 def _collate_labels(labels: Sequence[int | Tensor | None]) -> Tensor | None:

@@ -190,7 +190,9 @@ def _opened(file: Encoded) -> Any:
         if isinstance(file, (str, os.PathLike)):
             if os.path.getsize(file) == 0:
                 raise BrokenSample("the file is empty")
-        elif isinstance(file, bytes):
+            # As bytes: soundfile refuses names that are not UTF-8.
+            return soundfile.SoundFile(os.fsencode(file))
+        if isinstance(file, bytes):
             if not file:
                 raise BrokenSample("the file is empty")
             file = io.BytesIO(file)

@@ -3,7 +3,6 @@
 The voices are those of eSpeak NG (GPL-3; see ``espeak.py``), which only this demo uses.
 """
 
-import json
 import logging
 import shutil
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from d2v.data.demo_folder import read_marker, write_marker
 from d2v.errors import UserError
 from d2v.modalities.speech.espeak import Utterance, require_espeak, synthesise
 from d2v.modalities.speech.sentences import DIGITS, write_sentences
@@ -47,7 +47,6 @@ HELD_OUT_VOICES = (
 )
 FIRST_SPEAKER = 9001
 _CHAPTERS = {"train": 1, "val": 2}
-_MARKER = "demo.json"
 # What makes clips of one voice and sentence differ, uniform between these: relative rate, pitch, peak in decibels,
 # silence at either end in seconds, and noise in decibels below the speech.
 _RATE, _PITCH, _PEAK, _SILENCE, _NOISE = (0.9, 1.1), (-6, 6), (-12.0, -1.0), (0.05, 0.25), (-45.0, -25.0)
@@ -116,23 +115,21 @@ def prepare_demo(
         raise UserError(f"{', '.join(f'{name} {count}' for name, count in counts.items())}: all must be above 0.")
     wanted = {**counts, "seed": seed, "voices": [list(voice) for voice in (*VOICES, *HELD_OUT_VOICES)]}
     clips = _plan(counts, seed)
-    marker = root / _MARKER
-    if marker.is_file():
-        hours = _hours_if_finished(root, wanted, clips)
-        if hours is not None:
-            return _summary(root, counts, hours, created=False)
+    stored = read_marker(root, "speech", {*wanted, "hours"})
+    hours = stored and stored["hours"]
+    if hours and stored == {**wanted, "hours": hours} and _is_complete(root, clips):
+        return _summary(root, counts, hours, created=False)
+    require_espeak()
+    if stored is not None:
         for folder in ("train", "val", "digits"):
             shutil.rmtree(root / folder, ignore_errors=True)
-    elif root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise UserError(f"{root} exists and is no demo data. Choose a new or an empty folder.")
-    require_espeak()
     root.mkdir(parents=True, exist_ok=True)
-    marker.write_text(json.dumps({**wanted, "hours": None}))
+    write_marker(root, "speech", {**wanted, "hours": None})
     hours = _write_clips(root, clips, seed) / 3600
     _write_transcripts(root, clips)
     (root / "README.txt").write_text(_readme(counts, hours))
     (root / "SPEAKERS.TXT").write_text(_speakers())
-    marker.write_text(json.dumps({**wanted, "hours": hours}))
+    write_marker(root, "speech", {**wanted, "hours": hours})
     return _summary(root, counts, hours, created=True)
 
 
@@ -231,20 +228,13 @@ def _write_transcripts(root: Path, clips: list[Clip]) -> None:
         (root / folder / f"{folder.parent.name}-{folder.name}.trans.txt").write_text("".join(lines))
 
 
-def _hours_if_finished(root: Path, wanted: dict[str, object], clips: list[Clip]) -> float | None:
-    """Hours of the tree that is there, if it is the wanted one and nothing of it is missing."""
-    try:
-        stored = json.loads((root / _MARKER).read_text())
-        hours = stored.pop("hours")
-    except (ValueError, KeyError, AttributeError):
-        return None
+def _is_complete(root: Path, clips: list[Clip]) -> bool:
     transcripts = {
         clip.path.parent / f"{clip.path.parts[1]}-{clip.path.parts[2]}.trans.txt"
         for clip in clips
         if clip.path.parts[0] in _CHAPTERS
     }
-    present = all((root / path).is_file() for path in [*(clip.path for clip in clips), *transcripts])
-    return hours if hours and present and stored == wanted else None
+    return all((root / path).is_file() for path in [*(clip.path for clip in clips), *transcripts])
 
 
 def _speakers() -> str:

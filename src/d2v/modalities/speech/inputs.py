@@ -47,6 +47,7 @@ class SpeechInputs(Inputs):
         broken: dict[str, str],
     ) -> None:
         super().__init__(names, broken)
+        self.archives = source.archives()
         self._source, self._positions, self._num_samples = source, positions, num_samples
         self._reader: AudioReader | None = None
         self._opened = -1
@@ -77,6 +78,8 @@ class SpeechInputs(Inputs):
 
 
 def _id(source: AudioSource, position: int) -> str:
-    """Path relative to the input; what an archive calls it."""
+    """Path relative to the input; what an archive calls it. Bytes that are not UTF-8 are escaped: \\udcff."""
     name = source.name(position)
-    return os.path.relpath(name, source.folder) if isinstance(source, FileSource) else name
+    if isinstance(source, FileSource):
+        name = os.path.relpath(name, source.folder)
+    return name.encode(errors="backslashreplace").decode()

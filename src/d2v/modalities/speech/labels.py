@@ -62,7 +62,11 @@ class Letters(Labels):
         self._texts = PackedStrings(texts)
 
     def __getitem__(self, index: int) -> Tensor:
-        return torch.tensor(self._alphabet.encode(self._texts[index]), dtype=torch.long)
+        return torch.tensor(self._alphabet.encode(self.text(index)), dtype=torch.long)
+
+    def text(self, index: int) -> str:
+        """As it was given."""
+        return self._texts[index]
 
 
 def class_labels(kind: str, clips: Clips, train_names: tuple[str, ...] | None) -> tuple[np.ndarray, Labels]:

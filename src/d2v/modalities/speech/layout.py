@@ -13,7 +13,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from d2v.data.files import VAL_NAMES, archives_of_splits, list_files
+from d2v.data.files import VAL_NAMES, archives_beside, archives_named, list_files
 from d2v.errors import UserError
 from d2v.modalities.speech.archives import ParquetSource, TarSource
 from d2v.modalities.speech.decoding import AUDIO_SUFFIXES
@@ -30,7 +30,8 @@ def open_sources(
 
     Args:
         root: a folder, a manifest, a glob or a file of sound.
-        train_split: names of subsets (folders, or manifests without ``.tsv``), comma-separated; None: found by name.
+        train_split: names of subsets (folders, manifests without ``.tsv``, or words in the names of archives),
+            comma-separated; None: found by name.
         val_split: likewise; None: the first of dev-clean, dev, val, ... that exists, if any.
 
     Raises:
@@ -45,20 +46,18 @@ def open_sources(
         return _from_file(path, train_split, val_split)
     if (path / "LibriSpeech").is_dir():
         path = path / "LibriSpeech"
-    train_name = train_split or "train"
     for kind in (ParquetSource, TarSource):
-        val_names = (val_split,) if val_split is not None else _DEV_NAMES
-        train_files, val_files = archives_of_splits(path, kind.suffix, train_name, val_names)
-        if train_files:
-            train = kind(train_files)
-            return train, kind(val_files) if val_files else None
+        train_files, val_files = _archives(path, kind.suffix, train_split, val_split)
+        if not train_files:
+            continue
+        if val_files or val_split is None:
+            return kind(train_files), kind(val_files) if val_files else None
+        return kind(train_files), _split(path, val_split, "val_split")
     train_names = _listed(train_split) or _training_subsets(path)
     val_name = val_split or next((name for name in _DEV_NAMES if _exists(path, name)), None)
-    val = None if val_name is None else _split(path, val_name, "val_split")
-    if train_names:
-        return _split(path, ",".join(train_names), "train_split"), val
     # Without a training split everything is for training, but never the validation split.
-    return _folder(path, exclude=val_name), val
+    train = _split(path, ",".join(train_names), "train_split") if train_names else _folder(path, exclude=val_name)
+    return train, None if val_name is None else _split(path, val_name, "val_split")
 
 
 def open_everything(root: str) -> AudioSource:
@@ -99,6 +98,41 @@ def _from_file(path: Path, train_split: str | None, val_split: str | None) -> tu
     return train, None if val_split is None else _split(path.parent, val_split, "val_split")
 
 
+def _archives(root: Path, suffix: str, train_split: str | None, val_split: str | None) -> tuple[list[Path], list[Path]]:
+    """Archives to train and to validate on; none to train on if the training split is something else."""
+    if val_split is not None:
+        val = _all_named(root, suffix, val_split, "val_split")
+    else:
+        val = next((files for name in _DEV_NAMES if (files := archives_named(root, suffix, name))), [])
+    if train_split is not None:
+        train = _all_named(root, suffix, train_split, "train_split")
+        return train, val if val_split is not None else [file for file in val if file not in train]
+    subsets = _training_subsets(root)
+    train = [file for name in subsets or ["train"] for file in archives_named(root, suffix, name)]
+    if not train and not subsets:  # nothing says what is for training: everything is
+        train = archives_beside(root, suffix)
+    return [file for file in train if file not in val], val
+
+
+def _all_named(root: Path, suffix: str, names: str, key: str) -> list[Path]:
+    """Archives of several splits, comma-separated; none if not one of the names is that of archives."""
+    found = {name: archives_named(root, suffix, name) for name in _listed(names)}
+    missing = [name for name, files in found.items() if not files]
+    if missing and len(missing) < len(found):
+        raise _not_there(root, missing[0], key)
+    return list(dict.fromkeys(file for files in found.values() for file in files))
+
+
+def _not_there(root: Path, name: str, key: str) -> UserError:
+    there = sorted(p.name for p in root.iterdir() if not p.name.startswith("."))
+    default = "take train/ or everything" if key == "train_split" else "take dev-clean, dev, val or the like, if any"
+    return UserError(
+        f"data.{key}: there is no folder {name}, no manifest {name}.tsv and no archive with this word in its name in "
+        f"{root}; there {'are: ' + ', '.join(there[:12]) if there else 'is nothing'}{' ...' if len(there) > 12 else ''}"
+        f". Set data.{key} to what is there, or to null to {default}."
+    )
+
+
 def _split(root: Path, names: str, key: str) -> FileSource:
     """Subsets, comma-separated, as one."""
     parts = []
@@ -112,11 +146,7 @@ def _split(root: Path, names: str, key: str) -> FileSource:
         elif any(mark in name for mark in _GLOB):
             parts.append(_globbed(str(place)))
         else:
-            there = sorted(p.name for p in root.iterdir() if not p.name.startswith("."))
-            raise UserError(
-                f"data.{key}: there is no folder {name} and no manifest {name}.tsv in {root}; there "
-                f"{'are: ' + ', '.join(there[:12]) if there else 'is nothing'}{' ...' if len(there) > 12 else ''}"
-            )
+            raise _not_there(root, name, key)
     if not parts:
         raise UserError(f"data.{key} is {names!r}: it names no subset.")
     return FileSource.joined(parts)

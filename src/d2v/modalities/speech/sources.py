@@ -52,6 +52,10 @@ class AudioSource(ABC):
     def fingerprint(self) -> str:
         """Changes when a file does."""
 
+    def archives(self) -> Sequence[str]:
+        """Files that hold several clips each."""
+        return ()
+
     @abstractmethod
     def speakers(self) -> Categories | None:
         """Who speaks."""
@@ -180,8 +184,9 @@ def read_manifest(path: Path) -> FileSource:
         UserError: a line is no such entry, or there is not one transcript a line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        # Names of files need not be UTF-8.
+        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError as error:
         raise UserError(f"{path}: cannot be read as a manifest ({error}).") from error
     entries = [line.split("\t") for line in lines[1:] if line.strip()]
     if not entries:
@@ -199,7 +204,7 @@ def read_manifest(path: Path) -> FileSource:
     beside = next((p for p in (path.with_suffix(".wrd"), path.with_suffix(".ltr")) if p.is_file()), None)
     if beside is None:
         return FileSource(folder, files, tops)
-    texts = beside.read_text(encoding="utf-8").splitlines()
+    texts = _read_text(str(beside)).splitlines()
     if len(texts) != len(files):
         raise UserError(f"{beside} has {len(texts)} lines for {len(files)} files in {path.name}; they must correspond.")
     if beside.suffix == ".ltr":  # H E L L O | W O R L D |

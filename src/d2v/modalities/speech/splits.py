@@ -35,6 +35,10 @@ class SpeechSplit:
     def label(self, index: int) -> int | Tensor | None:
         return None if self.labels is None else self.labels[int(self.label_index[index])]
 
+    def transcript(self, index: int) -> str | None:
+        """As it was given; None if the labels are none or others."""
+        return self.labels.text(int(self.label_index[index])) if isinstance(self.labels, Letters) else None
+
     def select(self, chosen: np.ndarray) -> "SpeechSplit":
         """Some of them: positions, or a mask."""
         return SpeechSplit(self.clips.select(chosen), self.labels, self.label_index[chosen])
@@ -117,7 +121,7 @@ def report_headers(name: str, headers: Headers, max_fraction: float) -> None:
     first = [f"{source.name(index)}: {reason}" for index, reason in list(broken.items())[:5]]
     if too_many_broken(len(broken), len(source), max_fraction) or not len(clips):
         raise UserError(
-            f"data: {len(broken):,} of {len(source):,} files of the {name} split cannot be read: more than "
+            f"data: {len(broken):,} of {len(source):,} files of {name} cannot be read: more than "
             f"data.max_skipped_fraction = {max_fraction}. The first are:\n  "
             + "\n  ".join(first)
             + "\nRestore or remove "
@@ -144,6 +148,6 @@ def describe(name: str, split: SpeechSplit, left_out: Sequence[tuple[int, str]])
     speakers = speakers_of(split.clips)
     text = f"data: {name}: {len(split.clips):,} clips, {split.hours:,.2f} h"
     if speakers is not None:
-        text += f", {len(np.unique(speakers.ids)):,} speakers"
+        text += f", {len(np.unique(speakers.ids[speakers.ids >= 0])):,} speakers"
     reasons = ", ".join(f"{count:,} {reason}" for count, reason in left_out if count)
     rank_zero_info(text + (f"; left out: {reasons}" if reasons else ""))

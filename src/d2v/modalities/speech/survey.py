@@ -1,27 +1,21 @@
 """What a collection of sound holds, and which of its files are broken: to know before a training."""
 
-import json
-import os
 from collections import Counter
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 
 from d2v.data.dataset import BrokenSample
 from d2v.errors import UserError
 from d2v.modalities.speech.decoding import SAMPLE_RATE, AudioInfo, AudioReader, Encoded
-from d2v.modalities.speech.headers import Headers, read_headers, scan
+from d2v.modalities.speech.headers import LEAST_SAMPLES, Headers, read_headers, scan
 from d2v.modalities.speech.layout import open_everything
-from d2v.modalities.speech.sources import AudioSource, Clips, FileSource
+from d2v.modalities.speech.sources import AudioSource, Clips
 
 # What a recipe asks for unless told otherwise: data.min_seconds and data.max_seconds.
 _USUAL_SECONDS = (2.0, 20.0)
-_FRAME_SECONDS = 0.025
 _SLICE = 30 * SAMPLE_RATE
 _SHOWN = 10
-_BAR = 40
-_BINS = 24
 
 
 @dataclass(frozen=True)
@@ -36,8 +30,8 @@ class Survey:
     median: float
     mean: float
     longest: float
-    under_a_frame: int
-    """Clips shorter than 25 ms, which have no frame."""
+    under_4_frames: int
+    """Clips shorter than 85 ms, which are never trained on."""
     under_2_s: int
     over_20_s: int
     sample_rates: dict[str, int]
@@ -86,7 +80,7 @@ def describe(figures: Survey) -> str:
     lines = [
         f"{figures.input}",
         f"  files        {figures.usable:,} usable{broken} ({checked})",
-        f"  sound        {_duration(figures.hours)}",
+        f"  sound        {hours_text(figures.hours)}",
         f"  lengths      {figures.shortest:.2f} to {figures.longest:,.2f} s, median {figures.median:.2f}, "
         f"mean {figures.mean:.2f}",
         f"  rates        {_counts(figures.sample_rates, 'Hz')}",
@@ -106,36 +100,9 @@ def describe(figures: Survey) -> str:
     return "\n".join(lines)
 
 
-def histogram(clips: Clips) -> str:
-    """Lengths of the clips as bars of text."""
-    counts, edges = np.histogram(clips.num_samples / SAMPLE_RATE, bins=_edges(clips, 10))
-    width = max(len(f"{edge:,.1f}") for edge in edges)
-    rows = []
-    for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
-        bar = "#" * round(_BAR * count / counts.max())
-        rows.append(f"  {low:>{width},.1f} to {high:>{width},.1f} s  {count:>9,}  {bar}".rstrip())
-    return "\n".join(rows)
-
-
-def write_report(figures: Survey, clips: Clips, folder: Path) -> list[Path]:
-    """Write ``report.json``, ``lengths.png`` and, for files on a disk, ``manifest.tsv`` in fairseq's format.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    report, picture, manifest = (folder / name for name in ("report.json", "lengths.png", "manifest.tsv"))
-    report.write_text(json.dumps(asdict(figures), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    _draw(clips, picture)
-    if not isinstance(clips.source, FileSource):
-        return [report, picture]
-    root = clips.source.folder
-    frames = np.rint(clips.num_samples * (clips.sample_rate / SAMPLE_RATE)).astype(np.int64)
-    rows = (f"{os.path.relpath(clips.name(i), root)}\t{frames[i]}\n" for i in range(len(clips)))
-    with manifest.open("w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(f"{root}\n")
-        file.writelines(rows)
-    return [report, picture, manifest]
+def hours_text(hours: float) -> str:
+    """For a person."""
+    return f"{hours:,.2f} h" if hours >= 1 else f"{hours * 60:.1f} min"
 
 
 def _figures(root: str, headers: Headers, reasons: dict[str, str], decoded: bool) -> Survey:
@@ -154,12 +121,12 @@ def _figures(root: str, headers: Headers, reasons: dict[str, str], decoded: bool
         median=float(np.median(seconds)),
         mean=float(seconds.mean()),
         longest=float(seconds.max()),
-        under_a_frame=int((seconds < _FRAME_SECONDS).sum()),
+        under_4_frames=int((clips.num_samples < LEAST_SAMPLES).sum()),
         under_2_s=int((seconds < shortest).sum()),
         over_20_s=int((seconds > longest).sum()),
         sample_rates={str(rate): count for rate, count in Counter(clips.sample_rate.tolist()).most_common()},
         channels={str(number): count for number, count in Counter(clips.channels.tolist()).most_common()},
-        speakers=0 if speakers is None else len(np.unique(speakers.ids[clips.index])),
+        speakers=0 if speakers is None else len({int(i) for i in speakers.ids[clips.index] if i >= 0}),
         folders=_folders(clips.source, clips, seconds),
         with_transcript=len(present),
         letters="".join(sorted(set().union(*present))),
@@ -191,8 +158,9 @@ def _decode_all(file: Encoded) -> AudioInfo:
 
 def _advice(figures: Survey) -> list[str]:
     lines = []
-    if figures.under_a_frame:
-        lines.append(f"  note         {figures.under_a_frame:,} clips under 25 ms have no frame and are left out")
+    if figures.under_4_frames:
+        least = f"{LEAST_SAMPLES / SAMPLE_RATE * 1000:.0f} ms"
+        lines.append(f"  note         {figures.under_4_frames:,} clips under {least} are too short to train on")
     if figures.under_2_s:
         lines.append(
             f"  note         {figures.under_2_s:,} clips under 2 s are trained on only with a lower data.min_seconds"
@@ -207,38 +175,6 @@ def _advice(figures: Survey) -> list[str]:
             f"  note         all is resampled to {SAMPLE_RATE:,} Hz while it is read; once and for all is faster"
         )
     return lines
-
-
-def _draw(clips: Clips, path: Path) -> None:
-    from matplotlib.figure import Figure
-
-    seconds = clips.num_samples / SAMPLE_RATE
-    figure = Figure(figsize=(6, 3.2), dpi=150, layout="constrained")
-    axes = figure.add_subplot()
-    axes.hist(seconds, bins=_edges(clips, _BINS).tolist(), color="#1f5fa8", edgecolor="white", linewidth=0.5)
-    axes.set_title(
-        f"{len(clips):,} clips, {_duration(float(seconds.sum()) / 3600)}", size=10, weight="bold", loc="left"
-    )
-    axes.set_xlabel("length of a clip / s", size=9)
-    axes.set_ylabel("clips", size=9)
-    axes.tick_params(labelsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, facecolor="white")
-
-
-def _edges(clips: Clips, bins: int) -> np.ndarray:
-    """Equal steps, or equal ratios where the longest clip is far longer than most."""
-    seconds = clips.num_samples / SAMPLE_RATE
-    low, high = float(seconds.min()), float(seconds.max())
-    if high - low < 0.1:
-        return np.array([low, low + 0.1])
-    if high > 10 * float(np.median(seconds)):
-        return np.geomspace(max(low, 0.01), high, bins + 1)
-    return np.linspace(low, high, bins + 1)
-
-
-def _duration(hours: float) -> str:
-    return f"{hours:,.2f} h" if hours >= 1 else f"{hours * 60:.1f} min"
 
 
 def _counts(counts: dict[str, int], unit: str) -> str:

@@ -1,7 +1,6 @@
 """A small labelled data set, cut from the colour photographs inside the scikit-image and scikit-learn wheels."""
 
 import importlib.util
-import json
 import logging
 import shutil
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from d2v.data.demo_folder import read_marker, write_marker
 from d2v.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -40,7 +40,6 @@ _BANDS = {"train": (0.0, 0.68), "val": (0.71, 1.0)}
 _LARGEST_ZOOM = 2.0
 # Standard deviation of grey values (0..255) below which a crop shows nothing: the black rim of the retina.
 _PLAIN = 6.0
-_MARKER = "demo.json"
 
 
 @dataclass(frozen=True)
@@ -87,16 +86,14 @@ def prepare_demo(
         )
     counts = {"train": train_crops * len(photos), "val": val_crops * len(photos)}
     summary = DemoSummary(str(root), tuple(photos), counts["train"], counts["val"], created=True)
-    marker = root / _MARKER
-    if marker.is_file():
-        if _is_finished(root, wanted, counts):
+    stored = read_marker(root, "vision", {*wanted, "finished"})
+    if stored is not None:
+        if stored == {**wanted, "finished": True} and _is_complete(root, counts):
             return DemoSummary(str(root), tuple(photos), counts["train"], counts["val"], created=False)
         for split in _BANDS:
             shutil.rmtree(root / split, ignore_errors=True)
-    elif root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise UserError(f"{root} exists and is no demo data. Choose a new or an empty folder.")
     root.mkdir(parents=True, exist_ok=True)
-    marker.write_text(json.dumps({**wanted, "finished": False}))
+    write_marker(root, "vision", {**wanted, "finished": False})
     with tqdm(total=sum(counts.values()), desc="cutting photographs", unit="image") as bar:
         for number, (name, file) in enumerate(photos.items()):
             with Image.open(file) as opened:
@@ -112,7 +109,7 @@ def prepare_demo(
                     crop.save(folder / f"{index:05d}.jpg", quality=95, subsampling=0)
                     bar.update()
     (root / "README.md").write_text(_readme(list(photos)))
-    marker.write_text(json.dumps({**wanted, "finished": True}))
+    write_marker(root, "vision", {**wanted, "finished": True})
     return summary
 
 
@@ -163,13 +160,8 @@ def choose_boxes(
     return boxes
 
 
-def _is_finished(root: Path, wanted: dict[str, object], counts: dict[str, int]) -> bool:
-    try:
-        stored = json.loads((root / _MARKER).read_text())
-    except ValueError:
-        return False
-    complete = all(sum(1 for _ in (root / split).glob("*/*.jpg")) == count for split, count in counts.items())
-    return complete and stored == {**wanted, "finished": True}
+def _is_complete(root: Path, counts: dict[str, int]) -> bool:
+    return all(sum(1 for _ in (root / split).glob("*/*.jpg")) == count for split, count in counts.items())
 
 
 def _readme(classes: list[str]) -> str:

@@ -1,0 +1,156 @@
+"""What is encoded at once: inputs cut into pieces, and pieces of about one length put together."""
+
+import functools
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from d2v.data.dataset import BrokenSample
+from d2v.data.inputs import Inputs
+from d2v.errors import UserError
+from d2v.evaluation.chunks import Chunk, plan_chunks
+from d2v.model.encoder import Encoder
+
+# Pieces are sorted by length among so many seconds of neighbours: what is finished waits for those before it.
+_WINDOW_SECONDS = 600
+_LARGEST_RATIO = 1.25
+
+
+class PieceBatch(NamedTuple):
+    """Pieces of about one length, read and padded at their ends."""
+
+    pieces: list[int]
+    """Those that could be read, a row each."""
+    x: Tensor | None
+    """Float [B, samples], or one input as its modality has it [1, ...]; None if none could be read."""
+    padding_mask: Bool[Tensor, "b samples"] | None
+    """True is padding; None: there is none."""
+    broken: list[tuple[int, str]]
+    """The others, and why."""
+
+
+class Pieces(Dataset[PieceBatch]):
+    """The chunks of all inputs, one after the other, an input that is read whole being one piece; in batches.
+
+    Args:
+        inputs: What to read.
+        encoder: Whose frames the chunks are cut at.
+        chunk_seconds: Longest piece.
+        overlap_seconds: What neighbours share.
+        batch_seconds: Most that a batch has, padding included; a longer piece is alone.
+
+    Raises:
+        UserError: The chunks are too short for their overlap.
+    """
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        encoder: Encoder,
+        chunk_seconds: float,
+        overlap_seconds: float,
+        batch_seconds: float = 60.0,
+    ) -> None:
+        self.inputs = inputs
+        self.cut: tuple[int, int, int, int] | None = None
+        rate = inputs.sample_rate
+        if rate is not None:
+            if not 0 <= overlap_seconds < chunk_seconds:
+                raise UserError(
+                    f"--chunk_seconds {chunk_seconds:g} and --overlap_seconds {overlap_seconds:g}: a piece must be "
+                    "longer than what it shares with the next, and that not below 0"
+                )
+            extractor: Any = encoder.feature_extractor
+            chunk, overlap = (round(seconds * rate) for seconds in (chunk_seconds, overlap_seconds))
+            self.cut = (chunk, overlap, extractor.stride, extractor.receptive_field)
+            plan_chunks(2 * chunk + extractor.receptive_field, *self.cut)  # a wrong length is told at once
+        lengths = [[chunk.stop - chunk.start for chunk in self.chunks(index)] or [0] for index in range(len(inputs))]
+        self._input_of = np.repeat(np.arange(len(inputs)), [len(chunks) for chunks in lengths])
+        self._first = np.cumsum([0, *(len(chunks) for chunks in lengths)])
+        if rate is None:
+            self._batches = [np.array([piece]) for piece in range(len(inputs))]
+        else:
+            flat = np.array([length for chunks in lengths for length in chunks], dtype=np.int64)
+            self._batches = plan_batches(flat, round(batch_seconds * rate), _WINDOW_SECONDS * rate)
+
+    def chunks(self, index: int) -> list[Chunk]:
+        """Of one input; none if it is read whole or too short for a frame."""
+        if self.cut is None or self.inputs.num_samples(index) < self.cut[-1]:
+            return []
+        return _plan(self.inputs.num_samples(index), self.cut)
+
+    def chunk(self, piece: int) -> Chunk | None:
+        """Of one piece; None if it is an input that is read whole."""
+        index, number = self.locate(piece)
+        chunks = self.chunks(index)
+        return chunks[number] if chunks else None
+
+    def locate(self, piece: int) -> tuple[int, int]:
+        """Position of the input that a piece belongs to, and the number of the piece within it."""
+        index = int(self._input_of[piece])
+        return index, piece - int(self._first[index])
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, batch: int) -> PieceBatch:
+        pieces, waves, broken = list[int](), list[Tensor](), list[tuple[int, str]]()
+        for piece in self._batches[batch].tolist():
+            try:
+                waves.append(self._read(piece))
+                pieces.append(piece)
+            except BrokenSample as reason:
+                broken.append((piece, " ".join(str(reason).split()) or "it cannot be read"))
+        if len(waves) < 2:
+            return PieceBatch(pieces, waves[0][None] if waves else None, None, broken)
+        x = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
+        lengths = torch.tensor([len(wave) for wave in waves])
+        padding = torch.arange(x.shape[1]) >= lengths[:, None]
+        return PieceBatch(pieces, x, padding if padding.any() else None, broken)
+
+    def _read(self, piece: int) -> Float[Tensor, "..."]:
+        index, number = self.locate(piece)
+        if self.cut is None:
+            return self.inputs.read(index, 0, None)
+        chunks = self.chunks(index)
+        if not chunks:
+            length = self.inputs.num_samples(index)
+            raise BrokenSample(f"it is too short: {length} samples, and one frame is computed from {self.cut[-1]}")
+        return self.inputs.read(index, chunks[number].start, chunks[number].stop)
+
+
+def plan_batches(lengths: np.ndarray, largest: int, window: int) -> list[np.ndarray]:
+    """Put pieces of about one length together, each with near neighbours only.
+
+    Args:
+        lengths: Of all pieces, int64 [P].
+        largest: Most that a batch has, padding included; a longer piece is alone.
+        window: Among how much pieces are sorted; all of a window come before any of the next.
+
+    Returns:
+        Positions of the pieces of each batch, int64.
+    """
+    windows = np.cumsum(lengths) // window
+    order = np.lexsort((lengths, windows))  # stable: the chunks of a long input stay in order
+    batches, batch = list[list[int]](), list[int]()
+    for piece in order.tolist():
+        fits = (
+            batch
+            and windows[piece] == windows[batch[0]]
+            and lengths[piece] * (len(batch) + 1) <= largest
+            and lengths[piece] <= lengths[batch[0]] * _LARGEST_RATIO
+        )
+        if not fits:
+            batch = []
+            batches.append(batch)
+        batch.append(piece)
+    return [np.array(batch, dtype=np.int64) for batch in batches]
+
+
+@functools.lru_cache(maxsize=8)  # asked for at each piece of the same input
+def _plan(num_samples: int, cut: tuple[int, int, int, int]) -> list[Chunk]:
+    return plan_chunks(num_samples, *cut)

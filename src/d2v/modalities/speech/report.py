@@ -1,0 +1,135 @@
+"""What was found in a collection of sound, as bars of text and as files."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from d2v.data.files import list_files
+from d2v.errors import UserError
+from d2v.modalities.speech.decoding import AUDIO_SUFFIXES, SAMPLE_RATE
+from d2v.modalities.speech.sources import Clips, FileSource
+from d2v.modalities.speech.survey import Survey, hours_text
+
+_WRITTEN = ("report.json", "lengths.png", "manifest.tsv")
+_DIGEST = "manifest_sha256"
+_BAR = 40
+_BINS = 24
+
+
+def histogram(clips: Clips) -> str:
+    """Lengths of the clips as bars of text."""
+    counts, edges = np.histogram(clips.num_samples / SAMPLE_RATE, bins=_edges(clips, 10))
+    width = max(len(f"{edge:,.1f}") for edge in edges)
+    rows = []
+    for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
+        bar = "#" * round(_BAR * count / counts.max())
+        rows.append(f"  {low:>{width},.1f} to {high:>{width},.1f} s  {count:>9,}  {bar}".rstrip())
+    return "\n".join(rows)
+
+
+def check_folder(root: str, folder: Path) -> None:
+    """Before a report is written: it may replace nothing but an earlier one.
+
+    Args:
+        root: what is surveyed.
+        folder: for the report.
+
+    Raises:
+        UserError: a file there is not by :func:`write_report`, was changed since, is part of the input, or transcripts
+            lie beside the manifest.
+    """
+    report, _, manifest = (folder / name for name in _WRITTEN)
+    advice = "give another folder, or move it away"
+    if _is_read(Path(root).expanduser(), manifest):
+        raise UserError(
+            f"--output {folder}: {manifest.name} there would be part of --input {root}; give another folder"
+        )
+    present = [folder / name for name in _WRITTEN if (folder / name).exists()]
+    stored = _stored_report(report)
+    if present and stored is None:
+        raise UserError(f"--output {folder}: {present[0].name} there is not by d2v prepare speech; {advice}")
+    if stored is not None and manifest.exists() and _digest(manifest) != stored[_DIGEST]:
+        raise UserError(f"--output {folder}: {manifest.name} there was changed since it was written; {advice}")
+    for texts in (manifest.with_suffix(".ltr"), manifest.with_suffix(".wrd")):
+        if texts.exists():
+            raise UserError(f"--output {folder}: {texts.name} there belongs to another {manifest.name}; {advice}")
+
+
+def write_report(figures: Survey, clips: Clips, folder: Path) -> list[Path]:
+    """Write ``report.json``, ``lengths.png`` and, for files on a disk, ``manifest.tsv`` in fairseq's format.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    report, picture, manifest = (folder / name for name in _WRITTEN)
+    _draw(clips, picture)
+    digest = None
+    if isinstance(clips.source, FileSource):
+        root = clips.source.folder
+        frames = np.rint(clips.num_samples * (clips.sample_rate / SAMPLE_RATE)).astype(np.int64)
+        rows = (f"{os.path.relpath(clips.name(i), root)}\t{frames[i]}\n" for i in range(len(clips)))
+        with manifest.open("w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(f"{root}\n")
+            file.writelines(rows)
+        digest = _digest(manifest)
+    text = json.dumps({**asdict(figures), _DIGEST: digest}, indent=2, ensure_ascii=False)
+    # Names that are not UTF-8 become JSON's own escapes.
+    report.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+    return [report, picture, manifest] if digest else [report, picture]
+
+
+def _is_read(source: Path, manifest: Path) -> bool:
+    """Whether the manifest is the input, or lies in a folder of which only manifests are read."""
+    if os.path.isfile(source):  # unlike pathlib's, these never raise: what is wrong with it is told when it is read
+        return manifest.exists() and source.samefile(manifest)
+    if not os.path.isdir(source) or not manifest.resolve().is_relative_to(source.resolve()):
+        return False
+    return bool(list_files(source, (".tsv",))) and not list_files(source, (*AUDIO_SUFFIXES, ".parquet", ".tar"))
+
+
+def _stored_report(path: Path) -> dict[str, Any] | None:
+    """What an earlier call wrote; None if it is none of ours."""
+    try:
+        stored = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return stored if isinstance(stored, dict) and _DIGEST in stored else None
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _draw(clips: Clips, path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    seconds = clips.num_samples / SAMPLE_RATE
+    figure = Figure(figsize=(6, 3.2), dpi=150, layout="constrained")
+    axes = figure.add_subplot()
+    axes.hist(seconds, bins=_edges(clips, _BINS).tolist(), color="#1f5fa8", edgecolor="white", linewidth=0.5)
+    axes.set_title(
+        f"{len(clips):,} clips, {hours_text(float(seconds.sum()) / 3600)}", size=10, weight="bold", loc="left"
+    )
+    axes.set_xlabel("length of a clip / s", size=9)
+    axes.set_ylabel("clips", size=9)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, facecolor="white")
+
+
+def _edges(clips: Clips, bins: int) -> np.ndarray:
+    """Equal steps, or equal ratios where the longest clip is far longer than most."""
+    seconds = clips.num_samples / SAMPLE_RATE
+    low, high = float(seconds.min()), float(seconds.max())
+    if high - low < 0.1:
+        return np.array([low, low + 0.1])
+    if high > 10 * float(np.median(seconds)):
+        return np.geomspace(max(low, 0.01), high, bins + 1)
+    return np.linspace(low, high, bins + 1)
