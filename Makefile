@@ -30,14 +30,14 @@ demo: setup ## pretrain on real photographs in about two minutes, and show what 
 	$(BIN)/d2v fit --config demo/vision.yaml --run_name demo-vision $(ARGS)
 	$(BIN)/d2v probe --checkpoint runs/demo-vision --checkpoint random --config demo/vision.yaml --output runs/demo-vision/media
 
-demo-speech: setup ## the same on speech, in about four minutes: pretrain, probe, recognise
+demo-speech: setup ## the same on speech, in about six minutes: pretrain, probe, recognise
 	@$(BIN)/python -m d2v.cli prepare demo speech --output data/demo/speech
 	@rm -rf runs/demo-speech runs/demo-speech-ctc runs/demo-speech-ctc-untrained
 	$(BIN)/d2v fit --config demo/speech.yaml --run_name demo-speech $(ARGS)
 	@echo "--- which voice is it? and which digit, said by voices that are nowhere in training?"
 	$(BIN)/d2v probe --checkpoint runs/demo-speech --checkpoint random --config demo/speech.yaml --output runs/demo-speech/media
 	$(BIN)/d2v probe --checkpoint runs/demo-speech --checkpoint random --config demo/speech.yaml --config demo/speech_digits.yaml
-	@echo "--- recognition of sentences, from the pretrained encoder and from the same network without pretraining"
+	@echo "--- recognition of digits, letter by letter: from the pretrained encoder, and from the same network without pretraining"
 	$(BIN)/d2v fit --config demo/speech_ctc.yaml --run_name demo-speech-ctc $(ARGS)
 	$(BIN)/d2v fit --config demo/speech_ctc.yaml --config demo/speech_untrained.yaml --run_name demo-speech-ctc-untrained $(ARGS)
 

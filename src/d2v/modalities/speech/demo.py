@@ -219,22 +219,24 @@ def _vary(speech: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def _write_transcripts(root: Path, clips: list[Clip]) -> None:
-    """``SPEAKER-CHAPTER.trans.txt`` beside the clips of each chapter: the clip's name, a space, the words."""
-    chapters: dict[Path, list[str]] = {}
+    """A file in the folder of the clips: the name of each, a space, its words."""
+    folders: dict[Path, list[str]] = {}
     for clip in clips:
-        if clip.path.parts[0] in _CHAPTERS:
-            chapters.setdefault(clip.path.parent, []).append(f"{clip.path.stem} {clip.text}\n")
-    for folder, lines in chapters.items():
-        (root / folder / f"{folder.parent.name}-{folder.name}.trans.txt").write_text("".join(lines))
+        folders.setdefault(_transcript(clip), []).append(f"{clip.path.stem} {clip.text}\n")
+    for path, lines in folders.items():
+        (root / path).write_text("".join(lines))
+
+
+def _transcript(clip: Clip) -> Path:
+    """``SPEAKER-CHAPTER.trans.txt`` as in LibriSpeech, ``ZERO.trans.txt`` of digits."""
+    folder = clip.path.parent
+    is_chapter = clip.path.parts[0] in _CHAPTERS
+    return folder / f"{f'{folder.parent.name}-{folder.name}' if is_chapter else folder.name}.trans.txt"
 
 
 def _is_complete(root: Path, clips: list[Clip]) -> bool:
-    transcripts = {
-        clip.path.parent / f"{clip.path.parts[1]}-{clip.path.parts[2]}.trans.txt"
-        for clip in clips
-        if clip.path.parts[0] in _CHAPTERS
-    }
-    return all((root / path).is_file() for path in [*(clip.path for clip in clips), *transcripts])
+    paths = {path for clip in clips for path in (clip.path, _transcript(clip))}
+    return all((root / path).is_file() for path in paths)
 
 
 def _speakers() -> str:
