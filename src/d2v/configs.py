@@ -1,5 +1,6 @@
 """Where configs are found: the working folder first, then those that ship with the package."""
 
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ def find_config(name: str | Path) -> Path:
     """Path of a config given by path or by its name among the shipped ones (``v2/vision.yaml``).
 
     Raises:
-        UserError: There is none; the message lists those with a similar name, or all.
+        UserError: There is none; the message lists those with a similar name, or the folders of all.
     """
     path = Path(name).expanduser()
     for candidate in (path, SHIPPED / path):
@@ -27,7 +28,10 @@ def find_config(name: str | Path) -> Path:
     if path.is_absolute():
         raise UserError(f"--config {name}: no such file")
     shipped = sorted(str(p.relative_to(SHIPPED)) for p in SHIPPED.rglob("*.yaml"))
-    similar = [other for other in shipped if path.stem in other] or shipped
+    similar = [other for other in shipped if path.stem in other] or get_close_matches(str(name), shipped, cutoff=0.75)
+    if not similar:  # by folder: the names alone would fill a screen
+        similar = sorted({other.partition("/")[0] + "/..." if "/" in other else other for other in shipped})
+        similar.append(f"all in {SHIPPED}")
     raise UserError(
         f"--config {name}: neither a file here nor one that ships with d2v. There are: {', '.join(similar)}"
     )

@@ -60,7 +60,11 @@ def test_it_is_a_tree_as_librispeech_has_it(tree: tuple[Path, DemoSummary]) -> N
     for split in ("train", "val"):
         folders = sorted((root / "digits" / split).iterdir())
         assert sorted(folder.name for folder in folders) == sorted(DIGITS)
-        voices[split] = {file.name.split("-")[0] for folder in folders for file in folder.iterdir()}
+        voices[split] = {file.name.split("-")[0] for folder in folders for file in folder.glob("*.flac")}
+        for folder in folders:  # their transcripts, for recognition
+            rows = dict(line.split(" ", 1) for line in (folder / f"{folder.name}.trans.txt").read_text().splitlines())
+            assert sorted(rows) == sorted(path.stem for path in folder.glob("*.flac"))
+            assert set(rows.values()) == {folder.name}
     assert voices["train"] == speakers[0]
     assert len(voices["val"]) == len(HELD_OUT_VOICES)
     assert not voices["val"] & voices["train"]

@@ -195,7 +195,7 @@ def test_each_step_and_micro_batch_has_randomness_of_its_own(tmp_path, monkeypat
 class _SameMask(Masking):
     """Leaves dropout, stochastic depth and the decoder's noise as the only things that change."""
 
-    def forward(self, batch, grid, num_masks, seed):
+    def forward(self, batch, grid, num_masks, seed, padding_mask=None):
         masked = (torch.arange(16) % 2 == 0).expand(len(batch.inputs) * num_masks, -1)
         return Mask.from_dense(masked, 8, num_masks)
 
