@@ -17,7 +17,7 @@ def find_config(name: str | Path) -> Path:
     """Path of a config given by path or by its name among the shipped ones (``v2/vision.yaml``).
 
     Raises:
-        UserError: There is none; the message lists those with a similar name, or the folders of all.
+        UserError: There is none; the message lists those with a similar name, or the recipes.
     """
     path = Path(name).expanduser()
     for candidate in (path, SHIPPED / path):
@@ -29,9 +29,9 @@ def find_config(name: str | Path) -> Path:
         raise UserError(f"--config {name}: no such file")
     shipped = sorted(str(p.relative_to(SHIPPED)) for p in SHIPPED.rglob("*.yaml"))
     similar = [other for other in shipped if path.stem in other] or get_close_matches(str(name), shipped, cutoff=0.75)
-    if not similar:  # by folder: the names alone would fill a screen
-        similar = sorted({other.partition("/")[0] + "/..." if "/" in other else other for other in shipped})
-        similar.append(f"all in {SHIPPED}")
+    if not similar:  # the recipes; all names would fill a screen
+        similar = [other for other in shipped if other.count("/") == other.startswith("v2/")]
+        similar.append(f"and {len(shipped) - len(similar)} more in {SHIPPED}")
     raise UserError(
         f"--config {name}: neither a file here nor one that ships with d2v. There are: {', '.join(similar)}"
     )
