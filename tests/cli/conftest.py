@@ -1,18 +1,11 @@
 """A tiny tree of pictures, a tiny recipe, and the command line inside this process."""
 
-import logging
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import lightning  # noqa: F401  (it sets up its handlers when it is imported, which must not happen in a test)
 import numpy as np
 import pytest
+from command_line import d2v  # noqa: F401  (a fixture)
 from PIL import Image
-
-from d2v.cli import main
-
-D2V = Callable[..., tuple[int, str, str]]
 
 TINY = {
     "--config": "learn/vision_cifar10.yaml",
@@ -46,25 +39,6 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = generator.integers(0, 256, (20, 24, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / f"{number:03d}.png")
     return root
-
-
-@pytest.fixture
-def d2v(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> D2V:
-    """Runs a command in an empty working folder: exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["d2v"])
-
-    def run(*args: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        # Lightning's own handlers keep the stderr of the test that was the first to import it.
-        for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
-            logging.getLogger(name).handlers = []
-        logging.getLogger("lightning.pytorch").handlers = [logging.StreamHandler(sys.stderr)]
-        code = main([str(arg) for arg in args])
-        captured = capfd.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

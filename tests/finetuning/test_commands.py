@@ -1,26 +1,21 @@
 """`d2v fit`, `validate`, `test` and `predict` with a fine-tuning config, on a tiny tree like LibriSpeech's."""
 
 import csv
-import logging
 import re
 import shutil
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
-import lightning  # noqa: F401  (it sets up its handlers when it is imported, which must not happen in a test)
 import pytest
 import soundfile
 import torch
 import yaml
+from command_line import D2V
 from toy import EXTRACTOR, make_encoder, melody, text_of
 
-from d2v.cli import main
 from d2v.configs import SHIPPED
 from d2v.finetuning.ctc import CTCModule
 from d2v.types import Batch
 
-D2V = Callable[..., tuple[int, str, str]]
 RATE = 16_000
 
 
@@ -43,24 +38,6 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tree(root, "train-clean-100", 0, 48)
     write_tree(root, "dev-other", 1000, 6)
     return root
-
-
-@pytest.fixture
-def d2v(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> D2V:
-    """Runs a command in an empty working folder: exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["d2v"])
-
-    def run(*args: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        for name in ("lightning", "lightning.fabric", "lightning.pytorch"):
-            logging.getLogger(name).handlers = []
-        logging.getLogger("lightning.pytorch").handlers = [logging.StreamHandler(sys.stderr)]
-        code = main([str(arg) for arg in args])
-        captured = capfd.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 ENCODER = {

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from d2v.modalities.vision.encoder import VisionEncoder
 from d2v.model.encoder import Encoder
 from d2v.model.masked_input import DropMasked, ReplaceMasked
-from d2v.nn.positional import PositionalEncoding
+from d2v.nn.positional import ConvPositions
 from d2v.nn.transformer import Transformer
 from d2v.types import Batch, TokenSequence
 
@@ -27,22 +27,6 @@ class Project(nn.Module):
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> TokenSequence:
         return TokenSequence(self.proj(x), (x.shape[1],), padding_mask)
-
-
-class ConvPositions(PositionalEncoding):
-    """Positions made of the neighbours' content, as in speech."""
-
-    mixes_tokens = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(WIDTH, WIDTH, 5, padding=2)
-
-    def forward(self, sequence: TokenSequence) -> Tensor:
-        x = sequence.tokens
-        if sequence.padding_mask is not None:
-            x = x.masked_fill(sequence.padding_mask[..., None], 0)
-        return self.conv(x.transpose(1, 2)).transpose(1, 2)
 
 
 def perturb(module: nn.Module) -> None:
@@ -66,7 +50,7 @@ def token_encoder() -> Callable[..., Encoder]:
             DropMasked() if masked_input == "drop" else ReplaceMasked(WIDTH),
             width=WIDTH,
             recipe={},
-            positions=ConvPositions() if mixing else None,
+            positions=ConvPositions(WIDTH, 1, 5, 2) if mixing else None,
             num_cls=num_cls,
         )
         perturb(encoder)

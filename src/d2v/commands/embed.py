@@ -108,7 +108,6 @@ class _Skipped:
 
     def __init__(self, inputs: "Inputs") -> None:
         self.count = 0
-        self._unit = inputs.unit
         for name, reason in inputs.broken.items():
             self.add(name, reason)
 

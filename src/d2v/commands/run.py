@@ -210,9 +210,8 @@ class RunCLI(LightningCLI):
             raise UserError(f"{path}: does not fit the model of this config: {in_short(problems, shown=3)}")
 
     def after_fit(self) -> None:
-        metrics = sorted((n, float(v)) for n, v in self.trainer.callback_metrics.items() if n.startswith("val/"))
-        found = ", ".join(f"{name} {value:.4g}" for name, value in metrics)
-        rank_zero_info(f"done: {self.run_dir}" + (f" ({found})" if found else ""))
+        found = metrics_line(self.trainer.callback_metrics, "val")
+        rank_zero_info(f"done: {self.run_dir}" + (f" (validation: {found})" if found else ""))
 
     def after_validate(self) -> None:
         self._report_metrics("val")

@@ -17,7 +17,7 @@ from d2v.finetuning.long_inputs import Chunking
 from d2v.finetuning.masks import TokenMasks
 from d2v.finetuning.module import FinetuningModule
 from d2v.finetuning.rows import Rows
-from d2v.model.encoder import Encoder
+from d2v.model.encoder import Encoder, mean_of_tokens
 from d2v.training.schedules import LRSchedule
 from d2v.types import Batch, EncoderOutput
 
@@ -166,10 +166,7 @@ class Classifier(FinetuningModule):
         if self.pool == "cls":
             assert output.cls is not None
             return output.cls[:, 0]
-        if output.padding_mask is None:
-            return output.tokens.mean(dim=1)
-        valid = (~output.padding_mask)[..., None].to(output.tokens.dtype)
-        return (output.tokens * valid).sum(dim=1) / valid.sum(dim=1)
+        return mean_of_tokens(output.tokens, output.padding_mask)
 
     def _features(self, batch: Batch) -> Float[Tensor, "b d"]:
         """Pooled features outside of training, of long clips chunk by chunk."""

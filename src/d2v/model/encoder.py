@@ -119,14 +119,7 @@ class Encoder(nn.Module):
                 raise ValueError("pool='cls' is there for the last layer only; leave `layer` out or use pool='mean'")
             return output.cls[:, 0]
         tokens = select_layer(output, layer)
-        if pool == "none":
-            return tokens
-        if output.padding_mask is None:
-            return tokens.mean(dim=1)
-        count = (
-            (~output.padding_mask).sum(dim=1, keepdim=True).clamp(min=1)
-        )  # of a clip without a frame: zeros, not NaN
-        return tokens.masked_fill(output.padding_mask[..., None], 0).sum(dim=1) / count
+        return tokens if pool == "none" else mean_of_tokens(tokens, output.padding_mask)
 
     def _prepend_cls(self, x: Float[Tensor, "r v d"]) -> Float[Tensor, "r t d"]:
         if self.cls_token is None:
@@ -147,3 +140,13 @@ def select_layer(output: EncoderOutput, layer: int | Literal["mean"] | None) -> 
     if not -depth <= layer < depth:
         raise ValueError(f"layer {layer} is not there: the encoder has {depth} layers, 0 to {depth - 1}")
     return output.layers[layer]
+
+
+def mean_of_tokens(
+    tokens: Float[Tensor, "b n d"], padding_mask: Bool[Tensor, "b n"] | None = None
+) -> Float[Tensor, "b d"]:
+    """Mean over the tokens that are no padding; zeros where there are none, as for a clip without a frame."""
+    if padding_mask is None:
+        return tokens.mean(dim=1)
+    count = (~padding_mask).sum(dim=1, keepdim=True).clamp(min=1)
+    return tokens.masked_fill(padding_mask[..., None], 0).sum(dim=1) / count

@@ -13,12 +13,12 @@ import numpy as np
 
 from d2v.data.demo_folder import read_marker, write_marker
 from d2v.errors import UserError
+from d2v.modalities.speech.decoding import SAMPLE_RATE
 from d2v.modalities.speech.espeak import Utterance, require_espeak, synthesise
 from d2v.modalities.speech.sentences import DIGITS, write_sentences
 
 log = logging.getLogger(__name__)
 
-SAMPLE_RATE = 16_000
 # (voice, words a minute, pitch) of each speaker; LibriSpeech's own speakers have lower numbers than FIRST_SPEAKER.
 # Left out are the variants with breath (f2, f3, f5, ...): eSpeak NG makes it of other random numbers each time.
 VOICES = (
