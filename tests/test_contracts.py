@@ -31,8 +31,10 @@ WITHOUT_GRADIENT: dict[tuple[str, str], str] = {}
 
 
 def merge(base: Any, overlay: Any) -> Any:
-    """As LightningCLI stacks configs: dicts merge, everything else replaces."""
+    """As LightningCLI stacks configs: dicts merge, everything else replaces; so does a part of another class."""
     if not isinstance(base, dict) or not isinstance(overlay, dict):
+        return overlay
+    if overlay.get("class_path", base.get("class_path")) != base.get("class_path"):
         return overlay
     return {**base, **{key: merge(base.get(key), value) for key, value in overlay.items()}}
 
@@ -87,6 +89,8 @@ def shrink(args: dict[str, Any]) -> dict[str, Any]:
         student.update(image_size=4 * GRID, patch_size=4)
     if "extractor" in (names := inspect.signature(encoder_class(args)).parameters):
         student.update(extractor=((12, 10, 5), (12, 3, 2), (12, 2, 2)), position_layers=2, position_groups=4)
+    if "vocab_size" in names:
+        student["vocab_size"] = 60
     assert set(student) <= set(names)
     args["targets"]["init_args"]["top_k"] = max(1, round(args["targets"]["init_args"]["top_k"] * 2 / old_depth))
     head = args["head"].get("init_args", {})
@@ -140,6 +144,10 @@ def example_batch(args: dict[str, Any]) -> Batch:
         padding_mask = torch.zeros(4, 760, dtype=torch.bool)
         padding_mask[3, 600:] = True
         inputs[padding_mask] = 0
+    elif "vocab_size" in student:
+        inputs = torch.randint(4, student["vocab_size"] - 1, (4, 20), generator=generator)
+        padding_mask = torch.zeros(4, 20, dtype=torch.bool)
+        padding_mask[3, 16:] = True
     else:
         pytest.fail(f"no example for {args['student']['class_path']}: add one here")
     return Batch(inputs, torch.arange(4), torch.zeros(4, dtype=torch.long), padding_mask=padding_mask)
@@ -160,6 +168,7 @@ def small(name) -> tuple[Data2Vec, Batch, dict[str, Any]]:
 def test_recipes_were_found():
     assert {"vision.yaml", "v2/vision.yaml", "sizes/large.yaml", "v2/sizes/large.yaml"} <= set(RECIPES)
     assert {"speech.yaml", "v2/speech.yaml", "v2/sizes/speech_large.yaml"} <= set(RECIPES)
+    assert {"text.yaml", "text_bert_masking.yaml", "v2/text.yaml", "v2/sizes/text_large.yaml"} <= set(RECIPES)
     assert load("v2/sizes/large.yaml")["model"]["init_args"]["student"]["init_args"]["positions"] == "sincos"
 
 
@@ -278,6 +287,9 @@ def count(parameters: Any) -> int:
         ("speech.yaml", 93_754_880, 0, 12 * 7_087_872 + 1536 + 768),
         # `v2_audio`: 192 tensors; `_ema`: without the convolutions and the projection.
         ("v2/speech.yaml", 93_783_308, 0, 88_561_932),
+        # `v1_text`, `v2_text`: fairseq's position tables have two more rows, which no token uses; only blocks averaged.
+        ("text.yaml", 126_415_872 - 2 * 768, 0, 12 * 7_087_872),
+        ("v2/text.yaml", 152_961_792 - 2 * 768, 0, 12 * 7_087_872),
     ],
 )
 def test_base_models_have_the_official_number_of_parameters(recipe, trainable, frozen, averaged):

@@ -37,8 +37,11 @@ class TokenSequence:
     """Shape of the positions, ``prod(grid) == n``: (rows, columns) of patches, or (frames,)."""
     padding_mask: Bool[Tensor, "b n"] | None = None
     """True = padding, at the rate of the tokens."""
+    vocabulary: Float[Tensor, "v d"] | None = None
+    """Where tokens are of a vocabulary: the vector of each of its types, which may stand in place of a masked token."""
 
     def detach(self) -> "TokenSequence":
+        """For who encodes without a mask."""
         return TokenSequence(self.tokens.detach(), self.grid, self.padding_mask)
 
 
@@ -61,6 +64,8 @@ class Mask:
     """Which entries of ``masked_index`` enter the loss; None: all."""
     padding: Bool[Tensor, "r n"] | None = None
     """True = padding; None: there is none."""
+    keys: Int64[Tensor, "r"] | None = None
+    """Key of each row's randomness, for what is drawn beside the mask; None in a mask from elsewhere."""
 
     @classmethod
     def from_dense(
@@ -70,13 +75,14 @@ class Mask:
         num_masks: int = 1,
         equal_counts: bool = True,
         padding: Bool[Tensor, "r n"] | None = None,
+        keys: Int64[Tensor, "r"] | None = None,
     ) -> "Mask":
         """Index a dense mask. ``num_masked`` (K, the largest count) is passed in: nothing waits for the device."""
         order = masked.to(torch.int8).argsort(dim=1, stable=True)  # visible first, each group ascending
         num_visible = masked.shape[1] - num_masked
         masked_index = order[:, num_visible:]
         scored = None if equal_counts else masked.gather(1, masked_index)
-        return cls(masked, order[:, :num_visible], masked_index, num_masks, scored, padding)
+        return cls(masked, order[:, :num_visible], masked_index, num_masks, scored, padding, keys)
 
     @property
     def restore_index(self) -> Int64[Tensor, "r n"]:

@@ -41,6 +41,7 @@ def write_folder(
     config: dict[str, Any],
     model_card: str,
     more: Mapping[str, StateDict] | None = None,
+    assets: Mapping[str, str] | None = None,
 ) -> None:
     """Write all of it or nothing: into a folder beside it first, which is then renamed.
 
@@ -50,6 +51,7 @@ def write_folder(
         config: Content of ``config.json``.
         model_card: Content of ``README.md``.
         more: Further files of tensors, by their names.
+        assets: Text files, by their names.
 
     Raises:
         UserError: Something is there already, or the place cannot be written to.
@@ -60,7 +62,10 @@ def write_folder(
         unfinished.mkdir(parents=True)
         for name, tensors in {WEIGHTS: weights, **(more or {})}.items():
             save_file(_separate(tensors), unfinished / name, {"format": "pt"})
-        (unfinished / CONFIG).write_text(json.dumps({"format": FORMAT, **config}, indent=2) + "\n")
+        for name, text in (assets or {}).items():
+            (unfinished / name).write_text(text, encoding="utf-8")
+        config = {"format": FORMAT, **config, **({"assets": list(assets)} if assets else {})}
+        (unfinished / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
         (unfinished / "README.md").write_text(model_card)
         os.replace(unfinished, folder)
     except OSError as error:
@@ -85,6 +90,22 @@ def read_config(folder: Path) -> dict[str, Any]:
     if config["format"] != FORMAT:
         raise UserError(f"{path}: has format {config['format']}, this version of d2v reads {FORMAT}; update d2v")
     return config
+
+
+def read_assets(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
+    """Text files beside the weights that ``config`` names.
+
+    Raises:
+        UserError: One is missing or no text.
+    """
+    assets = {}
+    for name in config.get("assets", []):
+        try:
+            # Of a folder that came from somewhere else, no path may lead out of it.
+            assets[name] = (folder / Path(name).name).read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder / name}: not readable ({error}); {CONFIG} names it") from error
+    return assets
 
 
 def read_weights(folder: Path) -> StateDict:

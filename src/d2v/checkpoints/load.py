@@ -8,6 +8,7 @@ from d2v.checkpoints.folder import (
     in_short,
     is_folder,
     mismatches,
+    read_assets,
     read_config,
     read_weights,
     require_fit,
@@ -39,7 +40,7 @@ def load(path: str | Path, weights: Weights = "student", **changes: Any) -> Enco
     """
     if weights not in get_args(Weights):
         raise UserError(f"weights={weights!r}: give one of {', '.join(get_args(Weights))}")
-    recipe, state = _read(Path(path))
+    recipe, state, assets = _read(Path(path))
     encoder = build(_changed(recipe, changes))
     if not isinstance(encoder, Encoder):
         raise UserError(f"{path}: its student is a {type(encoder).__name__}, and no encoder")
@@ -52,6 +53,7 @@ def load(path: str | Path, weights: Weights = "student", **changes: Any) -> Enco
     if problems:
         raise UserError(f"{path}: the weights do not fit the encoder: {in_short(problems)}")
     encoder.load_state_dict(found)
+    encoder.assets = assets
     return encoder.eval()
 
 
@@ -100,7 +102,7 @@ def init_weights(method: Data2Vec, path: str | Path) -> list[str]:
     Raises:
         UserError: The student or the teacher has other tensors than the checkpoint; the message names them.
     """
-    _, state = _read(Path(path))
+    _, state, _ = _read(Path(path))
     student, head = _part(state, _STUDENT), _part(state, _HEAD)
     problems = mismatches(method.student.state_dict(), student)
     if problems:
@@ -125,11 +127,12 @@ def init_weights(method: Data2Vec, path: str | Path) -> list[str]:
     return notes
 
 
-def _read(path: Path) -> tuple[dict[str, Any], StateDict]:
-    """Recipe of the student, and the method's state dict."""
+def _read(path: Path) -> tuple[dict[str, Any], StateDict, dict[str, str]]:
+    """Recipe of the student, the method's state dict, and the encoder's assets."""
     path = path.expanduser()
     if is_folder(path):
-        return read_config(path)["method"].get("student", {}), read_weights(path)
+        config = read_config(path)
+        return config["method"].get("student", {}), read_weights(path), read_assets(path, config)
     file = _newest_checkpoint(path) if path.is_dir() else path
     content = load_untrusted(file)
     state = content.get("state_dict")
@@ -139,7 +142,7 @@ def _read(path: Path) -> tuple[dict[str, Any], StateDict]:
             f"{file}: no checkpoint of d2v. One of fairseq or BEiT is imported first: "
             f"d2v import {file} --output FOLDER, and then FOLDER is loaded"
         )
-    return ours["student"], _part(state, "method.")
+    return ours["student"], _part(state, "method."), dict(ours.get("assets", {}))
 
 
 def _newest_checkpoint(folder: Path) -> Path:
@@ -162,6 +165,8 @@ def _part(state: dict[str, Any], prefix: str) -> StateDict:
 
 def _with_borrowed(teacher: StateDict, student: StateDict) -> StateDict:
     """The teacher's tensors with those of the parts that it borrows from the student."""
-    present = {name.partition(".")[0] for name in teacher}
-    borrowed = set(get_args(Part)) - present if teacher else set()
-    return {**teacher, **{name: value for name, value in student.items() if name.partition(".")[0] in borrowed}}
+    if not teacher:
+        return {}
+    prefixes = [f"{part}." for part in get_args(Part)]
+    borrowed = tuple(prefix for prefix in prefixes if not any(name.startswith(prefix) for name in teacher))
+    return {**teacher, **{name: value for name, value in student.items() if name.startswith(borrowed)}}

@@ -17,6 +17,7 @@ from d2v.data.batching import derive_accumulation, plain_number
 from d2v.data.dataset import Sample, SampleDataset, SkippedSamples
 from d2v.data.sampler import OrderedSampler, StreamSampler
 from d2v.errors import UserError
+from d2v.model.encoder import Encoder
 from d2v.types import Batch
 
 Split = Literal["train", "val"]
@@ -89,14 +90,24 @@ class PretrainingDataModule(LightningDataModule, ABC):
     def collate(samples: list[Sample]) -> Batch:
         """Make a batch. Static, so that worker processes receive the function and not the DataModule."""
 
+    def adapt_to(self, encoder: Encoder) -> None:
+        """Meet the encoder that will read the batches; called before anything is read for it.
+
+        A modality checks here that they fit, and exchanges what must be the same on both sides (``Encoder.assets``).
+        """
+
     # Batch sizes.
 
     def setup(self, stage: str | None = None) -> None:
-        """Derive the accumulation and tell it to the trainer.
+        """Adapt to the encoder, derive the accumulation and tell it to the trainer.
 
         Raises:
             UserError: the batch sizes cannot be met, Lightning would replace our sampler, or a split is missing.
         """
+        if self.trainer is not None and isinstance(
+            encoder := getattr(self.trainer.lightning_module, "student", None), Encoder
+        ):
+            self.adapt_to(encoder)
         if stage in ("validate", "test") and self.eval_dataset("val") is None:
             raise UserError(
                 f"data.root {self.root}: there is no validation split, and `d2v {TrainerFn(stage).value}` needs one; "

@@ -249,6 +249,7 @@ class FinetuningModule(L.LightningModule):
         checkpoint["d2v"] = {
             "version": __version__,
             "student": self.student.recipe,
+            "assets": self.student.assets,
             self.stored_as: list(self.names),
         }
 

@@ -27,6 +27,8 @@ class Encoder(nn.Module):
         positions: Absolute positions, added to the tokens; None: none.
         attention_bias: Bias of the attention by relative position; None: none.
         num_cls: C, learned tokens put before the others.
+        first_is_cls: Whether the first token of an input stands for all of it, as ``<s>`` of a text does. It is one of
+            the tokens and is called CLS too, unless a mask may have dropped it.
         width: D.
         recipe: The plain values that build this encoder again, ``{"class_path": ..., "init_args": {...}}``.
     """
@@ -42,10 +44,14 @@ class Encoder(nn.Module):
         positions: PositionalEncoding | None = None,
         attention_bias: AttentionBias | None = None,
         num_cls: int = 0,
+        first_is_cls: bool = False,
     ) -> None:
         super().__init__()
         self.width = width
         self.num_cls = num_cls
+        self.first_is_cls = first_is_cls
+        self.assets: dict[str, str] = {}
+        """Text files that go with the weights, by name: the tokenizer of a text encoder."""
         self.recipe = recipe
         self.feature_extractor = feature_extractor
         self.masked_input = masked_input
@@ -68,11 +74,12 @@ class Encoder(nn.Module):
         visible_index = None
         if mask is not None:
             visible_index = self.masked_input.visible_index(mask)
-            x = self.masked_input.hide(x, mask, self.positions is not None and self.positions.mixes_tokens)
+            x = self.masked_input.hide(sequence, mask, self.positions is not None and self.positions.mixes_tokens)
             if padding_mask is not None:
                 padding_mask = padding_mask.repeat_interleave(mask.num_masks, dim=0)
         if self.positions is not None:
-            x = x + self.positions(TokenSequence(x, sequence.grid, padding_mask))
+            hidden = len(x) != len(sequence.tokens)  # or still one row a sample, which all its masks read
+            x = x + self.positions(TokenSequence(x, sequence.grid, padding_mask if hidden else sequence.padding_mask))
         if visible_index is not None:
             x = gather_tokens(x, visible_index)  # [B or R, N, D] -> [R, V, D]
             padding_mask = None if padding_mask is None else padding_mask.gather(1, visible_index)
@@ -87,7 +94,7 @@ class Encoder(nn.Module):
             tokens=output.x[:, self.num_cls :],
             layers=tuple(block.end[:, self.num_cls :] for block in output.blocks),
             ffn_outputs=tuple(block.ffn[:, self.num_cls :] for block in output.blocks),
-            cls=output.x[:, : self.num_cls] if self.num_cls else None,
+            cls=output.x[:, : max(self.num_cls, 1)] if self.num_cls or (self.first_is_cls and mask is None) else None,
             padding_mask=padding_mask,
         )
 

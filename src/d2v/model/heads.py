@@ -41,6 +41,27 @@ class LinearHead(Head):
         return self.proj(gather_tokens(context.tokens, mask.masked_index))
 
 
+class MLPHead(Head):
+    """Linear, GELU, Linear on the encoded masked tokens, twice as wide inside (1.0 text, section 4.3; fairseq
+    ``head_layers: 2``).
+
+    Args:
+        width: D of encoder and targets.
+    """
+
+    reads_masked_tokens = True
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.proj = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        for layer in (self.proj[0], self.proj[2]):
+            nn.init.normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, context: EncoderOutput, mask: Mask, grid: tuple[int, ...]) -> Float[Tensor, "r k d"]:
+        return self.proj(gather_tokens(context.tokens, mask.masked_index))
+
+
 class IdentityHead(Head):
     """The encoder's output is the prediction: fairseq's 1.0 vision, whose projection never received a gradient.
 

@@ -7,14 +7,15 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from d2v.types import Mask
+from d2v.model.randomness import keyed_uniform
+from d2v.types import Mask, TokenSequence
 
 
 class MaskedInput(nn.Module):
     """Two steps, with the positions added between them: hide the masked tokens' content, then select who goes on."""
 
     @abstractmethod
-    def hide(self, tokens: Float[Tensor, "b n d"], mask: Mask, positions_mix: bool) -> Float[Tensor, "_ n d"]:
+    def hide(self, sequence: TokenSequence, mask: Mask, positions_mix: bool) -> Float[Tensor, "_ n d"]:
         """Tokens without the masked ones' content, as [R, N, D]; still [B, N, D] if nothing had to be hidden."""
 
     @abstractmethod
@@ -29,9 +30,50 @@ class ReplaceMasked(MaskedInput):
         super().__init__()
         self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02))
 
-    def hide(self, tokens: Float[Tensor, "b n d"], mask: Mask, positions_mix: bool) -> Float[Tensor, "r n d"]:
-        tokens = tokens.repeat_interleave(mask.num_masks, dim=0)
+    def hide(self, sequence: TokenSequence, mask: Mask, positions_mix: bool) -> Float[Tensor, "r n d"]:
+        tokens = sequence.tokens.repeat_interleave(mask.num_masks, dim=0)
         return torch.where(mask.masked[..., None], self.mask_token.to(tokens.dtype), tokens)
+
+    def visible_index(self, mask: Mask) -> None:
+        return None
+
+
+class ReplaceTokens(MaskedInput):
+    """All positions go on; masked ones carry another type of the vocabulary, mostly ``<mask>`` (1.0 text; BERT, 3.1).
+
+    Which it is depends on the mask's keys, like the mask itself.
+
+    Args:
+        mask_id: Id of ``<mask>``, the last of the vocabulary.
+        random: Share of the masked tokens that become any type instead, the special ones left out.
+        unchanged: Share of the masked tokens that stay as they are.
+    """
+
+    NUM_SPECIAL = 4  # fairseq's vocabularies begin with <s> <pad> </s> <unk>
+
+    def __init__(self, mask_id: int, random: float = 0.0, unchanged: float = 0.0) -> None:
+        super().__init__()
+        if min(random, unchanged) < 0 or random + unchanged > 1:
+            raise ValueError(f"random {random} and unchanged {unchanged} must be shares of one whole")
+        self.mask_id = mask_id
+        self.random = random
+        self.unchanged = unchanged
+
+    def hide(self, sequence: TokenSequence, mask: Mask, positions_mix: bool) -> Float[Tensor, "r n d"]:
+        if sequence.vocabulary is None:
+            raise ValueError("ReplaceTokens needs tokens of a vocabulary; for others there is ReplaceMasked")
+        tokens = sequence.tokens.repeat_interleave(mask.num_masks, dim=0)
+        replaced, by = mask.masked, sequence.vocabulary[self.mask_id].to(tokens.dtype)
+        if self.random + self.unchanged > 0:
+            if mask.keys is None:
+                raise ValueError("random and unchanged tokens are drawn by the keys of a mask, and this one has none")
+            fate, choice = (keyed_uniform(mask.keys, tokens.shape[1], stream) for stream in (3, 4))
+            types = self.NUM_SPECIAL + (choice * (self.mask_id - self.NUM_SPECIAL)).long()
+            by = torch.where(
+                (fate < self.random)[..., None], F.embedding(types, sequence.vocabulary).to(tokens.dtype), by
+            )
+            replaced = replaced & (fate < 1 - self.unchanged)
+        return torch.where(replaced[..., None], by, tokens)
 
     def visible_index(self, mask: Mask) -> None:
         return None
@@ -40,7 +82,8 @@ class ReplaceMasked(MaskedInput):
 class DropMasked(MaskedInput):
     """Only visible tokens go on (2.0, section 3.2)."""
 
-    def hide(self, tokens: Float[Tensor, "b n d"], mask: Mask, positions_mix: bool) -> Float[Tensor, "_ n d"]:
+    def hide(self, sequence: TokenSequence, mask: Mask, positions_mix: bool) -> Float[Tensor, "_ n d"]:
+        tokens = sequence.tokens
         if not positions_mix:  # the masked ones are dropped before anything looks at their content
             return tokens
         return tokens.repeat_interleave(mask.num_masks, dim=0).masked_fill(mask.masked[..., None], 0)

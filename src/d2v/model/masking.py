@@ -36,10 +36,10 @@ class Masking(nn.Module):
         index = torch.arange(num_masks, device=batch.sample_ids.device)
         keys = combine_keys(seed, batch.epochs[:, None], batch.sample_ids[:, None], index).flatten()  # [R]
         if padding_mask is None:
-            return Mask.from_dense(self.sample(keys, grid), self.num_masked(grid), num_masks)
+            return Mask.from_dense(self.sample(keys, grid), self.num_masked(grid), num_masks, keys=keys)
         padding = padding_mask.repeat_interleave(num_masks, dim=0)
         masked = self.sample(keys, grid, (~padding).sum(dim=1))
-        return Mask.from_dense(masked, self.num_masked(grid), num_masks, equal_counts=False, padding=padding)
+        return Mask.from_dense(masked, self.num_masked(grid), num_masks, False, padding, keys)
 
     @abstractmethod
     def sample(
@@ -71,6 +71,34 @@ def with_exact_count(
     order = rank.argsort(dim=1, descending=True, stable=True)
     count = count if isinstance(count, int) else count[:, None]
     return torch.zeros_like(chosen).scatter_(1, order, (position < count).expand_as(order))
+
+
+class RandomMasking(Masking):
+    """Masks single tokens anywhere in a sequence (2.0 text: fairseq ``random_masking``; BERT).
+
+    Of N tokens that are no padding ``int((1 - mask_ratio) * N)`` are kept.
+
+    Args:
+        mask_ratio: Share of the tokens that is masked.
+    """
+
+    def __init__(self, mask_ratio: float = 0.48) -> None:
+        super().__init__()
+        if not 0 < mask_ratio < 1:
+            raise ValueError(f"mask_ratio must lie between 0 and 1, not {mask_ratio}")
+        self.mask_ratio = mask_ratio
+
+    def num_masked(self, grid: tuple[int, ...]) -> int:
+        num_tokens = math.prod(grid)
+        return num_tokens - _share(num_tokens, 1 - self.mask_ratio)
+
+    def sample(
+        self, keys: Int64[Tensor, "r"], grid: tuple[int, ...], num_valid: Int64[Tensor, "r"] | None = None
+    ) -> Bool[Tensor, "r n"]:
+        nothing = torch.zeros(len(keys), math.prod(grid), dtype=torch.bool, device=keys.device)
+        if num_valid is None:
+            return with_exact_count(nothing, self.num_masked(grid), keys)
+        return with_exact_count(nothing, num_valid - _share(num_valid, 1 - self.mask_ratio), keys, num_valid)
 
 
 class SpanMasking(Masking):

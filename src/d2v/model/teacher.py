@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Literal
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from d2v.model.encoder import Encoder
 from d2v.types import Batch, EncoderOutput, TokenSequence
 
-Part = Literal["feature_extractor", "positions"]
+Part = Literal["feature_extractor", "positions", "transformer.input_norm"]
 
 
 class EMATeacher(nn.Module):
@@ -21,22 +22,26 @@ class EMATeacher(nn.Module):
 
     Args:
         student: The encoder to follow.
-        shared: Parts that are borrowed: none (vision), the feature extractor (2.0 speech), or the feature extractor
-            and the positions (1.0 speech, text).
+        shared: Parts that are borrowed: none (vision), the feature extractor (2.0 speech), the feature extractor and
+            the positions (1.0 speech), or all that lies before the blocks (text).
     """
 
     def __init__(self, student: Encoder, shared: Sequence[Part] = ()) -> None:
         super().__init__()
-        for name in shared:
-            if getattr(student, name) is None:
-                raise ValueError(f"shared_with_teacher names {name!r}, but the student has none")
+        parts = {path: attrgetter(path)(student) for path in shared}
+        for path, part in parts.items():
+            if part is None:
+                raise ValueError(f"shared_with_teacher names {path!r}, but the student has none")
         self.shared = tuple(shared)
-        memo = {id(getattr(student, name)): None for name in shared}  # shared parts are not copied
-        self.encoder = copy.deepcopy(student, memo)
-        for name in shared:
+        self.encoder = copy.deepcopy(
+            student, {id(part): None for part in parts.values()}
+        )  # shared parts are not copied
+        for path, part in parts.items():
+            parent, _, name = path.rpartition(".")
+            owner = self.encoder.get_submodule(parent)
             # In the instance's dict and not in _modules: found by attribute lookup, seen by nothing else.
-            del self.encoder._modules[name]
-            self.encoder.__dict__[name] = getattr(student, name)
+            del owner._modules[name]
+            owner.__dict__[name] = part
         self.encoder.requires_grad_(False)
         self.encoder.eval()
 

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from d2v.errors import UserError
@@ -45,6 +45,24 @@ class PatchEmbedding(nn.Module):
             raise ValueError("pictures of a batch have one size: there is nothing that a padding mask could mean")
         x = self.proj(pixels)  # [B, D, h, w]
         return TokenSequence(x.flatten(2).transpose(1, 2), grid=(x.shape[2], x.shape[3]))
+
+
+class TokenEmbedding(nn.Module):
+    """A learned vector for each type of a vocabulary.
+
+    Args:
+        vocab_size: Number of types.
+        width: D.
+    """
+
+    def __init__(self, vocab_size: int, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(vocab_size, width)
+
+    def forward(self, ids: Int64[Tensor, "b n"], padding_mask: Bool[Tensor, "b n"] | None = None) -> TokenSequence:
+        """Look up token ids; those of padding do not matter."""
+        vocabulary = self.embedding.weight
+        return TokenSequence(self.embedding(ids), (ids.shape[1],), padding_mask, vocabulary)
 
 
 Count = TypeVar("Count", int, Tensor)

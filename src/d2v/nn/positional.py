@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from d2v.errors import UserError
 from d2v.types import TokenSequence
 
 
@@ -59,6 +60,28 @@ class PositionTable(PositionalEncoding):
 
     def encode_cls(self, cls: Float[Tensor, "b c d"]) -> Float[Tensor, "b c d"]:
         return cls if self.cls_table is None else cls + self.cls_table
+
+
+class LearnedPositions(PositionalEncoding):
+    """One learned vector a position of a sequence (BERT, 1.0 and 2.0 text).
+
+    Args:
+        max_positions: Longest sequence.
+        width: D.
+    """
+
+    def __init__(self, max_positions: int, width: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(nn.init.normal_(torch.empty(max_positions, width), std=0.02))
+
+    def forward(self, sequence: TokenSequence) -> Float[Tensor, "1 n d"]:
+        length = sequence.grid[0]
+        if length > len(self.table):
+            raise UserError(
+                f"a sequence of {length} tokens, and the encoder has {len(self.table)} positions: set data.block_size "
+                f"or data.max_length to at most {len(self.table)}, or train an encoder with a larger max_positions"
+            )
+        return self.table[None, :length]
 
 
 class ConvPositions(PositionalEncoding):

@@ -1,0 +1,1 @@
+"""Text: tokens from raw text, the encoder and its data."""
