@@ -24,8 +24,12 @@ COMMANDS = {
         "d2v.commands.embed",
         "features of files:  d2v embed --checkpoint PATH --input DIR --output FILE.parquet",
     ),
+    "glue": ("d2v.commands.glue", "GLUE:  d2v glue --checkpoint PATH --root GLUE --output DIR  sweeps, scores, table"),
     "import": ("d2v.commands.import_", "translate an official checkpoint (fairseq, data2vec_vision, Hugging Face)"),
-    "prepare": ("d2v.commands.prepare", "make or check data: prepare demo vision|speech, prepare speech --input DIR"),
+    "prepare": (
+        "d2v.commands.prepare",
+        "make or check data: prepare speech|text --input DIR,  prepare demo MODALITY",
+    ),
     "doctor": ("d2v.commands.doctor", "what this machine can do, what is missing, how to get it"),
 }
 

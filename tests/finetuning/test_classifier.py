@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 from toy import MelodyModule, make_encoder, make_module, make_trainer, weights
 
@@ -143,7 +144,6 @@ def test_a_checkpoint_keeps_the_names_of_its_classes(single, tmp_path):
 
 def test_it_knows_no_modality(tmp_path):
     """Pictures, by mean and by CLS."""
-    from lightning.pytorch import LightningDataModule
 
     class Pictures(LightningDataModule):
         class_names = ("dark", "bright")
@@ -190,3 +190,78 @@ def test_bad_input_is_named(tmp_path):
     message(r"model\.task is single, but the data have several labels a sample", {"labels": "multi"})
     message(r"model\.task is multi, but the data have one class a sample", task="multi")
     assert make_encoder().num_cls == 0
+
+
+class Vectors(LightningDataModule):
+    """Pictures of one brightness each, which is the score; their class is whether it is above zero."""
+
+    unit, pads, skipped = "images", False, 0
+
+    def __init__(self, regression: bool) -> None:
+        super().__init__()
+        self.regression = regression
+        self.class_names = () if regression else ("dark", "bright")
+
+    def train_dataloader(self):
+        scores = torch.linspace(-1, 1, 16)
+        pixels = scores[:, None, None, None].expand(16, 3, 16, 16).contiguous()
+        labels = scores if self.regression else (scores > 0).long()
+        batch = Batch(pixels, torch.arange(16), torch.zeros(16, dtype=torch.long), labels)
+        return DataLoader([batch] * 60, batch_size=None)
+
+    val_dataloader = test_dataloader = predict_dataloader = train_dataloader
+
+    def count_units(self, batch):
+        return len(batch.inputs)
+
+
+def picture_module(**settings: Any) -> Classifier:
+    encoder = VisionEncoder(image_size=16, patch_size=4, width=16, depth=1, num_heads=2)
+    return make_module("classifier", encoder=encoder, norm=False, lr=3e-3, **settings)
+
+
+def test_scores_are_learned(tmp_path):
+    module = picture_module(task="regression", head="tanh", pool="cls")
+    trainer = make_trainer(tmp_path, max_steps=60, limit_val_batches=1, limit_test_batches=1, limit_predict_batches=1)
+    trainer.fit(module, datamodule=Vectors(regression=True))
+    assert module.names == ("score",)
+    outputs: list[Any] = []
+    step = module.test_step
+    module.test_step = lambda *args: outputs.append(step(*args)) or outputs[-1]  # type: ignore[method-assign]
+    (metrics,) = trainer.test(module, datamodule=Vectors(regression=True), verbose=False)
+    assert set(metrics) == {"test/loss", "test/pearson", "test/spearman"}
+    assert metrics["test/pearson"] > 0.9
+    assert metrics["test/spearman"] > 0.9
+    rows = outputs[0]["rows"]
+    assert rows.columns == ("label", "prediction")
+    predicted = torch.tensor([float(value[1]) for value in rows.values])
+    labels = torch.tensor([float(value[0]) for value in rows.values])
+    assert float((predicted - labels).square().mean()) == pytest.approx(metrics["test/loss"], abs=1e-3)
+    (found,) = trainer.predict(module, datamodule=Vectors(regression=True))
+    assert found["rows"].columns == ("prediction",)
+
+
+def test_metrics_by_name(tmp_path):
+    names = ["accuracy", "f1", "matthews"]
+    module = picture_module(metrics=names, head="tanh")
+    trainer = make_trainer(tmp_path, max_steps=1, limit_val_batches=1)
+    trainer.fit(module, datamodule=Vectors(regression=False))
+    scores = torch.tensor([[0.0, 2.0], [0.0, 1.0], [3.0, 0.0], [0.5, 0.6], [0.9, 0.1]])
+    module.val_metrics.reset()
+    module.val_metrics.update(scores, torch.tensor([1, 0, 0, 1, 1]))
+    found = {name: float(value) for name, value in module.val_metrics.compute().items()}
+    # 2 true positives, 1 false positive, 1 false negative, 1 true negative.
+    assert found["val/accuracy"] == pytest.approx(3 / 5)
+    assert found["val/f1"] == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
+    assert found["val/matthews"] == pytest.approx((2 * 1 - 1 * 1) / (3 * 3 * 2 * 2) ** 0.5)
+
+
+def test_scores_and_classes_are_told_apart(tmp_path):
+    def message(pattern: str, regression: bool, **settings: Any) -> None:
+        with pytest.raises(UserError, match=pattern):
+            make_trainer(tmp_path, max_steps=1).fit(picture_module(**settings), datamodule=Vectors(regression))
+
+    message(r"model\.task is single, but the data have scores; set it to regression", True)
+    message(r"model\.task is regression, but the data have classes; set it to single", False, task="regression")
+    message(r"model\.metrics: there is no pearson for model\.task single; there are top1", False, metrics=["pearson"])
+    message(r"model\.label_smoothing is for model\.task single", True, task="regression", label_smoothing=0.1)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from d2v.training.schedules import EMADecay, TriStage, WarmupCosine
+from d2v.training.schedules import EMADecay, TriStage, WarmupCosine, WarmupLinear
 
 MISC = Path(__file__).parents[2].parent / "shared" / "reference" / "fixtures" / "misc.pt"
 
@@ -112,3 +112,18 @@ def test_errors():
         TriStage(0.1, 0.8, 0.1, end_factor=0)
     with pytest.raises(ValueError, match="between 0 and 1"):
         EMADecay(0.9, 1.1, 10)
+
+
+def test_linear_decay_begins_where_the_recipes_of_glue_have_it():
+    """fairseq 3d262bb, examples/data2vec/config/v2/text_finetuning: warmup_updates and max_update."""
+    for warmup, total in ((320, 5336), (1256, 20935), (137, 2296), (7432, 123873), (1986, 33112), (122, 2036)):
+        schedule = WarmupLinear(0.06)
+        assert schedule.factor(warmup, total) == 1
+        assert schedule.factor(warmup - 1, total) == pytest.approx(1 - 1 / warmup)
+        # polynomial_decay_schedule.py, with power 1: the share of the updates after the warm-up that are left
+        assert schedule.factor(warmup + 100, total) == pytest.approx(1 - 100 / (total - warmup))
+        assert schedule.factor(0, total) == schedule.factor(total, total) == 0
+    assert WarmupLinear(0.25).factor(28318, 113272) == 1
+    assert WarmupLinear(0).factor(0, 10) == 1
+    with pytest.raises(ValueError, match="less than 1"):
+        WarmupLinear(1.0)

@@ -5,18 +5,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from d2v.commands.prepare_text import add_text_arguments, prepare_text
 from d2v.errors import UserError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the sub-commands."""
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="{demo,speech}")
+    kinds = parser.add_subparsers(dest="kind", required=True, metavar="{demo,speech,text}")
     demo = kinds.add_parser("demo", help="small data from installed packages, nothing is downloaded")
     demo.add_argument(
         "modality",
-        choices=["vision", "speech"],
+        choices=["vision", "speech", "text"],
         help="vision: crops of the photographs in scikit-image and scikit-learn; speech: sentences and digits that "
-        "eSpeak NG says (GPL-3; pip install 'd2v[demo-speech]')",
+        "eSpeak NG says (GPL-3; pip install 'd2v[demo-speech]'); text: docstrings of the packages that d2v needs",
     )
     demo.add_argument("--output", type=Path, help="folder to write (data/demo/MODALITY)")
     speech = kinds.add_parser("speech", help="check sound before a training: hours, rates, speakers, broken files")
@@ -25,6 +26,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     speech.add_argument("--output", type=Path, help="folder for report.json, manifest.tsv and lengths.png (none)")
     speech.add_argument("--decode", action="store_true", help="decode all sound, and not only read the headers")
+    text = kinds.add_parser("text", help="raw text to a byte-level BPE and token shards; goes on where it was stopped")
+    add_text_arguments(text)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -35,9 +38,12 @@ def run(args: argparse.Namespace) -> None:
     """
     if args.kind == "speech":
         return _check_speech(args.input, args.output, args.decode)
+    if args.kind == "text":
+        with _writing(args.output):
+            return prepare_text(args)
     output = args.output or Path("data/demo", args.modality)
     with _writing(output):
-        done = {"vision": _demo_vision, "speech": _demo_speech}[args.modality](output)
+        done = {"vision": _demo_vision, "speech": _demo_speech, "text": _demo_text}[args.modality](output)
     print(done)
 
 
@@ -62,6 +68,19 @@ def _demo_speech(output: Path) -> str:
         f"{summary.hours * 60:.0f} minutes of synthetic speech by {summary.voices} voices of eSpeak NG (GPL-3): "
         f"{sentences['train']:,} sentences to train on and {sentences['val']:,} to validate, {digits['train']:,} and "
         f"{digits['val']:,} digits: {state} {summary.root}"
+    )
+
+
+def _demo_text(output: Path) -> str:
+    from d2v.modalities.text.demo import prepare_demo
+
+    summary = prepare_demo(output)
+    state = "written to" if summary.created else "already in"
+    documents = summary.documents
+    return (
+        f"{documents['train']:,} documents to train on and {documents['val']:,} to validate, "
+        f"{summary.characters / 1e6:.1f} million characters; {sum(summary.labels.values()):,} of them with one of "
+        f"{len(summary.labels)} labels ({', '.join(summary.labels)}): {state} {summary.root}"
     )
 
 

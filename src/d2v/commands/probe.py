@@ -77,11 +77,13 @@ def run(args: argparse.Namespace) -> None:
     config = _merged_config(args.config)
     datamodule, data_args = _build_datamodule(config, args.data)
     device = find_device(args.device)
-    encoders: dict[str, Encoder] = {}
+    encoders = {name: _build_encoder(name, config, args) for name in dict.fromkeys(args.checkpoint)}
+    if RANDOM in encoders:  # it reads what the trained one reads: the same tokens
+        encoders[RANDOM].assets = next((dict(encoder.assets) for encoder in encoders.values() if encoder.assets), {})
     rows: list[dict[str, Any]] = []
-    for name in dict.fromkeys(args.checkpoint):
-        encoders[name] = _build_encoder(name, config, args)
-        rows.append(_probe(encoders[name].to(device), name, datamodule, device, args))
+    for name, encoder in encoders.items():
+        datamodule.adapt_to(encoder)
+        rows.append(_probe(encoder.to(device), name, datamodule, device, args))
     print(_table(rows))
     if args.output is not None:
         for path in _draw(encoders, datamodule, data_args, config, device, args.output):
@@ -90,7 +92,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _merged_config(names: Sequence[str]) -> dict[str, Any]:
-    """Configs on top of each other as LightningCLI stacks them: dicts merge, everything else is replaced."""
+    """Configs on top of each other as LightningCLI stacks them: dicts merge, unless they are parts of two classes; all
+    else is replaced."""
     merged: dict[str, Any] = {}
     for name in names:
         path = find_config(name)
@@ -106,10 +109,15 @@ def _merged_config(names: Sequence[str]) -> dict[str, Any]:
 
 def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
     for key, value in other.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
+        before = into.get(key)
+        if isinstance(value, dict) and isinstance(before, dict) and _same_class(before, value):
+            _merge(before, value)
         else:
             into[key] = value
+
+
+def _same_class(before: dict[str, Any], value: dict[str, Any]) -> bool:
+    return value.get("class_path", before.get("class_path")) == before.get("class_path")
 
 
 def _build_datamodule(

@@ -1,4 +1,4 @@
-"""Classification of whole inputs: one class each, or several labels."""
+"""Classification of whole inputs: one class each, several labels, or a score."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Literal
@@ -8,11 +8,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import Metric, MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MultilabelAveragePrecision
+from torchmetrics import MetricCollection
 
 from d2v.checkpoints.load import Weights
 from d2v.errors import UserError
+from d2v.finetuning.classifier_heads import ClassifierHead, HeadKind, TanhHead
+from d2v.finetuning.classifier_metrics import Task, check_metrics, make_metrics
 from d2v.finetuning.long_inputs import Chunking
 from d2v.finetuning.masks import TokenMasks
 from d2v.finetuning.module import FinetuningModule
@@ -25,37 +26,16 @@ Pooling = Literal["mean", "cls"]
 SHOWN_ABOVE = 0.5  # probability of a label that a table of predictions names
 
 
-class ClassifierHead(nn.Module):
-    """[LayerNorm], dropout, one linear layer with small weights.
-
-    Args:
-        width: D.
-        num_classes: C.
-        norm: Whether pooled features are normalised first.
-        dropout: Of what the linear layer reads.
-    """
-
-    def __init__(self, width: int, num_classes: int, norm: bool, dropout: float) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(width, eps=1e-6) if norm else nn.Identity()
-        self.dropout = nn.Dropout(dropout)
-        self.proj = nn.Linear(width, num_classes)
-        nn.init.trunc_normal_(self.proj.weight, std=0.02)
-        nn.init.zeros_(self.proj.bias)
-
-    def forward(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b c"]:
-        """Scores before softmax or sigmoid, in fp32."""
-        return self.proj(self.dropout(self.norm(features))).float()
-
-
 class Classifier(FinetuningModule):
-    """Trains an encoder to name the class of an input, whatever its modality.
+    """Trains an encoder to name the class of an input, or to give it a score, whatever its modality.
 
     Args:
         optimizer: Built from the parameter groups; its ``lr`` is the peak.
         schedule: Of the learning rate.
         task: "single": one class each (cross-entropy; top-1 and top-5). "multi": any number of labels (binary
-            cross-entropy; mean average precision).
+            cross-entropy; mean average precision). "regression": a score (squared error; Pearson and Spearman).
+        metrics: Others than those of the task, by name: top1, top5, accuracy, f1 (of the second of two classes, else
+            the mean over classes), matthews; map; pearson, spearman.
         checkpoint: Where the encoder comes from: a run's folder, a .ckpt or an imported folder.
         weights: The student's, or the teacher's average of them.
         encoder_changes: Arguments of the checkpoint's encoder that differ here, such as layer_drop.
@@ -63,9 +43,10 @@ class Classifier(FinetuningModule):
         freeze: Parts of the encoder that are never trained, by name; [""]: all of it.
         freeze_encoder_steps: Optimizer steps at the start in which only the head is trained.
         masks: Hidden spans of tokens and channels; null: none.
-        pool: Mean over the tokens that are no padding, or the first CLS token.
-        norm: Whether pooled features are normalised before the linear layer.
-        dropout: Of what the linear layer reads.
+        pool: Mean over the tokens that are no padding, or the first CLS token (of text: its ``<s>``).
+        head: One linear layer, or RoBERTa's two with a tanh between them.
+        norm: Whether pooled features are normalised before the head.
+        dropout: Of what a linear layer of the head reads.
         label_smoothing: Share of the target that goes to all classes alike.
         chunk_seconds: Longest piece of sound to encode at once outside of training; null: everything as a whole.
         overlap_seconds: What neighbouring pieces share.
@@ -79,7 +60,8 @@ class Classifier(FinetuningModule):
         self,
         optimizer: Callable[[Iterable], Optimizer],
         schedule: LRSchedule,
-        task: Literal["single", "multi"] = "single",
+        task: Task = "single",
+        metrics: Sequence[str] | None = None,
         checkpoint: str | None = None,
         weights: Weights = "student",
         encoder_changes: dict[str, Any] | None = None,
@@ -88,6 +70,7 @@ class Classifier(FinetuningModule):
         freeze_encoder_steps: int = 0,
         masks: TokenMasks | None = None,
         pool: Pooling = "mean",
+        head: HeadKind = "linear",
         norm: bool = True,
         dropout: float = 0.0,
         label_smoothing: float = 0.0,
@@ -107,16 +90,19 @@ class Classifier(FinetuningModule):
             masks=masks,
             seed=seed,
         )
-        if pool == "cls" and self.student.num_cls == 0:
+        if pool == "cls" and not (self.student.num_cls or self.student.first_is_cls):
             raise UserError("model.pool is cls: this encoder has no CLS token; set it to mean.")
         if not 0 <= label_smoothing < 1:
             raise UserError(f"model.label_smoothing is {label_smoothing}: it must be at least 0 and less than 1.")
-        if label_smoothing and task == "multi":
+        if label_smoothing and task != "single":
             raise UserError("model.label_smoothing is for model.task single; set it to 0.")
         if chunk_seconds is not None and pool == "cls":
             raise UserError("model.chunk_seconds: chunks have a mean but no common CLS token; set model.pool to mean.")
+        check_metrics(task, metrics)
         self.task = task
+        self.metrics = metrics
         self.pool = pool
+        self.head_kind = head
         self.norm = norm
         self.dropout = dropout
         self.label_smoothing = label_smoothing
@@ -124,18 +110,29 @@ class Classifier(FinetuningModule):
         self._data_classes: tuple[str, ...] = ()
 
     def make_head(self, num_outputs: int) -> nn.Module:
-        return ClassifierHead(self.student.width, num_outputs, self.norm, self.dropout)
+        kind = {"linear": ClassifierHead, "tanh": TanhHead}[self.head_kind]
+        return kind(self.student.width, num_outputs, self.norm, self.dropout)
 
     def names_in_data(self, datamodule: Any) -> tuple[str, ...]:
-        self._data_classes = tuple(getattr(datamodule, "class_names", ()))
+        """Names of the classes; of a score, its own alone.
+
+        Raises:
+            UserError: Scores for classes, or classes for scores.
+        """
+        has_scores = bool(getattr(datamodule, "regression", False))
+        classes = tuple(getattr(datamodule, "class_names", ()))
+        if has_scores != (self.task == "regression") and (has_scores or classes):
+            have = "scores; set it to regression" if has_scores else "classes; set it to single or multi"
+            raise UserError(f"model.task is {self.task}, but the data have {have}")
+        self._data_classes = ("score",) if has_scores else classes
         return self._data_classes
 
     def set_names(self, names: Sequence[str]) -> None:
         if self.task == "single" and len(names) < 2:
             raise UserError(f"data: all samples are of one class, {names[0]!r}; a classifier needs two")
         super().set_names(names)
-        self.val_metrics = MetricCollection(self._metrics(), prefix="val/", compute_groups=False)
-        self.test_metrics = MetricCollection(self._metrics(), prefix="test/", compute_groups=False)
+        self.val_metrics = make_metrics(self.task, self.metrics, len(names), "val/")
+        self.test_metrics = make_metrics(self.task, self.metrics, len(names), "test/")
 
     # Steps.
 
@@ -150,7 +147,9 @@ class Classifier(FinetuningModule):
         scores = self._score(batch, "test", self.test_metrics)
         columns, values = self._described(scores)
         labels = self._labels(batch).tolist()
-        if self.task == "single":
+        if self.task == "regression":
+            true = [f"{label:g}" for label in labels]
+        elif self.task == "single":
             true = [self.names[label] for label in labels]
         else:
             true = [",".join(name for name, on in zip(self.names, row, strict=True) if on) for row in labels]
@@ -178,6 +177,8 @@ class Classifier(FinetuningModule):
     def _loss(self, scores: Float[Tensor, "b c"], labels: Tensor) -> Tensor:
         if self.task == "multi":
             return F.binary_cross_entropy_with_logits(scores, labels)
+        if self.task == "regression":
+            return F.mse_loss(scores[:, 0], labels)
         return F.cross_entropy(scores, labels, label_smoothing=self.label_smoothing)
 
     def _score(self, batch: Batch, split: str, metrics: MetricCollection) -> Float[Tensor, "b c"]:
@@ -185,20 +186,22 @@ class Classifier(FinetuningModule):
         scores = self.head(self._features(batch))
         loss = self._loss(scores, labels)
         self.log(f"{split}/loss", loss, batch_size=len(labels), sync_dist=True, prog_bar=split == "val")
-        # The metric would tell scores from probabilities by the values of each batch alone.
-        metrics.update(scores.sigmoid() if self.task == "multi" else scores, labels.long())
+        if self.task == "regression":
+            metrics.update(scores[:, 0], labels)
+        else:  # the metric would tell scores from probabilities by the values of each batch alone
+            metrics.update(scores.sigmoid() if self.task == "multi" else scores, labels.long())
         self.log_dict(metrics, batch_size=len(labels))
         return scores
 
-    def _labels(self, batch: Batch) -> Int64[Tensor, "b"] | Float[Tensor, "b c"]:
-        """Labels in the classes of the head, which the data may number otherwise."""
+    def _labels(self, batch: Batch) -> Int64[Tensor, "b"] | Float[Tensor, "b"] | Float[Tensor, "b c"]:
+        """Labels in the classes of the head, which the data may number otherwise; scores as they are."""
         labels = batch.labels
         if labels is None:
             raise UserError("data: a batch without labels; all samples need one")
         if (labels.ndim == 2) != (self.task == "multi"):
             have = "several labels a sample" if labels.ndim == 2 else "one class a sample"
             raise UserError(f"model.task is {self.task}, but the data have {have}; set it to the other")
-        if self._data_classes == self.names:
+        if self._data_classes == self.names:  # always of scores
             return labels
         unknown = [name for name in self._data_classes if name not in self.names]
         if unknown:
@@ -210,6 +213,8 @@ class Classifier(FinetuningModule):
 
     def _described(self, scores: Float[Tensor, "b c"]) -> tuple[tuple[str, ...], Sequence[tuple[str, ...]]]:
         """Columns and values that say what is predicted."""
+        if self.task == "regression":
+            return ("prediction",), [(f"{score:.4f}",) for score in scores[:, 0].tolist()]
         if self.task == "single":
             best = scores.softmax(dim=1).max(dim=1)
             rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
@@ -221,13 +226,6 @@ class Classifier(FinetuningModule):
             chosen = list(zip(indices, probabilities, strict=True))[:count]
             values.append((",".join(self.names[i] for i, _ in chosen), ",".join(f"{p:.4f}" for _, p in chosen)))
         return ("predictions", "probabilities"), values
-
-    def _metrics(self) -> dict[str, Metric | MetricCollection]:
-        count = len(self.names)
-        if self.task == "multi":
-            return {"map": MultilabelAveragePrecision(count, average="macro")}
-        top5 = {"top5": MulticlassAccuracy(count, top_k=5, average="micro")} if count > 5 else {}
-        return {"top1": MulticlassAccuracy(count, average="micro"), **top5}
 
 
 def _mean(pieces: Iterable[Float[Tensor, "n d"]]) -> Float[Tensor, "d"]:

@@ -53,10 +53,11 @@ class MLPHead(Head):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.proj = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-        for layer in (self.proj[0], self.proj[2]):
+        first, last = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        for layer in (first, last):
             nn.init.normal_(layer.weight, std=0.02)
             nn.init.zeros_(layer.bias)
+        self.proj = nn.Sequential(first, nn.GELU(), last)
 
     def forward(self, context: EncoderOutput, mask: Mask, grid: tuple[int, ...]) -> Float[Tensor, "r k d"]:
         return self.proj(gather_tokens(context.tokens, mask.masked_index))

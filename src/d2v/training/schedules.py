@@ -38,6 +38,25 @@ class WarmupCosine(LRSchedule):
         return self.end_factor + (1 - self.end_factor) * (1 + math.cos(math.pi * progress)) / 2
 
 
+class WarmupLinear(LRSchedule):
+    """Linear warm-up, then linear to zero (fairseq's ``polynomial_decay`` with its power of 1).
+
+    Args:
+        warmup: Share of all updates until the peak, so that it follows a run that is stated in epochs.
+    """
+
+    def __init__(self, warmup: float = 0.06) -> None:
+        if not 0 <= warmup < 1:
+            raise ValueError(f"warmup must be at least 0 and less than 1, not {warmup}")
+        self.warmup = warmup
+
+    def factor(self, step: int, total_steps: int) -> float:
+        warmup = int(self.warmup * total_steps)
+        if step < warmup:
+            return step / warmup
+        return max(0.0, (total_steps - step) / max(total_steps - warmup, 1))
+
+
 class TriStage(LRSchedule):
     """Linear warm-up, constant, exponential decay (fairseq's ``tri_stage``).
 

@@ -1,0 +1,131 @@
+"""``d2v prepare text``: raw text to a tokenizer and token shards."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from d2v.commands.arguments import positive
+
+if TYPE_CHECKING:
+    from d2v.modalities.text.prepare import PreparedText
+
+VOCAB_SIZE = 50260
+"""Types of GPT-2 and three that fairseq adds; with five special tokens as many as RoBERTa has."""
+
+
+def add_text_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.add_argument(
+        "--input",
+        required=True,
+        action="extend",
+        nargs="+",
+        metavar="PATH",
+        help="files, folders and globs: plain text (documents between blank lines, or one a line), .jsonl, .csv, .tsv, "
+        ".parquet; the first four also .gz, .bz2, .xz, .zst",
+    )
+    parser.add_argument("--output", required=True, type=Path, help="folder to write")
+    tokenizer = parser.add_mutually_exclusive_group()
+    tokenizer.add_argument(
+        "--vocab-size",
+        "--vocab_size",
+        type=positive,
+        default=VOCAB_SIZE,
+        metavar="N",
+        help=f"types of the byte-level BPE that is trained on at most 128 MiB of the text ({VOCAB_SIZE})",
+    )
+    tokenizer.add_argument(
+        "--tokenizer",
+        metavar="PATH",
+        help="take this one: a tokenizer.json, a folder of Hugging Face, GPT-2's two files (with fairseq's dict.txt "
+        "beside them), a run or checkpoint of d2v",
+    )
+    parser.add_argument(
+        "--val-fraction",
+        "--val_fraction",
+        type=float,
+        default=0.01,
+        metavar="F",
+        help="of the documents, for validation (0.01)",
+    )
+    parser.add_argument(
+        "--text-column", "--text_column", default="text", metavar="NAME", help="of tables and JSON lines (text)"
+    )
+    parser.add_argument("--num_workers", "--num-workers", type=positive, metavar="N", help="processes (one a core)")
+    parser.add_argument("--verify", action="store_true", help="read the shards again and compare their checksums")
+
+
+def prepare_text(args: argparse.Namespace) -> None:
+    """Prepare, and say what came of it.
+
+    Raises:
+        UserError: The input cannot be used, or the output holds something else.
+        OSError: The output cannot be written.
+    """
+    from d2v.modalities.text.prepare import prepare_corpus
+    from d2v.modalities.text.shards import SPLITS, Shards
+
+    prepared = prepare_corpus(
+        args.input,
+        args.output,
+        tokenizer=args.tokenizer,
+        vocab_size=args.vocab_size,
+        val_fraction=args.val_fraction,
+        num_workers=args.num_workers,
+        text_column=args.text_column,
+    )
+    for split in SPLITS:
+        shards = Shards.open(prepared.folder, split)
+        if args.verify and shards is not None:
+            shards.verify()
+    print(describe(prepared, asked=None if args.tokenizer else args.vocab_size, verified=args.verify))
+
+
+def describe(prepared: "PreparedText", asked: int | None, verified: bool) -> str:
+    """What lies in the folder, in lines.
+
+    Args:
+        prepared: Of ``prepare_corpus``.
+        asked: Types that were asked for; None: the tokenizer was given.
+        verified: Whether the checksums were compared.
+    """
+    documents, tokens = prepared.documents, prepared.tokens
+    all_tokens = sum(tokens.values())
+    types = f"{prepared.types:,} with the special tokens"
+    if asked is not None:
+        types = f"{prepared.types - 5:,} and 5 special tokens"
+        if prepared.types - 5 < asked:
+            types += f"; {asked:,} were asked for, but this text has no more pairs that occur twice"
+    rows = [
+        ("files", f"{prepared.files:,}"),
+        ("documents", f"{documents['train']:,} to train on, {documents['val']:,} to validate"),
+        ("tokens", f"{tokens['train']:,} to train on, {tokens['val']:,} to validate"),
+        ("types", types),
+        ("bytes", f"{prepared.bytes:,} of text, {prepared.bytes / all_tokens:.2f} a token"),
+    ]
+    if not documents["val"]:
+        rows.append(("validation", "none: there are too few documents for --val_fraction"))
+    if prepared.line_files:
+        rows.append(("note", f"{prepared.line_files:,} files have no blank lines: each line is a document"))
+    if prepared.invalid:
+        rows.append(("note", f"{prepared.invalid:,} places that were no UTF-8 became U+FFFD"))
+    if prepared.encoded:
+        seconds = prepared.encoding_seconds / prepared.encoded
+        again = "" if prepared.encoded == 1 else f" ({1 - prepared.encoded:.0%} was there already)"
+        rows.append(
+            (
+                "speed",
+                f"{prepared.bytes / seconds / 1e6:.1f} MB/s, {all_tokens / seconds:,.0f} tokens/s{again}; "
+                f"tokenizer {prepared.training_seconds:.0f} s, encoding {prepared.encoding_seconds:.0f} s",
+            )
+        )
+    if verified:
+        rows.append(("verified", "all checksums are right"))
+    state = "written to" if prepared.created else "already in"
+    return "\n".join(
+        [
+            *(f"{name:<11}{value}" for name, value in rows),
+            f"{state} {prepared.folder}",
+            f"next: d2v fit --config v2/text.yaml --data.root {prepared.folder}",
+        ]
+    )

@@ -1,0 +1,60 @@
+"""Heads that turn the pooled features of an input into one output a class."""
+
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+HeadKind = Literal["linear", "tanh"]
+
+
+class ClassifierHead(nn.Module):
+    """[LayerNorm], dropout, one linear layer with small weights.
+
+    Args:
+        width: D.
+        num_classes: C.
+        norm: Whether pooled features are normalised first.
+        dropout: Of what the linear layer reads.
+    """
+
+    def __init__(self, width: int, num_classes: int, norm: bool, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-6) if norm else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+        self.proj = small_linear(width, num_classes)
+
+    def forward(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b c"]:
+        """Scores before softmax or sigmoid, in fp32."""
+        return self.proj(self.dropout(self.norm(features))).float()
+
+
+class TanhHead(nn.Module):
+    """[LayerNorm], dropout, linear, tanh, dropout, linear: RoBERTa's and BERT's, of which the pretraining has no part.
+
+    Args:
+        width: D, also of the layer inside.
+        num_classes: C.
+        norm: Whether pooled features are normalised first.
+        dropout: Of what each linear layer reads.
+    """
+
+    def __init__(self, width: int, num_classes: int, norm: bool, dropout: float) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, eps=1e-6) if norm else nn.Identity()
+        self.dropout = nn.Dropout(dropout)
+        self.hidden = small_linear(width, width)
+        self.proj = small_linear(width, num_classes)
+
+    def forward(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b c"]:
+        """Scores before softmax or sigmoid, in fp32."""
+        x = self.hidden(self.dropout(self.norm(features))).tanh()
+        return self.proj(self.dropout(x)).float()
+
+
+def small_linear(num_inputs: int, num_outputs: int) -> nn.Linear:
+    """A linear layer whose first outputs are near zero."""
+    layer = nn.Linear(num_inputs, num_outputs)
+    nn.init.trunc_normal_(layer.weight, std=0.02)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,213 @@
+"""Text for pretraining: blocks of a corpus that is prepared, or that is prepared here once."""
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from d2v.data.dataset import Sample
+from d2v.data.length_buckets import LengthBuckets, consecutive_batches
+from d2v.data.module import PretrainingDataModule, Split
+from d2v.data.sampler import OrderedBatches, OrderedSampler, StreamSampler
+from d2v.errors import UserError
+from d2v.modalities.text.blocks import LEAST_TOKENS, Blocks, EvenBlocks, sentence_blocks
+from d2v.modalities.text.dataset import TextDataset, collate_blocks
+from d2v.modalities.text.encoder import TextEncoder
+from d2v.modalities.text.opening import open_shards, verify_once
+from d2v.modalities.text.shards import Shards
+from d2v.modalities.text.tokenizer import TextTokenizer
+from d2v.modalities.text.tokenizer_files import TOKENIZER
+from d2v.model.encoder import Encoder
+from d2v.types import Batch
+
+
+class _Split(NamedTuple):
+    shards: Shards
+    blocks: Blocks
+
+    def name(self, index: int) -> str:
+        start, stop = self.blocks.span(index)
+        return f"tokens {start:,} to {stop:,} in {self.shards.folder}"
+
+
+class TextDataModule(PretrainingDataModule):
+    """Blocks of text, from the shards that `d2v prepare text` writes or from raw text, which is then prepared once.
+
+    Args:
+        root: folder of shards; or raw text: a file (text, JSON lines, csv, tsv, parquet), folder or glob.
+        batch_size: tokens of one device and one micro-batch, padding included.
+        global_batch_size: tokens of one optimizer step on all devices; null: no accumulation.
+        num_workers: processes a device that read; null: the cores a device, less one, at most 8.
+        block_size: tokens of a block, <s> included.
+        break_mode: "none": the stream of all documents is cut into blocks of one length; "complete_doc": a block holds
+            whole sentences (lines) of one document, as many as fit.
+        tokenizer: of raw text: tokenizer.json, or a folder of GPT-2's, fairseq's or Hugging Face's; null: one is
+            trained. Of shards: they must have been made with it.
+        vocab_size: types of the tokenizer that is trained on raw text.
+        shards: folder for the shards of raw text; null: one in the user's cache folder.
+        val_fraction: share of the documents of raw text that is held out for validation.
+        seed: of the order of blocks.
+        max_skipped_fraction: largest tolerable share of unreadable blocks.
+    """
+
+    unit = "tokens"
+    pads = True  # with "none" that is the last block alone
+
+    def __init__(
+        self,
+        root: str,
+        batch_size: int = 16_384,
+        global_batch_size: int | None = None,
+        num_workers: int | None = None,
+        block_size: int = 512,
+        break_mode: Literal["none", "complete_doc"] = "none",
+        tokenizer: str | None = None,
+        vocab_size: int = 50_260,
+        shards: str | None = None,
+        val_fraction: float = 0.01,
+        seed: int = 0,
+        max_skipped_fraction: float = 0.01,
+    ) -> None:
+        super().__init__(root, batch_size, global_batch_size, num_workers, seed, max_skipped_fraction)
+        if block_size < LEAST_TOKENS:
+            raise UserError(f"data.block_size is {block_size}: it must be at least {LEAST_TOKENS} tokens.")
+        if break_mode not in ("none", "complete_doc"):
+            raise UserError(f"data.break_mode is {break_mode}: it must be none or complete_doc.")
+        if batch_size < block_size:
+            raise UserError(
+                f"data.batch_size {batch_size} (tokens) is below data.block_size {block_size}: a batch would not hold "
+                f"a single block. Set data.batch_size to {block_size} or more, or lower data.block_size."
+            )
+        if break_mode == "none" and batch_size % block_size:
+            below = batch_size // block_size * block_size
+            raise UserError(
+                f"data.batch_size {batch_size} (tokens) is no multiple of data.block_size {block_size}. "
+                f"Set data.batch_size to {below} or {below + block_size}, or data.break_mode to complete_doc."
+            )
+        if not 0 <= val_fraction <= 0.5:
+            raise UserError(f"data.val_fraction is {val_fraction}: it must be between 0 and 0.5.")
+        self.block_size, self.break_mode = block_size, break_mode
+        self.val_fraction = val_fraction
+        self._tokenizer, self._vocab_size, self._folder = tokenizer, vocab_size, shards
+
+    def prepare_data(self) -> None:
+        """On one process: prepare raw text, look for damage, cut; the others find what it leaves.
+
+        Raises:
+            UserError: a file of the shards was changed since it was written.
+        """
+        for shards in self._shards.values():
+            verify_once(shards)
+        _ = self.splits
+
+    def setup(self, stage: str | None = None) -> None:
+        """Also open the data, so that a wrong root is reported before anything runs."""
+        super().setup(stage)
+        _ = self.splits
+
+    def adapt_to(self, encoder: Encoder) -> None:
+        """Check that the encoder knows every token and every position, and give it the tokenizer.
+
+        Raises:
+            UserError: it has not.
+        """
+        if not isinstance(encoder, TextEncoder):
+            raise UserError(f"The data are text, and {type(encoder).__name__} does not read it: use TextEncoder.")
+        tokenizer, options = self.tokenizer, "model.student.init_args"
+        if encoder.vocab_size < len(tokenizer):
+            raise UserError(
+                f"The tokenizer of data.root {self.root} has {len(tokenizer):,} ids, and the encoder embeds "
+                f"{encoder.vocab_size:,}. Set {options}.vocab_size to {len(tokenizer)}."
+            )
+        if encoder.max_positions is not None and encoder.max_positions < self.block_size:
+            raise UserError(
+                f"data.block_size is {self.block_size}, and the encoder has {encoder.max_positions} positions. Lower "
+                f"data.block_size, or set {options}.max_positions to {self.block_size}."
+            )
+        known = encoder.assets.get(TOKENIZER)
+        if known is not None and TextTokenizer.from_json(known).fingerprint != tokenizer.fingerprint:
+            raise UserError(
+                f"The encoder was trained with another tokenizer than data.root {self.root} was prepared with. Prepare "
+                "the text with the encoder's: data.tokenizer takes its folder or checkpoint."
+            )
+        encoder.assets[TOKENIZER] = tokenizer.to_json()
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        """That made the shards."""
+        return self._shards["train"].tokenizer
+
+    @functools.cached_property
+    def splits(self) -> dict[str, _Split]:
+        """By name, those that hold a block: "train", and perhaps "val"."""
+        splits = {name: _Split(shards, self._cut(shards)) for name, shards in self._shards.items()}
+        if not len(splits["train"].blocks):
+            raise UserError(
+                f"data.root {self.root}: nothing to train on; no block of {LEAST_TOKENS} tokens or more can be made."
+            )
+        return {name: split for name, split in splits.items() if len(split.blocks)}
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return ()
+
+    def train_dataset(self) -> TextDataset:
+        return self._dataset("train")
+
+    def eval_dataset(self, split: Split) -> TextDataset | None:
+        return self._dataset(split) if split in self.splits else None
+
+    def train_sampler(self, num_samples: int) -> StreamSampler:
+        """A stream of blocks of one length, or one of batches of blocks of about the same length."""
+        consumed = None if self.trainer is None else self._consumed
+        if self.break_mode == "none":
+            size, unpack = int(self.batch_size) // self.block_size, None
+        else:
+            buckets = LengthBuckets(self.splits["train"].blocks.lengths, self.batch_size, self.seed)
+            num_samples, size, unpack = len(buckets), 1, buckets.batch
+        return StreamSampler(
+            num_samples, size, self.seed, self.rank, self.world_size, self.accumulation, consumed, unpack
+        )
+
+    def eval_loader(self, dataset: Any, sampler: OrderedSampler) -> DataLoader[Any]:
+        """Blocks in their order, in batches of at most ``batch_size`` tokens."""
+        assert isinstance(dataset, TextDataset)
+        indices = sampler.indices
+        groups = consecutive_batches(dataset.lengths[list(indices)], self.batch_size)
+        batches = OrderedBatches([[indices[i] for i in group] for group in groups])
+        warnings.filterwarnings("ignore", "You are using a custom batch sampler")  # `predict` cannot know it
+        return self._loader(dataset, batch_sampler=batches)
+
+    def count_units(self, batch: Batch) -> float | Tensor:
+        """Tokens without padding; a tensor where that would have to wait for the device."""
+        return batch.inputs.numel() if batch.padding_mask is None else (~batch.padding_mask).sum()
+
+    @property
+    def collate(self) -> Callable[[list[Sample]], Batch]:  # type: ignore[override]  # it needs the id of <pad>
+        """Pad with ``<pad>`` to ids [B, N]."""
+        return functools.partial(collate_blocks, self.tokenizer.pad_id)
+
+    @functools.cached_property
+    def _shards(self) -> dict[str, Shards]:
+        return open_shards(self.root, self._tokenizer, self._vocab_size, self._folder, self.val_fraction)
+
+    def _cut(self, shards: Shards) -> Blocks:
+        if self.break_mode == "none":
+            blocks: Blocks = EvenBlocks(shards.num_tokens, self.block_size)
+        else:
+            blocks = sentence_blocks(shards, self.block_size)
+        left_out = f"; left out: {blocks.num_short:,} shorter than {LEAST_TOKENS} tokens" if blocks.num_short else ""
+        rank_zero_info(
+            f"data: {shards.split}: {len(blocks):,} blocks of at most {self.block_size} tokens, from "
+            f"{shards.num_documents:,} documents with {shards.num_tokens:,} tokens{left_out}"
+        )
+        return blocks
+
+    def _dataset(self, name: str) -> TextDataset:
+        split = self.splits[name]
+        skipped = self.skipped_samples(name, split.name, len(split.blocks))
+        return TextDataset(split.shards, split.blocks, skipped)

@@ -1,0 +1,86 @@
+"""Lines to token ids as fast as one process can: a word that was met before is not split and merged again."""
+
+import json
+import struct
+from collections.abc import Callable, Sequence
+
+from d2v.modalities.text.tokenizer import TextTokenizer
+
+_CODES = {"uint16": "H", "uint32": "I"}
+_MOST_WORDS = 300_000
+_LONGEST_WORD = 64
+
+
+class LineEncoder:
+    """Encodes lines, and remembers the ids of words.
+
+    GPT-2's regular expression splits before each single space that stands between two other characters, whatever
+    surrounds it, and merges stay within its words; so the ids of a line are those of its words, one after the other.
+    Of other tokenizers that is not known: each line goes to the library as it is. So do lines with more than single
+    spaces between words.
+
+    Args:
+        tokenizer: that makes the ids.
+        dtype: of the ids, ``uint16`` or ``uint32``, little-endian.
+    """
+
+    def __init__(self, tokenizer: TextTokenizer, dtype: str) -> None:
+        self._backend = tokenizer.backend
+        self._code = _CODES[dtype]
+        self._by_words = splits_at_spaces(tokenizer.to_json())
+        self._first = _Words(self._one)
+        self._later = _Words(lambda word: self._one(" " + word))
+
+    def encode(self, lines: Sequence[str]) -> list[bytes]:
+        """Ids of each line, without special tokens."""
+        if not self._by_words:
+            encodings = self._backend.encode_batch_fast(lines, add_special_tokens=False)
+            return [self._packed(encoding.ids) for encoding in encodings]
+        encoded = []
+        first, later = self._first.__getitem__, self._later.__getitem__
+        for line in lines:
+            words = line.split()
+            if len(words) < 2 or " ".join(words) != line:
+                encoded.append(self._one(line))
+                continue
+            begin = first(words[0])
+            del words[0]
+            encoded.append(begin + b"".join(map(later, words)))
+        return encoded
+
+    def _one(self, text: str) -> bytes:
+        # Of a batch of one: `encode` also counts characters.
+        return self._packed(self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids)
+
+    def _packed(self, ids: list[int]) -> bytes:
+        return struct.pack(f"<{len(ids)}{self._code}", *ids)
+
+
+class _Words(dict[str, bytes]):
+    """Ids of words, made when they are first asked for; long words hardly come again."""
+
+    def __init__(self, encode: Callable[[str], bytes]) -> None:
+        super().__init__()
+        self._encode = encode
+
+    def __missing__(self, word: str) -> bytes:
+        ids = self._encode(word)
+        if len(word) <= _LONGEST_WORD:
+            if len(self) >= _MOST_WORDS:
+                self.clear()
+            self[word] = ids
+        return ids
+
+
+def splits_at_spaces(tokenizer_json: str) -> bool:
+    """Whether this is a BPE over the words of GPT-2's regular expression."""
+    content = json.loads(tokenizer_json)
+    model, before = content["model"], content["pre_tokenizer"] or {}
+    return (
+        model["type"] == "BPE"
+        and not model["dropout"]
+        and content["normalizer"] is None
+        and before.get("type") == "ByteLevel"
+        and before.get("use_regex", True)
+        and all(token["special"] for token in content["added_tokens"])
+    )

@@ -1,0 +1,157 @@
+"""Text to token ids and back: any tokenizer of the ``tokenizers`` library under the names that the project uses."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from d2v.errors import UserError
+from d2v.modalities.text import bpe
+from d2v.modalities.text.tokenizer_files import read_tokenizer
+
+_NAMES = {
+    "bos": ("<s>", "[CLS]"),
+    "pad": ("<pad>", "[PAD]"),
+    "eos": ("</s>", "[SEP]"),
+    "unk": ("<unk>", "[UNK]"),
+    "mask": ("<mask>", "[MASK]"),
+}
+
+
+class TextTokenizer:
+    """A tokenizer and the ids of its special tokens, which are found by their names (RoBERTa's or BERT's).
+
+    Special tokens that are written in a text are text like any other.
+
+    Args:
+        text: ``tokenizer.json``; :meth:`open` and :meth:`train` make it.
+        where: what to call it in messages.
+
+    Raises:
+        UserError: it is no such file, or it has no token that begins, ends or pads a sequence.
+    """
+
+    def __init__(self, text: str, where: str = "tokenizer.json") -> None:
+        try:
+            self.backend = Tokenizer.from_str(text)
+        except Exception as error:  # the library raises plain Exception
+            raise UserError(f"{where} is no tokenizer.json of the `tokenizers` library ({error}).") from error
+        self.backend.no_truncation()
+        self.backend.no_padding()
+        self.backend.encode_special_tokens = True  # those that stand in the text are plain text
+        self._json = text
+        ids = {kind: self._find(names) for kind, names in _NAMES.items()}
+        missing = [" or ".join(_NAMES[kind]) for kind in ("bos", "pad", "eos") if ids[kind] is None]
+        if missing:
+            raise UserError(
+                f"{where} has no token {', no '.join(missing)}. GPT-2's own vocabulary has none of them: put fairseq's "
+                "dict.txt beside its two files, or take RoBERTa's vocab.json and merges.txt."
+            )
+        self.bos_id: int = ids["bos"]  # type: ignore[assignment]  # these three were found
+        self.pad_id: int = ids["pad"]  # type: ignore[assignment]
+        self.eos_id: int = ids["eos"]  # type: ignore[assignment]
+        self.unk_id: int | None = ids["unk"]
+        self.mask_id: int | None = ids["mask"]
+        self._len = max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    @classmethod
+    def open(cls, path: str | Path) -> "TextTokenizer":
+        """Of a file, a folder or a prefix; see :func:`~d2v.modalities.text.tokenizer_files.read_tokenizer`.
+
+        Raises:
+            UserError: there is none, or it cannot be used.
+        """
+        return cls(*read_tokenizer(Path(path).expanduser()))
+
+    @classmethod
+    def from_json(cls, text: str) -> "TextTokenizer":
+        """From what :meth:`to_json` gave."""
+        return cls(text)
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int = 50260, progress: bool = False) -> "TextTokenizer":
+        """A byte-level BPE of these texts; the same for the same texts in the same order.
+
+        Args:
+            texts: read once, one after the other.
+            vocab_size: types, the 256 bytes among them; fewer if no pair is left that occurs twice. Five special
+                tokens come on top: with 50,260 it is as long as RoBERTa's, 50,265.
+            progress: whether to draw bars.
+
+        Raises:
+            UserError: ``vocab_size`` is less than 256.
+        """
+        return cls(bpe.train(texts, vocab_size, progress))
+
+    def to_json(self) -> str:
+        """Content of its ``tokenizer.json``, unchanged since it was read."""
+        return self._json
+
+    def save(self, path: str | Path) -> None:
+        """Write ``tokenizer.json``."""
+        Path(path).write_text(self._json, encoding="utf-8")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes with the content of ``tokenizer.json``, not with its spaces."""
+        plain = json.dumps(json.loads(self._json), sort_keys=True, separators=(",", ":"))
+        return hashlib.blake2b(plain.encode(), digest_size=12).hexdigest()
+
+    def __len__(self) -> int:
+        """Number of ids, special ones among them."""
+        return self._len
+
+    def __reduce__(self) -> tuple:
+        return TextTokenizer.from_json, (self._json,)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without special tokens."""
+        return self.backend.encode(without_surrogates(text), add_special_tokens=False).ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Ids of texts, without special tokens, each int32 [N]."""
+        encoded = self.backend.encode_batch_fast([without_surrogates(text) for text in texts], add_special_tokens=False)
+        return [np.array(one.ids, dtype=np.int32) for one in encoded]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids; special tokens by their names."""
+        return self.backend.decode([int(i) for i in ids], skip_special_tokens=False)
+
+    def sequence(self, a: str, b: str | None = None, *, max_length: int) -> list[int]:
+        """What a model reads: ``<s> a </s>``, or ``<s> a </s> </s> b </s>`` (RoBERTa's form of a pair).
+
+        Args:
+            a: text.
+            b: second text.
+            max_length: in tokens, special ones among them; what is too much is cut from the end of the longer text.
+
+        Raises:
+            UserError: not even the special tokens fit.
+        """
+        room = max_length - (2 if b is None else 4)
+        if room < 0:
+            raise UserError(f"a sequence of {max_length} tokens has no room for its special tokens; allow more")
+        first = self.encode(a)
+        if b is None:
+            return [self.bos_id, *first[:room], self.eos_id]
+        second = self.encode(b)
+        keep = min(len(first), max(room - room // 2, room - len(second)))
+        return [self.bos_id, *first[:keep], self.eos_id, self.eos_id, *second[: room - keep], self.eos_id]
+
+    def _find(self, names: tuple[str, ...]) -> int | None:
+        return next((i for name in names if (i := self.backend.token_to_id(name)) is not None), None)
+
+
+def without_surrogates(text: str) -> str:
+    """Half surrogate pairs, which JSON can hold and UTF-8 cannot, become U+FFFD."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text

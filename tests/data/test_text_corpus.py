@@ -1,0 +1,274 @@
+"""Reading raw text: documents are the same however a file is cut, and nothing of any kind fills the memory."""
+
+import bz2
+import gzip
+import itertools
+import json
+import lzma
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from d2v.errors import UserError
+from d2v.modalities.text import reading
+from d2v.modalities.text.corpus import Corpus, TextFile
+from d2v.modalities.text.reading import END, LINE, PART, SegmentReader
+from d2v.modalities.text.sample import sample
+
+DOCUMENTS = [
+    ["one line"],
+    ["two", "lines, größer"],
+    ["漢字 and مرحبا 👩\u200d👧"],
+    ["  kept  spaces ", "\ttab"],
+    ["last"],
+]
+
+
+def documents(corpus: Corpus, size: int = 1 << 30) -> list[list[str]]:
+    """Lines of documents, each file cut into segments of about ``size`` bytes."""
+    found: list[list[str]] = []
+    lines: list[str] = []
+    parts = ""
+    for segment in (segment for file in corpus.files for segment in file.segments(size)):
+        for text, mark in SegmentReader(segment, corpus.column).read():
+            if mark == END:
+                found.append(lines)
+                lines = []
+            elif mark == PART:
+                parts += text
+            else:
+                lines.append(parts + text)
+                parts = ""
+    assert not lines
+    assert not parts
+    return found
+
+
+def plain(content: list[list[str]]) -> str:
+    return "\n\n".join("\n".join(lines) for lines in content) + "\n"
+
+
+def write_plain(path: Path) -> None:
+    path.write_text(plain(DOCUMENTS), encoding="utf-8")
+
+
+def write_json(path: Path) -> None:
+    rows = [json.dumps({"id": i, "text": "\n".join(lines)}) for i, lines in enumerate(DOCUMENTS)]
+    path.write_text("\n".join([*rows, json.dumps({"id": 9, "text": None}), "", json.dumps({"text": " \n "})]))
+
+
+def write_csv(path: Path) -> None:
+    rows = [f'{i},"{chr(10).join(lines)}"' for i, lines in enumerate(DOCUMENTS)]
+    path.write_text("\ufeffid,text\r\n" + "\r\n".join(rows) + "\r\n", encoding="utf-8", newline="")
+
+
+def write_parquet(path: Path) -> None:
+    table = pa.table({"text": ["\n".join(lines) for lines in DOCUMENTS] + [None], "id": range(6)})
+    pq.write_table(table, path, row_group_size=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("a.txt", write_plain),
+        ("A", write_plain),
+        ("a.md", write_plain),
+        ("a.jsonl", write_json),
+        ("a.NDJSON", write_json),
+        ("a.json", write_json),
+        ("a.csv", write_csv),
+        ("a.parquet", write_parquet),
+    ],
+)
+def test_each_kind_however_it_is_cut(tmp_path: Path, name: str, write: Callable[[Path], None]) -> None:
+    write(tmp_path / name)
+    corpus = Corpus.open([str(tmp_path / name)])
+    for size in (1, 7, 30, 1000):
+        assert documents(corpus, size) == DOCUMENTS
+
+
+def test_a_table_between_tabs_knows_no_quotes(tmp_path: Path) -> None:
+    (tmp_path / "a.tsv").write_text('label\ttext\n0\t"So he said\n1\tit\'s 5" wide\r\n')
+    for size in (1, 5, 100):
+        assert documents(Corpus.open([str(tmp_path)]), size) == [['"So he said'], ["it's 5\" wide"]]
+
+
+def test_compressed_files(tmp_path: Path) -> None:
+    data = plain(DOCUMENTS).encode()
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(data))
+    (tmp_path / "b.bz2").write_bytes(bz2.compress(data))
+    (tmp_path / "c.txt.xz").write_bytes(lzma.compress(data))
+    (tmp_path / "d.txt.zst").write_bytes(pa.Codec("zstd").compress(data, asbytes=True))
+    write_json(tmp_path / "e.jsonl")
+    (tmp_path / "e.jsonl.gz").write_bytes(gzip.compress((tmp_path / "e.jsonl").read_bytes()))
+    (tmp_path / "e.jsonl").unlink()
+    corpus = Corpus.open([str(tmp_path)])
+    assert len(corpus.files) == 5
+    assert documents(corpus, 3) == DOCUMENTS * 5
+    for path in tmp_path.iterdir():
+        path.write_bytes(path.read_bytes()[:-20])
+        with pytest.raises(UserError, match=f"input {path}: (is damaged|cannot be read)"):
+            documents(Corpus.open([str(path)]))
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    content=st.lists(
+        st.sampled_from([b"\n", b"a", b"bc", b" ", b"\r\n", b"\xc3\xa9", b"\xff", b"word " * 6]),
+        min_size=1,
+        max_size=40,
+    ),
+    size=st.integers(1, 40),
+    longest=st.integers(5, 20),
+    kind=st.sampled_from(["text", "lines"]),
+)
+def test_a_cut_never_changes_documents(
+    tmp_path_factory: pytest.TempPathFactory, content: list[bytes], size: int, longest: int, kind: str
+) -> None:
+    path = tmp_path_factory.mktemp("cut") / "a.txt"
+    data = b"".join(content)
+    path.write_bytes(data)
+    corpus = Corpus([TextFile(str(path), len(data), kind)], "text")  # type: ignore[arg-type]
+    lines = [line.rstrip(b"\r") for line in data.split(b"\n")]
+    if kind == "lines":
+        expected = [[line] for line in lines if line.strip()]
+    else:
+        runs = itertools.groupby(lines, key=lambda line: bool(line.strip()))
+        expected = [list(run) for full, run in runs if full]
+    before, reading._LONGEST = reading._LONGEST, longest
+    try:
+        # A long line of nothing but spaces is a line; short, it is blank. Content of 5 bytes and more never is.
+        if not any(not line.strip() and len(line) >= longest for line in lines):
+            found = documents(corpus, size)
+            assert found == [[line.decode("utf-8", "replace") for line in lines] for lines in expected]
+            assert documents(corpus) == found
+    finally:
+        reading._LONGEST = before
+
+
+def test_a_long_line_comes_in_parts_between_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "_LONGEST", 64)
+    line = "many words of one line " * 40 + "没有空格的句子。" * 30 + "x" * 200
+    (tmp_path / "a.txt").write_text(f"{line}\nnext\n")
+    (tmp_path / "b.jsonl").write_text(json.dumps({"text": f"{line}\nnext"}))
+    for name in ("a.txt", "b.jsonl"):
+        (file,) = Corpus.open([str(tmp_path / name)]).files
+        items = list(SegmentReader(file.segments(1 << 20)[0], "text").read())
+        assert [mark for _, mark in items[-3:]] == [LINE, LINE, END]
+        assert "".join(text for text, _ in items[:-2]) == line
+        assert max(len(text) for text, _ in items) <= 2 * 64
+        assert all(text[0] == " " for text, _ in items[1:10])  # each part begins with a word
+        assert any(text.endswith("。") for text, mark in items if mark == PART)
+
+
+def test_plain_text_without_blank_lines_has_a_document_a_line(tmp_path: Path) -> None:
+    lines = [f"review {i} " + "word " * 100 for i in range(3000)]
+    (tmp_path / "reviews.txt").write_text("\n".join(lines))
+    (tmp_path / "short.txt").write_text("\n".join(lines[:5]))
+    corpus = Corpus.open([str(tmp_path)])
+    assert corpus.line_files == [str(tmp_path / "reviews.txt")]
+    assert documents(corpus, 100_000) == [[line] for line in lines] + [lines[:5]]
+
+
+def test_invalid_utf_8_is_replaced_and_counted(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfcaf\xe9 and \xef\xbf\xbd\n\xff\xfe\n")
+    (file,) = Corpus.open([str(tmp_path)]).files
+    reader = SegmentReader(file.segments(1 << 20)[0], "text")
+    assert list(reader.read()) == [("caf\ufffd and \ufffd", LINE), ("\ufffd\ufffd", LINE), ("", END)]
+    assert reader.invalid_bytes == 3
+    (tmp_path / "a.txt").unlink()
+    (tmp_path / "a.jsonl").write_text('{"text": "half \\ud83d pair"}')
+    assert documents(Corpus.open([str(tmp_path)])) == [["half \ufffd pair"]]
+
+
+def test_folders_globs_and_several_inputs(tmp_path: Path) -> None:
+    for name in ("b/2.txt", "a/1.txt", "wiki_00", ".hidden", "out/tokenizer.json", "empty.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("" if name == "empty.txt" else name)
+    (tmp_path / "picture.png").write_bytes(b"\x89PNG\r\n\0\0")
+    corpus = Corpus.open([str(tmp_path)], exclude=tmp_path / "out")
+    assert documents(corpus) == [["a/1.txt"], ["b/2.txt"], ["wiki_00"]]
+    corpus = Corpus.open([f"{tmp_path}/b/2.txt", f"{tmp_path}/*/*.txt"])
+    assert documents(corpus) == [["b/2.txt"], ["a/1.txt"]]
+    before = corpus.fingerprint
+    (tmp_path / "b/2.txt").write_text("changed")
+    assert corpus.fingerprint != before
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    def write(name: str, content: str) -> str:
+        (tmp_path / name).write_text(content)
+        return str(tmp_path / name)
+
+    (tmp_path / "nothing").mkdir()
+    pq.write_table(pa.table({"words": ["a"], "text": [1]}), tmp_path / "numbers.parquet")
+    for given_input, message in (
+        ("nowhere.txt", "input nowhere.txt: does not exist"),
+        (f"{tmp_path}/*.none", "matches nothing"),
+        (f"{tmp_path}/nothing", "the folder holds no text"),
+        (write("a.txt", ""), "all 1 files are empty"),
+        (write("a.parquet", "no parquet"), r"a.parquet: cannot be read as parquet"),
+        (f"{tmp_path}/numbers.parquet", "the column 'text' holds int64 and no text; name another: --text_column"),
+        (write("a.csv", "words,label\nx,1\n"), "no column 'text' among 'words', 'label'; name the one .*--text_column"),
+        (write("a.tsv", "words\tlabel\nx\t1\n"), "no column 'text' among 'words', 'label'"),
+    ):
+        with pytest.raises(UserError, match=message):
+            Corpus.open([given_input])
+    for name, content, message in (
+        ("b.jsonl", '{"text": "a"}\n{"text": \n', r"b.jsonl, the line at byte 14: is no JSON"),
+        ("c.jsonl", '{"content": "a"}', "expected an object with the key 'text', there is only 'content'"),
+        ("d.json", '["a"]', "there is no object"),
+        ("e.jsonl", '{"text": 3}', "'text' is no text but int"),
+        ("f.tsv", "label\ttext\n0\n", r"f.tsv, the line at byte 11: has 1 cells"),
+        ("g.csv", "label,text\n0\n", r"g.csv, line 2: has 1 cells"),
+    ):
+        with pytest.raises(UserError, match=message):
+            documents(Corpus.open([write(name, content)]))
+    assert documents(Corpus.open([f"{tmp_path}/c.jsonl"], column="content")) == [["a"]]
+    data = bytearray((tmp_path / "numbers.parquet").read_bytes())
+    write_parquet(tmp_path / "cut.parquet")
+    data = bytearray((tmp_path / "cut.parquet").read_bytes())
+    data[4:60] = bytes(56)
+    (tmp_path / "cut.parquet").write_bytes(data)
+    with pytest.raises(UserError, match=r"cut.parquet: cannot be read as parquet"):
+        documents(Corpus.open([f"{tmp_path}/cut.parquet"]))
+
+
+def test_jobs_are_of_about_the_same_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("d2v.modalities.text.corpus._JOB_BYTES", (1000, 2000))
+    for i in range(50):
+        (tmp_path / f"{i:02d}.txt").write_text("x" * 99)
+    (tmp_path / "99.txt").write_text("y" * 10_000)
+    jobs = Corpus.open([str(tmp_path)]).jobs()
+    sizes = [sum(segment.size for segment in job) for job in jobs]
+    assert sum(sizes) == 50 * 99 + 10_000
+    assert max(sizes) < 1600
+    assert len(jobs) == 15
+
+
+def test_the_sample_is_bounded_and_spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("d2v.modalities.text.sample._WINDOW", 1000)
+    lines = [f"line number {i:05d} of all" for i in range(8000)]
+    content = "\n".join(lines)
+    (tmp_path / "a.txt").write_text(content)
+    (tmp_path / "b.jsonl").write_text("\n".join(json.dumps({"text": line}) for line in lines))
+    (tmp_path / "c.csv").write_text("text\n" + content)
+    pq.write_table(pa.table({"text": lines}), tmp_path / "d.parquet", row_group_size=40)
+    for name in ("a.txt", "b.jsonl", "c.csv", "d.parquet"):
+        corpus = Corpus.open([str(tmp_path / name)])
+        assert list(sample(corpus)) == lines
+        texts = list(sample(corpus, limit=30_000))
+        assert texts == list(sample(corpus, limit=30_000))
+        assert 10_000 < sum(map(len, texts)) < 32_000
+        numbers = [int(text.split()[2]) for text in texts if text.startswith("line number")]
+        assert {number // 1000 for number in numbers} == set(range(8))
+        if name == "a.txt":
+            few = list(sample(corpus, limit=30_000, letters=1000))
+            assert sum(map(len, set(" ".join(few).split()))) < 1100
+    (tmp_path / "e.txt").write_text("word " * 50_000)  # one line
+    assert 20_000 < sum(map(len, sample(Corpus.open([f"{tmp_path}/e.txt"]), limit=30_000))) < 32_000

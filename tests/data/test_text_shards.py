@@ -1,0 +1,253 @@
+"""Token shards: the same whatever made them, read as one stream, and never taken for whole when they are not."""
+
+import json
+import pickle
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from d2v.errors import UserError
+from d2v.modalities.text import jobs
+from d2v.modalities.text.prepare import prepare_corpus
+from d2v.modalities.text.shard_writer import ShardWriter, dtype_for, write_index
+from d2v.modalities.text.shards import Shards, is_prepared
+from d2v.modalities.text.tokenizer import TextTokenizer
+
+JOB_BYTES = (2000, 4000)
+
+
+@pytest.fixture(autouse=True)
+def _small_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("d2v.modalities.text.corpus._JOB_BYTES", JOB_BYTES)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("corpus") / "a.txt"
+    documents = [
+        f"document {i} of some\nwith größere 漢字 lines 👍🏽 {i * i}\nand {'so on ' * (i % 7)}end" for i in range(150)
+    ]
+    path.write_text("\n\n".join(documents), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def tokenizer(corpus: Path) -> TextTokenizer:
+    return TextTokenizer.train(corpus.read_text(encoding="utf-8").split("\n"), 300)
+
+
+def prepare(corpus: Path, output: Path, **options: object) -> object:
+    return prepare_corpus([str(corpus)], output, vocab_size=300, val_fraction=0.1, **{"num_workers": 1, **options})  # type: ignore[arg-type]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != ".lock"}
+
+
+@pytest.fixture(scope="module")
+def prepared(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("prepared") / "shards"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("d2v.modalities.text.corpus._JOB_BYTES", JOB_BYTES)
+        prepare(corpus, folder, num_workers=1)
+    return folder
+
+
+def test_the_stream_is_the_documents(prepared: Path, corpus: Path) -> None:
+    train, val = Shards.open(prepared, "train"), Shards.open(prepared, "val")
+    assert train is not None
+    assert val is not None
+    assert Shards.open(prepared, "test") is None
+    assert len(list(prepared.glob("train-*.bin"))) > 3
+    tokenizer = train.tokenizer
+    found = []
+    for shards in (train, val):
+        ends = shards.document_ends
+        assert len(ends) == shards.num_documents
+        assert ends[-1] == shards.num_tokens
+        assert ends.dtype == np.int64
+        starts = [0, *ends[:-1]]
+        found.append([tokenizer.decode(shards.read(a, b)) for a, b in zip(starts, ends, strict=True)])
+    documents = [d.replace("\n", "</s>") + "</s>" for d in corpus.read_text(encoding="utf-8").split("\n\n")]
+    assert sorted(found[0] + found[1]) == sorted(documents)
+    assert found[0] == [document for document in documents if document not in found[1]]  # in their order
+    assert 10 <= len(found[1]) <= 20
+    whole = train.read(0, train.num_tokens)
+    assert whole.dtype == np.int64
+    for start, stop in ((0, 0), (5, 9), (500, 4000), (train.num_tokens - 3, train.num_tokens)):
+        assert (train.read(start, stop) == whole[start:stop]).all()
+    for start, stop in ((-1, 3), (3, 1), (0, train.num_tokens + 1)):
+        with pytest.raises(IndexError):
+            train.read(start, stop)
+    train.verify()
+    sent = pickle.dumps(train)
+    assert len(sent) < 10_000
+    assert (pickle.loads(sent).read(5, 900) == whole[5:900]).all()
+    assert pickle.loads(sent).fingerprint == train.fingerprint != val.fingerprint
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_workers_change_nothing(
+    prepared: Path, corpus: Path, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "START_METHOD", method)
+    prepare(corpus, tmp_path / "out", num_workers=4)
+    assert content(tmp_path / "out") == content(prepared)
+
+
+def test_one_job_holds_out_every_tenth_document(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("d2v.modalities.text.corpus._JOB_BYTES", (1 << 20, 1 << 20))
+    summary = prepare(corpus, tmp_path / "out")
+    assert summary.documents == {"train": 135, "val": 15}  # type: ignore[attr-defined]
+    val = Shards.open(tmp_path / "out", "val")
+    assert val is not None
+    assert val.tokenizer.decode(val.read(0, int(val.document_ends[0]))).startswith("document 9 of")
+
+
+def test_a_kill_keeps_what_is_finished(prepared: Path, corpus: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    code = f"""
+import os, signal
+from d2v.modalities.text import corpus, prepare
+corpus._JOB_BYTES = {JOB_BYTES}
+run_jobs = prepare.run_jobs
+def killed(*args):
+    for number, done in enumerate(run_jobs(*args)):
+        if number == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        yield done
+prepare.run_jobs = killed
+if __name__ == "__main__":
+    prepare.prepare_corpus([{str(corpus)!r}], {str(output)!r}, vocab_size=300, val_fraction=0.1, num_workers=1)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ran.returncode == -signal.SIGKILL, ran.stderr
+    assert not is_prepared(output)
+    with pytest.raises(UserError, match="is unfinished: type the same"):
+        Shards.open(output, "train")
+    (output / "train-00004.bin.1.part").write_bytes(b"half")
+    with pytest.raises(UserError, match=r"val_fraction was 0.1 and is 0.2\); give another folder"):
+        prepare_corpus([str(corpus)], output, vocab_size=300, val_fraction=0.2)
+    finished = {path: path.stat().st_mtime_ns for path in output.glob("*.bin")}
+    assert len(finished) >= 3
+    summary = prepare(corpus, output, num_workers=1)
+    assert 0 < summary.encoded < 1  # type: ignore[attr-defined]
+    assert content(output) == content(prepared)
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished
+
+
+def test_only_one_of_several_callers_works(corpus: Path, prepared: Path, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        calls = [pool.submit(prepare, corpus, tmp_path / "out", num_workers=1) for _ in range(3)]
+    assert sorted(call.result().created for call in calls) == [False, False, True]  # type: ignore[attr-defined]
+    assert content(tmp_path / "out") == content(prepared)
+
+
+def test_a_failing_worker_leaves_no_half_written_shard(tmp_path: Path) -> None:
+    for i in range(4):
+        (tmp_path / f"{i}.jsonl").write_text('{"text": "fine and long enough"}\n' * 100)
+    with (tmp_path / "2.jsonl").open("a") as file:
+        file.write("{broken")
+    for workers in (1, 2):
+        with pytest.raises(UserError, match=r"2.jsonl, the line at byte 3,300: is no JSON"):
+            prepare(tmp_path, tmp_path / "out", num_workers=workers)
+    assert not list(tmp_path.glob("out/*.part"))
+    assert not is_prepared(tmp_path / "out")
+
+
+def test_other_arguments_and_another_corpus_are_refused(corpus: Path, tmp_path: Path) -> None:
+    own = tmp_path / "a.txt"
+    own.write_text(corpus.read_text(encoding="utf-8"), encoding="utf-8")
+    output = tmp_path / "out"
+    prepare(own, output)
+    assert prepare(own, output).created is False  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match="vocab_size was 300 and is 400"):
+        prepare_corpus([str(own)], output, vocab_size=400, val_fraction=0.1)
+    with pytest.raises(UserError, match="vocab_size was 300 and is None; tokenizer was None"):
+        prepare_corpus([str(own)], output, tokenizer=str(output), val_fraction=0.1)
+    own.write_text("other")
+    with pytest.raises(UserError, match="files of the input were added, removed or changed"):
+        prepare(own, output)
+    with pytest.raises(UserError, match=r"holds something else, such as a.txt"):
+        prepare(own, tmp_path)
+    with pytest.raises(UserError, match=r"val_fraction 0.7"):
+        prepare_corpus([str(own)], tmp_path / "new", val_fraction=0.7)
+    own.write_text("\n \n\n")
+    with pytest.raises(UserError, match="only blank lines"):
+        prepare(own, tmp_path / "new")
+    own.write_text("some text")
+    prepare(own, tmp_path / "new")  # nothing stands in the way
+
+
+def test_a_large_vocabulary_takes_uint32(tokenizer: TextTokenizer, tmp_path: Path) -> None:
+    vocab = json.loads(tokenizer.to_json())
+    vocab["model"]["vocab"] |= {f"filler{i}": 1000 + i for i in range(70_000)}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(vocab))
+    (tmp_path / "a.txt").write_text("document 1 of some")
+    prepare_corpus([str(tmp_path / "a.txt")], tmp_path / "out", tokenizer=str(tmp_path), val_fraction=0)
+    shards = Shards.open(tmp_path / "out", "train")
+    assert shards is not None
+    assert json.loads((tmp_path / "out/index.json").read_text())["dtype"] == "uint32"
+    assert shards.read(0, shards.num_tokens).tolist() == [*tokenizer.encode("document 1 of some"), 2]
+
+
+def write(folder: Path, tokenizer: TextTokenizer, documents: list[list[int]]) -> None:
+    writer = ShardWriter(folder, "train", 0, dtype_for(tokenizer))
+    for document in documents:
+        writer.write(np.array(document, dtype="<u2").tobytes())
+        writer.end_document()
+    entry = writer.close()
+    assert entry is not None
+    write_index(folder, tokenizer, {"train": [entry]}, {})
+
+
+def use(folder: Path) -> None:
+    shards = Shards.open(folder, "train")
+    assert shards is not None
+    assert len(shards.document_ends) == 2
+    shards.verify()
+
+
+def test_damage_is_named(tokenizer: TextTokenizer, tmp_path: Path) -> None:
+    write(tmp_path, tokenizer, [[5, 6, 2], [7, 2]])
+    shards = Shards.open(tmp_path, "train")
+    assert shards is not None
+    assert shards.read(0, 5).tolist() == [5, 6, 2, 7, 2]
+    shards.verify()
+    good = content(tmp_path)
+
+    def damaged(name: str, data: bytes | None, message: str) -> None:
+        for file, whole in good.items():
+            (tmp_path / file).write_bytes(whole)
+        if data is None:
+            (tmp_path / name).unlink()
+        else:
+            (tmp_path / name).write_bytes(data)
+        with pytest.raises(UserError, match=message):
+            use(tmp_path)
+
+    shard, ends, index = good["train-00000.bin"], good["train-00000.ends.npy"], good["index.json"]
+    damaged("train-00000.bin", shard[:-2], r"train-00000.bin is damaged \(8 bytes in place of 10\)")
+    damaged("train-00000.bin", None, "is missing")
+    damaged("train-00000.bin", b"\1" + shard[1:], r"train-00000.bin was changed since it was written")
+    damaged("train-00000.ends.npy", None, "is missing")
+    damaged("train-00000.ends.npy", ends[:-4], r"ends.npy is damaged")
+    damaged("train-00000.ends.npy", ends[:-8] + ends[-16:-8], "its positions do not fit the index")
+    damaged("index.json", index[:-20], r"index.json is damaged")
+    damaged("index.json", b'{"format": 1}', r"index.json is damaged \(its entry 'splits'")
+    damaged("index.json", index.replace(b'"format": 1', b'"format": 9'), "written by a later d2v")
+    damaged("index.json", None, "is unfinished")
+    damaged("tokenizer.json", b"{}", r"tokenizer.json is no tokenizer.json")
+    other = TextTokenizer.train(["other"], 256).to_json().encode()
+    damaged("tokenizer.json", other, r"tokenizer.json is not the tokenizer that made these shards")
+    with pytest.raises(UserError, match="holds no token shards"):
+        Shards.open(tmp_path / "nowhere", "train")
+    (tmp_path / "tokenizer.json").write_bytes(good["tokenizer.json"])
+    (tmp_path / "a.txt").write_text("text")
+    with pytest.raises(UserError, match=r"not by `d2v prepare text`"):
+        prepare_corpus([str(tmp_path / "a.txt")], tmp_path)
