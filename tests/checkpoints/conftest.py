@@ -190,7 +190,7 @@ def import_content(tmp_path: Path) -> Callable[[Any], Path]:
     def run(content: Any, name: str = "model") -> Path:
         source, folder = tmp_path / f"{name}.pt", tmp_path / name
         torch.save(content, source)
-        import_.run(argparse.Namespace(source=source, output=folder, dict=None))
+        import_.run(argparse.Namespace(source=source, output=folder, dict=None, tokenizer=None))
         return folder
 
     return run

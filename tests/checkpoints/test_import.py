@@ -319,8 +319,18 @@ def broken(make_v2_image: Make, make_v1_vision: Make) -> dict[str, tuple[Any, st
             {"data2vec_audio.feature_extractor.conv_layers.0.conv.weight": torch.ones(1)},
             "give the folder, with the config.json",
         ),
-        "2.0 text": ({"model": {"modality_encoders.TEXT.extra": torch.ones(1)}}, "text: .* vision and speech only"),
-        "1.0 text": ({"model": {"encoder.sentence_encoder.version": torch.ones(1)}}, "text: .* vision and speech only"),
+        "2.0 text without settings": (
+            {"model": {"modality_encoders.TEXT.extra": torch.ones(1)}},
+            "no cfg.model section",
+        ),
+        "1.0 text without all": (
+            {"model": {"encoder.sentence_encoder.version": torch.ones(1)}},
+            "feature_extractor.embedding.weight is missing",
+        ),
+        "weights of Hugging Face's text": (
+            {"data2vec_text.embeddings.word_embeddings.weight": torch.ones(1)},
+            "give the folder, with the config.json",
+        ),
         "ours": (
             {"state_dict": {"method.student.cls_token": torch.ones(1)}, "d2v": {}},
             "itself, which needs no import",
@@ -332,8 +342,9 @@ def broken(make_v2_image: Make, make_v1_vision: Make) -> dict[str, tuple[Any, st
 
 BROKEN = [
     "missing", "odd", "half a teacher", "flat", "no block", "not square", "heads", "no settings", "pre-norm",
-    "no tensor", "2.0 speech without settings", "1.0 speech without all", "weights of Hugging Face", "2.0 text",
-    "1.0 text", "ours", "something else", "nothing",
+    "no tensor", "2.0 speech without settings", "1.0 speech without all", "weights of Hugging Face",
+    "2.0 text without settings", "1.0 text without all", "weights of Hugging Face's text", "ours", "something else",
+    "nothing",
 ]  # fmt: skip
 
 
@@ -352,6 +363,6 @@ def test_arguments() -> None:
     parser = argparse.ArgumentParser()
     import_.add_arguments(parser)
     args = parser.parse_args(["checkpoint.pt", "--output", "folder"])
-    assert args == argparse.Namespace(source=Path("checkpoint.pt"), output=Path("folder"), dict=None)
-    args = parser.parse_args(["folder", "--output", "new", "--dict", "dict.ltr.txt"])
-    assert args.dict == Path("dict.ltr.txt")
+    assert args == argparse.Namespace(source=Path("checkpoint.pt"), output=Path("folder"), dict=None, tokenizer=None)
+    args = parser.parse_args(["folder", "--output", "new", "--dict", "dict.ltr.txt", "--tokenizer", "gpt2"])
+    assert (args.dict, args.tokenizer) == (Path("dict.ltr.txt"), Path("gpt2"))

@@ -16,7 +16,7 @@ Import = Callable[..., Path]
 
 
 def import_folder(folder: Path) -> None:
-    import_.run(argparse.Namespace(source=folder, output=folder.with_name("new"), dict=None))
+    import_.run(argparse.Namespace(source=folder, output=folder.with_name("new"), dict=None, tokenizer=None))
 
 
 def test_a_folder_is_a_source_only_if_it_is_one_of_hugging_face(

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from d2v.checkpoints.speech import convolutions, span_masking
+from d2v.checkpoints.fairseq_v1 import span_masking
+from d2v.checkpoints.speech import convolutions
 from d2v.errors import UserError
 
 
@@ -39,7 +40,7 @@ def test_what_is_no_list_of_layers(setting: Any) -> None:
 )
 def test_span_masking(probability: float, span: int, ratio: float, adjust: float) -> None:
     notes: list[str] = []
-    masking = span_masking({"mask_prob": probability, "mask_length": span}, notes)
+    masking = span_masking({"mask_prob": probability, "mask_length": span}, (0.65, 10), notes)
     assert masking["init_args"] == {"mask_ratio": ratio, "span": span, "adjust": adjust, "whole_spans": True}
     assert notes == []
 
@@ -47,5 +48,5 @@ def test_span_masking(probability: float, span: int, ratio: float, adjust: float
 @pytest.mark.parametrize("settings", [{"mask_prob": 0.0}, {"mask_prob": "x"}, {"mask_length": 0}, {"mask_prob": 99}])
 def test_span_masking_that_makes_no_sense(settings: dict[str, Any]) -> None:
     notes: list[str] = []
-    assert span_masking(settings, notes)["init_args"]["mask_ratio"] == 0.49
+    assert span_masking(settings, (0.65, 10), notes)["init_args"]["mask_ratio"] == 0.49
     assert "makes no sense" in notes[0]

@@ -43,7 +43,7 @@ def random_model(kind: str, **settings: Any) -> Any:
 
 def import_folder(source: Path) -> Path:
     folder = source.with_name(f"{source.name}_imported")
-    import_.run(argparse.Namespace(source=source, output=folder, dict=None))
+    import_.run(argparse.Namespace(source=source, output=folder, dict=None, tokenizer=None))
     return folder
 
 

@@ -25,6 +25,16 @@ def model_settings(content: Mapping[str, Any]) -> dict[str, Any]:
     return given(model)
 
 
+def task_settings(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Section ``task``, likewise: of a classifier it is the pretraining's, if the file holds that."""
+    config = content.get("cfg")
+    if not isinstance(config, dict):
+        return {}
+    model = config.get("model")
+    pretrained = model.get("pretrained_model_args") if isinstance(model, dict) else None
+    return given((pretrained if isinstance(pretrained, dict) else config).get("task"))
+
+
 def ema_schedule(settings: Mapping[str, Any]) -> dict[str, Any]:
     """fairseq's settings of the teacher's decay."""
     return {

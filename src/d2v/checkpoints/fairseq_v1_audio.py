@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from d2v.checkpoints import speech
+from d2v.checkpoints import fairseq_v1, speech
 from d2v.checkpoints.ctc_head import take_fairseq_head
 from d2v.checkpoints.fairseq_settings import (
     contradictions,
@@ -15,7 +15,7 @@ from d2v.checkpoints.fairseq_settings import (
     regression_loss,
     targets,
 )
-from d2v.checkpoints.layout import Imported, StateDict, first_match, model_state, rename, tensor
+from d2v.checkpoints.layout import Imported, StateDict, first_match, join_qkv, model_state, rename, tensor
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
 
@@ -33,12 +33,7 @@ _ENCODER_PARTS = (
     (r"^post_extract_proj\.", "feature_extractor.proj."),
     (r"^mask_emb$", "masked_input.mask_token"),
     (r"^encoder\.pos_conv\.(\d+)\.0\.", r"positions.layers.\1."),
-    (r"^encoder\.layers\.(\d+)\.self_attn\.([qkv])_proj\.", r"transformer.blocks.\1.attention.\2_proj."),
-    (r"^encoder\.layers\.(\d+)\.self_attn\.out_proj\.", r"transformer.blocks.\1.attention.proj."),
-    (r"^encoder\.layers\.(\d+)\.self_attn_layer_norm\.", r"transformer.blocks.\1.norm1."),
-    (r"^encoder\.layers\.(\d+)\.final_layer_norm\.", r"transformer.blocks.\1.norm2."),
-    (r"^encoder\.layers\.(\d+)\.fc1\.", r"transformer.blocks.\1.mlp.0."),
-    (r"^encoder\.layers\.(\d+)\.fc2\.", r"transformer.blocks.\1.mlp.2."),
+    *fairseq_v1.BLOCK_PARTS,
 )
 _OFF = {
     "dropout_input": 0, "feature_grad_mult": 1, "mask_selection": "static", "mask_other": 0, "no_mask_overlap": False,
@@ -86,7 +81,7 @@ def convert(content: dict[str, Any]) -> Imported:
         return name and f"student.{name}"
 
     weights, left_out = rename(state, student_name)
-    speech.join_qkv(weights)
+    join_qkv(weights)
     mask_token_is_zero(weights, notes)
     ctc = take_fairseq_head(state, left_out, notes)
     teacher, left_out_ema = _teacher(ema, encoder_name)
@@ -133,7 +128,7 @@ def method(student: dict[str, Any], settings: dict[str, Any], shared: list[str],
     """The recipe of 1.0's method on speech around a student, by fairseq's settings."""
     return {
         "student": student,
-        "masking": speech.span_masking(settings, notes),
+        "masking": fairseq_v1.span_masking(settings, (0.65, 10), notes),
         "targets": targets(settings, student["init_args"]["depth"], end_of_block=False, notes=notes),
         "head": node("d2v.model.heads.LinearHead"),
         "loss": regression_loss(settings, notes),
@@ -158,34 +153,17 @@ def _teacher(ema: Any, encoder_name: Any) -> tuple[StateDict, list[str]]:
     if not any(key.startswith("encoder.") for key in ema):  # ema_transformer_only
         ema = {f"encoder.{key}": value for key, value in ema.items()}
     teacher, left_out = rename(ema, encoder_name, "teacher.encoder.")
-    speech.join_qkv(teacher)
+    join_qkv(teacher)
     return teacher, left_out
 
 
 def _share(teacher: StateDict, weights: StateDict, settings: dict[str, Any], notes: list[str]) -> list[str]:
     """``shared_with_teacher``. With ``ema_layers_only`` fairseq copies the student's positions into the teacher at each
     step: the copy is dropped if it is one. A mask embedding that the teacher never uses is the student's."""
-    positions = [name for name in teacher if name.startswith("teacher.encoder.positions.")]
     if not teacher:
         return ["feature_extractor", "positions"] if settings.get("ema_layers_only", True) else ["feature_extractor"]
     teacher.setdefault("teacher.encoder.masked_input.mask_token", weights["student.masked_input.mask_token"])
     shared = [] if "teacher.encoder.feature_extractor.proj.weight" in teacher else ["feature_extractor"]
     if settings.get("ema_layers_only", True):
-        if all(
-            _is_copy(teacher[name], weights.get(name.replace("teacher.encoder.", "student."))) for name in positions
-        ):
-            for name in positions:
-                del teacher[name]
-            return [*shared, "positions"]
-        notes.append(
-            "the teacher's positions are not the student's, though fairseq copies them (ema_layers_only): they are "
-            "averaged instead"
-        )
+        shared += fairseq_v1.share_copies(teacher, weights, ["positions"], notes)
     return shared
-
-
-def _is_copy(value: torch.Tensor, original: torch.Tensor | None) -> bool:
-    """Whether a tensor is a copy, but for the rounding of a checkpoint in half precision."""
-    return (
-        original is not None and value.shape == original.shape and torch.allclose(value, original, rtol=1e-3, atol=1e-6)
-    )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from d2v.checkpoints.fairseq_settings import model_settings, regression_loss, targets
-from d2v.checkpoints.layout import StateDict, count, given, mlp_ratio, model_state, rename
+from d2v.checkpoints.layout import SHAREABLE, StateDict, count, given, mlp_ratio, model_state, rename
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
 
@@ -39,6 +39,8 @@ class V2Checkpoint:
     """The teacher's, likewise; empty if there is none."""
     weights: StateDict = field(default_factory=dict)
     """In our names."""
+    lent: tuple[str, ...] = ()
+    """Parts that a teacher of blocks only (``ema_encoder_only``) borrows from the student."""
     left_out: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -48,7 +50,13 @@ def matches(content: dict[str, Any], modality: str) -> bool:
     return any(key.startswith(f"modality_encoders.{modality}.") for key in model_state(content))
 
 
-def read(content: dict[str, Any], modality: str, encoder_name: EncoderName, refused: tuple[str, ...]) -> V2Checkpoint:
+def read(
+    content: dict[str, Any],
+    modality: str,
+    encoder_name: EncoderName,
+    refused: tuple[str, ...],
+    lent: tuple[str, ...] = (),
+) -> V2Checkpoint:
     """Sort a checkpoint and rename what it holds of student, teacher and decoder.
 
     Args:
@@ -56,6 +64,7 @@ def read(content: dict[str, Any], modality: str, encoder_name: EncoderName, refu
         modality: As in :func:`matches`.
         encoder_name: For this modality.
         refused: Settings of the modality that must be off, because we have no such encoder.
+        lent: Parts that a teacher of blocks only borrows; of the others it starts with a copy.
 
     Raises:
         UserError: It has no settings, or a setting of ``refused`` is on.
@@ -77,6 +86,7 @@ def read(content: dict[str, Any], modality: str, encoder_name: EncoderName, refu
     checkpoint = V2Checkpoint(
         settings=settings,
         section=section,
+        lent=lent,
         state={key.removeprefix(prefix): value for key, value in state.items()},
         ema={key.removeprefix(prefix): value for key, value in ema.items()} if isinstance(ema, dict) else {},
     )
@@ -93,13 +103,12 @@ def read(content: dict[str, Any], modality: str, encoder_name: EncoderName, refu
     return checkpoint
 
 
-def add_teacher(checkpoint: V2Checkpoint, encoder_name: EncoderName, lent: tuple[str, ...] = ()) -> None:
+def add_teacher(checkpoint: V2Checkpoint, encoder_name: EncoderName) -> None:
     """Add the teacher's tensors. Where only its blocks were averaged, the student's stand for the others.
 
     Args:
         checkpoint: Changed in place.
         encoder_name: As in :func:`read`.
-        lent: Parts that such a teacher rather borrows.
     """
     blocks_only = any(re.match(r"\d+\.", key) for key in checkpoint.ema)  # ema_encoder_only
     names = {f"blocks.{key}" if blocks_only else key: value for key, value in checkpoint.ema.items()}
@@ -112,20 +121,26 @@ def add_teacher(checkpoint: V2Checkpoint, encoder_name: EncoderName, lent: tuple
             "only the blocks of the teacher were averaged: what stands before them is the student's"
         )
         for name in [name for name in weights if re.match(_BEFORE_BLOCKS, name)]:
-            if not name.startswith(tuple(f"student.{part}." for part in lent)):
+            if not name.startswith(tuple(f"student.{part}." for part in checkpoint.lent)):
                 weights[name.replace("student.", "teacher.encoder.", 1)] = weights[name]
 
 
 def shared_parts(checkpoint: V2Checkpoint) -> list[str]:
     """``shared_with_teacher``: what the teacher has not averaged; without a teacher, what the settings say."""
+    lendable = [part for part in checkpoint.lent if _has(checkpoint, f"student.{part}.")]
     if not checkpoint.ema:
+        if lendable and checkpoint.settings.get("ema_encoder_only", True):
+            return lendable
         return [] if checkpoint.section.get("ema_local_encoder") else ["feature_extractor"]
     return [
         part
-        for part in ("feature_extractor", "positions")
-        if any(name.startswith(f"student.{part}.") for name in checkpoint.weights)
-        and not any(name.startswith(f"teacher.encoder.{part}.") for name in checkpoint.weights)
+        for part in SHAREABLE
+        if _has(checkpoint, f"student.{part}.") and not _has(checkpoint, f"teacher.encoder.{part}.")
     ]
+
+
+def _has(checkpoint: V2Checkpoint, prefix: str) -> bool:
+    return any(name.startswith(prefix) for name in checkpoint.weights)
 
 
 def transformer(checkpoint: V2Checkpoint) -> dict[str, Any]:

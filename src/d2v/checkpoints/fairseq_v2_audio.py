@@ -7,7 +7,7 @@ from d2v.checkpoints import fairseq_v2, speech
 from d2v.checkpoints.ctc_head import take_fairseq_head
 from d2v.checkpoints.fairseq_settings import contradictions, ema_schedule, ignored
 from d2v.checkpoints.fairseq_v2 import V2Checkpoint
-from d2v.checkpoints.layout import Imported, first_match
+from d2v.checkpoints.layout import SHAREABLE, Imported, first_match
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
 
@@ -40,11 +40,11 @@ def convert(content: dict[str, Any]) -> Imported:
     Raises:
         UserError: It is not whole, or its encoder is a variant that no published model uses.
     """
-    checkpoint = fairseq_v2.read(content, "AUDIO", _encoder_name, _REFUSED)
+    checkpoint = fairseq_v2.read(content, "AUDIO", _encoder_name, _REFUSED, SHAREABLE)
     settings, audio, weights, notes = checkpoint.settings, checkpoint.section, checkpoint.weights, checkpoint.notes
     speech.refuse_foreign(checkpoint.state)
     ctc = take_fairseq_head(checkpoint.state, checkpoint.left_out, notes)
-    fairseq_v2.add_teacher(checkpoint, _encoder_name, lent=("feature_extractor", "positions"))
+    fairseq_v2.add_teacher(checkpoint, _encoder_name)
     transformer = fairseq_v2.transformer(checkpoint)
     _flatten_alibi(checkpoint, transformer["num_heads"])
     published = {"decoder_width": 384, "num_layers": 4, "kernel_size": 7, "input_dropout": 0.1}

@@ -3,16 +3,21 @@
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, get_args
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from d2v.checkpoints.recipe import build
 from d2v.errors import UserError
 from d2v.model.data2vec import Data2Vec
+from d2v.model.teacher import Part
 
 StateDict = dict[str, Tensor]
+
+SHAREABLE: tuple[str, ...] = get_args(Part)
+"""Parts that a teacher may borrow from the student: all that stands before the blocks."""
 
 _TIMM_BLOCK_PARTS = (
     (r"\.attn\.", ".attention."),
@@ -138,6 +143,20 @@ def first_match(key: str, patterns: Iterable[tuple[str, str]]) -> str | None:
                 key = re.sub(part, ours, key)
             return key
     return None
+
+
+def join_qkv(weights: StateDict) -> None:
+    """Join the projections of queries, keys and values, which 1.0 keeps apart, into one each block. In place.
+
+    Raises:
+        UserError: One of the three is missing or odd.
+    """
+    for name in [name for name in weights if ".attention.q_proj." in name]:
+        parts = [name.replace(".q_proj.", f".{letter}_proj.") for letter in "qkv"]
+        found = [weights.pop(part) for part in parts if part in weights]
+        if len(found) < 3 or len({value.shape for value in found}) > 1:
+            raise UserError(f"the checkpoint is not whole: of {', '.join(parts)} one is missing or odd")
+        weights[name.replace(".q_proj.", ".qkv.")] = torch.cat(found)
 
 
 def mlp_ratio(hidden: int, width: int) -> float:

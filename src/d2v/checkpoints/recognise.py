@@ -3,17 +3,28 @@
 from pathlib import Path
 from typing import Any
 
-from d2v.checkpoints import beit, fairseq_v1_audio, fairseq_v1_vision, fairseq_v2_audio, fairseq_v2_image, hugging_face
+from d2v.checkpoints import (
+    beit,
+    fairseq_v1_audio,
+    fairseq_v1_text,
+    fairseq_v1_vision,
+    fairseq_v2_audio,
+    fairseq_v2_image,
+    fairseq_v2_text,
+    hugging_face,
+)
 from d2v.checkpoints.folder import is_folder
 from d2v.checkpoints.layout import Imported, model_state
 from d2v.checkpoints.unpickle import load_untrusted
 from d2v.errors import UserError
 
-_LAYOUTS = (fairseq_v2_image, fairseq_v2_audio, fairseq_v1_vision, fairseq_v1_audio, beit)
-_TEXT = ("modality_encoders.TEXT.", "sentence_encoder.")
+_LAYOUTS = (
+    fairseq_v2_image, fairseq_v2_audio, fairseq_v2_text, fairseq_v1_vision, fairseq_v1_audio, fairseq_v1_text, beit,
+)  # fmt: skip
+_HUGGING_FACE = ("feature_extractor.conv_layers.0.conv.weight", "embeddings.word_embeddings.weight")
 _KNOWN = (
-    "fairseq's data2vec 1.0 and 2.0 of vision and speech, data2vec_vision's (BEiT's code), pretrained or fine-tuned, "
-    "and folders of Hugging Face's Data2VecAudio"
+    "fairseq's data2vec 1.0 and 2.0 of vision, speech and text, data2vec_vision's (BEiT's code), pretrained or "
+    "fine-tuned, and folders of Hugging Face's Data2VecAudio and Data2VecText"
 )
 
 
@@ -54,9 +65,7 @@ def convert(content: dict[str, Any]) -> Imported:
         if layout.matches(content):
             return layout.convert(content)
     names = list(model_state(content))
-    if any(part in name for name in names for part in _TEXT):
-        raise UserError("a fairseq checkpoint of text: this version of d2v imports vision and speech only")
-    if any("feature_extractor.conv_layers.0.conv.weight" in name for name in names):
+    if any(part in name for name in names for part in _HUGGING_FACE):
         raise UserError("the weights of a Hugging Face model: give the folder, with the config.json beside this file")
     if any(name.startswith("method.student.") for name in names):
         raise UserError("a checkpoint of d2v itself, which needs no import: give it to d2v.load or --checkpoint")

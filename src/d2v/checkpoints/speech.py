@@ -5,8 +5,6 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import torch
-
 from d2v.checkpoints.layout import StateDict, count, mlp_ratio, tensor
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
@@ -139,44 +137,6 @@ def student(weights: StateDict, strides: Sequence[int], num_heads: int, **init_a
         alibi="student.attention_bias.scale" in weights,
         mlp_ratio=mlp_ratio(hidden, width),
         **init_args,
-    )
-
-
-def join_qkv(weights: StateDict) -> None:
-    """Join the projections of queries, keys and values, which 1.0 keeps apart, into one each block. In place.
-
-    Raises:
-        UserError: One of the three is missing or odd.
-    """
-    for name in [name for name in weights if ".attention.q_proj." in name]:
-        parts = [name.replace(".q_proj.", f".{letter}_proj.") for letter in "qkv"]
-        found = [weights.pop(part) for part in parts if part in weights]
-        if len(found) < 3 or len({value.shape for value in found}) > 1:
-            raise UserError(f"the checkpoint is not whole: of {', '.join(parts)} one is missing or odd")
-        weights[name.replace(".q_proj.", ".qkv.")] = torch.cat(found)
-
-
-def span_masking(settings: dict[str, Any], notes: list[str]) -> dict[str, Any]:
-    """Recipe of 1.0's masking. A frame starts a span of ``mask_length`` with the probability mask_prob / mask_length;
-    where spans overlap, fewer frames are masked than ``mask_prob`` says (0.65: 49%).
-
-    Args:
-        settings: With fairseq's or Hugging Face's ``mask_prob`` and ``mask_length``.
-        notes: Extended if they make no sense.
-    """
-    probability, span = settings.get("mask_prob", 0.65), settings.get("mask_length", 10)
-    if not (isinstance(span, int) and span > 0 and isinstance(probability, (int, float)) and 0 < probability <= span):
-        notes.append(
-            f"mask_prob {probability} of spans of {span} makes no sense: the published 0.65 of spans of 10 is taken"
-        )
-        probability, span = 0.65, 10
-    ratio = min(max(round(1 - (1 - probability / span) ** span, 2), 0.01), 0.99)
-    return node(
-        "d2v.model.masking.SpanMasking",
-        mask_ratio=ratio,
-        span=span,
-        adjust=round(probability - ratio, 4),
-        whole_spans=True,
     )
 
 

@@ -29,6 +29,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="symbols of a fine-tuned recogniser (fairseq's dict.ltr.txt; looked for beside SOURCE)",
     )
+    parser.add_argument(
+        "--tokenizer",
+        type=Path,
+        metavar="PATH",
+        help="tokenizer of a text encoder: a tokenizer.json, or a folder with GPT-2's encoder.json and vocab.bpe and "
+        "with fairseq's dict.txt (looked for beside SOURCE, or in it if it is a folder)",
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -42,11 +49,13 @@ def run(args: argparse.Namespace) -> None:
     import d2v
     from d2v.checkpoints import ctc_head, folder, recognise
     from d2v.checkpoints.layout import build_method
+    from d2v.commands.import_tokenizer import find_tokenizer
 
     source, output = args.source.expanduser(), args.output.expanduser()
     folder.require_empty(output)
     imported, file = recognise.read(source)
     imported = _with_symbols(imported, args.dict, source)
+    assets = find_tokenizer(imported, args.tokenizer and args.tokenizer.expanduser(), source)
     try:
         with torch.device("meta"):  # shapes are all that is needed of it
             method = build_method(imported.method)
@@ -69,10 +78,10 @@ def run(args: argparse.Namespace) -> None:
     if imported.ctc is not None:
         config["ctc"] = {"symbols": imported.ctc.symbols}
         heads = ctc_head.head_files(imported.ctc)
-    card = _model_card(output.name, imported, file.name, sha256)
-    folder.write_folder(output, imported.weights, config, card, heads)
+    card = _model_card(output.name, imported, assets, file.name, sha256)
+    folder.write_folder(output, imported.weights, config, card, heads, assets)
     parameters = sum(parameter.numel() for parameter in method.student.parameters())
-    print(_summary(imported, parameters, output))
+    print(_summary(imported, assets, parameters, output))
 
 
 def _with_symbols(imported: "Imported", dictionary: Path | None, source: Path) -> "Imported":
@@ -99,20 +108,21 @@ def _sizes(imported: "Imported") -> dict[str, Any]:
     }
 
 
-def _parts(imported: "Imported") -> str:
+def _parts(imported: "Imported", assets: dict[str, str]) -> str:
     names = [part for part in ("student", "teacher", "head") if any(k.startswith(f"{part}.") for k in imported.weights)]
     if imported.ctc is not None:
         names.append(f"CTC head ({len(imported.ctc.weight)} symbols)")
+    names += ["tokenizer"] if assets else []
     return ", ".join(names)
 
 
-def _summary(imported: "Imported", parameters: int, output: Path) -> str:
+def _summary(imported: "Imported", assets: dict[str, str], parameters: int, output: Path) -> str:
     lines = [
         f"{imported.layout}; licence: {imported.licence}",
         "encoder: "
         + ", ".join(f"{name} {value}" for name, value in _sizes(imported).items())
         + f"; {parameters / 1e6:.1f} M parameters",
-        f"imported: {_parts(imported)}",
+        f"imported: {_parts(imported, assets)}",
     ]
     if imported.left_out:
         lines.append(f"left out: {', '.join(imported.left_out)}")
@@ -121,7 +131,7 @@ def _summary(imported: "Imported", parameters: int, output: Path) -> str:
     return "\n".join(lines)
 
 
-def _model_card(name: str, imported: "Imported", file: str, sha256: str) -> str:
+def _model_card(name: str, imported: "Imported", assets: dict[str, str], file: str, sha256: str) -> str:
     sizes = "\n".join(f"| {key} | {value} |" for key, value in _sizes(imported).items())
     left_out = ", ".join(f"`{key}`" for key in imported.left_out) or "nothing"
     notes = "\n".join(f"- {note}" for note in imported.notes) or "- none"
@@ -136,7 +146,7 @@ Licence of the weights: {imported.licence}. d2v's own licence does not extend to
 | --- | --- |
 {sizes}
 
-Imported: {_parts(imported)}. Left out: {left_out}.
+Imported: {_parts(imported, assets)}. Left out: {left_out}.
 
 Notes:
 

@@ -1,0 +1,81 @@
+"""fairseq data2vec 1.0: what audio and text, whose Transformers are fairseq's own, have in common."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from d2v.checkpoints.layout import StateDict
+from d2v.checkpoints.recipe import node
+
+BLOCK_PARTS = (
+    (r"^(?:encoder\.)?layers\.(\d+)\.self_attn\.([qkv])_proj\.", r"transformer.blocks.\1.attention.\2_proj."),
+    (r"^(?:encoder\.)?layers\.(\d+)\.self_attn\.out_proj\.", r"transformer.blocks.\1.attention.proj."),
+    (r"^(?:encoder\.)?layers\.(\d+)\.self_attn_layer_norm\.", r"transformer.blocks.\1.norm1."),
+    (r"^(?:encoder\.)?layers\.(\d+)\.final_layer_norm\.", r"transformer.blocks.\1.norm2."),
+    (r"^(?:encoder\.)?layers\.(\d+)\.fc1\.", r"transformer.blocks.\1.mlp.0."),
+    (r"^(?:encoder\.)?layers\.(\d+)\.fc2\.", r"transformer.blocks.\1.mlp.2."),
+)
+"""For :func:`~d2v.checkpoints.layout.first_match`."""
+
+
+def share_copies(teacher: StateDict, weights: StateDict, parts: Sequence[str], notes: list[str]) -> list[str]:
+    """The parts that fairseq copies from the student into the teacher at each step instead of averaging them.
+
+    Args:
+        teacher: Loses the tensors of those parts, if they are copies.
+        weights: With the student's tensors.
+        parts: Those that the settings name.
+        notes: Extended by the parts that are no copies.
+
+    Returns:
+        The parts to share.
+    """
+    shared, averaged = [], []
+    for part in parts:
+        names = [name for name in teacher if name.startswith(f"teacher.encoder.{part}.")]
+        if all(_is_copy(teacher[name], weights.get(name.replace("teacher.encoder.", "student."))) for name in names):
+            shared.append(part)
+            for name in names:
+                del teacher[name]
+        else:
+            averaged.append(part)
+    if averaged:
+        notes.append(
+            f"the teacher's {', '.join(averaged)} are not the student's, though fairseq copies them by these settings: "
+            "they are averaged instead"
+        )
+    return shared
+
+
+def _is_copy(value: torch.Tensor, original: torch.Tensor | None) -> bool:
+    """Whether a tensor is a copy, but for the rounding of a checkpoint in half precision."""
+    return (
+        original is not None and value.shape == original.shape and torch.allclose(value, original, rtol=1e-3, atol=1e-6)
+    )
+
+
+def span_masking(settings: Mapping[str, Any], published: tuple[float, int], notes: list[str]) -> dict[str, Any]:
+    """Recipe of 1.0's masking. A token starts a span of ``mask_length`` with the probability mask_prob / mask_length;
+    where spans overlap, fewer tokens are masked than ``mask_prob`` says (0.65 in spans of 10: 49%).
+
+    Args:
+        settings: With fairseq's or Hugging Face's ``mask_prob`` and ``mask_length``.
+        published: These two of the published Base run.
+        notes: Extended if the settings make no sense.
+    """
+    probability, span = settings.get("mask_prob", published[0]), settings.get("mask_length", published[1])
+    if not (isinstance(span, int) and span > 0 and isinstance(probability, (int, float)) and 0 < probability <= span):
+        notes.append(
+            f"mask_prob {probability} of spans of {span} makes no sense: the published {published[0]} of spans of "
+            f"{published[1]} is taken"
+        )
+        probability, span = published
+    ratio = min(max(round(1 - (1 - probability / span) ** span, 2), 0.01), 0.99)
+    return node(
+        "d2v.model.masking.SpanMasking",
+        mask_ratio=ratio,
+        span=span,
+        adjust=round(probability - ratio, 4),
+        whole_spans=True,
+    )
