@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 UV_VERSION := 0.13.9
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-speech pretrain-vision pretrain-speech test notebooks lint lock clean
+.PHONY: help setup demo demo-speech demo-text pretrain-vision pretrain-speech pretrain-text test notebooks lint lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,13 @@ demo-speech: setup ## the same on speech, in about six minutes: pretrain, probe,
 	$(BIN)/d2v fit --config demo/speech_ctc.yaml --run_name demo-speech-ctc $(ARGS)
 	$(BIN)/d2v fit --config demo/speech_ctc.yaml --config demo/speech_untrained.yaml --run_name demo-speech-ctc-untrained $(ARGS)
 
+demo-text: setup ## the same on text, in about three minutes: docstrings of the installed packages
+	@$(BIN)/python -m d2v.cli prepare demo text --output data/demo/text
+	@rm -rf runs/demo-text
+	$(BIN)/d2v fit --config demo/text.yaml --run_name demo-text $(ARGS)
+	@echo "--- which package is the text about?"
+	$(BIN)/d2v probe --checkpoint runs/demo-text --checkpoint random --config demo/text.yaml --config demo/text_labels.yaml --output runs/demo-text/media
+
 pretrain-vision: setup ## the published 2.0 recipe on an ImageNet folder: make pretrain-vision DATA=/path/to/imagenet
 	@test -n "$(DATA)" || { echo "name the pictures: make pretrain-vision DATA=/path/to/imagenet (a folder with train/ and val/)"; exit 2; }
 	$(BIN)/d2v fit --config v2/vision.yaml --data.root "$(DATA)" $(ARGS)
@@ -48,6 +55,10 @@ pretrain-vision: setup ## the published 2.0 recipe on an ImageNet folder: make p
 pretrain-speech: setup ## the published 2.0 recipe on a LibriSpeech folder: make pretrain-speech DATA=/path/to/LibriSpeech
 	@test -n "$(DATA)" || { echo "name the speech: make pretrain-speech DATA=/path/to/LibriSpeech (the folder with train-clean-100/, ...)"; exit 2; }
 	$(BIN)/d2v fit --config v2/speech.yaml --data.root "$(DATA)" $(ARGS)
+
+pretrain-text: setup ## the published 2.0 recipe on a folder of text: make pretrain-text DATA=/path/to/text
+	@test -n "$(DATA)" || { echo "name the text: make pretrain-text DATA=/path/to/text (a folder of .txt, .jsonl, .parquet, ..., or what d2v prepare text wrote)"; exit 2; }
+	$(BIN)/d2v fit --config v2/text.yaml --data.root "$(DATA)" $(ARGS)
 
 test: setup ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)

@@ -310,7 +310,7 @@ def test_bad_input(checkpoint: Path, sound: Path, tmp_path: Path, capsys: pytest
         ((checkpoint, sound, output, "--num_workers", -1), "--num_workers -1"),
         ((checkpoint, sound, output, "--device", "cuda:77"), "--device cuda:77"),
         ((tmp_path / "no.ckpt", sound, output), "no.ckpt"),
-        ((vision, sound, output), "only sound"),
+        ((vision, sound, output), "only sound and text"),
     ):
         assert embed(*args) == 2, message  # type: ignore[arg-type]
         err = capsys.readouterr().err

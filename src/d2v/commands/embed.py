@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # nothing heavy is imported before the arguments are known to
 
     from d2v.data.inputs import Inputs
     from d2v.evaluation.feature_files import FeatureFile
-    from d2v.evaluation.pieces import Pieces
+    from d2v.evaluation.pieces import Lengths, Pieces
     from d2v.model.encoder import Encoder
 
 _NAMED = 20
@@ -25,27 +25,37 @@ _NAMED = 20
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.epilog = (
-        "The output has a row a file: id (its path below the input), embedding, num_frames, duration (seconds). With "
-        "--pool none, embedding holds a vector a frame and times the seconds of the frames' centres; in Parquet, a "
-        "file of more than five minutes is then several rows, which first_frame puts in order. In NPZ and safetensors, "
-        "the frames of file i are embedding[offsets[i]:offsets[i + 1]]."
+        "The output has a row an input: id, embedding, num_frames and duration (seconds) of sound, num_tokens of text. "
+        "Sound is named by its path below the input. Text: each .txt file of a folder or glob is one, named by its "
+        "path; each line of a .txt file or of stdin, by its number from 1; each row of a .tsv, .csv, .jsonl or "
+        ".parquet file, by its column id or its number from 0. What is longer than --chunk_seconds or than the "
+        "encoder's positions is encoded in overlapping pieces, whose middles are kept. With --pool none, embedding "
+        "holds a vector a frame or token, and times the seconds of the frames' centres; in Parquet, an input of more "
+        "than 15,000 of them (five minutes) is then several rows, which first_frame or first_token puts in order. In "
+        "NPZ and safetensors, those of input i are embedding[offsets[i]:offsets[i + 1]]."
     )
     parser.add_argument("--checkpoint", required=True, metavar="PATH", help="checkpoint, run or imported folder")
     parser.add_argument(
-        "--input", required=True, metavar="DIR|FILE|GLOB", help="files, or archives that training reads"
+        "--input",
+        required=True,
+        metavar="DIR|FILE|GLOB|-",
+        help="sound, or archives of it that training reads; text, also a table of it, - for lines of stdin",
     )
     parser.add_argument(
         "--output", required=True, type=Path, metavar="FILE", help="ends with .parquet, .npz or .safetensors"
     )
     add_features(parser)
     parser.add_argument(
-        "--pool", choices=("mean", "cls", "none"), default="mean", help="of the frames of a file (mean); none: keep all"
+        "--pool",
+        choices=("mean", "cls", "none"),
+        default="mean",
+        help="of the frames or tokens of an input (mean); cls: the output at <s>, of text; none: keep all",
     )
     parser.add_argument(
         "--chunk_seconds", type=float, default=30.0, help="longer sound is encoded in pieces of so many seconds (30)"
     )
     parser.add_argument(
-        "--overlap_seconds", type=float, default=5.0, help="that neighbouring pieces share; their outer halves go (5)"
+        "--overlap_seconds", type=float, default=5.0, help="that neighbouring pieces of sound share (5)"
     )
     parser.add_argument("--precision", choices=("32", "bf16"), default="32", help="to compute in; the output is fp32")
     parser.add_argument("--num_workers", type=int, default=1, help="processes that read files; 0: this one (1)")
@@ -55,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     """Embed, print how it goes, and what was written.
 
     Raises:
-        UserError: An argument is wrong, or no file could be embedded.
+        UserError: An argument is wrong, or no input could be embedded.
     """
     from d2v.checkpoints.load import load
     from d2v.evaluation.feature_files import FORMATS, open_feature_file
@@ -70,15 +80,15 @@ def run(args: argparse.Namespace) -> None:
     inputs = _open_inputs(encoder, args.input)
     _check_output(args.output, args.input, inputs)
     settings = {name: str(value) for name, value in vars(args).items() if value is not None}
-    # A processor is fastest on what fits its cache.
-    batch_seconds = 15.0 if device.type == "cpu" else 60.0
-    pieces = Pieces(inputs, encoder, args.chunk_seconds, args.overlap_seconds, batch_seconds)
+    pieces = Pieces(inputs, encoder, _lengths(inputs, device, args))
     skipped = _Skipped(inputs)
     start = time.perf_counter()
-    with open_feature_file(args.output, settings) as file:
+    with open_feature_file(args.output, settings, inputs.part) as file:
         shape = _embed(encoder, pieces, file, skipped, device, args)
         if shape is None:
-            raise UserError(f"--input {args.input}: not one of {skipped.count} files could be embedded; see above")
+            raise UserError(
+                f"--input {args.input}: not one of {skipped.count} {inputs.unit}s could be embedded; see above"
+            )
     seconds = time.perf_counter() - start
     print(_summary(inputs, skipped, shape, seconds, args))
 
@@ -88,9 +98,32 @@ def _open_inputs(encoder: "Encoder", root: str) -> "Inputs":
     package = encoder.recipe["class_path"].rpartition(".")[0].rpartition(".")[0]
     if find_spec(f"{package}.inputs") is None:
         raise UserError(
-            f"--checkpoint: d2v embed cannot read what {encoder.recipe['class_path']} encodes, only sound yet"
+            f"--checkpoint: d2v embed cannot read what {encoder.recipe['class_path']} encodes, only sound and text yet"
         )
-    return import_module(f"{package}.inputs").open_inputs(root)
+    return import_module(f"{package}.inputs").open_inputs(root, encoder)
+
+
+def _lengths(inputs: "Inputs", device: "torch.device", args: argparse.Namespace) -> "Lengths | None":
+    """Of pieces and batches; a processor is fastest on batches that fit its cache.
+
+    Raises:
+        UserError: The pieces that are asked for are too short for their overlap.
+    """
+    from d2v.evaluation.pieces import Lengths
+
+    on_cpu = device.type == "cpu"
+    if (rate := inputs.sample_rate) is not None:
+        chunk, overlap = args.chunk_seconds, args.overlap_seconds
+        if not 0 <= overlap < chunk:
+            raise UserError(
+                f"--chunk_seconds {chunk:g} and --overlap_seconds {overlap:g}: a piece must be longer than what it "
+                "shares with the next, and that not below 0"
+            )
+        return Lengths(round(chunk * rate), round(overlap * rate), (15 if on_cpu else 60) * rate, 600 * rate)
+    if inputs.longest is None:
+        return None
+    # The first token of a piece is never kept if two or more are shared.
+    return Lengths(inputs.longest, max(2, inputs.longest // 4), 2_048 if on_cpu else 32_768, 2**18)
 
 
 def _check_output(output: Path, root: str, inputs: "Inputs") -> None:
@@ -104,7 +137,7 @@ def _check_output(output: Path, root: str, inputs: "Inputs") -> None:
 
 
 class _Skipped:
-    """Files that could not be embedded: the first are named, all are counted."""
+    """Inputs that could not be embedded: the first are named, all are counted."""
 
     def __init__(self, inputs: "Inputs") -> None:
         self.count = 0
@@ -138,15 +171,15 @@ def _embed(
     inputs = pieces.inputs
     rate = inputs.sample_rate
     total: float = len(inputs)
-    if rate is not None:
-        total = sum(inputs.num_samples(index) for index in range(len(inputs))) / rate
+    if inputs.is_cut:
+        total = sum(inputs.num_samples(index) for index in range(len(inputs))) / (rate or 1)
     autocast = torch.bfloat16 if args.precision == "bf16" else None
     count = width = 0
     bar = tqdm(
         total=round(total, 1),
         desc="embedding",
-        unit=inputs.unit if rate is None else "s",
-        unit_scale=rate is not None,
+        unit="s" if rate is not None else inputs.part if inputs.is_cut else inputs.unit,
+        unit_scale=inputs.is_cut,
         disable=None,
         leave=False,
     )
@@ -171,10 +204,14 @@ def _summary(
     done = len(inputs) + len(inputs.broken) - skipped.count
     what = f"{done:,} {inputs.unit}{'' if done == 1 else 's'}"
     speed = f"{seconds:.1f} s"
+    length = sum(inputs.num_samples(index) for index in range(len(inputs))) if inputs.is_cut else 0
     if inputs.sample_rate is not None:
-        sound = sum(inputs.num_samples(index) for index in range(len(inputs))) / inputs.sample_rate
+        sound = length / inputs.sample_rate
         what += f", {sound / 3600:.2f} hours" if sound >= 3600 else f", {sound:.1f} seconds"
         speed += f", {sound / seconds:,.0f} times real time"
+    elif inputs.is_cut:
+        what += f", {length:,} {inputs.part}s"
+        speed += f", {length / seconds:,.0f} {inputs.part}s a second"
     if skipped.count:
         what += f" ({skipped.count:,} skipped)"
     return f"{what}: embedding {list(shape)} float32 in {args.output} ({speed})"

@@ -9,14 +9,19 @@ from torch import Tensor
 class Inputs(ABC):
     """Inputs for an encoder, cheap to send to a worker process.
 
-    A modality offers them in its module ``inputs`` by a function ``open_inputs(root: str) -> Inputs``, which
+    A modality offers them in its module ``inputs`` by a function ``open_inputs(root: str, encoder: Encoder)``, which
     `d2v embed` finds beside the encoder. What cannot be opened at all is not counted, but named in :attr:`broken`.
+    Samples are what long inputs are cut at: values of a waveform, or tokens of a text.
     """
 
     sample_rate: int | None = None
-    """Samples a second of inputs that are long in time and may be read in parts; None: they are read whole."""
+    """Samples a second; None: inputs have no duration."""
+    longest: int | None = None
+    """Samples that the encoder takes at once; None: as many as one likes, or there are no samples to cut at."""
     unit: str = "file"
     """What one input is called."""
+    part: str = "frame"
+    """What one of the vectors is called that an input has before pooling."""
 
     archives: Sequence[str] = ()
     """Files that hold several inputs each; none where each input is a file."""
@@ -30,8 +35,13 @@ class Inputs(ABC):
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether long inputs are read in parts; else each is read whole."""
+        return self.sample_rate is not None or self.longest is not None
+
     def num_samples(self, index: int) -> int:
-        """Length of an input in samples; only where there is a ``sample_rate``."""
+        """Length of an input in samples; only where there are any."""
         raise NotImplementedError
 
     @abstractmethod

@@ -19,7 +19,10 @@ SAMPLE_RATE = 16_000
 
 @dataclass(frozen=True)
 class Chunk:
-    """Samples ``start`` to ``stop`` of a clip, and which of their frames to keep."""
+    """Samples ``start`` to ``stop`` of a clip, and which of their frames to keep.
+
+    Samples and frames of a text are both its tokens.
+    """
 
     start: int
     stop: int

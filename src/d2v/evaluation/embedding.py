@@ -43,7 +43,7 @@ class Progress:
     """So much more was read and encoded."""
 
     amount: float
-    """Seconds, or inputs where they have no duration."""
+    """Seconds; samples where they have no duration; inputs where they have no samples."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ def embed_inputs(
         pieces: What to encode.
         device: Where the encoder is.
         layer: As in :meth:`Encoder.embed`.
-        pool: As in :meth:`Encoder.embed`; over several pieces, the mean weighted by their kept frames.
+        pool: As in :meth:`Encoder.embed`; over several pieces, the mean weighted by their kept frames, or the CLS token
+            of the first.
         autocast: Precision to compute in where autocast sees fit; None: that of the weights.
         num_workers: Processes that read; 0: this one.
         scratch: Folder for the frames of very long inputs, until they are complete; None: the system's.
@@ -137,16 +138,16 @@ def _encode(
 
 
 def _amount(pieces: Pieces, piece: int) -> float:
-    """Seconds (or inputs) that a piece stands for: those of all pieces of an input add up to the whole."""
+    """What a piece stands for, see :class:`Progress`: all pieces of an input add up to the whole."""
     inputs = pieces.inputs
     index, number = pieces.locate(piece)
-    if inputs.sample_rate is None:
+    if not inputs.is_cut:
         return 1.0
-    seconds, chunks = inputs.num_samples(index) / inputs.sample_rate, pieces.chunks(index)
+    whole, chunks = inputs.num_samples(index) / (inputs.sample_rate or 1), pieces.chunks(index)
     if not chunks:
-        return seconds
+        return whole
     last = chunks[-1]
-    return seconds * chunks[number].num_kept / (last.first_frame + last.num_kept)
+    return whole * chunks[number].num_kept / (last.first_frame + last.num_kept)
 
 
 class _Gathered:
@@ -171,8 +172,10 @@ class _Gathered:
             return
         if self._pool == "none":
             self._frames.write(part.features.data)
-        else:
-            self._sum = self._sum + part.features.astype(np.float64) * part.num_frames
+        elif self._pool == "mean" or number == 0:
+            weight = part.num_frames if self._pool == "mean" else 1
+            self._sum = self._sum + part.features.astype(np.float64) * weight
+            self._weight += weight
         self._count += part.num_frames
         if number == max(1, len(self._pieces.chunks(index))) - 1:
             width = part.features.shape[-1]
@@ -181,7 +184,7 @@ class _Gathered:
                 for first in range(0, self._count, MAX_FRAMES):
                     yield self._row(index, self._read(MAX_FRAMES, width), first)
             else:
-                yield self._row(index, (self._sum / self._count).astype(np.float32), 0)
+                yield self._row(index, (self._sum / self._weight).astype(np.float32), 0)
             self._reset()
 
     def _read(self, num_frames: int, width: int) -> np.ndarray:
@@ -200,6 +203,6 @@ class _Gathered:
         return Row(inputs.names[index], features, self._count, first, duration, times)
 
     def _reset(self) -> None:
-        self._count, self._sum = 0, 0.0
+        self._count, self._weight, self._sum = 0, 0, 0.0
         folder = None if self._scratch is None else str(self._scratch)
         self._frames: IO[bytes] = tempfile.SpooledTemporaryFile(_MOST_IN_MEMORY, dir=folder)  # noqa: SIM115

@@ -24,10 +24,12 @@ class FeatureFile(ABC):
     Args:
         path: Of the finished file; its folder is made.
         settings: What the features are, kept in the file as JSON under ``d2v``.
+        part: What a frame is called in the names of columns: "token" of a text.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
+    def __init__(self, path: Path, settings: dict[str, Any], part: str = "frame") -> None:
         self.path, self.settings = path, json.dumps(settings)
+        self._count, self._first = f"num_{part}s", f"first_{part}"
         self._part = path.with_name(path.name + ".part")
         path.parent.mkdir(parents=True, exist_ok=True)
         self._part.touch()
@@ -64,8 +66,8 @@ class ParquetFile(FeatureFile):
     """Columns ``id``, ``embedding``, ``num_frames``, ``duration``; without pooling ``embedding`` holds a list of
     vectors, and ``times`` and ``first_frame`` stand beside it. Written in groups of rows of about 16 MB."""
 
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        super().__init__(path, settings)
+    def __init__(self, path: Path, settings: dict[str, Any], part: str = "frame") -> None:
+        super().__init__(path, settings, part)
         self._writer: Any = None
         self._rows: list[Row] = []
         self._bytes = 0
@@ -98,11 +100,11 @@ class ParquetFile(FeatureFile):
         else:
             ends = np.cumsum([0, *(len(row.features) for row in self._rows)])
             columns["embedding"] = pa.LargeListArray.from_arrays(pa.array(ends), vectors)
-            columns["first_frame"] = pa.array([row.first_frame for row in self._rows], pa.int64())
+            columns[self._first] = pa.array([row.first_frame for row in self._rows], pa.int64())
             if first.times is not None:
                 times = pa.array(np.concatenate([row.times for row in self._rows if row.times is not None]))
                 columns["times"] = pa.LargeListArray.from_arrays(pa.array(ends), times)
-        columns["num_frames"] = pa.array([row.num_frames for row in self._rows], pa.int64())
+        columns[self._count] = pa.array([row.num_frames for row in self._rows], pa.int64())
         if first.duration is not None:
             columns["duration"] = pa.array([row.duration for row in self._rows], pa.float64())
         table = pa.table(columns).replace_schema_metadata({"d2v": self.settings})
@@ -119,14 +121,14 @@ class ArrayFile(FeatureFile):
     Frames go through temporary files beside the output, so that memory does not grow with them.
     """
 
-    def __init__(self, path: Path, settings: dict[str, Any]) -> None:
-        super().__init__(path, settings)
+    def __init__(self, path: Path, settings: dict[str, Any], part: str = "frame") -> None:
+        super().__init__(path, settings, part)
         self._folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
         self._files: dict[str, IO[bytes]] = {}
         self._width = 0
         self._pooled = True
         self.ids: list[str] = []
-        self._columns: dict[str, list[Any]] = {"num_frames": []}
+        self._columns: dict[str, list[Any]] = {self._count: []}
 
     def write(self, row: Row) -> None:
         self._append("embedding", row.features)
@@ -140,7 +142,7 @@ class ArrayFile(FeatureFile):
                 return
             offsets.append(offsets[-1] + len(row.features))
         self.ids.append(row.name)
-        self._columns["num_frames"].append(row.num_frames)
+        self._columns[self._count].append(row.num_frames)
         if row.duration is not None:
             self._columns.setdefault("duration", []).append(row.duration)
 
@@ -205,7 +207,7 @@ class SafetensorsFile(ArrayFile):
 FORMATS: dict[str, type[FeatureFile]] = {".parquet": ParquetFile, ".npz": NpzFile, ".safetensors": SafetensorsFile}
 
 
-def open_feature_file(path: Path, settings: dict[str, Any]) -> FeatureFile:
+def open_feature_file(path: Path, settings: dict[str, Any], part: str = "frame") -> FeatureFile:
     """A file to write rows into, of the format that its name ends with.
 
     Raises:
@@ -217,6 +219,6 @@ def open_feature_file(path: Path, settings: dict[str, Any]) -> FeatureFile:
     if path.is_dir():
         raise UserError(f"--output {path} is a folder; give the name of a file in it")
     try:
-        return kind(path, settings)
+        return kind(path, settings, part)
     except OSError as error:
         raise UserError(f"--output {path}: cannot be written ({error.strerror}); give another place") from error

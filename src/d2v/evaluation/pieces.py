@@ -5,19 +5,29 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from d2v.data.dataset import BrokenSample
 from d2v.data.inputs import Inputs
-from d2v.errors import UserError
 from d2v.evaluation.chunks import Chunk, plan_chunks
 from d2v.model.encoder import Encoder
 
-# Pieces are sorted by length among so many seconds of neighbours: what is finished waits for those before it.
-_WINDOW_SECONDS = 600
 _LARGEST_RATIO = 1.25
+
+
+class Lengths(NamedTuple):
+    """How long pieces and batches are, in samples."""
+
+    chunk: int
+    """Longest piece."""
+    overlap: int
+    """What neighbours share."""
+    batch: int
+    """Most that a batch has, padding included; a longer piece is alone."""
+    window: int
+    """Among how much of neighbours pieces are sorted by length: what is finished waits for those before it."""
 
 
 class PieceBatch(NamedTuple):
@@ -26,7 +36,7 @@ class PieceBatch(NamedTuple):
     pieces: list[int]
     """Those that could be read, a row each."""
     x: Tensor | None
-    """Float [B, samples], or one input as its modality has it [1, ...]; None if none could be read."""
+    """[B, samples], or one input as its modality has it [1, ...]; None if none could be read."""
     padding_mask: Bool[Tensor, "b samples"] | None
     """True is padding; None: there is none."""
     broken: list[tuple[int, str]]
@@ -39,43 +49,27 @@ class Pieces(Dataset[PieceBatch]):
     Args:
         inputs: What to read.
         encoder: Whose frames the chunks are cut at.
-        chunk_seconds: Longest piece.
-        overlap_seconds: What neighbours share.
-        batch_seconds: Most that a batch has, padding included; a longer piece is alone.
+        lengths: Of chunks and batches; None: inputs are read whole, one a batch.
 
     Raises:
-        UserError: The chunks are too short for their overlap.
+        UserError: The chunks are too short for their overlap, or for a frame.
     """
 
-    def __init__(
-        self,
-        inputs: Inputs,
-        encoder: Encoder,
-        chunk_seconds: float,
-        overlap_seconds: float,
-        batch_seconds: float = 60.0,
-    ) -> None:
+    def __init__(self, inputs: Inputs, encoder: Encoder, lengths: Lengths | None) -> None:
         self.inputs = inputs
         self.cut: tuple[int, int, int, int] | None = None
-        rate = inputs.sample_rate
-        if rate is not None:
-            if not 0 <= overlap_seconds < chunk_seconds:
-                raise UserError(
-                    f"--chunk_seconds {chunk_seconds:g} and --overlap_seconds {overlap_seconds:g}: a piece must be "
-                    "longer than what it shares with the next, and that not below 0"
-                )
+        if lengths is not None:
             extractor: Any = encoder.feature_extractor
-            chunk, overlap = (round(seconds * rate) for seconds in (chunk_seconds, overlap_seconds))
-            self.cut = (chunk, overlap, extractor.stride, extractor.receptive_field)
-            plan_chunks(2 * chunk + extractor.receptive_field, *self.cut)  # a wrong length is told at once
-        lengths = [[chunk.stop - chunk.start for chunk in self.chunks(index)] or [0] for index in range(len(inputs))]
-        self._input_of = np.repeat(np.arange(len(inputs)), [len(chunks) for chunks in lengths])
-        self._first = np.cumsum([0, *(len(chunks) for chunks in lengths)])
-        if rate is None:
+            self.cut = (lengths.chunk, lengths.overlap, extractor.stride, extractor.receptive_field)
+            plan_chunks(2 * lengths.chunk + extractor.receptive_field, *self.cut)  # a wrong length is told at once
+        of_chunks = [[chunk.stop - chunk.start for chunk in self.chunks(index)] or [0] for index in range(len(inputs))]
+        self._input_of = np.repeat(np.arange(len(inputs)), [len(chunks) for chunks in of_chunks])
+        self._first = np.cumsum([0, *(len(chunks) for chunks in of_chunks)])
+        if lengths is None:
             self._batches = [np.array([piece]) for piece in range(len(inputs))]
         else:
-            flat = np.array([length for chunks in lengths for length in chunks], dtype=np.int64)
-            self._batches = plan_batches(flat, round(batch_seconds * rate), _WINDOW_SECONDS * rate)
+            flat = np.array([length for chunks in of_chunks for length in chunks], dtype=np.int64)
+            self._batches = plan_batches(flat, lengths.batch, lengths.window)
 
     def chunks(self, index: int) -> list[Chunk]:
         """Of one input; none if it is read whole or too short for a frame."""
@@ -98,21 +92,21 @@ class Pieces(Dataset[PieceBatch]):
         return len(self._batches)
 
     def __getitem__(self, batch: int) -> PieceBatch:
-        pieces, waves, broken = list[int](), list[Tensor](), list[tuple[int, str]]()
+        pieces, parts, broken = list[int](), list[Tensor](), list[tuple[int, str]]()
         for piece in self._batches[batch].tolist():
             try:
-                waves.append(self._read(piece))
+                parts.append(self._read(piece))
                 pieces.append(piece)
             except BrokenSample as reason:
                 broken.append((piece, " ".join(str(reason).split()) or "it cannot be read"))
-        if len(waves) < 2:
-            return PieceBatch(pieces, waves[0][None] if waves else None, None, broken)
-        x = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
-        lengths = torch.tensor([len(wave) for wave in waves])
+        if len(parts) < 2:
+            return PieceBatch(pieces, parts[0][None] if parts else None, None, broken)
+        x = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
+        lengths = torch.tensor([len(part) for part in parts])
         padding = torch.arange(x.shape[1]) >= lengths[:, None]
         return PieceBatch(pieces, x, padding if padding.any() else None, broken)
 
-    def _read(self, piece: int) -> Float[Tensor, "..."]:
+    def _read(self, piece: int) -> Tensor:
         index, number = self.locate(piece)
         if self.cut is None:
             return self.inputs.read(index, 0, None)

@@ -58,6 +58,8 @@ class TokenEmbedding(nn.Module):
     def __init__(self, vocab_size: int, width: int) -> None:
         super().__init__()
         self.embedding = nn.Embedding(vocab_size, width)
+        self.stride = self.receptive_field = 1
+        """As those of :class:`ConvFeatureExtractor`, in token ids."""
 
     def forward(self, ids: Int64[Tensor, "b n"], padding_mask: Bool[Tensor, "b n"] | None = None) -> TokenSequence:
         """Look up token ids; those of padding do not matter."""

@@ -14,10 +14,11 @@ from d2v.modalities.speech.decoding import SAMPLE_RATE, AudioReader
 from d2v.modalities.speech.headers import read_headers
 from d2v.modalities.speech.layout import open_everything
 from d2v.modalities.speech.sources import AudioSource, FileSource
+from d2v.model.encoder import Encoder
 
 
-def open_inputs(root: str) -> "SpeechInputs":
-    """Find all sound, and read the headers.
+def open_inputs(root: str, encoder: Encoder) -> "SpeechInputs":
+    """Find all sound, and read the headers; every encoder of speech takes the same.
 
     Raises:
         UserError: there is none.

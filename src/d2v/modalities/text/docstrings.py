@@ -1,0 +1,162 @@
+"""Documents of the packages that are installed: their docstrings, read from the source without importing anything."""
+
+import ast
+import hashlib
+import importlib.util
+import inspect
+import re
+import sysconfig
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+SHORTEST, LONGEST = 200, 4_000
+"""Characters of a document; a longer text is cut into several."""
+PYTHON = "python"
+"""What the standard library is called here."""
+
+# Tests, and other packages inside a package.
+_LEFT_OUT = {"test", "tests", "testing", "_testing", "conftest.py"} | {
+    "site-packages",
+    "externals",
+    "_vendor",
+    "vendor",
+}
+# Calls that give a docstring to what is written in C, and names of strings that functions share as their docstrings.
+_ADDS_DOC = re.compile(r"add_?(new)?doc")
+_IS_DOC = re.compile(r"(?i)doc|^topics$")
+_LICENCE = re.compile(r"(?i)copyright|\blicen[cs]ed?\b|all rights reserved|redistribut")
+# No sentences: directives and labels of reStructuredText, underlines, gaps in templates.
+_NO_TEXT = re.compile(r"\.\.(\s.*)?$|[^\w\s]+$|[%{][\w()]+[}s]?$")
+# A line that begins so is never the rest of the one above.
+_BEGINS = re.compile(r"[-*+>:@|#]|\.\.\.|\d+[.)]\s")
+_COMMON = frozenset(
+    re.findall(r"\w+", "a an and are as be by for from if in is it not of on or that the this to which with")
+)
+_FEWEST_COMMON = 0.12  # of all words: English prose has 30 to 40%, listings have hardly any
+_FEWEST_LETTERS = 0.7
+_NO_LETTERS = re.compile("[^A-Za-z ]+")
+# A document most of whose runs of so many words stood in others before is a copy of them.
+_RUN = 6
+_MOST_COPIED = 0.3
+
+
+class Documents:
+    """Cleaned documents of packages, none of which is mostly a copy of an earlier one.
+
+    Args:
+        most_of_a_file: documents that are taken of one source file; some hold hundreds of one kind.
+    """
+
+    def __init__(self, most_of_a_file: int) -> None:
+        self._most_of_a_file = most_of_a_file
+        self._seen: set[int] = set()
+
+    def of(self, package: str) -> Iterator[list[str]]:
+        """Documents of one source file after another, in an order that only the paths of the files decide."""
+        folder = find_folder(package)
+        if folder is None:
+            return
+        files = [path for pattern in ("*.py", "*.pyi") for path in folder.rglob(pattern)]
+        names = [path.relative_to(folder).as_posix() for path in files]
+        for name in sorted(names, key=lambda name: hashlib.blake2b(name.encode()).digest()):
+            if not _LEFT_OUT & set(name.split("/")):
+                found = [part for text in find_docstrings(folder / name) for part in split(clean(text))]
+                documents = [text for text in found if is_prose(text) and not self._is_copy(text)]
+                if documents:
+                    yield documents[: self._most_of_a_file]
+
+    def _is_copy(self, text: str) -> bool:
+        words = re.findall(r"\w+", text.lower())
+        # Python's hash is another one in each process, but what is equal stays so.
+        runs = {hash(tuple(words[i : i + _RUN])) for i in range(len(words) - _RUN + 1)}
+        copied = len(runs & self._seen)
+        self._seen |= runs
+        return copied > _MOST_COPIED * len(runs)
+
+
+def find_folder(package: str) -> Path | None:
+    """Of an installed package, or of the standard library; None: it is not installed."""
+    if package == PYTHON:
+        return Path(sysconfig.get_path("stdlib"))
+    spec = importlib.util.find_spec(package)
+    places = spec.submodule_search_locations if spec is not None else None
+    return Path(places[0]) if places else None
+
+
+def find_docstrings(path: Path) -> Iterator[str]:
+    """Docstrings in a source file, of what is written in C too where they stand in one; none if it is no Python."""
+    try:
+        source = path.read_bytes()
+        if len(source) < SHORTEST:
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes, in the source of others
+            tree = ast.parse(source)
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return
+    nodes: list[ast.AST] = [tree]
+    for node in nodes:  # grows: in the order of the source, level by level
+        inner = getattr(node, "body", None)
+        if isinstance(inner, list):
+            nodes += inner
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            if text := ast.get_docstring(node, clean=False):
+                yield text
+        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            if _ADDS_DOC.search(ast.unparse(node.value.func)):
+                yield from _strings(node.value)
+        elif isinstance(node, ast.Assign) and _IS_DOC.search(ast.unparse(node.targets[0])):
+            yield from _strings(node.value)
+
+
+def clean(text: str) -> str:
+    """Lines that are paragraphs or code, without indentation and blank lines; what is no sentence goes."""
+    lines: list[str] = []
+    above: int | None = None  # indentation of the line above, if this one may go on there
+    in_code = False
+    for line in inspect.cleandoc(text).splitlines():
+        words = line.strip()
+        in_code = bool(words) and (in_code or words.startswith(">>>"))
+        if not words or _NO_TEXT.match(words):
+            above = None
+            continue
+        indent = len(line) - len(line.lstrip())
+        if indent == above and not _BEGINS.match(words):
+            lines[-1] += f" {words}"
+        else:
+            lines.append(words)
+        above = None if in_code else indent + 2 * words.startswith(("- ", "* "))
+    return "\n".join(lines)
+
+
+def split(text: str) -> Iterator[str]:
+    """Parts of at most :data:`LONGEST` characters, of whole lines; those that are too short are left out."""
+    part: list[str] = []
+    for line in [*text.split("\n"), None]:
+        if line is None or sum(map(len, part)) + len(part) + len(line) > LONGEST:
+            whole = "\n".join(part)
+            if SHORTEST <= len(whole) <= LONGEST:
+                yield whole
+            part = []
+        if line is not None:
+            part.append(line)
+
+
+def is_prose(text: str) -> bool:
+    """Whether it is English and no listing, table or licence."""
+    letters = len(_NO_LETTERS.sub("", text))
+    words = re.findall(r"[a-z]+", text.lower())
+    common = sum(word in _COMMON for word in words)
+    return (
+        text.isascii()
+        and letters >= _FEWEST_LETTERS * len(text)
+        and common >= _FEWEST_COMMON * len(words)
+        and not _LICENCE.search(text)
+    )
+
+
+def _strings(node: ast.AST) -> Iterator[str]:
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.Constant) and isinstance(inner.value, str) and len(inner.value) >= SHORTEST:
+            yield inner.value

@@ -1,0 +1,180 @@
+"""Text that features are wanted of: files, lines, or rows of a table."""
+
+import glob
+import os
+import sys
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from tqdm import tqdm
+
+from d2v.data.files import list_files
+from d2v.data.inputs import Inputs
+from d2v.errors import UserError
+from d2v.modalities.text.encoder import TextEncoder
+from d2v.modalities.text.tables import Table, ending_of, open_table
+from d2v.modalities.text.tokenizer import TextTokenizer
+from d2v.modalities.text.tokenizer_files import TOKENIZER
+from d2v.model.encoder import Encoder
+
+LONGEST = 512
+"""Tokens of a piece where the encoder takes any number: as long as in the published training."""
+
+_COLUMNS = ("text", "sentence", "review", "content", "body", "document", "comment", "question", "title")
+_ID = "id"
+_TABLES = (".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".parquet")
+_AT_ONCE = 1000  # texts that are tokenised together, on all cores
+
+
+def open_inputs(root: str, encoder: Encoder) -> "TextInputs":
+    """Read all text, as tokens of the encoder's own tokenizer.
+
+    Args:
+        root: a folder or a glob (each .txt file is a text, named by its path); a .txt file or ``-`` for stdin (each
+            line is one, named by its number from 1; blank ones are left out); or a table (.tsv, .csv, .jsonl,
+            .parquet), whose rows are named by their column ``id``, or by their number from 0.
+        encoder: of text.
+
+    Raises:
+        UserError: there is no text, a table has no column for it, or the encoder brings no tokenizer.
+    """
+    assert isinstance(encoder, TextEncoder)
+    if TOKENIZER not in encoder.assets:
+        raise UserError(
+            "--checkpoint: no tokenizer goes with this encoder, so its token ids have no meaning; an official model is "
+            "imported with `d2v import SOURCE --tokenizer PATH`, and a run of d2v on text always has one"
+        )
+    tokenizer = TextTokenizer.from_json(encoder.assets[TOKENIZER])
+    if len(tokenizer) > encoder.vocab_size:
+        raise UserError(
+            f"--checkpoint: its tokenizer has {len(tokenizer):,} ids, and the encoder embeds {encoder.vocab_size:,}; "
+            "import it anew with the one that it was trained with"
+        )
+    try:
+        inputs = TextInputs(_texts(root), tokenizer, encoder.max_positions or LONGEST)
+    except UserError as error:
+        raise UserError(str(error).replace("data.root", "--input")) from error
+    if not len(inputs) and not inputs.broken:
+        raise UserError(f"--input {root}: there is no text in it")
+    return inputs
+
+
+class TextInputs(Inputs):
+    """Token ids ``<s> text </s>``; a later part of a long text begins with ``<s>`` as well.
+
+    Args:
+        texts: their names and contents; those without a token are broken.
+        tokenizer: the encoder's.
+        longest: tokens that it takes at once.
+    """
+
+    unit = "text"
+    part = "token"
+
+    def __init__(self, texts: Iterator[tuple[str, str]], tokenizer: TextTokenizer, longest: int) -> None:
+        super().__init__([], {})
+        self.longest = longest
+        self._bos = tokenizer.bos_id
+        ids: list[np.ndarray] = []
+        ends = [0]
+        rows = iter(tqdm(texts, desc="tokenising", unit="text", unit_scale=True, disable=None, leave=False))
+        while some := list(islice(rows, _AT_ONCE)):
+            for (name, _), tokens in zip(some, tokenizer.encode_batch([text for _, text in some]), strict=True):
+                if not len(tokens):
+                    self.broken[name] = "it is empty"
+                    continue
+                self.names.append(name)
+                ids += [np.array([tokenizer.bos_id], np.int32), tokens, np.array([tokenizer.eos_id], np.int32)]
+                ends.append(ends[-1] + len(tokens) + 2)
+        self._ids = np.concatenate(ids) if ids else np.empty(0, np.int32)
+        self._ends = np.array(ends, dtype=np.int64)
+
+    def num_samples(self, index: int) -> int:
+        return int(self._ends[index + 1] - self._ends[index])
+
+    def read(self, index: int, start: int, stop: int | None) -> Int64[Tensor, "n"]:
+        begin, end = self._ends[index : index + 2]
+        ids = torch.from_numpy(self._ids[begin:end][start:stop].astype(np.int64))
+        ids[0] = self._bos  # what stood there in the middle of a text is never kept
+        return ids
+
+
+def _texts(root: str) -> Iterator[tuple[str, str]]:
+    """Name and content of each."""
+    path = Path(root).expanduser()
+    if root == "-":
+        return _lines()
+    if path.is_dir():
+        return _files(path, list_files(path, (".txt",)), f"no .txt file in {root} or below")
+    if path.is_file():
+        return _rows(path)
+    if not glob.has_magic(root):
+        raise UserError(f"--input {root} does not exist; give a folder, a file, a glob, or - for stdin")
+    found = sorted(os.path.abspath(name) for name in glob.glob(str(path), recursive=True) if name.endswith(".txt"))
+    folder = os.path.commonpath([os.path.dirname(name) for name in found]) if found else ""
+    return _files(Path(folder), [os.path.relpath(name, folder) for name in found], f"no .txt file matches {root}")
+
+
+def _files(folder: Path, names: list[str], nothing: str) -> Iterator[tuple[str, str]]:
+    if not names:
+        raise UserError(f"--input: {nothing}; a table (.csv, .jsonl, ...) is given by its own name")
+    invalid = 0
+    for name in names:
+        try:
+            content = (folder / name).read_bytes()
+        except OSError as error:
+            raise UserError(f"--input {folder / name}: cannot be read ({error.strerror})") from error
+        text, is_valid = _decode(content)
+        invalid += not is_valid
+        yield name.encode(errors="backslashreplace").decode(), text.strip()
+    _tell(invalid, "files")
+
+
+def _lines() -> Iterator[tuple[str, str]]:
+    invalid = 0
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        text, is_valid = _decode(line.rstrip(b"\r\n"))
+        invalid += not is_valid
+        if text := text.strip():
+            yield str(number), text
+    _tell(invalid, "lines of stdin")
+
+
+def _rows(path: Path) -> Iterator[tuple[str, str]]:
+    if ending_of(path) not in (*_TABLES, ".txt"):
+        raise UserError(f"--input {path}: of no known kind; give .txt, {', '.join(_TABLES)}, a folder, or - for stdin")
+    table = open_table(path)
+    text, name = _column(table, _COLUMNS), _column(table, (_ID,))
+    if text is None:
+        raise UserError(
+            f"--input {path}: none of its columns ({', '.join(table.columns)}) is called {', '.join(_COLUMNS[:-1])} or "
+            f"{_COLUMNS[-1]}; rename the one with the text"
+        )
+    for row, (place, cells) in enumerate(table.rows([text] if name is None else [text, name])):
+        number = place.rpartition(":")[2] if ending_of(path) == ".txt" else str(row)
+        yield (number if name is None else cells[1] or number), (cells[0] or "").strip()
+
+
+def _column(table: Table, names: tuple[str, ...]) -> str | None:
+    """The first of these names that the table has, as it writes it."""
+    there = {column.lower(): column for column in reversed(table.columns)}
+    return next((there[name] for name in names if name in there), None)
+
+
+def _decode(content: bytes) -> tuple[str, bool]:
+    """As UTF-8, and whether it was; what is not becomes U+FFFD."""
+    content = content.removeprefix(b"\xef\xbb\xbf")
+    try:
+        return content.decode(), True
+    except UnicodeDecodeError:
+        return content.decode(errors="replace"), False
+
+
+def _tell(invalid: int, what: str) -> None:
+    if invalid:
+        tqdm.write(f"--input: {invalid:,} {what} are no valid UTF-8; what is not became U+FFFD", file=sys.stderr)
