@@ -187,8 +187,11 @@ def test_each_form_is_found(tokenizer: TextTokenizer, tmp_path: Path) -> None:
     write_pair(tmp_path / "pair", tokenizer)
     write_pair(tmp_path / "prefix", tokenizer, ("roberta-vocab.json", "roberta-merges.txt"))
     write_fairseq(tmp_path / "fairseq", tokenizer)
-    torch.save({"d2v": {"assets": {"tokenizer.json": tokenizer.to_json()}}}, tmp_path / "last.ckpt")
-    for path in (run, run / "tokenizer.json", tmp_path / "last.ckpt"):
+    trained = tmp_path / "trained" / "checkpoints"
+    trained.mkdir(parents=True)
+    for path in (tmp_path / "last.ckpt", trained / "last.ckpt"):
+        torch.save({"d2v": {"assets": {"tokenizer.json": tokenizer.to_json()}}}, path)
+    for path in (run, run / "tokenizer.json", tmp_path / "last.ckpt", tmp_path / "trained"):
         assert TextTokenizer.open(path).fingerprint == tokenizer.fingerprint
     for path in ("pair", "pair/vocab.json", "prefix/roberta", "prefix/roberta-", "prefix/roberta-merges.txt"):
         assert TextTokenizer.open(str(tmp_path / path)).encode(TEXTS[0]) == ids

@@ -15,8 +15,8 @@ def read_tokenizer(path: Path) -> tuple[str, str]:
     """Content of a ``tokenizer.json``, and what to call it.
 
     Args:
-        path: A ``tokenizer.json``; a folder that holds one (of Hugging Face, a run, an imported model, token shards);
-            a folder with GPT-2's pair (``vocab.json`` and ``merges.txt``, or ``encoder.json`` and ``vocab.bpe``), or
+        path: A ``tokenizer.json``; a folder that holds one (of Hugging Face, an imported model, token shards); a run's
+            folder; a folder with GPT-2's pair (``vocab.json`` and ``merges.txt``, or ``encoder.json`` and ``vocab.bpe``), or
             the beginning of the pair's names (``models/gpt2-``); a ``.ckpt`` of d2v. With fairseq's ``dict.txt``
             beside the pair the ids are fairseq's.
 
@@ -57,9 +57,12 @@ def _of_folder(folder: Path) -> tuple[str, str]:
         return pair
     if whole.is_file():
         return whole.read_text(encoding="utf-8"), str(whole)
+    last = folder / "checkpoints" / "last.ckpt"
+    if last.is_file():
+        return _of_checkpoint(last), str(last)
     raise UserError(
         f"tokenizer {folder}: the folder has no tokenizer.json, nor vocab.json and merges.txt (or encoder.json and "
-        "vocab.bpe)"
+        "vocab.bpe), and is no run of d2v (checkpoints/last.ckpt)"
     )
 
 
