@@ -102,7 +102,7 @@ def init_weights(method: Data2Vec, path: str | Path) -> list[str]:
     Raises:
         UserError: The student or the teacher has other tensors than the checkpoint; the message names them.
     """
-    _, state, _ = _read(Path(path))
+    _, state, assets = _read(Path(path))
     student, head = _part(state, _STUDENT), _part(state, _HEAD)
     problems = mismatches(method.student.state_dict(), student)
     if problems:
@@ -123,6 +123,7 @@ def init_weights(method: Data2Vec, path: str | Path) -> list[str]:
     else:
         method.head.load_state_dict(head)
     method.student.load_state_dict(student)
+    method.student.assets = assets  # data with another tokenizer are refused when they meet the encoder
     method.teacher.encoder.load_state_dict(teacher)
     return notes
 

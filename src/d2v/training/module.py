@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from d2v import __version__
+from d2v.errors import UserError
 from d2v.evaluation.effective_rank import effective_rank
 from d2v.model.data2vec import Data2Vec
 from d2v.model.encoder import Encoder
@@ -106,7 +107,19 @@ class Data2VecModule(L.LightningModule):
         return build_optimizer(self, self.optimizer, self.schedule)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """The config given wins over the checkpoint's: a changed learning rate, decay or beta holds from here on."""
+        """The config given wins over the checkpoint's: a changed learning rate, decay or beta holds from here on.
+
+        Raises:
+            UserError: The data have another tokenizer than those that the checkpoint was trained on.
+        """
+        assets = checkpoint.get("d2v", {}).get("assets") or {}
+        changed = [name for name, text in assets.items() if self.student.assets.get(name, text) != text]
+        if changed:
+            raise UserError(
+                f"--resume: {changed[0]} of the data is not the one that the checkpoint was trained with, so that ids "
+                "mean something else now. Give the data as they were (data.root, data.tokenizer), or start a new run "
+                "with model.init_from"
+            )
         let_config_win(checkpoint, self, self.optimizer)
 
     def configure_callbacks(self) -> list[L.Callback]:

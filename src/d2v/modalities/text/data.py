@@ -22,6 +22,7 @@ from d2v.modalities.text.shards import Shards
 from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.modalities.text.tokenizer_files import TOKENIZER
 from d2v.model.encoder import Encoder
+from d2v.model.masked_input import ReplaceTokens
 from d2v.types import Batch
 
 
@@ -122,6 +123,12 @@ class TextDataModule(PretrainingDataModule):
             raise UserError(
                 f"The tokenizer of data.root {self.root} has {len(tokenizer):,} ids, and the encoder embeds "
                 f"{encoder.vocab_size:,}. Set {options}.vocab_size to {len(tokenizer)}."
+            )
+        hidden = encoder.masked_input
+        if isinstance(hidden, ReplaceTokens) and tokenizer.mask_id != hidden.mask_id < len(tokenizer):
+            raise UserError(
+                f"The encoder hides tokens behind its last id {hidden.mask_id}, which is an ordinary type of the "
+                f"tokenizer of data.root {self.root}. Set {options}.vocab_size to {len(tokenizer) + 1}."
             )
         if encoder.max_positions is not None and encoder.max_positions < self.block_size:
             raise UserError(
