@@ -63,7 +63,7 @@ def rows(path: Path) -> dict[str, dict]:
 
 def whole(encoder: TextEncoder, tokenizer: TextTokenizer, text: str, pool: str = "mean") -> np.ndarray:
     """Of a text that fits the positions, in one pass."""
-    ids = torch.tensor([tokenizer.sequence(text, max_length=POSITIONS)])
+    ids = torch.tensor([[tokenizer.bos_id, *tokenizer.encode(text)[: POSITIONS - 2], tokenizer.eos_id]])
     return encoder.embed(ids, pool=pool)[0].numpy()  # type: ignore[arg-type]
 
 
@@ -207,7 +207,7 @@ def test_without_positions_a_text_may_be_long(tokenizer: TextTokenizer, tmp_path
     (tmp_path / "x.txt").write_text(text)
     assert embed(path, tmp_path / "x.txt", tmp_path / "x.npz", "--pool", "none") == 0
     found = np.load(tmp_path / "x.npz")
-    ids = torch.tensor([tokenizer.sequence(text, max_length=1_000)])
+    ids = torch.tensor([[tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id]])
     assert POSITIONS < found["num_tokens"][0] == ids.shape[1] < 512
     np.testing.assert_allclose(found["embedding"], model.embed(ids, pool="none")[0], atol=1e-5)
     assert set(found.files) == {"id", "d2v", "embedding", "offsets", "num_tokens"}

@@ -10,6 +10,7 @@ from typing import Any
 
 import datasets
 import pandas
+import pyarrow
 import pytest
 import torch
 from hypothesis import given
@@ -77,6 +78,13 @@ def write_gz(folder: Path, name: str, rows: Rows) -> None:
     path.unlink()
 
 
+def write_zst(folder: Path, name: str, rows: Rows) -> None:
+    path = write_tsv(folder, name, rows)
+    with pyarrow.CompressedOutputStream(str(folder / f"{name}.tsv.zst"), "zstd") as file:
+        file.write(path.read_bytes())
+    path.unlink()
+
+
 def write_parquet(folder: Path, name: str, rows: Rows) -> None:
     (folder / "data").mkdir(exist_ok=True)
     frame = pandas.DataFrame(rows, columns=["text", "label"])
@@ -126,8 +134,8 @@ def contents(data: LabelledTextDataModule, split: Any) -> list[tuple[str, str]]:
 
 
 WRITERS: list[Callable[[Path, str, Rows], Any]] = [
-    write_tsv, write_csv, write_jsonl, write_json, write_gz, write_parquet, write_hugging_face_parquet, write_saved,
-    write_folders,
+    write_tsv, write_csv, write_jsonl, write_json, write_gz, write_zst, write_parquet, write_hugging_face_parquet,
+    write_saved, write_folders,
 ]  # fmt: skip
 
 
@@ -165,6 +173,16 @@ def test_columns_by_name_by_number_and_pairs(tmp_path: Path, tokenizer: str) -> 
     data = make(tmp_path, tokenizer, label="verdict")
     assert contents(data, "train") == [("good</s></s>film", "yes"), ("bad</s></s>one", "no")]
     assert contents(make(tmp_path, tokenizer, label="verdict", text="text"), "train") == [("x", "yes"), ("x", "no")]
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+def test_a_file_of_the_very_name_is_the_whole_split(tmp_path: Path, tokenizer: str, ending: str) -> None:
+    write = write_gz if ending else write_tsv
+    for name, rows in (("train", TRAIN), ("train_more", TRAIN), ("dev", DEV)):
+        write(tmp_path, name, rows)
+    (tmp_path / "dev_ids.tsv").write_text("1219040\t1219232\n")
+    data = make(tmp_path, tokenizer)
+    assert (contents(data, "train"), contents(data, "val")) == (TRAIN, DEV)
 
 
 def test_numbers_are_in_their_order(tmp_path: Path, tokenizer: str) -> None:
@@ -349,7 +367,7 @@ def test_bad_input_is_named(tmp_path: Path, tokenizer: str) -> None:
         ("empty.tsv", "", r"empty\.tsv: is empty"),
         ("header.tsv", "text\tlabel\n", r"header\.tsv: no usable row; it has no rows at all"),
         ("bad.parquet", "no parquet", r"bad\.parquet: cannot be read as Parquet"),
-        ("bad.tsv.gz", "no gzip", r"bad\.tsv\.gz: cannot be read"),
+        ("bad.tsv.gz", "no gzip", r"bad\.tsv\.gz: is damaged"),
         ("a.docx", "", r"a\.docx: of no known kind"),
     ):
         (tmp_path / name).write_text(content)

@@ -5,6 +5,7 @@ import gzip
 import itertools
 import json
 import lzma
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from d2v.errors import UserError
 from d2v.modalities.text import reading
-from d2v.modalities.text.corpus import Corpus, TextFile
+from d2v.modalities.text.corpus import Corpus, TextFile, _files
 from d2v.modalities.text.reading import END, LINE, PART, SegmentReader
 from d2v.modalities.text.sample import sample
 
@@ -222,7 +223,9 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     for name, content, message in (
         ("b.jsonl", '{"text": "a"}\n{"text": \n', r"b.jsonl, the line at byte 14: is no JSON"),
         ("c.jsonl", '{"content": "a"}', "expected an object with the key 'text', there is only 'content'"),
-        ("d.json", '["a"]', "there is no object"),
+        ("d.json", '["a"]', "is or begins an array; write one object a line"),
+        ("h.json", '[\n {"text": "a"}\n]', "line at byte 0: is or begins an array; .* as `jq -c"),
+        ("i.jsonl", '"a"', "there is no object"),
         ("e.jsonl", '{"text": 3}', "'text' is no text but int"),
         ("f.tsv", "label\ttext\n0\n", r"f.tsv, the line at byte 11: has 1 cells"),
         ("g.csv", "label,text\n0\n", r"g.csv, line 2: has 1 cells"),
@@ -272,3 +275,74 @@ def test_the_sample_is_bounded_and_spread(tmp_path: Path, monkeypatch: pytest.Mo
             assert sum(map(len, set(" ".join(few).split()))) < 1100
     (tmp_path / "e.txt").write_text("word " * 50_000)  # one line
     assert 20_000 < sum(map(len, sample(Corpus.open([f"{tmp_path}/e.txt"]), limit=30_000))) < 32_000
+
+
+@pytest.mark.parametrize("name", ["{}.txt", "{}.jsonl", "{}.csv", "{}.txt.gz", "{}.parquet"])
+def test_windows_of_the_sample_go_on_into_following_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("d2v.modalities.text.sample._WINDOW", 10_000)
+    texts = [" ".join(f"word{(i * 31 + j * 7) % 997}" for j in range(100)) for i in range(150)]
+    for i, text in enumerate(texts):
+        path = tmp_path / name.format(f"{i:03d}")
+        if path.suffix == ".parquet":
+            pq.write_table(pa.table({"text": [text]}), path)
+        elif path.suffix == ".gz":
+            path.write_bytes(gzip.compress(text.encode()))
+        else:
+            rows = {".jsonl": json.dumps({"text": text}), ".csv": f"text\n{text}\n"}
+            path.write_text(rows.get(path.suffix, text))
+    found = list(sample(Corpus.open([str(tmp_path)]), limit=50_000))
+    assert 12_000 < sum(map(len, found)) < 51_000  # files of parquet are larger than their text
+    whole = [text for text in found if text in texts]
+    assert len(whole) >= 15
+    assert len(set(whole)) == len(whole)
+
+
+def test_a_table_without_rows_is_empty(tmp_path: Path) -> None:
+    schema = pa.schema({"text": pa.string()})
+    pq.ParquetWriter(tmp_path / "0.parquet", schema).close()
+    with pytest.raises(UserError, match="all 1 files are empty"):
+        Corpus.open([str(tmp_path)])
+    write_parquet(tmp_path / "1.parquet")
+    assert documents(Corpus.open([str(tmp_path)])) == DOCUMENTS
+
+
+def test_what_lies_beside_data_is_left_out_of_a_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    sidecars = {
+        "README.md": "about it",
+        "LICENSE": "terms",
+        "license-mit.txt": "terms",
+        "dataset_infos.json": '{"text": {"features": 1}}',
+        "sub/config.json": '{\n "text": 1\n}\n',
+        "sub/short.json": '{"vocab": 3}',
+    }
+    data = {
+        "a.json": '{"text": "one"}',
+        "b.json": '{"text": "two"}\n{"text": "three"}\n',
+        "licensed.txt": "four",
+        "metadata.jsonl": '{"text": "five"}',
+    }
+    (tmp_path / "sub").mkdir()
+    for name, content in sidecars.items():
+        (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=r"holds no text; 6 files are none, such as .*LICENSE"):
+        Corpus.open([str(tmp_path)])
+    for name, content in data.items():
+        (tmp_path / name).write_text(content)
+    assert documents(Corpus.open([str(tmp_path)])) == [["one"], ["two"], ["three"], ["four"], ["five"]]
+    assert "6 files are no text and are left out" in caplog.text
+    (tmp_path / "c.json").write_text('{"content": "a"}\n{"content": "b"}\n')  # more than one: data of another key
+    with pytest.raises(UserError, match=r"c.json.* only 'content'"):
+        documents(Corpus.open([str(tmp_path)]))
+    (tmp_path / "c.json").unlink()
+    assert documents(Corpus.open([f"{tmp_path}/README.md"])) == [["about it"]]  # who names it wants it
+
+
+def test_a_folder_of_many_files_is_searched_in_linear_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{i:05d}.txt" for i in range(20_000)]
+    monkeypatch.setattr("d2v.modalities.text.corpus.list_files", lambda *_: [*names, "z.png"])
+    monkeypatch.setattr("d2v.modalities.text.corpus.is_text", lambda name, _: name.endswith("txt"))
+    start = time.process_time()
+    assert len(_files(str(tmp_path), "text", None)) == 20_000
+    assert time.process_time() - start < 5  # took a minute

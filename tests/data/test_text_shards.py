@@ -13,6 +13,7 @@ import pytest
 
 from d2v.errors import UserError
 from d2v.modalities.text import jobs
+from d2v.modalities.text.opening import open_shards
 from d2v.modalities.text.prepare import prepare_corpus
 from d2v.modalities.text.shard_writer import ShardWriter, dtype_for, write_index
 from d2v.modalities.text.shards import Shards, is_prepared
@@ -89,6 +90,24 @@ def test_the_stream_is_the_documents(prepared: Path, corpus: Path) -> None:
     assert len(sent) < 10_000
     assert (pickle.loads(sent).read(5, 900) == whole[5:900]).all()
     assert pickle.loads(sent).fingerprint == train.fingerprint != val.fingerprint
+
+
+def test_few_shards_are_open_at_once(prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("d2v.modalities.text.shards._MOST_OPEN", 2)
+    train = Shards.open(prepared, "train")
+    assert train is not None
+    whole = train.read(0, train.num_tokens)
+    for start in np.random.default_rng(0).integers(0, train.num_tokens - 300, 50):
+        assert (train.read(start, start + 300) == whole[start : start + 300]).all()
+    assert len(train._open) == 2
+
+
+def test_fit_is_told_how_to_name_another_column(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("words\na\n")
+    (tmp_path / "b.jsonl").write_text('{"words": "a"}\n')
+    for name in ("a.csv", "b.jsonl"):
+        with pytest.raises(UserError, match="prepare it with `d2v prepare text --text_column NAME`, and give"):
+            open_shards(str(tmp_path / name), None, 300, str(tmp_path / "out"), 0.1)
 
 
 @pytest.mark.parametrize("method", ["spawn", "fork"])

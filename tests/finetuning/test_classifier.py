@@ -11,6 +11,7 @@ from toy import MelodyModule, make_encoder, make_module, make_trainer, weights
 
 from d2v.errors import UserError
 from d2v.finetuning.classifier import Classifier
+from d2v.finetuning.classifier_heads import ClassifierHead, TanhHead
 from d2v.modalities.vision.encoder import VisionEncoder
 from d2v.training.callbacks.checkpoint import RunCheckpoint
 from d2v.types import Batch
@@ -239,6 +240,31 @@ def test_scores_are_learned(tmp_path):
     assert float((predicted - labels).square().mean()) == pytest.approx(metrics["test/loss"], abs=1e-3)
     (found,) = trainer.predict(module, datamodule=Vectors(regression=True))
     assert found["rows"].columns == ("prediction",)
+
+
+def test_scores_are_divided_to_be_learned(tmp_path):
+    module = picture_module(task="regression", score_scale=5.0)
+    module.set_names(("score",))
+    module._data_classes = module.names
+    module.method.head = torch.nn.Identity()
+    module._features = lambda batch: batch.inputs  # type: ignore[method-assign]
+    scores, labels = torch.tensor([[0.5], [0.9]]), torch.tensor([2.0, 4.5])
+    assert float(module._loss(scores, labels)) == pytest.approx(0.1**2 / 2)
+    batch = Batch(scores, torch.arange(2), torch.zeros(2, dtype=torch.long), None)
+    assert module.predict_step(batch, 0)["rows"].values == [("2.5000",), ("4.5000",)]
+    for value, task, pattern in ((0.0, "regression", r"is 0\.0: it must"), (5.0, "single", "is for model.task regr")):
+        with pytest.raises(UserError, match=rf"model\.score_scale {pattern}"):
+            picture_module(task=task, score_scale=value)
+
+
+@pytest.mark.parametrize("kind", [ClassifierHead, TanhHead])
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_scores_are_fp32_under_autocast(kind, weights):
+    head = kind(16, 3, False, 0.0).to(weights)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scores = head(torch.randn(8, 16).to(weights))
+    assert scores.dtype == torch.float32
+    assert not torch.equal(scores, scores.bfloat16().float()), "they are not rounded to bf16"
 
 
 def test_metrics_by_name(tmp_path):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from command_line import D2V
 
-from d2v.commands.glue_results import Results, Run, table
+from d2v.commands.glue_results import Results, Run, best_lr, best_of, table
 from d2v.configs import SHIPPED
 from d2v.errors import UserError
 from d2v.modalities.text.encoder import TextEncoder
@@ -65,6 +65,7 @@ def glue(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write(root / "CoLA/test.tsv", "index\tsentence", rows("{i}\t{a}", (), 5))
     write(root / "STS-B/test.tsv", "index\tgenre\tsentence1\tsentence2", rows("{i}\tx\t{a}\t{b}", (), 5))
     write(root / "MNLI/test_matched.tsv", "index\tsentence1\tsentence2", rows("{i}\t{a}\t{b}", (), 5))
+    write(root / "diagnostic/diagnostic-full.tsv", "Premise\tHypothesis\tLabel", ["it is\tthey say\tneutral"])
     write(root / "diagnostic/diagnostic.tsv", "index\tsentence1\tsentence2", rows("{i}\t{a}\t{b}", (), 3))
     return root
 
@@ -196,6 +197,42 @@ def test_the_average_is_glues(tmp_path: Path) -> None:
         Results.open(tmp_path / "out", checkpoint, tmp_path, [])
 
 
+def test_results_are_of_one_encoder_from_the_first_step_on(tmp_path: Path) -> None:
+    one, other = tmp_path / "a.ckpt", tmp_path / "b.ckpt"
+    one.touch()
+    other.touch()
+    Results.open(tmp_path / "out", one, tmp_path, []).save()
+    Results.open(tmp_path / "out", one, tmp_path, ["a=1"])  # nothing had been started
+    (tmp_path / "out/runs/cola-lr1e-05-seed1").mkdir(parents=True)
+    Results.open(tmp_path / "out", one, tmp_path, [])
+    with pytest.raises(UserError, match=r"results\.json there is of another checkpoint"):
+        Results.open(tmp_path / "out", other, tmp_path, [])
+
+
+def test_a_run_that_diverged_is_never_the_best(tmp_path: Path) -> None:
+    nan = float("nan")
+    runs = [
+        run("stsb", 1e-5, 1, {"pearson": nan, "spearman": nan}),
+        run("stsb", 2e-5, 1, {"pearson": 0.2, "spearman": 0.1}),
+        run("stsb", 2e-5, 2, {"pearson": 0.4, "spearman": 0.3}),
+        run("cola", 1e-5, 1, {"matthews": nan}),
+        run("cola", 1e-5, 2, {"matthews": 0.5}),
+    ]
+    assert best_lr(runs, "stsb") == 2e-5
+    assert best_of(runs, "stsb") == runs[2]
+    assert best_of(runs, "cola") == runs[4]
+    lines = table(runs, ["cola", "stsb"]).splitlines()
+    assert re.split(r"\s{2,}", lines[1]) == ["CoLA", "matthews", "nan", "nan", "1e-05", "2"]
+    results = Results.open(tmp_path / "out", tmp_path / "a.ckpt", tmp_path, [])
+    results.runs += runs
+    results.save()
+    content = json.loads(results.file.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert content["runs"][0]["scores"]["dev"] == {"pearson": None, "spearman": None}
+    again = Results.open(tmp_path / "out", tmp_path / "a.ckpt", tmp_path, [])
+    assert again.runs[1:3] == runs[1:3]
+    assert best_lr(again.runs, "stsb") == 2e-5
+
+
 def test_there_is_a_recipe_for_every_task() -> None:
     assert {path.stem for path in (SHIPPED / "finetune/glue").glob("*.yaml")} == set(TASKS)
 
@@ -226,8 +263,17 @@ def test_the_command(d2v: D2V, glue: Path, checkpoint: Path) -> None:
 
     with Path("out/runs/cola-lr0.001-seed1/metrics.csv").open() as file:
         assert {"train/loss", "train/lr", "val/matthews"} <= set(next(csv.reader(file)))
+    again = ["--config", "out/runs/mnli-lr0.001-seed1/config.yaml", "--ckpt_path", "out/runs/mnli-lr0.001-seed1"]
+    code, out, err = d2v("predict", *again, "--data.root", glue, "--data.val_split", "dev_mismatched")
+    assert code == 0, err
+    (predicted,) = Path("out/runs").glob("*-predict/predictions.tsv") or Path("runs").glob("*/predictions.tsv")
+    assert len(predicted.read_text().splitlines()) == 1 + 8
+
+    Path("out/runs/cola-lr0.0001-seed1").mkdir()  # stopped before its first checkpoint
     code, out, err = d2v(*options, "--lr", "1e-3", "1e-4", "--tasks", "CoLA,wnli")
     assert code == 0, err
+    left = {path.name for path in Path("out/runs").glob("cola-*")}
+    assert left == {"cola-lr0.001-seed1", "cola-lr0.0001-seed1-2"}, "what it had left is gone"
     assert "GLUE: 4 runs, 2 of them done already" in out
     assert "run 1 of 2: cola, learning rate 0.0001, seed 1" in out
     found = json.loads(Path("out/results.json").read_text())

@@ -3,6 +3,7 @@
 import argparse
 import gc
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace) -> None:
 
     tasks, missing = _tasks(args)
     results = Results.open(args.output, checkpoint, args.root.expanduser().resolve(), settings)
+    results.save()  # what an interrupted run was of is known from its first step on
     planned = list(dict.fromkeys((task, lr, seed) for task in tasks for lr in args.lr for seed in args.seeds))
     done = {(found.task, found.lr, found.seed) for found in results.runs}
     rest = [plan for plan in planned if plan not in done]
@@ -152,8 +154,11 @@ def _fine_tune(task: str, lr: float, seed: int, results: "Results") -> "Run":
     for split in spec.dev_splits:
         again = _train("validate", *_config_of(folder), f"--data.val_split={split}", "--verbose=false")
         found = last_metrics(again / "metrics.csv")
-        scores[split] = {name: found[f"val/{name}"] for name in spec.metrics}
+        scores[split] = {metric: found[f"val/{metric}"] for metric in spec.metrics}
         shutil.rmtree(again)
+    for left in runs.iterdir():  # by interrupted calls
+        if left != folder and re.fullmatch(rf"{re.escape(name)}(-\d+)?", left.name):
+            shutil.rmtree(left)
     return Run(task, lr, seed, folder.name, scores)
 
 

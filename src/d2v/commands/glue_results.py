@@ -2,9 +2,10 @@
 
 import csv
 import json
+import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -23,7 +24,7 @@ class Run:
         lr: Peak of the learning rate.
         seed: Of everything random.
         folder: Below ``runs``.
-        scores: Metrics of each development set, from 0 to 1.
+        scores: Metrics of each development set, from 0 to 1; NaN of a run that has diverged.
     """
 
     task: str
@@ -41,6 +42,16 @@ class Run:
     def score(self) -> float:
         """Mean of the metrics, as GLUE has it."""
         return mean(self.metrics.values())
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Run":
+        """From an entry of ``results.json``, where null stands for NaN."""
+        run = cls(**{name: content[name] for name in cls.__dataclass_fields__})
+        scores = {
+            split: {name: math.nan if value is None else value for name, value in found.items()}
+            for split, found in run.scores.items()
+        }
+        return replace(run, scores=scores)
 
 
 @dataclass
@@ -67,9 +78,11 @@ class Results:
             return results
         try:
             content = json.loads(results.file.read_text(encoding="utf-8"))
-            runs = [Run(**{name: run[name] for name in Run.__dataclass_fields__}) for run in content["runs"]]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            runs = [Run.from_json(run) for run in content["runs"]]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{results.file}: damaged ({error}); remove it, or give another --output") from error
+        if not runs and not any((results.output / "runs").glob("*")):
+            return results  # a call that could start nothing, perhaps because of these very settings
         for key, now in results._identity().items():
             if content.get(key) != now:
                 raise UserError(
@@ -105,7 +118,7 @@ class Results:
         }
         self.output.mkdir(parents=True, exist_ok=True)
         part = self.file.with_suffix(".part")
-        part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(_without_nan(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
         os.replace(part, self.file)
 
     def _identity(self) -> dict[str, Any]:
@@ -123,13 +136,27 @@ class Results:
 def best_lr(runs: Sequence[Run], task: str) -> float:
     """The learning rate with the best mean over its seeds."""
     rates = sorted({run.lr for run in runs if run.task == task})
-    return max(rates, key=lambda lr: mean(run.score for run in runs if (run.task, run.lr) == (task, lr)))
+    return max(rates, key=lambda lr: _rank(mean(run.score for run in runs if (run.task, run.lr) == (task, lr))))
 
 
 def best_of(runs: Sequence[Run], task: str) -> Run:
     """The best run of the best learning rate."""
     lr = best_lr(runs, task)
-    return max((run for run in runs if (run.task, run.lr) == (task, lr)), key=lambda run: run.score)
+    return max((run for run in runs if (run.task, run.lr) == (task, lr)), key=lambda run: _rank(run.score))
+
+
+def _rank(score: float) -> float:
+    """For comparisons, in which NaN would win or lose by its place."""
+    return -math.inf if math.isnan(score) else score
+
+
+def _without_nan(content: Any) -> Any:
+    """JSON has no NaN: null in its place."""
+    if isinstance(content, dict):
+        return {key: _without_nan(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and math.isnan(content) else content
 
 
 def summary(runs: Sequence[Run], task: str, lr: float) -> dict[str, Any]:
@@ -155,7 +182,7 @@ def table(runs: Sequence[Run], tasks: Sequence[str]) -> str:
         lr = best_lr(runs, task)
         found = summary(runs, task, lr)
         scores = [run.score for run in runs if (run.task, run.lr) == (task, lr)]
-        spread = f" ± {100 * stdev(scores):.2f}" if len(scores) > 1 else ""
+        spread = f" ± {100 * stdev(scores):.2f}" if len(scores) > 1 and not math.isnan(sum(scores)) else ""
         splits = [run for run in runs if (run.task, run.lr) == (task, lr)]
         values = [f"{100 * value:.2f}" for value in found["metrics"].values()]
         names = list(found["metrics"])

@@ -31,6 +31,8 @@ _SPLITS = ("train_split", "val_split", "val_fraction")
 def read_another_root(data: Namespace, words: Sequence[str]) -> None:
     """For `d2v predict --data.root ROOT`: read all of it, without the splits and labels of the config's own root.
 
+    A DataModule with ``has_fixed_splits`` finds the same ones in any root, so it reads what the config says.
+
     Args:
         data: Section of the config; changed in place.
         words: The command line; what it states stays.
@@ -40,7 +42,10 @@ def read_another_root(data: Namespace, words: Sequence[str]) -> None:
     if "root" not in stated:
         return
     module, _, class_name = data.class_path.rpartition(".")
-    parameters = inspect.signature(getattr(import_module(module), class_name)).parameters
+    data_module = getattr(import_module(module), class_name)
+    if getattr(data_module, "has_fixed_splits", False):
+        return
+    parameters = inspect.signature(data_module).parameters
     values = {**_OF_ANOTHER_ROOT, "predict_on": "val" if stated.intersection(_SPLITS) else "all"}
     for name, value in values.items():
         if name in parameters and name not in stated:

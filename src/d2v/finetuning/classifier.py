@@ -1,5 +1,6 @@
 """Classification of whole inputs: one class each, several labels, or a score."""
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
@@ -48,6 +49,8 @@ class Classifier(FinetuningModule):
         norm: Whether pooled features are normalised before the head.
         dropout: Of what a linear layer of the head reads.
         label_smoothing: Share of the target that goes to all classes alike.
+        score_scale: Of a regression: the head learns scores divided by it (the loss is of these), and predictions are
+            multiplied by it; 5 makes scores from 0 to 5 such from 0 to 1.
         chunk_seconds: Longest piece of sound to encode at once outside of training; null: everything as a whole.
         overlap_seconds: What neighbouring pieces share.
         seed: Of masks and of everything random in a step; the command line sets it from ``seed_everything``.
@@ -74,6 +77,7 @@ class Classifier(FinetuningModule):
         norm: bool = True,
         dropout: float = 0.0,
         label_smoothing: float = 0.0,
+        score_scale: float = 1.0,
         chunk_seconds: float | None = None,
         overlap_seconds: float = 5.0,
         seed: int = 0,
@@ -96,6 +100,10 @@ class Classifier(FinetuningModule):
             raise UserError(f"model.label_smoothing is {label_smoothing}: it must be at least 0 and less than 1.")
         if label_smoothing and task != "single":
             raise UserError("model.label_smoothing is for model.task single; set it to 0.")
+        if not (score_scale > 0 and math.isfinite(score_scale)):
+            raise UserError(f"model.score_scale is {score_scale}: it must be greater than 0.")
+        if score_scale != 1 and task != "regression":
+            raise UserError("model.score_scale is for model.task regression; set it to 1.")
         if chunk_seconds is not None and pool == "cls":
             raise UserError("model.chunk_seconds: chunks have a mean but no common CLS token; set model.pool to mean.")
         check_metrics(task, metrics)
@@ -106,6 +114,7 @@ class Classifier(FinetuningModule):
         self.norm = norm
         self.dropout = dropout
         self.label_smoothing = label_smoothing
+        self.score_scale = score_scale
         self.chunking = Chunking(chunk_seconds, overlap_seconds)
         self._data_classes: tuple[str, ...] = ()
 
@@ -178,7 +187,7 @@ class Classifier(FinetuningModule):
         if self.task == "multi":
             return F.binary_cross_entropy_with_logits(scores, labels)
         if self.task == "regression":
-            return F.mse_loss(scores[:, 0], labels)
+            return F.mse_loss(scores[:, 0], labels / self.score_scale)
         return F.cross_entropy(scores, labels, label_smoothing=self.label_smoothing)
 
     def _score(self, batch: Batch, split: str, metrics: MetricCollection) -> Float[Tensor, "b c"]:
@@ -187,7 +196,7 @@ class Classifier(FinetuningModule):
         loss = self._loss(scores, labels)
         self.log(f"{split}/loss", loss, batch_size=len(labels), sync_dist=True, prog_bar=split == "val")
         if self.task == "regression":
-            metrics.update(scores[:, 0], labels)
+            metrics.update(scores[:, 0] * self.score_scale, labels)
         else:  # the metric would tell scores from probabilities by the values of each batch alone
             metrics.update(scores.sigmoid() if self.task == "multi" else scores, labels.long())
         self.log_dict(metrics, batch_size=len(labels))
@@ -214,7 +223,7 @@ class Classifier(FinetuningModule):
     def _described(self, scores: Float[Tensor, "b c"]) -> tuple[tuple[str, ...], Sequence[tuple[str, ...]]]:
         """Columns and values that say what is predicted."""
         if self.task == "regression":
-            return ("prediction",), [(f"{score:.4f}",) for score in scores[:, 0].tolist()]
+            return ("prediction",), [(f"{score:.4f}",) for score in (scores[:, 0] * self.score_scale).tolist()]
         if self.task == "single":
             best = scores.softmax(dim=1).max(dim=1)
             rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)

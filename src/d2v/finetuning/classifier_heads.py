@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -26,7 +28,7 @@ class ClassifierHead(nn.Module):
 
     def forward(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b c"]:
         """Scores before softmax or sigmoid, in fp32."""
-        return self.proj(self.dropout(self.norm(features))).float()
+        return _in_fp32(self.proj, self.dropout(self.norm(features)))
 
 
 class TanhHead(nn.Module):
@@ -49,7 +51,13 @@ class TanhHead(nn.Module):
     def forward(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b c"]:
         """Scores before softmax or sigmoid, in fp32."""
         x = self.hidden(self.dropout(self.norm(features))).tanh()
-        return self.proj(self.dropout(x)).float()
+        return _in_fp32(self.proj, self.dropout(x))
+
+
+def _in_fp32(layer: nn.Linear, x: Float[Tensor, "b d"]) -> Float[Tensor, "b c"]:
+    """Whatever the precision around it and that of the weights: bf16 would round scores to three digits."""
+    with torch.autocast(x.device.type, enabled=False):
+        return F.linear(x.float(), layer.weight.float(), layer.bias.float())
 
 
 def small_linear(num_inputs: int, num_outputs: int) -> nn.Linear:

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 WHOLE = 1 << 62
 """The end of a file whose positions are not known before it is read."""
 
+_GOLDEN = 0.6180339887498949
 _FEWEST_JOBS = 64
 _JOB_BYTES = (8 << 20, 256 << 20)
 
@@ -83,14 +84,15 @@ class Corpus:
         """Find the files.
 
         Args:
-            inputs: files, folders (all text files below, in the order of their names) and globs.
+            inputs: files, folders (all text files below, in the order of their names, but no README, LICENSE and
+                JSON about the data) and globs.
             column: of csv, tsv and parquet, or key of JSON lines, that holds the text.
             exclude: folder whose files are left out: it is written into.
 
         Raises:
             UserError: one does not exist or cannot be read, a table has no such column, or there is no text at all.
         """
-        paths = list(dict.fromkeys(path for given in inputs for path in _files(given, exclude)))
+        paths = list(dict.fromkeys(path for given in inputs for path in _files(given, column, exclude)))
         files = []
         for path in paths:
             try:
@@ -98,8 +100,9 @@ class Corpus:
                 kind = kind_of(path, column) if size else "text"
             except OSError as error:
                 raise UserError(f"input {path}: cannot be read ({error.strerror or error})") from error
-            if size:
-                files.append(TextFile(path, size, kind, parquet_groups(path) if kind == "parquet" else 0))
+            groups = parquet_groups(path) if kind == "parquet" else 0
+            if size and (groups or kind != "parquet"):
+                files.append(TextFile(path, size, kind, groups))
         if not files:
             raise UserError(f"input {', '.join(inputs)}: there is no text, all {len(paths)} files are empty")
         return cls(files, column)
@@ -129,19 +132,26 @@ class Corpus:
         return jobs
 
 
-def _files(given: str, exclude: Path | None) -> list[str]:
+def spread(number: int, count: int) -> int:
+    """A place among ``count`` for each number: like multiples of the golden ratio, the first few lie far apart."""
+    return int(number * _GOLDEN % 1 * count)
+
+
+def _files(given: str, column: str, exclude: Path | None) -> list[str]:
     path = Path(given).expanduser()
     if path.is_dir():
         found = [os.path.join(path, name) for name in list_files(path, ("",))]
         if exclude is not None:
             below = os.path.join(os.path.realpath(exclude), "")
             found = [name for name in found if not os.path.realpath(name).startswith(below)]
-        texts = [name for name in found if is_text(name)]
+        texts, others = list[str](), list[str]()
+        for name in found:
+            (texts if is_text(name, column) else others).append(name)
         if not texts:
-            raise UserError(f"input {given}: the folder holds no text")
-        if len(texts) < len(found):
-            other = next(name for name in found if name not in set(texts))
-            log.warning("%s: %d files are no text and are left out, such as %s", given, len(found) - len(texts), other)
+            what = f"; {len(others)} files are none, such as {others[0]}" if others else ""
+            raise UserError(f"input {given}: the folder holds no text{what}")
+        if others:
+            log.warning("%s: %d files are no text and are left out, such as %s", given, len(others), others[0])
         return [os.path.abspath(name) for name in texts]
     if path.exists():
         return [os.path.abspath(path)]
@@ -149,4 +159,4 @@ def _files(given: str, exclude: Path | None) -> list[str]:
     if not matches:
         what = "matches nothing" if glob.has_magic(given) else "does not exist"
         raise UserError(f"input {given}: {what}; give files, folders or globs")
-    return [name for match in matches for name in _files(match, exclude)]
+    return [name for match in matches for name in _files(match, column, exclude)]

@@ -138,6 +138,8 @@ class GlueDataModule(SentenceDataModule):
         max_skipped_fraction: largest tolerable share of rows without a text or a label.
     """
 
+    has_fixed_splits = True  # GLUE's, in every root
+
     def __init__(
         self,
         root: str,

@@ -3,6 +3,7 @@
 import glob
 import os
 import sys
+from array import array
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -17,6 +18,7 @@ from d2v.data.files import list_files
 from d2v.data.inputs import Inputs
 from d2v.errors import UserError
 from d2v.modalities.text.encoder import TextEncoder
+from d2v.modalities.text.labelled import TEXT_COLUMNS
 from d2v.modalities.text.tables import Table, ending_of, open_table
 from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.modalities.text.tokenizer_files import TOKENIZER
@@ -25,7 +27,6 @@ from d2v.model.encoder import Encoder
 LONGEST = 512
 """Tokens of a piece where the encoder takes any number: as long as in the published training."""
 
-_COLUMNS = ("text", "sentence", "review", "content", "body", "document", "comment", "question", "title")
 _ID = "id"
 _TABLES = (".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".parquet")
 _AT_ONCE = 1000  # texts that are tokenised together, on all cores
@@ -80,7 +81,7 @@ class TextInputs(Inputs):
         super().__init__([], {})
         self.longest = longest
         self._bos = tokenizer.bos_id
-        ids: list[np.ndarray] = []
+        ids = array("i")  # int32, all texts in one: Python's own arrays can grow
         ends = [0]
         rows = iter(tqdm(texts, desc="tokenising", unit="text", unit_scale=True, disable=None, leave=False))
         while some := list(islice(rows, _AT_ONCE)):
@@ -89,9 +90,11 @@ class TextInputs(Inputs):
                     self.broken[name] = "it is empty"
                     continue
                 self.names.append(name)
-                ids += [np.array([tokenizer.bos_id], np.int32), tokens, np.array([tokenizer.eos_id], np.int32)]
+                ids.append(tokenizer.bos_id)
+                ids.frombytes(tokens.tobytes())
+                ids.append(tokenizer.eos_id)
                 ends.append(ends[-1] + len(tokens) + 2)
-        self._ids = np.concatenate(ids) if ids else np.empty(0, np.int32)
+        self._ids = np.frombuffer(ids, np.int32) if ids else np.empty(0, np.int32)
         self._ends = np.array(ends, dtype=np.int64)
 
     def num_samples(self, index: int) -> int:
@@ -149,11 +152,11 @@ def _rows(path: Path) -> Iterator[tuple[str, str]]:
     if ending_of(path) not in (*_TABLES, ".txt"):
         raise UserError(f"--input {path}: of no known kind; give .txt, {', '.join(_TABLES)}, a folder, or - for stdin")
     table = open_table(path)
-    text, name = _column(table, _COLUMNS), _column(table, (_ID,))
+    text, name = _column(table, TEXT_COLUMNS), _column(table, (_ID,))
     if text is None:
         raise UserError(
-            f"--input {path}: none of its columns ({', '.join(table.columns)}) is called {', '.join(_COLUMNS[:-1])} or "
-            f"{_COLUMNS[-1]}; rename the one with the text"
+            f"--input {path}: none of its columns ({', '.join(table.columns)}) is called "
+            f"{', '.join(TEXT_COLUMNS[:-1])} or {TEXT_COLUMNS[-1]}; rename the one with the text"
         )
     for row, (place, cells) in enumerate(table.rows([text] if name is None else [text, name])):
         number = place.rpartition(":")[2] if ending_of(path) == ".txt" else str(row)

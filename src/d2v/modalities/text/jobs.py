@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from d2v.modalities.text.corpus import Segment
+from d2v.modalities.text.corpus import Segment, spread
 from d2v.modalities.text.encoding import LineEncoder
 from d2v.modalities.text.reading import END, LINE, SegmentReader
 from d2v.modalities.text.shard_writer import ShardWriter, dtype_for, write_json
@@ -27,7 +27,6 @@ from d2v.modalities.text.tokenizer_files import TOKENIZER
 START_METHOD = "spawn"  # a fork would copy locks that a thread of torch or tokenizers holds
 
 _BATCH_CHARACTERS = 1 << 18
-_GOLDEN = 0.6180339887498949
 
 
 @dataclass(frozen=True)
@@ -98,7 +97,7 @@ class Worker:
         self, number: int, segments: Sequence[Segment], writers: dict[str, ShardWriter], counts: dict[str, int]
     ) -> None:
         # Each job begins to count elsewhere, so that the fraction holds though a job may have few documents.
-        document = int(number * _GOLDEN % 1 * self._job.every)
+        document = spread(number, self._job.every)
         for segment in segments:
             reader = SegmentReader(segment, self._job.column)
             told = 0

@@ -9,7 +9,8 @@ from d2v.modalities.text.sentences import SentenceDataModule
 from d2v.modalities.text.splits import TRAIN_NAMES, VAL_NAMES, everything, find_split
 from d2v.modalities.text.tables import Table
 
-_TEXT = ("text", "sentence", "review", "content", "body", "document", "comment", "question", "title")
+TEXT_COLUMNS = ("text", "sentence", "review", "content", "body", "document", "comment", "question", "title")
+"""Usual names of a column of texts; the first that is there is taken."""
 _PAIRS = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("text1", "text2"))
 _LABEL = ("label", "labels", "gold_label", "class", "category", "sentiment", "target", "score", "rating", "stars")
 
@@ -143,7 +144,7 @@ class LabelledTextDataModule(SentenceDataModule):
             texts = tuple((name,) for name in self._text)
         else:
             pair = next((pair for pair in _PAIRS if all(has_column(tables, [name]) for name in pair)), None)
-            texts = (_TEXT,) if pair is None else tuple((name,) for name in pair)
+            texts = (TEXT_COLUMNS,) if pair is None else tuple((name,) for name in pair)
         return Columns(texts, self._label_names)
 
     def _read(self, tables: list[Table], labelled: bool) -> Examples:

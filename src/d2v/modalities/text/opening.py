@@ -11,6 +11,7 @@ from d2v.data.files import cached_arrays, fingerprint
 from d2v.errors import UserError
 from d2v.modalities.text.corpus import Corpus
 from d2v.modalities.text.prepare import prepare_corpus
+from d2v.modalities.text.raw_files import NAME_IT
 from d2v.modalities.text.shards import SPLITS, Shards, is_prepared, read_index
 from d2v.modalities.text.tokenizer import TextTokenizer
 
@@ -74,13 +75,22 @@ def _prepare(root: str, tokenizer: str | None, vocab_size: int, folder: str | No
     try:
         corpus = Corpus.open([root], exclude=given)
     except UserError as error:
-        raise UserError(f"data.root: {error}") from error
+        raise UserError(f"data.root: {_by_preparing(error)}") from error
     made_by = vocab_size if tokenizer is None else TextTokenizer.open(tokenizer).fingerprint
     key = hashlib.blake2b(f"{corpus.fingerprint} {made_by} {val_fraction}".encode(), digest_size=12).hexdigest()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "d2v"
     output = given or cache / f"text-{key}"
-    prepared = prepare_corpus([root], output, tokenizer=tokenizer, vocab_size=vocab_size, val_fraction=val_fraction)
+    try:
+        prepared = prepare_corpus([root], output, tokenizer=tokenizer, vocab_size=vocab_size, val_fraction=val_fraction)
+    except UserError as error:
+        raise UserError(_by_preparing(error)) from error
     rank_zero_info(f"data: {root} is raw text; its token shards lie in {output}")
     if prepared.invalid:
         rank_zero_warn(f"data: {root}: {prepared.invalid:,} places are no UTF-8 and became U+FFFD")
     return output
+
+
+def _by_preparing(error: UserError) -> str:
+    """What it says, without an option that only `d2v prepare text` has."""
+    how = f"prepare it with `d2v prepare text {NAME_IT}`, and give the folder that this writes as data.root"
+    return str(error).replace(NAME_IT, how)

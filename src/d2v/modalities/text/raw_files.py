@@ -4,8 +4,10 @@ import bz2
 import csv
 import gzip
 import io
+import json
 import lzma
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +32,11 @@ _KINDS: dict[str, Kind] = {
     ".txt": "text",
 }
 _HEAD = 1 << 20
+_ABOUT_DATA = re.compile(r"(readme|licen[cs]e)([^a-z]|$)")
+_OF_DATASETS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "metadata.json", "state.json")
+
+NAME_IT = "--text_column NAME"
+"""How `d2v prepare text` is told of another column."""
 
 
 def ending(path: str) -> str:
@@ -39,15 +46,39 @@ def ending(path: str) -> str:
     return os.path.splitext(stem)[1] if last in COMPRESSED else last
 
 
-def is_text(path: str) -> bool:
-    """Whether a file that nobody named is read: by its ending, else by having no NUL at its beginning."""
-    if ending(path) in _KINDS:
+def is_text(path: str, column: str) -> bool:
+    """Whether a file that nobody named is read: by its ending, else by having no NUL at its beginning.
+
+    What lies beside data is not: README, LICENSE, and JSON that describes or configures something.
+    """
+    name, kind = os.path.basename(path).lower(), _KINDS.get(ending(path))
+    if kind in (None, "text") and _ABOUT_DATA.match(name):
+        return False
+    if ending(path) == ".json":
+        return name not in _OF_DATASETS and not _is_one_object(path, column)
+    if kind is not None:
         return True
     try:
         with open_binary(path) as (file, _):
             return b"\0" not in file.read(8192)
     except (OSError, EOFError, lzma.LZMAError):
         return False
+
+
+def _is_one_object(path: str, column: str) -> bool:
+    """Whether JSON is an object on several lines, or the only one and without the text."""
+    try:
+        with open_binary(path) as (file, _):
+            first, rest = file.readline(_HEAD), file.read(1024)
+    except OSError:
+        return False  # whoever reads it says so
+    if not first.lstrip(b"\xef\xbb\xbf \t").startswith(b"{") or len(first) == _HEAD:
+        return False
+    try:
+        record = json.loads(first.decode("utf-8-sig", "replace"))
+    except ValueError:
+        return True
+    return column not in record and not rest.strip()
 
 
 def kind_of(path: str, column: str) -> Kind:
@@ -139,7 +170,7 @@ def table_column(names: list[str], path: str, column: str) -> int:
     if column not in names:
         raise UserError(
             f"input {path}: there is no column {column!r} among {', '.join(map(repr, names))}; name the one with the "
-            "text: --text_column NAME"
+            f"text: {NAME_IT}"
         )
     return names.index(column)
 
@@ -172,9 +203,7 @@ def parquet_column(file: "ParquetFile", path: str, column: str) -> None:
     kind: Any = schema.field(column).type
     kind = kind.value_type if types.is_dictionary(kind) else kind
     if not (types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)):
-        raise UserError(
-            f"input {path}: the column {column!r} holds {kind} and no text; name another: --text_column NAME"
-        )
+        raise UserError(f"input {path}: the column {column!r} holds {kind} and no text; name another: {NAME_IT}")
 
 
 def parquet_groups(path: str) -> int:

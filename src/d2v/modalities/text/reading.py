@@ -12,7 +12,7 @@ from typing import IO
 
 from d2v.errors import UserError
 from d2v.modalities.text.corpus import Segment
-from d2v.modalities.text.raw_files import header, open_binary, open_parquet, table_column
+from d2v.modalities.text.raw_files import NAME_IT, header, open_binary, open_parquet, table_column
 from d2v.modalities.text.tokenizer import without_surrogates
 
 PART, LINE, END = range(3)
@@ -114,8 +114,13 @@ class SegmentReader:
     def _json(self, file: IO[bytes]) -> Iterator[Item]:
         for start, line in self._records(file):
             where = f"input {self.segment.path}, the line at byte {start:,}"
+            decoded = self._decode(line, first=start == 0)
+            if decoded.lstrip().startswith("["):
+                raise UserError(
+                    f"{where}: is or begins an array; write one object a line (JSON lines), as `jq -c '.[]' FILE` does"
+                )
             try:
-                record = json.loads(self._decode(line, first=start == 0))
+                record = json.loads(decoded)
             except ValueError as error:
                 raise UserError(
                     f"{where}: is no JSON ({error}); each line is an object, its text under a key"
@@ -124,7 +129,7 @@ class SegmentReader:
                 has = f"only {', '.join(map(repr, record))}" if isinstance(record, dict) else "no object"
                 raise UserError(
                     f"{where}: expected an object with the key {self._column!r}, there is {has}; name the key of the "
-                    "text: --text_column NAME"
+                    f"text: {NAME_IT}"
                 )
             text = record[self._column]
             if text is not None and not isinstance(text, str):

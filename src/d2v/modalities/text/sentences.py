@@ -17,10 +17,10 @@ from d2v.modalities.text.encoder import TextEncoder
 from d2v.modalities.text.examples import Examples, label_order, require_known
 from d2v.modalities.text.sequences import SentenceDataset, Sequences, collate_sentences, tokenise
 from d2v.modalities.text.tokenizer import TextTokenizer
+from d2v.modalities.text.tokenizer_files import TOKENIZER
 from d2v.model.encoder import Encoder
 from d2v.types import Batch
 
-TOKENIZER = "tokenizer.json"
 # Not data.seed: runs with other seeds must be validated on the same texts, and trained on the same subset.
 _HOLD_OUT_SEED, _SUBSET_SEED = 0, 1
 

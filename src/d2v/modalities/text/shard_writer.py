@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from array import array
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ class ShardWriter:
         self._dtype = np.dtype(dtype).newbyteorder("<")
         self._digest = hashlib.blake2b(digest_size=16)
         self._size = 0
-        self._ends: list[int] = []
+        self._ends = array("q")
 
     def write(self, ids: bytes) -> None:
         """Add ids, already in the type of the shard."""

@@ -29,6 +29,9 @@ FORMAT = 1
 
 SPLITS = ("train", "val")
 
+_MOST_OPEN = 128
+"""Maps of shards at once: each holds a file open, and a process may often have 1,024 only."""
+
 
 class Shards:
     """The token ids of one split as one stream, all shards one after the other; cheap to send to a worker process.
@@ -127,9 +130,13 @@ class Shards:
         return {key: value for key, value in self.__dict__.items() if key not in left_out} | {"_open": {}}
 
     def _map(self, shard: int) -> np.memmap:
-        if shard not in self._open:
-            self._open[shard] = np.memmap(self.folder / self._entries[shard]["file"], self._dtype, mode="r")
-        return self._open[shard]
+        opened = self._open.pop(shard, None)
+        if opened is None:
+            opened = np.memmap(self.folder / self._entries[shard]["file"], self._dtype, mode="r")
+        self._open[shard] = opened  # the one that was used last is last
+        if len(self._open) > _MOST_OPEN:
+            del self._open[next(iter(self._open))]
+        return opened
 
     def _ends(self, entry: dict[str, Any]) -> np.ndarray:
         path = self.folder / entry["ends"]

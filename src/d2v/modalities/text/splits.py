@@ -15,7 +15,8 @@ def find_split(root: Path, names: Sequence[str], header: Sequence[str] | None = 
     """Tables of the first of these splits that is there; none if none is.
 
     A split is a folder of its name (with tables, a folder a class, or what ``datasets`` has saved), or the files beside
-    it, or in ``data``, with its name among the words of theirs: ``train.tsv``, ``train-00000-of-00002.parquet``.
+    it, or in ``data``, of its very name, ``train.tsv``, else with it among the words of theirs,
+    ``train-00000-of-00002.parquet``: GLUE's ``dev_ids.tsv`` beside ``dev.tsv`` is no part of a split.
 
     Args:
         root: A folder.
@@ -27,7 +28,9 @@ def find_split(root: Path, names: Sequence[str], header: Sequence[str] | None = 
         if (folder := folders.get(name.lower())) and (found := _in_folder(folder, header)):
             return found
         for place in (root, root / "data"):
-            files = [file for file in _table_files(place) if _dashed(name) in _dashed(file.name)]
+            there = _table_files(place)
+            files = [file for file in there if _dashed(_stem(file)) == _dashed(name)]
+            files = files or [file for file in there if _dashed(name) in _dashed(file.name)]
             if files:
                 return [open_table(file, header) for file in _of_one_kind(files)]
     return []
@@ -77,6 +80,11 @@ def _of_one_kind(files: Sequence[Path]) -> list[Path]:
         if chosen := [file for file in files if ending_of(file) == ending]:
             return chosen
     return []
+
+
+def _stem(file: Path) -> str:
+    """In lower case, without the endings of its kind and compression."""
+    return file.name.lower().rpartition(ending_of(file))[0]
 
 
 def _dashed(name: str) -> str:

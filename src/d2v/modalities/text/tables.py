@@ -1,18 +1,16 @@
 """Rows of text in the files that labelled data come in: TSV, CSV, JSON lines, Parquet, Hugging Face, plain lines."""
 
-import bz2
 import csv
-import gzip
 import json
-import lzma
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
 from d2v.errors import UserError
+from d2v.modalities.text.raw_files import ending, open_binary
 
 if TYPE_CHECKING:
     import pyarrow  # type: ignore[import-untyped]
@@ -20,7 +18,6 @@ if TYPE_CHECKING:
 Row = tuple[str, list[str | None]]
 """Where it stands (FILE:LINE, from 1), and the cells that were asked for; None where there is none."""
 
-COMPRESSED = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
 ENDINGS = (".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".parquet", ".txt")
 
 
@@ -54,7 +51,8 @@ def open_table(path: Path, header: Sequence[str] | None = None) -> Table:
 
     Args:
         path: ``.tsv`` (no quoting: a quote is text, and a line a row), ``.csv`` (quoted), ``.jsonl``, ``.parquet``, or
-            ``.txt`` (one text a line); the text formats also ``.gz``, ``.bz2``, ``.xz``.
+            ``.txt`` (one text a line); the text formats also ``.gz``, ``.bz2``, ``.xz``,
+            ``.zst``.
         header: Names of the columns of a delimited file without a line of names; None: its first line has them; empty:
             they are numbered from 1.
 
@@ -63,24 +61,21 @@ def open_table(path: Path, header: Sequence[str] | None = None) -> Table:
     """
     if path.is_dir():
         return SavedDataset(path)
-    ending = ending_of(path)
-    if ending in (".tsv", ".csv"):
-        return Delimited(path, header, quoted=ending == ".csv")
-    if ending in (".jsonl", ".ndjson", ".json"):
+    kind = ending_of(path)
+    if kind in (".tsv", ".csv"):
+        return Delimited(path, header, quoted=kind == ".csv")
+    if kind in (".jsonl", ".ndjson", ".json"):
         return JsonLines(path)
-    if ending == ".parquet":
+    if kind == ".parquet":
         return Parquet(path)
-    if ending == ".txt":
+    if kind == ".txt":
         return Lines(path)
     raise UserError(f"data.root {path}: of no known kind; labelled text is read from {', '.join(ENDINGS)} files")
 
 
 def ending_of(path: Path) -> str:
     """In lower case, without that of a compression."""
-    name = path.name.lower()
-    for compression in COMPRESSED:
-        name = name.removesuffix(compression)
-    return Path(name).suffix
+    return ending(path.name)
 
 
 class Delimited(Table):
@@ -269,10 +264,8 @@ def _text(value: Any) -> str | None:
 def _lines(path: Path, limit: int | None = None) -> Iterator[tuple[int, str]]:
     """Lines of a file by number, without their ends; only a line feed ends one. What is no UTF-8 becomes U+FFFD."""
     invalid = 0
-    opener: Any = COMPRESSED.get(path.suffix.lower(), open)
     try:
-        file: IO[bytes]
-        with opener(path, "rb") as file:
+        with open_binary(str(path)) as (file, _):
             for number, line in enumerate(file, 1):
                 line = line.removesuffix(b"\n").removesuffix(b"\r")
                 if number == 1:
@@ -284,7 +277,7 @@ def _lines(path: Path, limit: int | None = None) -> Iterator[tuple[int, str]]:
                     yield number, line.decode(errors="replace")
                 if number == limit:
                     return
-    except (OSError, EOFError, lzma.LZMAError) as error:
+    except OSError as error:
         raise UserError(f"data.root {path}: cannot be read ({error}); restore it") from error
     if invalid:
         rank_zero_warn(f"data: {invalid:,} lines of {path} are no valid UTF-8; what is not became U+FFFD")
