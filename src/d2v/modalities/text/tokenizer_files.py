@@ -17,8 +17,8 @@ def read_tokenizer(path: Path) -> tuple[str, str]:
     Args:
         path: A ``tokenizer.json``; a folder that holds one (of Hugging Face, an imported model, token shards); a run's
             folder; a folder with GPT-2's pair (``vocab.json`` and ``merges.txt``, or ``encoder.json`` and
-            ``vocab.bpe``), or the beginning of the pair's names (``models/gpt2-``); a ``.ckpt`` of d2v. With fairseq's ``dict.txt``
-            beside the pair the ids are fairseq's.
+            ``vocab.bpe``), or the beginning of the pair's names (``models/gpt2-``); a ``.ckpt`` of d2v.
+            With fairseq's ``dict.txt`` beside the pair the ids are fairseq's.
 
     Raises:
         UserError: there is nothing of this kind, or it is damaged.
