@@ -41,7 +41,7 @@ demo-speech: setup ## the same on speech, in about six minutes: pretrain, probe,
 	$(BIN)/d2v fit --config demo/speech_ctc.yaml --run_name demo-speech-ctc $(ARGS)
 	$(BIN)/d2v fit --config demo/speech_ctc.yaml --config demo/speech_untrained.yaml --run_name demo-speech-ctc-untrained $(ARGS)
 
-demo-text: setup ## the same on text, in about three minutes: docstrings of the installed packages
+demo-text: setup ## the same on text, in about four minutes: docstrings of the installed packages
 	@$(BIN)/python -m d2v.cli prepare demo text --output data/demo/text
 	@rm -rf runs/demo-text
 	$(BIN)/d2v fit --config demo/text.yaml --run_name demo-text $(ARGS)

@@ -41,12 +41,9 @@ def trainer(world_size: int = 1, rank: int = 0, distributed_sampler: bool = Fals
         global_rank=rank,
         num_devices=world_size,
         accumulate_grad_batches=1,
-        _accelerator_connector=SimpleNamespace(lightning_module=None, use_distributed_sampler=distributed_sampler),
+        _accelerator_connector=SimpleNamespace(use_distributed_sampler=distributed_sampler),
         fit_loop=SimpleNamespace(
-            lightning_module=None,
-            epoch_loop=SimpleNamespace(
-                lightning_module=None, batch_progress=SimpleNamespace(total=SimpleNamespace(processed=0))
-            ),
+            epoch_loop=SimpleNamespace(batch_progress=SimpleNamespace(total=SimpleNamespace(processed=0)))
         ),
     )
 
