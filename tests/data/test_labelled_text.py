@@ -209,11 +209,16 @@ texts = st.text("ab ü,", max_size=30)
 
 
 @given(texts, texts, st.integers(6, 40), st.booleans())
-def test_rows_are_cut_as_the_tokenizer_cuts_them(a: str, b: str, max_length: int, pair: bool) -> None:
+def test_the_longer_text_of_a_row_is_cut_token_by_token(a: str, b: str, max_length: int, pair: bool) -> None:
     columns = (PackedStrings([a]), PackedStrings([b]))[: 1 + pair]
     found = tokenise(Examples(columns, None, PackedStrings(["x:1"])), TOKENIZER, max_length)
-    assert found[0].tolist() == TOKENIZER.sequence(a, b if pair else None, max_length=max_length)
-    assert found.num_cut == (len(found[0]) < len(TOKENIZER.sequence(a, b if pair else None, max_length=999)))
+    first, second = TOKENIZER.encode(a), TOKENIZER.encode(b) if pair else []
+    whole = len(first) + len(second)
+    while len(first) + len(second) > max_length - 2 * (1 + pair):
+        (first if len(first) > len(second) else second).pop()  # the longer one; of two equal ones the second
+    bos, eos = TOKENIZER.bos_id, TOKENIZER.eos_id
+    assert found[0].tolist() == [bos, *first, eos, *([eos, *second, eos] if pair else [])]
+    assert found.num_cut == (len(first) + len(second) < whole)
 
 
 def test_long_texts_are_cut_and_counted(tmp_path: Path, tokenizer: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -318,7 +323,11 @@ def test_the_tokenizer_is_the_encoders(tmp_path: Path, tokenizer: str) -> None:
     other = TextTokenizer.train(["quite another corpus, with other pairs"] * 3, 262)
     encoder.assets["tokenizer.json"] = other.to_json()
     data.adapt_to(encoder)
-    assert data.train_dataset()[(0, 0)].inputs.tolist() == other.sequence(TRAIN[0][0], max_length=16) != before.tolist()
+    assert (
+        data.train_dataset()[(0, 0)].inputs.tolist()
+        == other.sequence(other.encode(TRAIN[0][0]), max_length=16)
+        != before.tolist()
+    )
 
     own = make(tmp_path, tokenizer, max_length=16)
     own.adapt_to(encoder)

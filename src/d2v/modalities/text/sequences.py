@@ -53,8 +53,7 @@ def tokenise(examples: Examples, tokenizer: TextTokenizer, max_length: int) -> S
     Raises:
         UserError: The special tokens alone are longer.
     """
-    room = max_length - (2 if len(examples.texts) == 1 else 4)
-    if room < len(examples.texts):
+    if max_length < 3 * len(examples.texts):  # two special tokens a text, and one of its own
         raise UserError(f"data.max_length is {max_length}: there is no room for a text beside the special tokens.")
     digest = blake2b(f"{tokenizer.fingerprint} {max_length} {len(examples.texts)}".encode(), digest_size=12)
     size = 0
@@ -64,18 +63,17 @@ def tokenise(examples: Examples, tokenizer: TextTokenizer, max_length: int) -> S
             digest.update(text + b"\0")
             size += len(text)
     if size < _WORTH_KEEPING:
-        return Sequences(**_tokenised(examples, tokenizer, room))
-    return Sequences(**cached_arrays("sentences", digest.hexdigest(), lambda: _tokenised(examples, tokenizer, room)))
+        return Sequences(**_tokenised(examples, tokenizer, max_length))
+    return Sequences(
+        **cached_arrays("sentences", digest.hexdigest(), lambda: _tokenised(examples, tokenizer, max_length))
+    )
 
 
-def _tokenised(examples: Examples, tokenizer: TextTokenizer, room: int) -> dict[str, np.ndarray]:
+def _tokenised(examples: Examples, tokenizer: TextTokenizer, max_length: int) -> dict[str, np.ndarray]:
     parts, ends, num_cut = [], [0], 0
     for texts in _encoded(examples, tokenizer):
-        kept = _within(texts, room)
-        num_cut += sum(map(len, kept)) < sum(map(len, texts))
-        sequence = [tokenizer.bos_id, *kept[0], tokenizer.eos_id]
-        if len(kept) == 2:
-            sequence += [tokenizer.eos_id, *kept[1], tokenizer.eos_id]
+        sequence = tokenizer.sequence(*texts, max_length=max_length)
+        num_cut += len(sequence) < sum(map(len, texts)) + 2 * len(texts)
         parts.append(np.array(sequence, dtype=np.int32))
         ends.append(ends[-1] + len(sequence))
     return {"ids": np.concatenate(parts), "ends": np.array(ends, dtype=np.int64), "num_cut": np.array(num_cut)}
@@ -90,21 +88,6 @@ def _encoded(examples: Examples, tokenizer: TextTokenizer) -> Iterator[tuple[np.
             columns = [tokenizer.encode_batch([texts[i] for i in range(start, stop)]) for texts in examples.texts]
             yield from zip(*columns, strict=True)
             bar.update(stop - start)
-
-
-def _within(texts: tuple[np.ndarray, ...], room: int) -> tuple[np.ndarray, ...]:
-    """As :meth:`TextTokenizer.sequence` cuts them."""
-    if len(texts) == 1 or sum(map(len, texts)) <= room:
-        return tuple(text[:room] for text in texts)
-    first, second = map(len, texts)
-    half = room // 2
-    if second <= half:
-        first = room - second
-    elif first <= room - half:
-        second = room - first
-    else:
-        first, second = room - half, half
-    return texts[0][:first], texts[1][:second]
 
 
 class SentenceDataset(SampleDataset):

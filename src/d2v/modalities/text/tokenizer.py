@@ -121,24 +121,23 @@ class TextTokenizer:
         """The text of ids; special tokens by their names."""
         return self.backend.decode([int(i) for i in ids], skip_special_tokens=False)
 
-    def sequence(self, a: str, b: str | None = None, *, max_length: int) -> list[int]:
+    def sequence(self, *texts: Sequence[int] | np.ndarray, max_length: int) -> list[int]:
         """What a model reads: ``<s> a </s>``, or ``<s> a </s> </s> b </s>`` (RoBERTa's form of a pair).
 
         Args:
-            a: text.
-            b: second text.
+            texts: ids of a text, or of two.
             max_length: in tokens, special ones among them; what is too much is cut from the end of the longer text.
 
         Raises:
             UserError: not even the special tokens fit.
         """
-        room = max_length - (2 if b is None else 4)
+        room = max_length - 2 * len(texts)
         if room < 0:
             raise UserError(f"a sequence of {max_length} tokens has no room for its special tokens; allow more")
-        first = self.encode(a)
-        if b is None:
+        first, *others = texts
+        if not others:
             return [self.bos_id, *first[:room], self.eos_id]
-        second = self.encode(b)
+        second = others[0]
         keep = min(len(first), max(room - room // 2, room - len(second)))
         return [self.bos_id, *first[:keep], self.eos_id, self.eos_id, *second[: room - keep], self.eos_id]
 
