@@ -116,6 +116,11 @@ def fingerprint(files: Iterable[str | Path]) -> str:
     return digest.hexdigest()
 
 
+def cache_folder() -> Path:
+    """Where this user's caches of d2v lie (``XDG_CACHE_HOME``); it need not be there yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "d2v"
+
+
 def cached_arrays(
     name: str,
     key: str,
@@ -130,7 +135,7 @@ def cached_arrays(
         compute: makes them.
         renew: makes better ones of those in the cache, or gives them back if they still hold.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "d2v" / f"{name}-{key}.npz"
+    cache = cache_folder() / f"{name}-{key}.npz"
     stored = _load(cache)
     if stored is None:
         arrays = compute()

@@ -1,6 +1,5 @@
 """The base of every DataModule: batch sizes, exact resuming, loaders."""
 
-import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from d2v.data.batching import derive_accumulation, plain_number
+from d2v.data.cores import available_cores
 from d2v.data.dataset import Sample, SampleDataset, SkippedSamples
 from d2v.data.sampler import OrderedSampler, StreamSampler
 from d2v.errors import UserError
@@ -243,8 +243,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
         if self.num_workers is not None:
             return self.num_workers
         devices = 1 if self.trainer is None else self.trainer.num_devices
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(0, min(8, cores // devices - 1))
+        return max(0, min(8, available_cores() // devices - 1))
 
     # Broken samples.
 

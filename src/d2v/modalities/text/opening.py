@@ -1,13 +1,12 @@
 """From what a user names to token shards: a folder of them, or raw text, which is prepared once."""
 
 import hashlib
-import os
 from pathlib import Path
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from d2v.data.files import cached_arrays, fingerprint
+from d2v.data.files import cache_folder, cached_arrays, fingerprint
 from d2v.errors import UserError
 from d2v.modalities.text.corpus import Corpus
 from d2v.modalities.text.prepare import prepare_corpus
@@ -78,8 +77,7 @@ def _prepare(root: str, tokenizer: str | None, vocab_size: int, folder: str | No
         raise UserError(f"data.root: {_by_preparing(error)}") from error
     made_by = vocab_size if tokenizer is None else TextTokenizer.open(tokenizer).fingerprint
     key = hashlib.blake2b(f"{corpus.fingerprint} {made_by} {val_fraction}".encode(), digest_size=12).hexdigest()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "d2v"
-    output = given or cache / f"text-{key}"
+    output = given or cache_folder() / f"text-{key}"
     try:
         prepared = prepare_corpus([root], output, tokenizer=tokenizer, vocab_size=vocab_size, val_fraction=val_fraction)
     except UserError as error:

@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import shutil
 import sys
 import time
@@ -15,6 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
+from d2v.data.cores import available_cores
 from d2v.errors import UserError
 from d2v.modalities.text.corpus import Corpus
 from d2v.modalities.text.jobs import Job, run_jobs
@@ -104,7 +104,7 @@ def prepare_corpus(
     with _locked(output):
         if is_prepared(output):  # by the process that had the lock
             return _finished(output, settings)
-        return _Preparation(corpus, output, settings, given, num_workers or _cores()).run()
+        return _Preparation(corpus, output, settings, given, num_workers or available_cores()).run()
 
 
 class _Preparation:
@@ -249,7 +249,3 @@ def _locked(output: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
