@@ -2,12 +2,13 @@
 
 import argparse
 import importlib.metadata
-import os
 import platform
 import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from d2v.data.cores import available_cores
 
 OK, NOTE, MISSING = "ok", "note", "MISSING"
 Row = tuple[str, str, str]
@@ -54,7 +55,7 @@ def _machine() -> Iterator[Row]:
     version = platform.python_version()
     state = OK if (3, 11) <= sys.version_info[:2] <= (3, 13) else MISSING
     yield state, "python", f"{version}{'' if state == OK else ': d2v needs 3.11 to 3.13'}"
-    yield OK, "system", f"{platform.system()} {platform.machine()}, {_cores()} cores for this process"
+    yield OK, "system", f"{platform.system()} {platform.machine()}, {available_cores()} cores for this process"
     memory = _memory()
     if memory is not None:
         total, available = memory
@@ -81,10 +82,6 @@ def _memory() -> tuple[float, float] | None:
     except (OSError, ValueError):  # no such limit
         return total, available
     return min(total, limit), min(available, limit - used)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _packages() -> Iterator[Row]:
