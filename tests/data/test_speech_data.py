@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
+from recording import Recorder, SaveAfter, trainer
 from speech_files import encoded, tones, write_audio, write_librispeech
 from torch import Tensor
 
@@ -359,50 +358,6 @@ def test_speakers_that_are_not_known_are_not_counted(tmp_path: Path, caplog: pyt
 def _alphabet(folder: Path) -> Path:
     (folder / "letters.txt").write_text("A\n")
     return folder / "letters.txt"
-
-
-class Recorder(LightningModule):
-    """Keeps what each training batch held."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = torch.nn.Linear(1, 1)
-        self.seen: list[Batch] = []
-
-    def training_step(self, batch: Batch, _: int) -> Tensor:
-        self.seen.append(batch)
-        return self.layer(batch.inputs.mean().reshape(1)).mean()
-
-    def validation_step(self, batch: Batch, _: int) -> None:
-        pass
-
-    def predict_step(self, batch: Batch, _: int) -> Tensor:
-        return batch.sample_ids
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-class SaveAfter(Callback):
-    """Saves a checkpoint after so many micro-batches."""
-
-    def __init__(self, path: Path, count: int) -> None:
-        self.path, self.count = path, count
-
-    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, *_: object) -> None:
-        assert isinstance(module, Recorder)
-        if len(module.seen) == self.count:
-            trainer.save_checkpoint(self.path)
-
-
-def trainer(**values: Any) -> Trainer:
-    quiet = {
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    return Trainer(accelerator="cpu", num_sanity_val_steps=0, **{**quiet, **values})
 
 
 @pytest.mark.parametrize("count", [3, 4, 10])  # within an accumulation, between two steps, in a later epoch
