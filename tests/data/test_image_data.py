@@ -2,6 +2,7 @@
 
 import io
 import logging
+import random
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -178,6 +179,9 @@ def test_probing_needs_labels_and_a_validation_split(tmp_path: Path) -> None:
         ("flip", 2.0),
         ("color_jitter", -1.0),
         ("val_fraction", 1.0),
+        ("label_fraction", 0.0),
+        ("random_erasing", -0.5),
+        ("eval_crop", 1.5),
         ("num_workers", -1),
         ("max_skipped_fraction", 3.0),
     ],
@@ -226,3 +230,112 @@ def test_transforms_agree_with_torchvision() -> None:
     assert torch.allclose(EvalTransform((28, 28))(image), reference(image), atol=1e-5)
     whole = TrainTransform((50, 40), min_crop_scale=1.0, flip=1.0, color_jitter=0.0)
     assert whole(image).shape == (3, 50, 40)
+
+
+def augmented(root: Path, **changes: Any) -> ImageNetDataModule:
+    return module(root, **{"rand_augment": "rand-m9-mstd0.5-inc1", "random_erasing": 0.5, **changes})
+
+
+def test_augmentation_for_finetuning_has_keys_and_disturbs_nothing(tmp_path: Path) -> None:
+    write_tree(tmp_path)
+    by_id = []
+    for workers, batch_size in ((0, 4), (2, 3)):
+        random.seed(workers)
+        np.random.seed(workers)  # noqa: NPY002
+        loaded = batches(augmented(tmp_path, num_workers=workers, batch_size=batch_size))
+        assert random.random() == random.Random(workers).random()
+        assert np.random.rand() == np.random.RandomState(workers).rand()  # noqa: NPY002
+        inputs, ids = (torch.cat([getattr(batch, name) for batch in loaded]) for name in ("inputs", "sample_ids"))
+        by_id.append(inputs[ids.argsort()])
+    assert torch.equal(*by_id)
+    plain = torch.stack([module(tmp_path).train_dataset()[(0, index)].inputs for index in range(12)])
+    moved = (by_id[0] != plain).flatten(1).any(dim=1)
+    assert int(moved.sum()) >= 6, "half are erased, three quarters augmented"
+
+
+def test_the_words_of_rand_augment_are_understood(tmp_path: Path) -> None:
+    data = augmented(write_tree(tmp_path), image_size=224, mean=(0.5, 0.5, 0.5))
+    operations = data.train_transform.rand_augment
+    assert operations is not None
+    assert operations.num_layers == 2
+    (magnitude,) = {operation.magnitude for operation in operations.ops}
+    assert (magnitude, operations.ops[0].magnitude_std) == (9, 0.5)
+    assert operations.ops[0].hparams["translate_const"] == 100
+    assert operations.ops[0].hparams["img_mean"] == (128, 128, 128)
+    for words in ("augment", "rand-x9"):
+        with pytest.raises(UserError, match=f"data.rand_augment is {words}: expected timm's words"):
+            augmented(tmp_path, rand_augment=words)
+
+
+def test_erased_pixels_are_noise() -> None:
+    transform = TrainTransform((32, 32), min_crop_scale=1.0, flip=0.0, color_jitter=0.0, random_erasing=1.0)
+    pixels = transform(Image.new("RGB", (32, 32)))
+    erased = (pixels != pixels[:, :1, :1].clone()).all(dim=0)
+    if erased[0, 0]:
+        erased = ~erased
+    assert 0.01 < erased.float().mean() < 0.4
+    assert pixels[:, erased].std() == pytest.approx(1.0, abs=0.4)
+
+
+def test_the_crop_of_evaluation() -> None:
+    gradient = Image.linear_gradient("L").resize((64, 64)).convert("RGB")  # darkest above
+    whole, usual = (EvalTransform((32, 32), (0.0,) * 3, (1.0,) * 3, crop)(gradient)[0] for crop in (1.0, None))
+    assert whole[0].mean() < 0.02
+    assert usual[0].mean() == pytest.approx(1 / 16, abs=0.02), "an eighth of the height is cut off, half of it above"
+    assert EvalTransform((384, 384)).margin == 1
+    assert EvalTransform((224, 224)).margin == 256 / 224
+
+
+def named(data: ImageNetDataModule) -> list[str]:
+    source = data.sources[0]
+    return [source.file_name(index) for index in range(len(source))]
+
+
+def test_a_share_of_the_labels_is_balanced_and_the_same_for_all_seeds(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_tree(tmp_path, num_train=40)
+    for number in range(4, 40, 4):
+        (tmp_path / f"train/a/{number:03d}.png").unlink()  # 11 of class a, 20 of b
+    with caplog.at_level(logging.INFO):
+        chosen = named(module(tmp_path, label_fraction=0.5))
+    assert "data: 16 of 31 training images, drawn by a fixed seed for data.label_fraction, 8 of each" in caplog.text
+    assert chosen == named(module(tmp_path, label_fraction=0.5, seed=7))
+    assert set(named(module(tmp_path, label_fraction=0.2))) < set(chosen), "smaller shares lie in larger ones"
+    data = module(tmp_path, label_fraction=0.01)
+    assert [batch.labels.bincount().tolist() for batch in data.probe_dataloaders()[0]] == [[1, 1]]
+    assert data.class_names == ("a", "b")
+    assert len(data.sources[1] or ()) == 6, "validation keeps all"
+    held_out = module(tmp_path / "train", label_fraction=0.5, val_fraction=0.2)
+    val = held_out.sources[1]
+    assert val is not None
+    assert not set(named(held_out)) & {val.file_name(index) for index in range(len(val))}
+    with pytest.raises(UserError, match=r"data\.label_fraction is 0\.5: the training images have no labels"):
+        module(tmp_path / "train/a", label_fraction=0.5).setup()
+
+
+def test_a_file_names_the_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_tree(tmp_path)
+    file = tmp_path / "list.txt"
+    file.write_text("003.png\n\ntrain/a/004.png\n007.png\n")
+    with caplog.at_level(logging.INFO):
+        assert named(module(tmp_path, subset=str(file))) == ["004.png", "003.png", "007.png"]
+    assert f"data: 3 of 12 training images, named by {file}, 1 to 2 of each of 2 classes" in caplog.text
+    for content, message in (
+        (
+            "003.png\n999.png\n998.png\n",
+            r"2 of its 3 names are not among the 12 .* like 000\.png; the first: 998\.png, ",
+        ),
+        ("\n", "names no image"),
+    ):
+        file.write_text(content)
+        with pytest.raises(UserError, match=rf"data\.subset .*list\.txt: {message}"):
+            module(tmp_path, subset=str(file)).setup()
+    (tmp_path / "train/b/004.png").write_bytes((tmp_path / "train/a/004.png").read_bytes())
+    file.write_text("004.png")
+    with pytest.raises(UserError, match=r"names 1 images, and 2 training images have them"):
+        module(tmp_path, subset=str(file)).setup()
+    with pytest.raises(UserError, match=r"data\.subset nowhere\.txt: not readable"):
+        module(tmp_path, subset="nowhere.txt").setup()
+    with pytest.raises(UserError, match=r"data\.subset is a\.txt and data\.label_fraction 0\.1"):
+        module(tmp_path, subset="a.txt", label_fraction=0.1)

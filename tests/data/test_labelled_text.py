@@ -256,6 +256,21 @@ def test_a_subset_is_balanced_and_fixed(tmp_path: Path, tokenizer: str, caplog: 
     )
 
 
+def test_a_share_of_the_labels(tmp_path: Path, tokenizer: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The subset of as many texts; one of each class at least."""
+    rows = [(f"text {i}", "neg" if i % 4 else "pos") for i in range(40)]
+    write_tsv(tmp_path, "train", rows)
+    with caplog.at_level(logging.INFO):
+        chosen = contents(make(tmp_path, tokenizer, label_fraction=0.1), "train")
+    assert chosen == contents(make(tmp_path, tokenizer, max_samples=4, seed=7), "train")
+    assert "4 of 40 training texts, drawn by a fixed seed for data.label_fraction: 2 of neg, 2 of pos" in caplog.text
+    assert {label for _, label in contents(make(tmp_path, tokenizer, label_fraction=0.01), "train")} == {"neg", "pos"}
+    with pytest.raises(UserError, match=r"data\.max_samples is 4 and data\.label_fraction 0\.1"):
+        make(tmp_path, tokenizer, max_samples=4, label_fraction=0.1)
+    with pytest.raises(UserError, match=r"data\.label_fraction is 0\.0"):
+        make(tmp_path, tokenizer, label_fraction=0.0)
+
+
 def test_a_share_is_held_out(tmp_path: Path, tokenizer: str) -> None:
     rows = [(f"text {i}", "ab"[i % 2]) for i in range(20)]
     path = write_tsv(tmp_path, "reviews", rows)

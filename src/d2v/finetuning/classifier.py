@@ -7,24 +7,28 @@ from typing import Any, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 
+from d2v.checkpoints.classifier_head import load_classifier_head
 from d2v.checkpoints.load import Weights
 from d2v.errors import UserError
 from d2v.finetuning.classifier_heads import ClassifierHead, HeadKind, TanhHead
 from d2v.finetuning.classifier_metrics import Task, check_metrics, make_metrics
+from d2v.finetuning.classifier_rows import describe, describe_labels
 from d2v.finetuning.long_inputs import Chunking
 from d2v.finetuning.masks import TokenMasks
+from d2v.finetuning.mixing import Mixing
 from d2v.finetuning.module import FinetuningModule
 from d2v.finetuning.rows import Rows
 from d2v.model.encoder import Encoder, mean_of_tokens
+from d2v.training.optimizer import layer_decayed_groups
 from d2v.training.schedules import LRSchedule
 from d2v.types import Batch, EncoderOutput
 
 Pooling = Literal["mean", "cls"]
-SHOWN_ABOVE = 0.5  # probability of a label that a table of predictions names
 
 
 class Classifier(FinetuningModule):
@@ -48,7 +52,10 @@ class Classifier(FinetuningModule):
         head: One linear layer, or RoBERTa's two with a tanh between them.
         norm: Whether pooled features are normalised before the head.
         dropout: Of what a linear layer of the head reads.
-        label_smoothing: Share of the target that goes to all classes alike.
+        label_smoothing: Share of the target that goes to all classes alike, in training.
+        mixing: Mixup and CutMix, of pictures; null: none.
+        layer_decay: Factor of the learning rate from each block to the one below it, counted from the head, whose rate
+            is the optimizer's; 1: all have that one.
         score_scale: Of a regression: the head learns scores divided by it (the loss is of these), and predictions are
             multiplied by it; 5 makes scores from 0 to 5 such from 0 to 1.
         chunk_seconds: Longest piece of sound to encode at once outside of training; null: everything as a whole.
@@ -77,6 +84,8 @@ class Classifier(FinetuningModule):
         norm: bool = True,
         dropout: float = 0.0,
         label_smoothing: float = 0.0,
+        mixing: Mixing | None = None,
+        layer_decay: float = 1.0,
         score_scale: float = 1.0,
         chunk_seconds: float | None = None,
         overlap_seconds: float = 5.0,
@@ -100,6 +109,10 @@ class Classifier(FinetuningModule):
             raise UserError(f"model.label_smoothing is {label_smoothing}: it must be at least 0 and less than 1.")
         if label_smoothing and task != "single":
             raise UserError("model.label_smoothing is for model.task single; set it to 0.")
+        if mixing is not None and task != "single":
+            raise UserError("model.mixing is for model.task single; set it to null.")
+        if not 0 < layer_decay <= 1:
+            raise UserError(f"model.layer_decay is {layer_decay}: it must lie above 0 and at most at 1.")
         if not (score_scale > 0 and math.isfinite(score_scale)):
             raise UserError(f"model.score_scale is {score_scale}: it must be greater than 0.")
         if score_scale != 1 and task != "regression":
@@ -114,13 +127,17 @@ class Classifier(FinetuningModule):
         self.norm = norm
         self.dropout = dropout
         self.label_smoothing = label_smoothing
+        self.mixing = mixing
+        self.layer_decay = layer_decay
         self.score_scale = score_scale
         self.chunking = Chunking(chunk_seconds, overlap_seconds)
         self._data_classes: tuple[str, ...] = ()
 
     def make_head(self, num_outputs: int) -> nn.Module:
         kind = {"linear": ClassifierHead, "tanh": TanhHead}[self.head_kind]
-        return kind(self.student.width, num_outputs, self.norm, self.dropout)
+        # The eps of imported heads is their encoder's: 1e-6 of BEiT's and fairseq's, 1e-12 of Hugging Face's.
+        eps = self.student.recipe["init_args"].get("eps", 1e-6)
+        return kind(self.student.width, num_outputs, self.norm, self.dropout, eps)
 
     def names_in_data(self, datamodule: Any) -> tuple[str, ...]:
         """Names of the classes; of a score, its own alone.
@@ -143,10 +160,48 @@ class Classifier(FinetuningModule):
         self.val_metrics = make_metrics(self.task, self.metrics, len(names), "val/")
         self.test_metrics = make_metrics(self.task, self.metrics, len(names), "test/")
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        if self.layer_decay == 1:
+            return super().parameter_groups()
+        return layer_decayed_groups(self, self.student, self.layer_decay)
+
+    def given_head(self) -> tuple[Sequence[str], dict[str, Tensor]] | None:
+        """The classifier beside an imported encoder, if this one is such; else a notice says where they differ.
+
+        Classes that it does not name are those of the data, in their order.
+        """
+        found = None if self.checkpoint is None else load_classifier_head(self.checkpoint)
+        if found is None:
+            return None
+        classes, outputs = self._data_classes, len(found.weights["proj.bias"])
+        theirs = {"task": found.task, "pool": found.pool, "head": found.kind, "norm": "norm.weight" in found.weights}
+        ours = {"task": self.task, "pool": self.pool, "head": self.head_kind, "norm": self.norm}
+        differing = [f"model.{key} {str(value).lower()}" for key, value in theirs.items() if value != ours[key]]
+        if found.names is None and classes and len(classes) != outputs:
+            differing.append(f"{outputs} classes (the data have {len(classes)})")
+        if differing:
+            rank_zero_info(f"model.checkpoint: its classifier is not taken, because it has {', '.join(differing)}")
+            return None
+        if found.names is None:
+            return classes or tuple(str(number) for number in range(outputs)), found.weights
+        if set(found.names) != set(classes):
+            return found.names, found.weights
+        order = [found.names.index(name) for name in classes]
+        return classes, {name: v[order] if name.startswith("proj.") else v for name, v in found.weights.items()}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        # With which `d2v export` makes a model of its own of the head.
+        checkpoint["d2v"]["classifier"] = {"pool": self.pool, "task": self.task, "score_scale": self.score_scale}
+
     # Steps.
 
     def loss(self, batch: Batch) -> Tensor:
-        return self._loss(self.head(self._pooled(self.encode(batch))), self._labels(batch))
+        labels = self._labels(batch)
+        if self.mixing is not None and self.training:
+            pixels, labels = self.mixing.apply(batch.inputs, labels, len(self.names))
+            batch = batch._replace(inputs=pixels)
+        return self._loss(self.head(self._pooled(self.encode(batch))), labels)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._score(batch, "val", self.val_metrics)
@@ -154,19 +209,14 @@ class Classifier(FinetuningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Rows]:
         """Scores a batch; its rows have the true class and the predicted one."""
         scores = self._score(batch, "test", self.test_metrics)
-        columns, values = self._described(scores)
-        labels = self._labels(batch).tolist()
-        if self.task == "regression":
-            true = [f"{label:g}" for label in labels]
-        elif self.task == "single":
-            true = [self.names[label] for label in labels]
-        else:
-            true = [",".join(name for name, on in zip(self.names, row, strict=True) if on) for row in labels]
+        columns, values = describe(scores, self.task, self.names, self.score_scale)
+        true = describe_labels(self._labels(batch), self.task, self.names)
         rows = [(name, *value) for name, value in zip(true, values, strict=True)]
         return {"rows": Rows(batch.sample_ids, ("label", *columns), rows)}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Rows]:
-        return {"rows": Rows(batch.sample_ids, *self._described(self.head(self._features(batch))))}
+        scores = self.head(self._features(batch))
+        return {"rows": Rows(batch.sample_ids, *describe(scores, self.task, self.names, self.score_scale))}
 
     # Parts.
 
@@ -188,7 +238,8 @@ class Classifier(FinetuningModule):
             return F.binary_cross_entropy_with_logits(scores, labels)
         if self.task == "regression":
             return F.mse_loss(scores[:, 0], labels / self.score_scale)
-        return F.cross_entropy(scores, labels, label_smoothing=self.label_smoothing)
+        smoothing = self.label_smoothing if self.training else 0.0
+        return F.cross_entropy(scores, labels, label_smoothing=smoothing)
 
     def _score(self, batch: Batch, split: str, metrics: MetricCollection) -> Float[Tensor, "b c"]:
         labels = self._labels(batch)
@@ -214,27 +265,14 @@ class Classifier(FinetuningModule):
             return labels
         unknown = [name for name in self._data_classes if name not in self.names]
         if unknown:
-            raise UserError(f"data: the checkpoint's head has no class {unknown[0]!r} ({len(unknown)} such classes)")
+            raise UserError(
+                f"data: the checkpoint's head has no class {unknown[0]!r} ({len(unknown)} such classes); those of an "
+                "imported one can be named by `d2v import --classes FILE`"
+            )
         place = torch.tensor([self.names.index(name) for name in self._data_classes], device=labels.device)
         if self.task == "single":
             return place[labels]
         return labels.new_zeros(len(labels), len(self.names)).index_copy(1, place, labels)
-
-    def _described(self, scores: Float[Tensor, "b c"]) -> tuple[tuple[str, ...], Sequence[tuple[str, ...]]]:
-        """Columns and values that say what is predicted."""
-        if self.task == "regression":
-            return ("prediction",), [(f"{score:.4f}",) for score in (scores[:, 0] * self.score_scale).tolist()]
-        if self.task == "single":
-            best = scores.softmax(dim=1).max(dim=1)
-            rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            return ("prediction", "probability"), [(self.names[i], f"{p:.4f}") for i, p in rows]
-        order = scores.sigmoid().sort(dim=1, descending=True)
-        values = []
-        for indices, probabilities in zip(order.indices.tolist(), order.values.tolist(), strict=True):
-            count = max(1, sum(p > SHOWN_ABOVE for p in probabilities))  # the best one in any case
-            chosen = list(zip(indices, probabilities, strict=True))[:count]
-            values.append((",".join(self.names[i] for i, _ in chosen), ",".join(f"{p:.4f}" for _, p in chosen)))
-        return ("predictions", "probabilities"), values
 
 
 def _mean(pieces: Iterable[Float[Tensor, "n d"]]) -> Float[Tensor, "d"]:

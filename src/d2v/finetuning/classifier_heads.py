@@ -18,11 +18,12 @@ class ClassifierHead(nn.Module):
         num_classes: C.
         norm: Whether pooled features are normalised first.
         dropout: Of what the linear layer reads.
+        eps: Of the norm.
     """
 
-    def __init__(self, width: int, num_classes: int, norm: bool, dropout: float) -> None:
+    def __init__(self, width: int, num_classes: int, norm: bool, dropout: float, eps: float = 1e-6) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width, eps=1e-6) if norm else nn.Identity()
+        self.norm = nn.LayerNorm(width, eps=eps) if norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.proj = small_linear(width, num_classes)
 
@@ -39,11 +40,12 @@ class TanhHead(nn.Module):
         num_classes: C.
         norm: Whether pooled features are normalised first.
         dropout: Of what each linear layer reads.
+        eps: Of the norm.
     """
 
-    def __init__(self, width: int, num_classes: int, norm: bool, dropout: float) -> None:
+    def __init__(self, width: int, num_classes: int, norm: bool, dropout: float, eps: float = 1e-6) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(width, eps=1e-6) if norm else nn.Identity()
+        self.norm = nn.LayerNorm(width, eps=eps) if norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.hidden = small_linear(width, width)
         self.proj = small_linear(width, num_classes)

@@ -21,7 +21,7 @@ from d2v.model.encoder import Encoder
 from d2v.model.masked_input import ReplaceMasked
 from d2v.model.randomness import combine_keys
 from d2v.training.callbacks.throughput import ThroughputCallback
-from d2v.training.optimizer import build_optimizer, let_config_win
+from d2v.training.optimizer import build_optimizer, let_config_win, parameter_groups
 from d2v.training.schedules import LRSchedule
 from d2v.types import Batch, EncoderOutput
 
@@ -236,8 +236,12 @@ class FinetuningModule(L.LightningModule):
             gradients = [p.grad for p in self.parameters() if p.grad is not None]
             self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups of the optimizer, which may have rates of their own."""
+        return parameter_groups(self)
+
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        return build_optimizer(self, self.optimizer, self.schedule)
+        return build_optimizer(self, self.parameter_groups(), self.optimizer, self.schedule)
 
     def configure_callbacks(self) -> list[L.Callback]:
         return [ThroughputCallback()]
@@ -259,7 +263,7 @@ class FinetuningModule(L.LightningModule):
         self._trained = True
         if self._trainer is None or self._trainer.state.fn != TrainerFn.FITTING:
             return
-        let_config_win(checkpoint, self, self.optimizer)
+        let_config_win(checkpoint, self.parameter_groups(), self.optimizer)
 
     def _require_trained(self, command: str) -> None:
         if not self._trained:

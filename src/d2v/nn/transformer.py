@@ -21,8 +21,9 @@ class TransformerOutput:
 class Transformer(nn.Module):
     """[input norm] -> prenet blocks -> blocks -> [output norm].
 
-    Pre-norm stacks end with a norm, post-norm stacks begin with one: so it is in every published model. Prenet blocks
-    (2.0) are ordinary blocks that no target is taken from.
+    Pre-norm stacks end with a norm, post-norm stacks begin with one: so it is in every published model, except that a
+    pre-norm one that was fine-tuned on the mean of its tokens has no norm before the mean (BEiT's). Prenet blocks (2.0)
+    are ordinary blocks that no target is taken from.
 
     Args:
         width: D.
@@ -30,6 +31,7 @@ class Transformer(nn.Module):
         num_heads: H.
         prenet_depth: Blocks before those.
         norm_first: Pre-norm or post-norm.
+        output_norm: Whether a pre-norm stack ends with a norm.
         output_eps: Of the output norm, where it differs from ``eps`` (fairseq's 1.0 vision).
         drop_path: Stochastic depth of the last block; it grows linearly from 0 at the first of all blocks.
         layer_drop: Probability that a whole block is left out of a training step (LayerDrop, arXiv 1909.11556).
@@ -47,6 +49,7 @@ class Transformer(nn.Module):
         prenet_depth: int = 0,
         mlp_ratio: float = 4.0,
         eps: float = 1e-6,
+        output_norm: bool = True,
         output_eps: float | None = None,
         key_bias: bool = True,
         layer_scale: float | None = None,
@@ -82,7 +85,9 @@ class Transformer(nn.Module):
         self.prenet = nn.ModuleList(blocks[:prenet_depth])
         self.blocks = nn.ModuleList(blocks[prenet_depth:])
         self.output_norm = (
-            nn.LayerNorm(width, eps=eps if output_eps is None else output_eps) if norm_first else nn.Identity()
+            nn.LayerNorm(width, eps=eps if output_eps is None else output_eps)
+            if norm_first and output_norm
+            else nn.Identity()
         )
 
     def forward(
@@ -120,8 +125,8 @@ class Transformer(nn.Module):
         depth = len(self.prenet) + len(self.blocks)
         if padding_mask is not None:
             hidden = torch.zeros(padding_mask.shape, device=padding_mask.device).masked_fill(padding_mask, -torch.inf)
-            hidden = hidden[None, :, None, None, :]  # [1, B, 1, 1, T]
-            bias = hidden if bias is None else bias + hidden
+            hidden = hidden[:, None, None, :]  # [B, 1, 1, T]
+            bias = hidden[None] if bias is None else bias + hidden
         if bias is None:
             return [None] * depth
         return list(bias.expand(depth, *bias.shape[1:]))

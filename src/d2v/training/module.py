@@ -23,7 +23,7 @@ from d2v.model.targets import TopKTargets
 from d2v.model.teacher import Part
 from d2v.training.callbacks.ema_teacher import EMATeacherCallback
 from d2v.training.callbacks.throughput import ThroughputCallback
-from d2v.training.optimizer import build_optimizer, let_config_win
+from d2v.training.optimizer import build_optimizer, let_config_win, parameter_groups
 from d2v.training.schedules import EMADecay, LRSchedule
 from d2v.types import Batch, Data2VecOutput, Mask, TokenSequence
 
@@ -104,7 +104,7 @@ class Data2VecModule(L.LightningModule):
             self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        return build_optimizer(self, self.optimizer, self.schedule)
+        return build_optimizer(self, parameter_groups(self), self.optimizer, self.schedule)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The config given wins over the checkpoint's: a changed learning rate, decay or beta holds from here on.
@@ -120,7 +120,7 @@ class Data2VecModule(L.LightningModule):
                 "mean something else now. Give the data as they were (data.root, data.tokenizer), or start a new run "
                 "with model.init_from"
             )
-        let_config_win(checkpoint, self, self.optimizer)
+        let_config_win(checkpoint, parameter_groups(self), self.optimizer)
 
     def configure_callbacks(self) -> list[L.Callback]:
         """What the method needs whatever list of callbacks a config holds."""

@@ -33,6 +33,7 @@ class LabelledTextDataModule(SentenceDataModule):
         val_split: name of the validation split; null: the first of dev, val, validation, valid, test with labels.
         val_fraction: share of the training texts held out for validation instead, where val_split is null.
         max_samples: train on a fixed subset of so many texts, with as many of each class as far as possible.
+        label_fraction: the same as a share of them: 0.01, 0.1.
         regression: whether labels are numbers to predict, and not classes.
         predict_on: what `d2v predict` reads: "val", that split; "all", all in root; or the name of a split. But for
             "val", labels are not needed.
@@ -54,6 +55,7 @@ class LabelledTextDataModule(SentenceDataModule):
         val_split: str | None = None,
         val_fraction: float = 0.0,
         max_samples: int | None = None,
+        label_fraction: float = 1.0,
         regression: bool = False,
         predict_on: str = "val",
         seed: int = 0,
@@ -71,6 +73,7 @@ class LabelledTextDataModule(SentenceDataModule):
             predict_on,
             seed,
             max_skipped_fraction,
+            label_fraction,
         )
         if val_split is not None and val_fraction > 0:
             raise UserError(

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from d2v.data.dataset import Sample
 from d2v.data.module import PretrainingDataModule, Split
+from d2v.data.subsets import HOLD_OUT_SEED, balanced_subset, permutation, size_of_share
 from d2v.errors import UserError
 from d2v.modalities.text.encoder import TextEncoder
 from d2v.modalities.text.examples import Examples, label_order, require_known
@@ -20,9 +20,6 @@ from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.modalities.text.tokenizer_files import TOKENIZER
 from d2v.model.encoder import Encoder
 from d2v.types import Batch
-
-# Not data.seed: runs with other seeds must be validated on the same texts, and trained on the same subset.
-_HOLD_OUT_SEED, _SUBSET_SEED = 0, 1
 
 
 class SentenceDataModule(PretrainingDataModule):
@@ -40,6 +37,7 @@ class SentenceDataModule(PretrainingDataModule):
         predict_on: "val", "all", or a split whose labels are not needed.
         seed: Of the order.
         max_skipped_fraction: Largest tolerable share of rows without a text or a label.
+        label_fraction: Train on a fixed subset of this share.
     """
 
     unit = "sentences"
@@ -58,17 +56,26 @@ class SentenceDataModule(PretrainingDataModule):
         predict_on: str,
         seed: int,
         max_skipped_fraction: float,
+        label_fraction: float = 1.0,
     ) -> None:
         super().__init__(root, batch_size, global_batch_size, num_workers, seed, max_skipped_fraction)
         if not 0 <= val_fraction < 1:
             raise UserError(f"data.val_fraction is {val_fraction}: it must be at least 0 and less than 1.")
         if max_samples is not None and max_samples < 2:
             raise UserError(f"data.max_samples is {max_samples}: it must be 2 or more, or null for all texts.")
+        if not 0 < label_fraction <= 1:
+            raise UserError(f"data.label_fraction is {label_fraction}: it must lie above 0 and at most at 1.")
+        if max_samples is not None and label_fraction < 1:
+            raise UserError(
+                f"data.max_samples is {max_samples} and data.label_fraction {label_fraction}: set one of them, the "
+                "other to null or 1."
+            )
         if max_length < 8:
             raise UserError(f"data.max_length is {max_length}: it must be at least 8 tokens.")
         self.max_length = max_length
         self.val_fraction = val_fraction
         self.max_samples = max_samples
+        self.label_fraction = label_fraction
         self.predict_on = predict_on
         self._tokenizer = None if tokenizer is None else TextTokenizer.open(tokenizer)
         self._has_own_tokenizer = tokenizer is not None
@@ -149,7 +156,7 @@ class SentenceDataModule(PretrainingDataModule):
         train, val = self.read_train(), None
         self._left_out += train.left_out
         if self.val_fraction > 0:
-            order = _permutation(len(train), _HOLD_OUT_SEED)
+            order = permutation(len(train), HOLD_OUT_SEED)
             held_out = max(1, round(len(train) * self.val_fraction))
             val, train = train.select(np.sort(order[:held_out])), train.select(np.sort(order[held_out:]))
         else:
@@ -158,7 +165,11 @@ class SentenceDataModule(PretrainingDataModule):
         if not len(train):
             raise UserError(f"data.root {self.root}: no text is left to train on; lower data.val_fraction")
         if self.max_samples is not None:
-            train = self._subset(train, self.max_samples)
+            train = self._subset(train, self.max_samples, "max_samples")
+        elif self.label_fraction < 1:
+            num_classes = 0 if self.regression else len(self._numbers(train))
+            count = size_of_share(len(train), self.label_fraction, num_classes)
+            train = self._subset(train, count, "label_fraction")
         splits = {"train": train} if val is None else {"train": train, "val": val}
         if not self.regression:
             numbers = self._numbers(train)
@@ -229,35 +240,18 @@ class SentenceDataModule(PretrainingDataModule):
         assert train.labels is not None
         return {name: number for number, name in enumerate(label_order(train.labels, train.class_names))}
 
-    def _subset(self, examples: Examples, count: int) -> Examples:
+    def _subset(self, examples: Examples, count: int, key: str) -> Examples:
         if count >= len(examples):
-            rank_zero_warn(f"data.max_samples is {count:,}, and there are only {len(examples):,} texts: all are used")
+            rank_zero_warn(f"data.{key} asks for {count:,}, and there are only {len(examples):,} texts: all are used")
             return examples
         assert examples.labels is not None
-        kept = _balanced(None if self.regression else examples.labels, len(examples), count)
+        kept = balanced_subset(None if self.regression else examples.labels, len(examples), count)
         subset = examples.select(kept)
         assert subset.labels is not None
         shares = {} if self.regression else {name: subset.labels.count(name) for name in self._numbers(subset)}
         counts = ", ".join(f"{number:,} of {name}" for name, number in list(shares.items())[:8])
         rank_zero_info(
-            f"data: {count:,} of {len(examples):,} training texts, drawn by a fixed seed for data.max_samples"
+            f"data: {count:,} of {len(examples):,} training texts, drawn by a fixed seed for data.{key}"
             + (f": {counts}" if counts else "")
         )
         return subset
-
-
-def _permutation(count: int, seed: int) -> np.ndarray:
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy()
-
-
-def _balanced(labels: tuple[str, ...] | None, total: int, count: int) -> np.ndarray:
-    """Positions of a subset, ascending: of each class as many, as far as there are so many."""
-    order = _permutation(total, _SUBSET_SEED)
-    if labels is None:
-        return np.sort(order[:count])
-    rounds: dict[str, int] = {}
-    turn = np.empty(total, dtype=np.int64)  # the how manieth of its class each one is
-    for position, index in enumerate(order):
-        turn[position] = rounds.get(labels[index], 0)
-        rounds[labels[index]] = turn[position] + 1
-    return np.sort(order[np.argsort(turn, kind="stable")[:count]])

@@ -1,4 +1,4 @@
-"""Pictures for pretraining and probing."""
+"""Pictures for pretraining, probing and classification."""
 
 import functools
 
@@ -9,15 +9,14 @@ from torch.utils.data import default_collate
 
 from d2v.data.dataset import Sample, SampleDataset, SkippedSamples
 from d2v.data.module import PretrainingDataModule, Split
+from d2v.data.subsets import HOLD_OUT_SEED, permutation
 from d2v.errors import UserError
 from d2v.modalities.vision.decoding import decode_image
 from d2v.modalities.vision.layout import open_sources
 from d2v.modalities.vision.sources import ImageSource, SubsetSource
+from d2v.modalities.vision.subsets import labelled_share, named_subset
 from d2v.modalities.vision.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, TrainTransform
 from d2v.types import Batch
-
-# Not data.seed: a probe must never be tested on what another run with another seed was trained on.
-_HOLD_OUT_SEED = 0
 
 
 class ImageDataset(SampleDataset):
@@ -47,11 +46,18 @@ class ImageNetDataModule(PretrainingDataModule):
         min_crop_scale: smallest share of a picture's area that a random crop keeps (0.2 in 2.0, 0.08 in 1.0).
         flip: probability of a horizontal flip.
         color_jitter: strength of random brightness, contrast and saturation (0 in 2.0, 0.4 in 1.0).
+        rand_augment: timm's words for RandAugment, such as "rand-m9-mstd0.5-inc1"; null: none.
+        random_erasing: probability that a rectangle of a training picture is replaced by noise.
+        eval_crop: share of a picture's shorter side that the central crop of evaluation takes; null: 0.875, and 1 from
+            384 pixels on.
         mean: of red, green and blue in [0, 1], subtracted.
         std: of red, green and blue, divided by.
         train_split: name of the training split.
         val_split: name of the validation split; null: the first of val, validation, valid, test that exists.
         val_fraction: share of the training images held out for validation where there is no such split.
+        label_fraction: train on this share of the training images, with as many of each class as far as possible (0.01
+            and 0.1 are usual); the same images whatever the seed.
+        subset: text file with the names of the images to train on instead, one a line (SimCLR's lists of 1% and 10%).
         seed: of the order of samples and of their augmentation.
         max_skipped_fraction: largest tolerable share of unreadable files.
     """
@@ -68,11 +74,16 @@ class ImageNetDataModule(PretrainingDataModule):
         min_crop_scale: float = 0.2,
         flip: float = 0.5,
         color_jitter: float = 0.0,
+        rand_augment: str | None = None,
+        random_erasing: float = 0.0,
+        eval_crop: float | None = None,
         mean: tuple[float, float, float] = IMAGENET_MEAN,
         std: tuple[float, float, float] = IMAGENET_STD,
         train_split: str = "train",
         val_split: str | None = None,
         val_fraction: float = 0.0,
+        label_fraction: float = 1.0,
+        subset: str | None = None,
         seed: int = 0,
         max_skipped_fraction: float = 0.01,
     ) -> None:
@@ -86,13 +97,28 @@ class ImageNetDataModule(PretrainingDataModule):
             raise UserError(f"data.flip is {flip}: it is a probability, from 0 to 1.")
         if color_jitter < 0:
             raise UserError(f"data.color_jitter is {color_jitter}: it must be 0 (none) or more.")
+        if not 0 <= random_erasing <= 1:
+            raise UserError(f"data.random_erasing is {random_erasing}: it is a probability, from 0 to 1.")
+        if eval_crop is not None and not 0 < eval_crop <= 1:
+            raise UserError(f"data.eval_crop is {eval_crop}: it must lie above 0 and at most at 1.")
+        if not 0 < label_fraction <= 1:
+            raise UserError(f"data.label_fraction is {label_fraction}: it must lie above 0 and at most at 1.")
+        if subset is not None and label_fraction < 1:
+            raise UserError(
+                f"data.subset is {subset} and data.label_fraction {label_fraction}: set one of them, the other to null "
+                "or 1."
+            )
         if not 0 <= val_fraction < 1:
             raise UserError(f"data.val_fraction is {val_fraction}: it must be at least 0 and less than 1.")
         self.train_split = train_split
         self.val_split = val_split
         self.val_fraction = val_fraction
-        self.train_transform = TrainTransform(self.image_size, min_crop_scale, flip, color_jitter, mean, std)
-        self.eval_transform = EvalTransform(self.image_size, mean, std)
+        self.label_fraction = label_fraction
+        self.subset = subset
+        self.train_transform = TrainTransform(
+            self.image_size, min_crop_scale, flip, color_jitter, mean, std, rand_augment, random_erasing
+        )
+        self.eval_transform = EvalTransform(self.image_size, mean, std, eval_crop)
 
     def setup(self, stage: str | None = None) -> None:
         """Also open the data, so that a wrong root is reported before anything runs."""
@@ -104,10 +130,13 @@ class ImageNetDataModule(PretrainingDataModule):
         """Training and validation pictures; opened at the first use."""
         train, val = open_sources(self.root, self.train_split, self.val_split)
         num_val = round(len(train) * self.val_fraction)
-        if val is not None or num_val == 0:
-            return train, val
-        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(_HOLD_OUT_SEED)).numpy()
-        return SubsetSource(train, np.sort(order[num_val:])), SubsetSource(train, np.sort(order[:num_val]))
+        if val is None and num_val > 0:
+            order = permutation(len(train), HOLD_OUT_SEED)
+            val = SubsetSource(train, np.sort(order[:num_val]))
+            train = SubsetSource(train, np.sort(order[num_val:]))
+        if self.subset is not None:
+            return named_subset(train, self.subset), val
+        return (labelled_share(train, self.label_fraction) if self.label_fraction < 1 else train), val
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -29,6 +29,8 @@ class VisionEncoder(Encoder):
         num_cls: CLS tokens.
         mlp_ratio: Hidden width of the feed-forward network over D.
         eps: Of the layer norms.
+        output_norm: Whether pre-norm blocks are followed by a last one; models that were fine-tuned on the mean of
+            their tokens have none there, but one in the classifier.
         output_eps: Of the last one, where it differs.
         key_bias: Whether keys have a bias (2.0) or not (1.0).
         layer_scale: Initial LayerScale (1.0), or null.
@@ -54,6 +56,7 @@ class VisionEncoder(Encoder):
         num_cls: int = 1,
         mlp_ratio: float = 4.0,
         eps: float = 1e-6,
+        output_norm: bool = True,
         output_eps: float | None = None,
         key_bias: bool = True,
         layer_scale: float | None = None,
@@ -79,6 +82,7 @@ class VisionEncoder(Encoder):
                 prenet_depth=prenet_depth,
                 mlp_ratio=mlp_ratio,
                 eps=eps,
+                output_norm=output_norm,
                 output_eps=output_eps,
                 key_bias=key_bias,
                 layer_scale=layer_scale,

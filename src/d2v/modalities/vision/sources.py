@@ -24,6 +24,8 @@ class ImageSource(ABC):
 
     classes: tuple[str, ...] = ()
     """Names of the classes by label; empty without labels."""
+    labels: np.ndarray | None = None
+    """Label of each picture, if they have any."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -35,7 +37,11 @@ class ImageSource(ABC):
 
     @abstractmethod
     def name(self, index: int) -> str:
-        """What to call the picture in a message."""
+        """What to call the picture in a message or a table."""
+
+    def file_name(self, index: int) -> str:
+        """The last part of its path."""
+        return os.path.basename(self.name(index))
 
 
 class SubsetSource(ImageSource):
@@ -43,6 +49,7 @@ class SubsetSource(ImageSource):
 
     def __init__(self, source: ImageSource, indices: np.ndarray) -> None:
         self.classes = source.classes
+        self.labels = None if source.labels is None else source.labels[indices]
         self._source = source
         self._indices = indices
 
@@ -54,6 +61,9 @@ class SubsetSource(ImageSource):
 
     def name(self, index: int) -> str:
         return self._source.name(int(self._indices[index]))
+
+    def file_name(self, index: int) -> str:
+        return self._source.file_name(int(self._indices[index]))
 
 
 class FolderSource(ImageSource):
@@ -96,7 +106,7 @@ class FolderSource(ImageSource):
             _warn_of_empty_classes(folder, set(found), exclude)
         self._files = PackedStrings(files)
         labels = {name: label for label, name in enumerate(self.classes)}
-        self._labels = np.array([labels[top] for top in tops], dtype=np.int32) if labels else None
+        self.labels = np.array([labels[top] for top in tops], dtype=np.int32) if labels else None
 
     def __len__(self) -> int:
         return len(self._files)
@@ -107,7 +117,7 @@ class FolderSource(ImageSource):
                 data = file.read()
         except OSError as error:
             raise BrokenSample(error.strerror or str(error)) from error
-        return data, None if self._labels is None else int(self._labels[index])
+        return data, None if self.labels is None else int(self.labels[index])
 
     def name(self, index: int) -> str:
         return os.path.join(self._folder, self._files[index])

@@ -9,12 +9,15 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
+from d2v.data.randomness import python_follows_torch
+from d2v.errors import UserError
+
 Transform = Callable[[Image.Image], Tensor]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# Shorter side before the central crop, relative to the crop: the usual 256 for 224.
-_EVAL_MARGIN = 256 / 224
+_EVAL_CROP = 224 / 256
+_LARGE = 384
 _LARGEST_RATIO = 4 / 3
 _LOG_RATIO = math.log(_LARGEST_RATIO)
 _CROP_ATTEMPTS = 10
@@ -35,11 +38,12 @@ class ToPixels:
 
 
 class TrainTransform:
-    """Colour jitter (if any), random resized crop, horizontal flip.
+    """Colour jitter (if any), random resized crop, horizontal flip; for fine-tuning RandAugment and random erasing too.
 
     data2vec 2.0: crops of 20 to 100 % of the area, no jitter (fairseq ``mae_image_dataset.py``). data2vec 1.0: crops of
     8 to 100 %, jitter 0.4, as in BEiT (``beit/datasets.py``). Both bicubic, aspect ratios 3:4 to 4:3. The jitter comes
-    before the crop, as in BEiT, since its contrast refers to the whole picture.
+    before the crop, as in BEiT, since its contrast refers to the whole picture. RandAugment comes after the flip and
+    erasing after the normalisation, as in timm, whose they are (``transforms_imagenet_train``).
 
     Args:
         image_size: (height, width) in pixels.
@@ -48,6 +52,11 @@ class TrainTransform:
         color_jitter: strength of the changes in brightness, contrast and saturation; 0: none.
         mean: of each channel, for values in [0, 1].
         std: of each channel.
+        rand_augment: timm's words for it, such as "rand-m9-mstd0.5-inc1"; None: none.
+        random_erasing: probability that a rectangle is replaced by noise.
+
+    Raises:
+        UserError: ``rand_augment`` is none of timm's.
     """
 
     def __init__(
@@ -58,12 +67,16 @@ class TrainTransform:
         color_jitter: float,
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        rand_augment: str | None = None,
+        random_erasing: float = 0.0,
     ) -> None:
         self.image_size = image_size
         self.min_crop_scale = min_crop_scale
         self.flip = flip
         self.jitter = v2.ColorJitter(color_jitter, color_jitter, color_jitter) if color_jitter else None
+        self.rand_augment = make_rand_augment(rand_augment, image_size, mean) if rand_augment else None
         self.to_pixels = ToPixels(mean, std)
+        self.erase = make_random_erasing(random_erasing) if random_erasing else None
         self.smallest_side = math.ceil(max(image_size) / math.sqrt(min_crop_scale))
         """Sides that a picture needs so that no square crop has to be enlarged."""
 
@@ -76,7 +89,42 @@ class TrainTransform:
         image = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
         if torch.rand(()).item() < self.flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return self.to_pixels(image)
+        if self.rand_augment is None and self.erase is None:
+            return self.to_pixels(image)
+        with python_follows_torch():
+            if self.rand_augment is not None:
+                image = self.rand_augment(image)
+            pixels = self.to_pixels(image)
+            return pixels if self.erase is None else self.erase(pixels)
+
+
+def make_rand_augment(words: str, image_size: tuple[int, int], mean: Sequence[float]) -> Callable:
+    """timm's RandAugment, which draws from the global generators of Python and numpy, with the settings that timm's own
+    training gives it: empty corners are filled with the mean, pictures move by up to 45% of their side.
+
+    Raises:
+        UserError: ``words`` say nothing that timm knows.
+    """
+    from timm.data.auto_augment import rand_augment_transform  # here, because it takes seconds to import
+
+    settings = {
+        "translate_const": int(min(image_size) * 0.45),
+        "img_mean": tuple(min(255, round(255 * channel)) for channel in mean),
+        "interpolation": Image.Resampling.BICUBIC,
+    }
+    try:
+        return rand_augment_transform(words, settings)
+    except (AssertionError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"data.rand_augment is {words}: expected timm's words for it, such as rand-m9-mstd0.5-inc1; or null"
+        ) from error
+
+
+def make_random_erasing(probability: float) -> Callable:
+    """timm's random erasing in its mode "pixel": noise of each pixel's own, in one rectangle."""
+    from timm.data.random_erasing import RandomErasing
+
+    return RandomErasing(probability, mode="pixel", device="cpu")
 
 
 def random_crop_box(width: int, height: int, min_scale: float) -> tuple[int, int, int, int]:
@@ -101,9 +149,13 @@ def random_crop_box(width: int, height: int, min_scale: float) -> tuple[int, int
 
 
 class EvalTransform:
-    """Resize (bicubic) so that the crop takes 224/256 of the tighter side, then crop the centre.
+    """Resize (bicubic) so that the crop takes a share of the tighter side, then crop the centre.
 
-    Args: as for ``TrainTransform``.
+    Args:
+        image_size: (height, width) in pixels.
+        mean: as for ``TrainTransform``.
+        std: as for ``TrainTransform``.
+        eval_crop: the share; None: 224/256, and all from 384 pixels on, as BEiT has it (``beit/datasets.py``).
     """
 
     def __init__(
@@ -111,14 +163,18 @@ class EvalTransform:
         image_size: tuple[int, int],
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
+        eval_crop: float | None = None,
     ) -> None:
+        if eval_crop is None:
+            eval_crop = _EVAL_CROP if min(image_size) < _LARGE else 1.0
         self.image_size = image_size
+        self.margin = 1 / eval_crop
         self.to_pixels = ToPixels(mean, std)
-        self.smallest_side = math.ceil(max(image_size) * _EVAL_MARGIN)
+        self.smallest_side = math.ceil(max(image_size) * self.margin)
 
     def __call__(self, image: Image.Image) -> Tensor:
         height, width = self.image_size
-        ratio = max(round(height * _EVAL_MARGIN) / image.height, round(width * _EVAL_MARGIN) / image.width)
+        ratio = max(round(height * self.margin) / image.height, round(width * self.margin) / image.width)
         size = [max(1, round(image.height * ratio)), max(1, round(image.width * ratio))]
         image = F.resize(image, size, InterpolationMode.BICUBIC)
         return self.to_pixels(F.center_crop(image, [height, width]))

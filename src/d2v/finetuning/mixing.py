@@ -1,0 +1,74 @@
+"""Mixup and CutMix: pictures of a batch are blended with each other, and their labels with them."""
+
+from dataclasses import dataclass
+
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from d2v.data.randomness import python_follows_torch
+from d2v.errors import UserError
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """Mixes a batch with itself in reversed order, in training only; one share for the whole batch (timm's ``Mixup``).
+
+    Args:
+        mixup: Alpha of the beta distribution of the share with which whole pictures are blended (mixup, arXiv
+            1710.09412); 0: never.
+        cutmix: The same for the area of a rectangle that comes from the other picture (CutMix, arXiv 1905.04899).
+        prob: Probability that a batch is mixed at all.
+        switch_prob: Probability of CutMix where both may be.
+    """
+
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    prob: float = 1.0
+    switch_prob: float = 0.5
+
+    def __post_init__(self) -> None:
+        for name in ("prob", "switch_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must lie between 0 and 1, not {getattr(self, name)}")
+        for name in ("mixup", "cutmix"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be 0 (never) or more, not {getattr(self, name)}")
+        if not self.mixup and not self.cutmix:
+            raise ValueError("mixup and cutmix are both 0: set one of them, or model.mixing to null")
+
+    def apply(
+        self, pixels: Float[Tensor, "b c h w"], labels: Int64[Tensor, "b"], num_classes: int
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b k"]]:
+        """Mixed pictures and the shares of the classes in them.
+
+        What is random follows torch's global generator of the CPU.
+
+        Args:
+            pixels: A batch; it is left as it is.
+            labels: The class of each.
+            num_classes: K.
+
+        Raises:
+            UserError: The inputs are no pictures, or their number is odd.
+        """
+        from timm.data.mixup import Mixup  # here, because it takes seconds to import
+
+        if pixels.ndim != 4:
+            raise UserError(
+                f"model.mixing: pictures can be mixed, and the inputs are of shape {list(pixels.shape)}; set it to null"
+            )
+        if len(pixels) % 2:
+            raise UserError(
+                f"model.mixing: a batch of {len(pixels)} pictures, whose one in the middle has no other to be mixed "
+                "with; set data.batch_size to an even number"
+            )
+        mixup = Mixup(
+            mixup_alpha=self.mixup,
+            cutmix_alpha=self.cutmix,
+            prob=self.prob,
+            switch_prob=self.switch_prob,
+            label_smoothing=0.0,  # the loss smooths: it comes to the same
+            num_classes=num_classes,
+        )
+        with python_follows_torch():
+            return mixup(pixels.clone(), labels)
