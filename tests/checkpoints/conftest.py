@@ -130,7 +130,7 @@ def v1_vision(
                 state |= {f"blocks.{number}.gamma_{branch}": torch.randn(width) for branch in (1, 2)}
             if bias == "per_block":
                 state[f"blocks.{number}.attn.relative_position_bias_table"] = torch.randn(offsets, heads)
-        norm = "fc_norm" if fine_tuned else "norm"
+        norm = "fc_norm" if fine_tuned and not fairseq else "norm"
         return state | {f"{norm}.weight": torch.randn(width), f"{norm}.bias": torch.randn(width)}
 
     def front() -> State:
@@ -148,7 +148,11 @@ def v1_vision(
 
     if fairseq:
         state = front() | {f"encoder.{name}": value for name, value in transformer().items()}
-        state |= {"final_proj.weight": torch.randn(width, width), "final_proj.bias": torch.randn(width)}
+        if fine_tuned:  # mae_image_classification
+            state |= {"head.weight": torch.randn(10, width), "head.bias": torch.randn(10)}
+            state |= {"fc_norm.weight": torch.randn(width), "fc_norm.bias": torch.randn(width)}
+        else:
+            state |= {"final_proj.weight": torch.randn(width, width), "final_proj.bias": torch.randn(width)}
         return {"cfg": {"model": {"num_heads": heads}}, "model": state | ({"_ema": transformer()} if teacher else {})}
     end = (
         {"head.weight": (10, width), "head.bias": (10,)}
@@ -190,7 +194,7 @@ def import_content(tmp_path: Path) -> Callable[[Any], Path]:
     def run(content: Any, name: str = "model") -> Path:
         source, folder = tmp_path / f"{name}.pt", tmp_path / name
         torch.save(content, source)
-        import_.run(argparse.Namespace(source=source, output=folder, dict=None, tokenizer=None))
+        import_.run(argparse.Namespace(source=source, output=folder, dict=None, classes=None, tokenizer=None))
         return folder
 
     return run

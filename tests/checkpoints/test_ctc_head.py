@@ -44,7 +44,9 @@ def test_symbols_of_a_recogniser(tmp_path: Path, import_content: Import) -> None
     torch.save(recogniser(v1_audio(), outputs=7), source)
 
     def run(name: str, dictionary: Path | None) -> Path:
-        import_.run(argparse.Namespace(source=source, output=tmp_path / name, dict=dictionary, tokenizer=None))
+        import_.run(
+            argparse.Namespace(source=source, output=tmp_path / name, dict=dictionary, classes=None, tokenizer=None)
+        )
         return tmp_path / name
 
     assert load_ctc_head(run("given", letters))[2] == ["<s>", "<pad>", "</s>", "<unk>", "|", "A", "B"]

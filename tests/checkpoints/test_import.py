@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import d2v
+from d2v.checkpoints.classifier_head import load_classifier_head
 from d2v.checkpoints.folder import read_config, read_weights
 from d2v.checkpoints.load import load_method
 from d2v.commands import import_
@@ -174,9 +175,32 @@ def test_v2_fine_tuned_by_fairseq(make_v2_image: Make, import_content: Import) -
     state = {f"model.{name}": value for name, value in content["model"].items()}
     state |= {"head.weight": torch.randn(10, 32), "head.bias": torch.randn(10), "fc_norm.weight": torch.ones(32)}
     cfg = {"_name": "mae_image_classification", "pretrained_model_args": content["cfg"], "norm_eps": None}
+    state["fc_norm.bias"] = torch.randn(32)
     folder = import_content({"cfg": {"model": cfg}, "model": state})
-    assert read_config(folder)["left_out"] == ["head.weight", "head.bias", "fc_norm.weight"]
+    assert read_config(folder)["left_out"] == []
+    assert read_config(folder)["source"]["layout"].endswith("fine-tuned")
     assert d2v.load(folder).recipe["init_args"]["num_heads"] == 4
+    head = load_classifier_head(folder)
+    assert head is not None
+    assert (head.pool, head.names, head.task) == ("mean", None, "single")
+    assert torch.equal(head.weights["norm.bias"], state["fc_norm.bias"])
+    assert torch.equal(head.weights["proj.weight"], state["head.weight"])
+    cfg["prediction_mode"] = "CLS_TOKEN"
+    assert read_config(import_content({"cfg": {"model": cfg}, "model": state}, "cls"))["classifier"]["pool"] == "cls"
+    cfg["prediction_mode"] = "LIN_SOFTMAX"
+    assert "classifier" not in read_config(import_content({"cfg": {"model": cfg}, "model": state}, "softmax"))
+
+
+def test_what_differs_from_the_published_recipe_is_told(make_v2_image: Make, import_content: Import) -> None:
+    content = make_v2_image(average_top_k_layers=2, clone_batch=16, ema_decay=0.9998)
+    folder = import_content(content)
+    (note,) = [note for note in read_config(folder)["notes"] if "published recipe" in note]
+    assert "average_top_k_layers: the checkpoint says 2, the published recipe 10" in note
+    assert "image.mask_prob: the checkpoint says 0.5, the published recipe 0.8" in note
+    assert "base_images_only_task.yaml" in note
+    assert "clone_batch" not in note
+    assert "ema_decay" not in note
+    assert read_config(folder)["method"]["targets"]["init_args"]["top_k"] == 2
 
 
 def test_contradictions_are_told_and_the_weights_win(
@@ -203,29 +227,60 @@ def test_beit_weights_in_any_wrapping(wrap: str | None, make_v1_vision: Make, im
     d2v.load(folder)
 
 
-@pytest.mark.parametrize("port", ["beit", "fairseq"])
-def test_a_fine_tuned_model_gives_what_its_classifier_read(
-    port: str, make_v1_vision: Make, import_content: Import
+@pytest.mark.parametrize("kind", ["fc_norm", "linear probe", "cls", "deepspeed"])
+def test_a_model_that_beit_fine_tuned_gives_its_features_and_head(
+    kind: str, make_v1_vision: Make, import_content: Import
 ) -> None:
-    content = make_v1_vision(port, teacher=False, fine_tuned=True)
-    folder = import_content(content)
-    config = read_config(folder)
-    assert any("fc_norm" in note for note in config["notes"])
-    assert any("mask embedding" in note for note in config["notes"])
-    assert config["left_out"] == (
-        ["head.weight", "head.bias"] if port == "beit" else ["final_proj.weight", "final_proj.bias"]
-    )
-    encoder = d2v.load(folder)
-    x = torch.randn(2, 3, 32, 32)
+    content = make_v1_vision("beit", teacher=False, fine_tuned=True)
     state = content["model"]
-    prefix = "encoder." if port == "fairseq" else ""
+    norm = [state.pop(f"fc_norm.{part}") for part in ("weight", "bias")]
+    if kind == "cls":
+        state |= {"norm.weight": norm[0], "norm.bias": norm[1]}
+    elif kind == "linear probe":  # whose norm has no weights
+        norm = [torch.ones(32), torch.zeros(32)]
+    else:
+        state |= {"fc_norm.weight": norm[0], "fc_norm.bias": norm[1]}
+    if kind == "deepspeed":  # mp_rank_00_model_states.pt: half precision, under its own key
+        state = {name: value.half() for name, value in state.items()}
+        norm = [value.half().float() for value in norm]
+        content = {"module": state, "optimizer": None, "skipped_steps": 0, "mp_world_size": 1, "epoch": 99}
+        content |= {"args": argparse.Namespace(nb_classes=10), "csr_tensor_module_names": set(), "ds_version": "0.5"}
+    folder = import_content(content)
+    config, head, encoder = read_config(folder), load_classifier_head(folder), d2v.load(folder)
+    assert head is not None
+    assert any("mask embedding" in note for note in config["notes"])
+    assert config["left_out"] == []
+    assert (head.pool, config["classifier"]["norm"]) == (("cls", False) if kind == "cls" else ("mean", True))
+    assert torch.equal(head.weights["proj.weight"], state["head.weight"].float())
+    x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
-        mean = encoder(x).layers[-1].mean(dim=1)
-        official = torch.nn.functional.layer_norm(
-            mean, mean.shape[-1:], state[f"{prefix}fc_norm.weight"], state[f"{prefix}fc_norm.bias"],
-            eps=1e-6 if port == "beit" else 1e-5,
-        )  # fmt: skip
-        torch.testing.assert_close(encoder.transformer.output_norm(encoder.embed(x, layer=-1)), official)
+        tokens = encoder(x)
+        if kind == "cls":
+            inner = encoder(x).layers[-1]
+            torch.testing.assert_close(tokens.tokens, torch.nn.functional.layer_norm(inner, (32,), *norm, eps=1e-6))
+        else:
+            torch.testing.assert_close(tokens.tokens, tokens.layers[-1])
+            assert torch.equal(head.weights["norm.weight"], norm[0])
+            assert torch.equal(head.weights["norm.bias"], norm[1])
+
+
+def test_a_classifier_on_all_layers_is_left_out(make_v1_vision: Make, import_content: Import) -> None:
+    content = make_v1_vision("beit", teacher=False, fine_tuned=True)
+    content["model"]["layer_log_weights"] = torch.zeros(3)
+    config = read_config(import_content(content))
+    assert "classifier" not in config
+    assert any("weighted sum of all layers" in note for note in config["notes"])
+    assert "head.weight" in config["left_out"]
+
+
+def test_a_model_that_fairseq_fine_tuned_gives_its_head(make_v1_vision: Make, import_content: Import) -> None:
+    content = make_v1_vision("fairseq", teacher=False, fine_tuned=True)
+    folder = import_content(content)
+    config, head = read_config(folder), load_classifier_head(folder)
+    assert head is not None
+    assert config["left_out"] == []
+    assert torch.equal(head.weights["norm.weight"], content["model"]["fc_norm.weight"])
+    assert "output_norm" not in config["method"]["student"]["init_args"]
 
 
 def test_settings_that_cannot_be_kept_are_told(
@@ -363,6 +418,8 @@ def test_arguments() -> None:
     parser = argparse.ArgumentParser()
     import_.add_arguments(parser)
     args = parser.parse_args(["checkpoint.pt", "--output", "folder"])
-    assert args == argparse.Namespace(source=Path("checkpoint.pt"), output=Path("folder"), dict=None, tokenizer=None)
+    assert args == argparse.Namespace(
+        source=Path("checkpoint.pt"), output=Path("folder"), dict=None, classes=None, tokenizer=None
+    )
     args = parser.parse_args(["folder", "--output", "new", "--dict", "dict.ltr.txt", "--tokenizer", "gpt2"])
     assert (args.dict, args.tokenizer) == (Path("dict.ltr.txt"), Path("gpt2"))

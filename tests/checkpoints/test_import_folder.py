@@ -16,7 +16,9 @@ Import = Callable[..., Path]
 
 
 def import_folder(folder: Path) -> None:
-    import_.run(argparse.Namespace(source=folder, output=folder.with_name("new"), dict=None, tokenizer=None))
+    import_.run(
+        argparse.Namespace(source=folder, output=folder.with_name("new"), dict=None, classes=None, tokenizer=None)
+    )
 
 
 def test_a_folder_is_a_source_only_if_it_is_one_of_hugging_face(
@@ -41,7 +43,7 @@ AUDIO = {"model_type": "data2vec-audio"}
         ({**AUDIO, "add_adapter": True}, None, "add_adapter is True"),
         ({**AUDIO, "hidden_act": "relu"}, None, "hidden_act is 'relu'"),
         (AUDIO, None, "holds neither model.safetensors nor pytorch_model.bin"),
-        (AUDIO, "model.safetensors.index.json", "several files"),
+        (AUDIO, "model.safetensors.index.json", "model.safetensors.index.json: not readable"),
         (AUDIO, "model.safetensors", "model.safetensors: not readable"),
         (AUDIO, "pytorch_model.bin", "not a readable torch checkpoint"),
     ],

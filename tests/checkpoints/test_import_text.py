@@ -1,8 +1,10 @@
 """`d2v import` of text: both of fairseq's layouts of every shape arrive whole, what d2v has not is refused."""
 
 import random
+import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from text_checkpoints import State, classifier, v1_text, v2_text
 from torch import Tensor
 
 import d2v
+from d2v.checkpoints.classifier_head import load_classifier_head
 from d2v.checkpoints.folder import read_config, read_weights
 from d2v.checkpoints.load import load_method
 from d2v.errors import UserError
@@ -130,20 +133,61 @@ def test_v1_whose_whole_teacher_is_averaged(import_content: Import) -> None:
 
 @pytest.mark.parametrize("make", [v1_text, v2_text])
 @pytest.mark.parametrize("wrapped", [True, False])
-def test_a_classifier_gives_its_encoder(make: Callable[..., State], wrapped: bool, import_content: Import) -> None:
+def test_a_classifier_gives_its_encoder_and_head(
+    make: Callable[..., State], wrapped: bool, import_content: Import
+) -> None:
     pretrained = make()
-    folder = import_content(classifier(pretrained, wrapped))
+    content = classifier(pretrained, wrapped)
+    folder = import_content(content)
     config = read_config(folder)
     assert config["source"]["layout"].endswith("text, fine-tuned")
-    assert config["left_out"] == [
-        f"classification_heads.sentence_classification_head.{part}"
-        for part in ("dense.weight", "dense.bias", "out_proj.weight", "out_proj.bias")
-    ]
+    assert config["left_out"] == []
+    assert config["classifier"] == {"kind": "tanh", "pool": "cls", "names": None, "task": "single", "norm": False}
+    head = load_classifier_head(folder)
+    assert head is not None
+    for ours, theirs in (("hidden", "dense"), ("proj", "out_proj")):
+        official = content["model"][f"classification_heads.sentence_classification_head.{theirs}.weight"]
+        assert torch.equal(head.weights[f"{ours}.weight"], official)
     with torch.no_grad():
         ours = d2v.load(folder)(IDS).tokens
         torch.testing.assert_close(ours, d2v.load(import_content(pretrained, "pretrained"))(IDS).tokens)
     asked = any("masking of the pretraining is not in the file" in note for note in config["notes"])
     assert asked == (make is v1_text and not wrapped)
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        ({"out_proj.bias": None}, "it has no classification_heads.sentence_classification_head.out_proj.bias"),
+        ({"dense.weight": (16, 32)}, r"dense.weight is \[16, 32\], where d2v's head has \[32, 32\]"),
+        ({"out_proj.weight": (0, 32), "out_proj.bias": (0,)}, "it has no outputs"),
+    ],
+)
+def test_a_classifier_that_ours_cannot_be_is_left_out(
+    change: dict[str, Any], note: str, import_content: Import
+) -> None:
+    content = classifier(v1_text(), wrapped=False)
+    for part, shape in change.items():
+        name = f"classification_heads.sentence_classification_head.{part}"
+        content["model"].pop(name)
+        if shape is not None:
+            content["model"][name] = torch.randn(shape)
+    folder = import_content(content)
+    config = read_config(folder)
+    assert "classifier" not in config
+    assert any(re.search(f"classifier .* is left out: .*{note}", told) for told in config["notes"])
+    assert any(name.startswith("classification_heads.") for name in config["left_out"])
+
+
+def test_of_several_classifiers_the_usual_one_is_taken(import_content: Import) -> None:
+    content = classifier(v1_text(), wrapped=False)
+    for name in [name for name in content["model"] if name.startswith("classification_heads.")]:
+        content["model"][name.replace("sentence_classification_head", "another")] = torch.zeros(1)
+    config = read_config(import_content(content))
+    assert any("of its 2 classifiers sentence_classification_head" in note for note in config["notes"])
+    assert config["left_out"][0].startswith("classification_heads.another.")
+    content["cfg"]["model"]["pooler_activation_fn"] = "relu"
+    assert "classifier" not in read_config(import_content(content, "other"))
 
 
 @pytest.mark.parametrize(

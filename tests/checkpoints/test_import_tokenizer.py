@@ -32,7 +32,7 @@ VOCAB = 4 + 258 + 1
 
 
 def run(source: Path, output: Path, tokenizer: Path | None = None) -> Path:
-    import_.run(argparse.Namespace(source=source, output=output, dict=None, tokenizer=tokenizer))
+    import_.run(argparse.Namespace(source=source, output=output, dict=None, classes=None, tokenizer=tokenizer))
     return output
 
 

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 import d2v
+from d2v.checkpoints.classifier_head import load_classifier_head
 from d2v.checkpoints.ctc_head import load_ctc_head
+from d2v.checkpoints.folder import read_config
 from d2v.commands import import_
 from d2v.errors import UserError
 
@@ -43,7 +45,7 @@ def random_model(kind: str, **settings: Any) -> Any:
 
 def import_folder(source: Path) -> Path:
     folder = source.with_name(f"{source.name}_imported")
-    import_.run(argparse.Namespace(source=source, output=folder, dict=None, tokenizer=None))
+    import_.run(argparse.Namespace(source=source, output=folder, dict=None, classes=None, tokenizer=None))
     return folder
 
 
@@ -120,3 +122,37 @@ def test_logits_of_a_recogniser(tmp_path: Path, blank: int) -> None:
         official = model(waveform).logits
     order = [vocabulary["[UNK]" if symbol == "<unk>" else symbol] for symbol in symbols]
     torch.testing.assert_close(ours, official[..., order], atol=1e-5, rtol=1e-5)
+
+
+def test_logits_of_a_classifier(tmp_path: Path) -> None:
+    """Its two linear layers with nothing between them are one."""
+    model = random_model("Data2VecAudioForSequenceClassification", num_labels=3, classifier_proj_size=20)
+    model.save_pretrained(tmp_path / "model")
+    folder = import_folder(tmp_path / "model")
+    head = load_classifier_head(folder)
+    assert head is not None
+    assert (head.kind, head.pool, head.names, sorted(head.weights)) == (
+        "linear", "mean", None, ["proj.bias", "proj.weight"],
+    )  # fmt: skip
+    assert read_config(folder)["left_out"] == []
+    waveform = torch.randn(2, 1600)
+    with torch.no_grad():
+        ours = torch.nn.functional.linear(
+            d2v.load(folder).embed(waveform), head.weights["proj.weight"], head.weights["proj.bias"]
+        )
+        torch.testing.assert_close(ours, model(waveform).logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("Data2VecAudioForSequenceClassification", {"use_weighted_layer_sum": True}),
+        ("Data2VecAudioForAudioFrameClassification", {}),
+    ],
+)
+def test_a_head_that_ours_cannot_be_is_left_out(tmp_path: Path, kind: str, settings: dict[str, Any]) -> None:
+    model = random_model(kind, **settings)
+    model.save_pretrained(tmp_path / "model")
+    folder = import_folder(tmp_path / "model")
+    assert load_classifier_head(folder) is None
+    assert "classifier.weight" in read_config(folder)["left_out"]

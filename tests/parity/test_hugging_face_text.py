@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 import d2v
+from d2v.checkpoints.classifier_head import load_classifier_head
 from d2v.checkpoints.folder import read_config
 from d2v.checkpoints.load import load_method
 from d2v.commands import import_
@@ -45,7 +47,7 @@ def random_model(kind: str, settings: dict[str, Any], noise: float = 0.1) -> Any
 
 def import_folder(source: Path) -> Path:
     folder = source.with_name(f"{source.name}_imported")
-    import_.run(argparse.Namespace(source=source, output=folder, dict=None, tokenizer=None))
+    import_.run(argparse.Namespace(source=source, output=folder, dict=None, classes=None, tokenizer=None))
     return folder
 
 
@@ -104,19 +106,33 @@ def test_other_settings(tmp_path: Path) -> None:
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("kind", "left_out"),
-    [
-        ("Data2VecTextForSequenceClassification", "classifier.out_proj.weight"),
-        ("Data2VecTextForMaskedLM", "lm_head.dense.weight"),
-    ],
-)
-def test_a_model_with_a_head_gives_its_encoder(tmp_path: Path, kind: str, left_out: str) -> None:
-    model = random_model(kind, SMALL)
+@pytest.mark.parametrize("labels", [{0: "no", 1: "yes"}, {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"}, {0: "LABEL_0"}])
+def test_a_classifier_gives_its_encoder_and_head(tmp_path: Path, labels: dict[int, str]) -> None:
+    model = random_model("Data2VecTextForSequenceClassification", {**SMALL, "id2label": labels})
     model.save_pretrained(tmp_path / "model")
     folder = import_folder(tmp_path / "model")
-    assert left_out in read_config(folder)["left_out"]
-    assert ("fine-tuned" in read_config(folder)["source"]["layout"]) == ("Classification" in kind)
+    config, head = read_config(folder), load_classifier_head(folder)
+    assert head is not None
+    assert config["left_out"] == []
+    assert config["source"]["layout"].endswith("fine-tuned")
+    assert (head.kind, head.pool, head.task) == ("tanh", "cls", "regression" if len(labels) == 1 else "single")
+    assert head.names == (("no", "yes") if len(labels) == 2 else None)
+    assert_same_features(model.base_model, folder, (12, 5))
+    ids, _ = padded_ids(60, (12, 12))
+    with torch.no_grad():
+        x = F.linear(
+            d2v.load(folder).embed(ids, pool="cls"), head.weights["hidden.weight"], head.weights["hidden.bias"]
+        )
+        ours = F.linear(x.tanh(), head.weights["proj.weight"], head.weights["proj.bias"])
+        torch.testing.assert_close(ours, model(ids).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_a_language_model_gives_its_encoder(tmp_path: Path) -> None:
+    model = random_model("Data2VecTextForMaskedLM", SMALL)
+    model.save_pretrained(tmp_path / "model")
+    folder = import_folder(tmp_path / "model")
+    assert "lm_head.dense.weight" in read_config(folder)["left_out"]
+    assert "fine-tuned" not in read_config(folder)["source"]["layout"]
     assert_same_features(model.base_model, folder, (12, 5))
 
 

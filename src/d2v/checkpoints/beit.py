@@ -2,21 +2,24 @@
 
 from typing import Any
 
-from d2v.checkpoints.layout import Imported, given, model_state, one_norm
+from d2v.checkpoints import published
+from d2v.checkpoints.layout import Imported, given, model_state, one_norm, tensor
 from d2v.checkpoints.recipe import node
 from d2v.checkpoints.vision import example, shown, sizes
 from d2v.checkpoints.vision_v1 import (
-    FINE_TUNED,
+    Grid,
     add_unused,
     block_masking,
     block_numbers,
     encoder_weights,
+    ends_without_norm,
     find_grid,
     num_heads,
     student,
+    take_classifier,
 )
 
-_PUBLISHED = {
+PUBLISHED = {
     "num_mask_patches": 120,
     "max_mask_patches_per_block": 196,
     "post_target_layer_norm": True,
@@ -45,9 +48,10 @@ def convert(content: dict[str, Any]) -> Imported:
     """
     args = given(content.get("args"))
     notes: list[str] = []
-    if not {"target_layers", "num_mask_patches"} <= args.keys():
+    pretrained = {"target_layers", "num_mask_patches"} <= args.keys()
+    if not pretrained:
         known: dict[str, Any] = {key: args[key] for key in ("window_size", "layer_scale_init_value") if key in args}
-        args = {**_PUBLISHED, **known}
+        args = {**PUBLISHED, **known}
         notes.append("the settings of the pretraining are not in the file: those of the published Base run are taken")
 
     state = model_state(content)
@@ -64,6 +68,8 @@ def convert(content: dict[str, Any]) -> Imported:
         left_out += [f"model_ema.{key}" for key in left_out_ema]
         prefixes.append("teacher.encoder.")
     grid = find_grid(weights, args.get("window_size"), sizes(weights)["patch_size"])
+    if not ends_without_norm(state):
+        tensor(weights, "student.transformer.output_norm.weight", dims=1)
     recipe = student(
         weights,
         grid,
@@ -72,37 +78,44 @@ def convert(content: dict[str, Any]) -> Imported:
         attention_dropout=args.get("attn_drop_rate", 0.0),
         drop_path=args.get("drop_path", 0.0),
     )
-    if "fc_norm.weight" in state:
-        notes.append(FINE_TUNED)
-    for prefix in prefixes:
-        if add_unused(weights, prefix, "masked_input.mask_token", 0.0) and prefix == "student.":
-            notes.append("the file holds no mask embedding, as fine-tuned models have none: it is zero")
-        if "head.weight" in state and add_unused(weights, prefix, "transformer.output_norm.weight", 1.0):
-            add_unused(
-                weights, prefix, "transformer.output_norm.bias", 0.0
-            )  # a linear classifier's norm has no weights
+    missing = [add_unused(weights, prefix, "masked_input.mask_token", 0.0) for prefix in prefixes]
+    if missing[0]:
+        notes.append("the file holds no mask embedding, as fine-tuned models have none: it is zero")
+    if pretrained:
+        notes += published.differences(args, published.by_width(published.V1_VISION, recipe["init_args"]["width"]))
     start, end = args.get("ema_decay_init", 0.999), args.get("ema_decay", 0.9998)
     return Imported(
-        layout="data2vec_vision (BEiT) data2vec 1.0 vision"
-        + ("" if "lm_head.weight" in state else ", without its head"),
+        layout="data2vec_vision (BEiT) data2vec 1.0 vision" + _state_of(state),
         licence="CC-BY-NC 4.0 if these are the published weights",
-        method={
-            "student": recipe,
-            "masking": block_masking(args, grid, notes),
-            "targets": _targets(args, recipe["init_args"]["depth"], notes),
-            "head": node("d2v.model.heads.LinearHead"),
-            "loss": _loss(args, notes),
-            "cls_loss": None,
-            "num_masks": 1,
-            "shared_with_teacher": [],
-        },
+        method=method(recipe, args, grid, notes),
         ema={"start": start, "end": end, "anneal_steps": args.get("ema_start_at", 0)},
         weights=weights,
         example=example(recipe["init_args"]["width"]),
         sizes=shown(recipe),
+        classifier=take_classifier(state, weights, left_out, notes),
         left_out=left_out,
         notes=notes,
     )
+
+
+def method(recipe: dict[str, Any], args: dict[str, Any], grid: Grid, notes: list[str]) -> dict[str, Any]:
+    """The recipe of 1.0's method on pictures around a student, by BEiT's settings."""
+    return {
+        "student": recipe,
+        "masking": block_masking(args, grid, notes),
+        "targets": _targets(args, recipe["init_args"]["depth"], notes),
+        "head": node("d2v.model.heads.LinearHead"),
+        "loss": _loss(args, notes),
+        "cls_loss": None,
+        "num_masks": 1,
+        "shared_with_teacher": [],
+    }
+
+
+def _state_of(state: dict[str, Any]) -> str:
+    if "lm_head.weight" in state:
+        return ""
+    return ", fine-tuned" if "head.weight" in state else ", without its head"
 
 
 def _targets(args: dict[str, Any], depth: int, notes: list[str]) -> dict[str, Any]:

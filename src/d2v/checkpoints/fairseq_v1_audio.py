@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from d2v.checkpoints import fairseq_v1, speech
+from d2v.checkpoints import fairseq_v1, published, speech
 from d2v.checkpoints.ctc_head import take_fairseq_head
 from d2v.checkpoints.fairseq_settings import (
     contradictions,
@@ -109,7 +109,9 @@ def convert(content: dict[str, Any]) -> Imported:
         "encoder_embed_dim": (settings.get("encoder_embed_dim", 768), arguments["width"]),
         "pos_conv_depth": (settings.get("pos_conv_depth", 1), arguments["position_layers"]),
     }
-    notes += ignored(settings, "cfg.model", _OFF) + (contradictions(said) if known else [])
+    notes += ignored(settings, "cfg.model", _OFF)
+    if known:
+        notes += contradictions(said) + published.differences(settings, published.V1_AUDIO)
     return Imported(
         layout="fairseq data2vec 1.0 audio" + (", fine-tuned with CTC" if ctc else ""),
         licence="MIT (fairseq)",

@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from d2v.checkpoints import fairseq_v1, text
+from d2v.checkpoints import fairseq_v1, published, text
+from d2v.checkpoints.classifier_head import take_fairseq_text_head
 from d2v.checkpoints.fairseq_settings import (
     contradictions,
     ema_schedule,
@@ -61,7 +62,7 @@ def matches(content: dict[str, Any]) -> bool:
 
 
 def convert(content: dict[str, Any]) -> Imported:
-    """Translate a checkpoint, pretrained or fine-tuned (whose classifier is left out).
+    """Translate a checkpoint, pretrained or fine-tuned.
 
     What the tensors tell is taken from them; missing settings are those of the published run, which no default of the
     code resembles.
@@ -97,7 +98,9 @@ def convert(content: dict[str, Any]) -> Imported:
     weights.update(teacher)
     head = _head(weights, left_out, notes)
 
-    masking, tokens = _masking(task_settings(content), notes)
+    task = task_settings(content)
+    notes += published.differences(published.flat(settings, "task", task), published.V1_TEXT)
+    masking, tokens = _masking(task, notes)
     width = len(weights.get("student.transformer.input_norm.weight", ())) or 64
     student = text.student(
         weights,
@@ -121,15 +124,18 @@ def convert(content: dict[str, Any]) -> Imported:
     notes += contradictions(
         {name: (part[key], arguments[ours]) for name, (key, part, ours) in said.items() if key in part}
     )
+    fine_tuned = _is_classifier(left_out)
+    classifier = take_fairseq_text_head(content, state, arguments["width"], left_out, notes)
     unknown = left_out + [f"encoder._ema.{key}" for key in left_out_ema]
     return Imported(
-        layout="fairseq data2vec 1.0 text" + (", fine-tuned" if _is_classifier(left_out) else ""),
+        layout="fairseq data2vec 1.0 text" + (", fine-tuned" if fine_tuned else ""),
         licence="MIT (fairseq)",
         method=method(student, settings, masking, head, shared, notes),
         ema=ema_schedule(settings),
         weights=weights,
         example=text.example(arguments["width"]),
         sizes=text.shown(student),
+        classifier=classifier,
         left_out=[name for name in unknown if not name.endswith(".version")],  # counts changes of fairseq's code
         notes=notes,
     )
@@ -213,8 +219,8 @@ def _masking(task: dict[str, Any], notes: list[str]) -> tuple[dict[str, Any], di
     if task["mask_multiple_length"] == 1:
         return node("d2v.model.masking.RandomMasking", mask_ratio=task["mask_prob"]), tokens
     spans = {"mask_prob": task["mask_prob"], "mask_length": task["mask_multiple_length"]}
-    published = (_MASKING["mask_prob"], int(_MASKING["mask_multiple_length"]))
-    return fairseq_v1.span_masking(spans, published, notes), tokens
+    usual = (_MASKING["mask_prob"], int(_MASKING["mask_multiple_length"]))
+    return fairseq_v1.span_masking(spans, usual, notes), tokens
 
 
 def _is_classifier(left_out: list[str]) -> bool:

@@ -2,12 +2,12 @@
 
 from typing import Any
 
+from d2v.checkpoints.classifier_head import take_head
 from d2v.checkpoints.fairseq_settings import ema_schedule, model_settings, regression_loss, targets
-from d2v.checkpoints.layout import Imported, model_state
+from d2v.checkpoints.layout import Imported, model_state, tensor
 from d2v.checkpoints.recipe import node
 from d2v.checkpoints.vision import example, shown, sizes
 from d2v.checkpoints.vision_v1 import (
-    FINE_TUNED,
     add_unused,
     block_masking,
     encoder_weights,
@@ -41,8 +41,13 @@ def convert(content: dict[str, Any]) -> Imported:
     encoder = sizes(weights)
     if add_unused(weights, "student.", "masked_input.mask_token", 0.0):
         notes.append("the file holds no mask embedding, as fine-tuned models have none: it is zero")
-    if "fc_norm.weight" in state:
-        notes.append(FINE_TUNED)
+    tensor(weights, "student.transformer.output_norm.weight", dims=1)  # there with a classifier too
+    parts = {"norm": "fc_norm"} if "fc_norm.weight" in state else {}
+    classifier = take_head(
+        state, {**parts, "proj": "head"}, width=encoder["width"], pool="mean", left_out=left_out, notes=notes
+    )
+    if classifier is not None:
+        notes.append("fairseq's classifier leaves the first patch out of the mean as well as CLS; d2v's does not")
 
     transformer_only = settings.get("ema_transformer_only", True)
     if teacher:
@@ -70,7 +75,7 @@ def convert(content: dict[str, Any]) -> Imported:
         drop_path=settings.get("drop_path", 0.1),
     )
     return Imported(
-        layout="fairseq data2vec 1.0 vision",
+        layout="fairseq data2vec 1.0 vision" + (", fine-tuned" if "head.weight" in state else ""),
         licence="MIT (fairseq)",
         method={
             "student": recipe,
@@ -86,6 +91,7 @@ def convert(content: dict[str, Any]) -> Imported:
         weights=weights,
         example=example(encoder["width"]),
         sizes=shown(recipe),
+        classifier=classifier,
         left_out=left_out + [f"_ema.{key}" for key in left_out_ema],
         notes=notes,
     )

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from d2v.checkpoints import fairseq_v2, speech
+from d2v.checkpoints import fairseq_v2, published, speech
 from d2v.checkpoints.ctc_head import take_fairseq_head
 from d2v.checkpoints.fairseq_settings import contradictions, ema_schedule, ignored
 from d2v.checkpoints.fairseq_v2 import V2Checkpoint
@@ -47,8 +47,8 @@ def convert(content: dict[str, Any]) -> Imported:
     fairseq_v2.add_teacher(checkpoint, _encoder_name)
     transformer = fairseq_v2.transformer(checkpoint)
     _flatten_alibi(checkpoint, transformer["num_heads"])
-    published = {"decoder_width": 384, "num_layers": 4, "kernel_size": 7, "input_dropout": 0.1}
-    head = fairseq_v2.decoder(checkpoint, "d2v.model.heads.ConvDecoder1d", published)
+    defaults = {"decoder_width": 384, "num_layers": 4, "kernel_size": 7, "input_dropout": 0.1}
+    head = fairseq_v2.decoder(checkpoint, "d2v.model.heads.ConvDecoder1d", defaults)
     name = "cfg.model.modalities.audio.feature_encoder_spec"
     strides = speech.strides(audio.get("feature_encoder_spec"), name, weights, notes)
     student = speech.student(
@@ -79,6 +79,8 @@ def convert(content: dict[str, Any]) -> Imported:
         "modalities.audio.conv_pos_depth": (audio.get("conv_pos_depth", 5), arguments["position_layers"]),
     }
     notes += contradictions(said)
+    recipe = published.by_width(published.V2_AUDIO, arguments["width"])
+    notes += published.differences(published.flat(settings, "audio", audio), recipe)
     return Imported(
         layout="fairseq data2vec 2.0 audio" + (", fine-tuned with CTC" if ctc else ""),
         licence="MIT (fairseq)",

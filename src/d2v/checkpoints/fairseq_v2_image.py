@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from d2v.checkpoints import fairseq_v2
+from d2v.checkpoints import fairseq_v2, published
+from d2v.checkpoints.classifier_head import take_head
 from d2v.checkpoints.fairseq_settings import contradictions, ema_schedule
-from d2v.checkpoints.layout import Imported, count, expect_shape, first_match
+from d2v.checkpoints.layout import Imported, ImportedClassifier, count, expect_shape, first_match
 from d2v.checkpoints.recipe import node
 from d2v.checkpoints.vision import example, image_size, shown, sizes, square
 
@@ -22,7 +23,7 @@ def matches(content: dict[str, Any]) -> bool:
 
 
 def convert(content: dict[str, Any]) -> Imported:
-    """Translate a 2.0 image checkpoint, pretrained or fine-tuned (whose classifier is left out).
+    """Translate a 2.0 image checkpoint, pretrained or fine-tuned.
 
     What the tensors tell is taken from them; missing settings are fairseq's defaults.
 
@@ -68,16 +69,43 @@ def convert(content: dict[str, Any]) -> Imported:
         "modalities.image.patch_size": (image.get("patch_size", 16), patch_size),
     }
     notes += contradictions(said)
+    recipe = published.by_width(published.V2_IMAGE, encoder["width"])
+    notes += published.differences(published.flat(settings, "image", image), recipe)
+    classifier = _classifier(content, checkpoint, student["init_args"])
     return Imported(
-        layout="fairseq data2vec 2.0 image",
+        layout="fairseq data2vec 2.0 image" + (", fine-tuned" if "head.weight" in checkpoint.state else ""),
         licence=fairseq_v2.LICENCE,
         method=fairseq_v2.method(checkpoint, student, masking, head, cls_loss),
         ema=ema_schedule(settings),
         weights=weights,
         example=example(encoder["width"]),
         sizes=shown(student),
+        classifier=classifier,
         left_out=checkpoint.left_out,
         notes=notes,
+    )
+
+
+def _classifier(
+    content: dict[str, Any], checkpoint: fairseq_v2.V2Checkpoint, student: dict[str, Any]
+) -> ImportedClassifier | None:
+    """Head of ``mae_image_classification``: a norm (``use_fc_norm``, eps 1e-6 always) and a linear layer."""
+    config = content.get("cfg")
+    model = config.get("model") if isinstance(config, dict) else None
+    mode = str((model if isinstance(model, dict) else {}).get("prediction_mode", "MEAN_POOLING")).rpartition(".")[2]
+    if "head.weight" in checkpoint.state and mode not in ("MEAN_POOLING", "CLS_TOKEN"):
+        checkpoint.notes.append(f"the classifier is left out: its prediction_mode is {mode}, which d2v has not")
+        return None
+    parts = {"norm": "fc_norm"} if any(key.startswith("fc_norm.") for key in checkpoint.state) else {}
+    if parts and student["eps"] != 1e-6:
+        checkpoint.notes.append(f"the classifier's norm had eps 1e-6; here it has the encoder's, {student['eps']}")
+    return take_head(
+        checkpoint.state,
+        {**parts, "proj": "head"},
+        width=student["width"],
+        pool="cls" if mode == "CLS_TOKEN" else "mean",
+        left_out=checkpoint.left_out,
+        notes=checkpoint.notes,
     )
 
 

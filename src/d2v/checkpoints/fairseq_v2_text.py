@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from d2v.checkpoints import fairseq_v2, text
+from d2v.checkpoints import fairseq_v2, published, text
+from d2v.checkpoints.classifier_head import take_fairseq_text_head
 from d2v.checkpoints.fairseq_settings import contradictions, ema_schedule, ignored
 from d2v.checkpoints.layout import SHAREABLE, Imported, first_match
 from d2v.checkpoints.recipe import node
@@ -34,7 +35,7 @@ def matches(content: dict[str, Any]) -> bool:
 
 
 def convert(content: dict[str, Any]) -> Imported:
-    """Translate a 2.0 text checkpoint, pretrained or fine-tuned (whose classifier is left out).
+    """Translate a 2.0 text checkpoint, pretrained or fine-tuned.
 
     What the tensors tell is taken from them; missing settings are fairseq's defaults.
 
@@ -76,15 +77,19 @@ def convert(content: dict[str, Any]) -> Imported:
         "modalities.text.max_source_positions": (section.get("max_source_positions", 512), arguments["max_positions"]),
     }
     notes += contradictions(said)
-    classifier = any("classification_head" in name for name in checkpoint.left_out)
+    recipe = published.by_width(published.V2_TEXT, arguments["width"])
+    notes += published.differences(published.flat(settings, "text", section), recipe)
+    fine_tuned = any("classification_head" in name for name in checkpoint.left_out)
+    classifier = take_fairseq_text_head(content, checkpoint.state, arguments["width"], checkpoint.left_out, notes)
     return Imported(
-        layout="fairseq data2vec 2.0 text" + (", fine-tuned" if classifier else ""),
+        layout="fairseq data2vec 2.0 text" + (", fine-tuned" if fine_tuned else ""),
         licence="MIT (fairseq)",
         method=fairseq_v2.method(checkpoint, student, _masking(section), head, cls_loss=None),
         ema=ema_schedule(settings),
         weights=weights,
         example=text.example(arguments["width"]),
         sizes=text.shown(student),
+        classifier=classifier,
         left_out=checkpoint.left_out,
         notes=notes,
     )

@@ -3,7 +3,8 @@
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,17 +57,41 @@ def write_folder(
     Raises:
         UserError: Something is there already, or the place cannot be written to.
     """
+    config = {"format": FORMAT, **config, **({"assets": list(assets)} if assets else {})}
+    texts = {**(assets or {}), CONFIG: json.dumps(config, indent=2) + "\n", "README.md": model_card}
+    write_files(folder, {WEIGHTS: weights, **(more or {})}, texts)
+
+
+def write_files(folder: Path, tensors: Mapping[str, StateDict], texts: Mapping[str, str]) -> None:
+    """Write a new folder of files, all of them or none.
+
+    Args:
+        folder: A new one.
+        tensors: Files in safetensors, by their names.
+        texts: Files of text, by their names.
+
+    Raises:
+        UserError: Something is there already, or the place cannot be written to.
+    """
+    with new_folder(folder) as unfinished:
+        for name, state in tensors.items():
+            save_file(_separate(state), unfinished / name, {"format": "pt"})
+        for name, text in texts.items():
+            (unfinished / name).write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write into, which is called ``folder`` if all went well, and is gone if not.
+
+    Raises:
+        UserError: Something is there already, or the place cannot be written to.
+    """
     require_empty(folder)
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
     try:
         unfinished.mkdir(parents=True)
-        for name, tensors in {WEIGHTS: weights, **(more or {})}.items():
-            save_file(_separate(tensors), unfinished / name, {"format": "pt"})
-        for name, text in (assets or {}).items():
-            (unfinished / name).write_text(text, encoding="utf-8")
-        config = {"format": FORMAT, **config, **({"assets": list(assets)} if assets else {})}
-        (unfinished / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
-        (unfinished / "README.md").write_text(model_card)
+        yield unfinished
         os.replace(unfinished, folder)
     except OSError as error:
         raise UserError(f"--output {folder}: cannot be written ({error.strerror or error})") from error

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from d2v.checkpoints import hugging_face_audio, hugging_face_text
+from d2v.checkpoints import hugging_face_audio, hugging_face_text, hugging_face_vision
 from d2v.checkpoints.hugging_face_files import CONFIG, read_json, read_weights
 from d2v.checkpoints.layout import Imported, given
 from d2v.errors import UserError
 
-_FAMILIES = {family.MODEL_TYPE: family for family in (hugging_face_audio, hugging_face_text)}
+_FAMILIES = {family.MODEL_TYPE: family for family in (hugging_face_audio, hugging_face_text, hugging_face_vision)}
 
 
 def matches(folder: Path) -> bool:
@@ -15,8 +15,8 @@ def matches(folder: Path) -> bool:
     return (folder / CONFIG).is_file() and "model_type" in read_json(folder / CONFIG)
 
 
-def convert(folder: Path) -> tuple[Imported, Path]:
-    """Translate a folder; returns the checkpoint and the file of its weights.
+def convert(folder: Path) -> tuple[Imported, list[Path]]:
+    """Translate a folder; returns the checkpoint and the files of its weights.
 
     Raises:
         UserError: It is a model of another kind, is not whole, or its weights cannot be read.
@@ -24,10 +24,10 @@ def convert(folder: Path) -> tuple[Imported, Path]:
     config = given(read_json(folder / CONFIG))
     family = _FAMILIES.get(str(config.get("model_type")))
     if family is None:
-        known = " and ".join(_FAMILIES)
+        known = ", ".join(_FAMILIES)
         raise UserError(f"a Hugging Face model of type {config.get('model_type')!r}: only {known} can be imported")
     for key, value in family.WANTED.items():
         if config.get(key, value) != value:
             raise UserError(f"{CONFIG}: {key} is {config[key]!r}; d2v's encoder has {value} only")
-    file, state = read_weights(folder)
-    return family.convert(folder, config, state), file
+    files, state = read_weights(folder)
+    return family.convert(folder, config, state), files

@@ -1,21 +1,25 @@
-"""``Data2VecAudioModel`` and ``Data2VecAudioForCTC`` of Hugging Face transformers, both data2vec 1.0."""
+"""``Data2VecAudioModel`` of Hugging Face transformers and its models with a head, all data2vec 1.0."""
 
 import re
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from d2v.checkpoints import speech
+from d2v.checkpoints.classifier_head import take_head
 from d2v.checkpoints.ctc_head import make_head
 from d2v.checkpoints.fairseq_v1_audio import PUBLISHED, mask_token_is_zero, method
+from d2v.checkpoints.hugging_face_classes import class_names, task
 from d2v.checkpoints.hugging_face_files import CONFIG, read_json
-from d2v.checkpoints.layout import CTCHead, Imported, first_match, join_qkv, rename
+from d2v.checkpoints.layout import CTCHead, Imported, ImportedClassifier, first_match, join_qkv, rename
 from d2v.errors import UserError
 
 MODEL_TYPE = "data2vec-audio"
 WANTED = {"hidden_act": "gelu", "feat_extract_activation": "gelu", "add_adapter": False, "conv_bias": False}
 """The only values of these settings that d2v's encoder has."""
 
-_ENCODER_PARTS = (
+ENCODER_PARTS = (
     (r"^feature_extractor\.conv_layers\.(\d+)\.conv\.", r"feature_extractor.layers.\1.conv."),
     (r"^feature_extractor\.conv_layers\.(\d+)\.layer_norm\.", r"feature_extractor.layers.\1.norm."),
     (r"^feature_projection\.layer_norm\.", "feature_extractor.norm."),
@@ -30,7 +34,7 @@ _ENCODER_PARTS = (
     (r"^encoder\.layers\.(\d+)\.feed_forward\.intermediate_dense\.", r"transformer.blocks.\1.mlp.0."),
     (r"^encoder\.layers\.(\d+)\.feed_forward\.output_dense\.", r"transformer.blocks.\1.mlp.2."),
 )
-_PREFIX = "data2vec_audio."
+PREFIX = "data2vec_audio."
 
 
 def convert(folder: Path, config: dict[str, Any], state: dict[str, Any]) -> Imported:
@@ -44,13 +48,13 @@ def convert(folder: Path, config: dict[str, Any], state: dict[str, Any]) -> Impo
     Raises:
         UserError: It is not whole.
     """
-    state = {key.removeprefix(_PREFIX): value for key, value in state.items()}
+    state = {key.removeprefix(PREFIX): value for key, value in state.items()}
     speech.refuse_foreign(state, layer_norm_in_extractor=True)
 
     notes = ["the settings of the pretraining are not in the folder: those of the published Base run are taken"]
 
     def student_name(key: str) -> str | None:
-        name = first_match(key, _ENCODER_PARTS)
+        name = first_match(key, ENCODER_PARTS)
         return name and f"student.{name}"
 
     weights, left_out = rename(state, student_name)
@@ -73,8 +77,10 @@ def convert(folder: Path, config: dict[str, Any], state: dict[str, Any]) -> Impo
         layer_drop=config.get("layerdrop", 0.1),
     )
     width = student["init_args"]["width"]
+    classifier = _classifier(state, config, width, left_out, notes)
+    kind = ", fine-tuned with CTC" if ctc else ", fine-tuned" if classifier else ""
     return Imported(
-        layout="Hugging Face Data2VecAudio (data2vec 1.0)" + (", fine-tuned with CTC" if ctc else ""),
+        layout=f"Hugging Face Data2VecAudio (data2vec 1.0){kind}",
         licence="as its model card says (the published ones: Apache 2.0)",
         method=method(student, PUBLISHED, ["feature_extractor", "positions"], notes),
         ema={"start": 0.999, "end": 0.9999, "anneal_steps": PUBLISHED["ema_anneal_end_step"]},
@@ -82,6 +88,7 @@ def convert(folder: Path, config: dict[str, Any], state: dict[str, Any]) -> Impo
         example=speech.example(width),
         sizes=speech.shown(student),
         ctc=ctc,
+        classifier=classifier,
         left_out=left_out,
         notes=notes,
     )
@@ -114,6 +121,43 @@ def _ctc_head(
         raise UserError(f"{CONFIG}: pad_token_id is {blank!r}, and vocab.json has no such symbol")
     order = [blank, *(number for number in range(outputs) if number != blank)]
     return CTCHead(head.weight[order], head.bias[order], tuple(symbols[number] for number in order))
+
+
+def _classifier(
+    state: dict[str, Any], config: dict[str, Any], width: int, left_out: list[str], notes: list[str]
+) -> ImportedClassifier | None:
+    """The head of ``Data2VecAudioForSequenceClassification``: two linear layers around a mean over time, with nothing
+    between them, which are one linear layer behind the mean. Heads for frames and for speakers are none of ours."""
+    layers = ("projector.weight", "projector.bias", "classifier.weight", "classifier.bias")
+    tensors = [state.get(name) for name in layers]
+    if not any(isinstance(value, Tensor) for value in tensors[:2]) or "classifier.weight" not in state:
+        return None
+    if "tdnn.0.kernel.weight" in state or "objective.weight" in state:
+        return None
+    if "layer_weights" in state:
+        notes.append("the classifier is left out: it reads a weighted sum of all layers (use_weighted_layer_sum)")
+        return None
+    inner, inner_bias, outer, outer_bias = (value.double() if isinstance(value, Tensor) else None for value in tensors)
+    if (
+        inner is None or inner_bias is None or outer is None or outer_bias is None
+        or inner.shape != (len(inner_bias), width) or outer.shape != (len(outer_bias), len(inner_bias))
+    ):  # fmt: skip
+        notes.append(f"the classifier ({', '.join(layers)}) is not whole and is left out")
+        return None
+    left_out[:] = [name for name in left_out if not name.startswith("projector.")]
+    outputs = len(outer_bias)
+    joined = {"classifier.weight": outer @ inner, "classifier.bias": outer @ inner_bias + outer_bias}
+    notes.append("its projector and classifier, two linear layers with nothing between them, are one here")
+    return take_head(
+        joined,
+        {"proj": "classifier"},
+        width=width,
+        pool="mean",
+        left_out=left_out,
+        notes=notes,
+        names=class_names(config, outputs),
+        task=task(config),
+    )
 
 
 def _symbol(symbol: str) -> str:

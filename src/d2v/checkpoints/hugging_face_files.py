@@ -14,27 +14,53 @@ CONFIG = "config.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
-def read_weights(folder: Path) -> tuple[Path, dict[str, Any]]:
-    """The file of a folder's weights, and the tensors in it.
+def read_weights(folder: Path) -> tuple[list[Path], dict[str, Any]]:
+    """The files of a folder's weights, and the tensors in them.
 
     Raises:
-        UserError: There is none, it is one of several, or it cannot be read.
+        UserError: There are none, one of several is missing, or one cannot be read.
     """
     for name in _WEIGHTS:
-        file = folder / name
-        if not file.is_file():
-            continue
-        if file.suffix != ".safetensors":
-            return file, load_untrusted(file)
-        try:
-            return file, dict(load_file(file))
-        except (OSError, SafetensorError) as error:
-            raise UserError(f"{name}: not readable ({error})") from error
-    if (folder / "model.safetensors.index.json").is_file():
-        raise UserError(
-            "its weights are in several files; save it in one: model.save_pretrained(FOLDER, max_shard_size='99GB')"
-        )
-    raise UserError(f"holds neither {' nor '.join(_WEIGHTS)}")
+        for listed, files in ((name, _alone), (f"{name}.index.json", _shards)):
+            if (folder / listed).is_file():
+                found = files(folder / listed)
+                state: dict[str, Any] = {}
+                for file in found:
+                    state.update(_read(file))
+                return found, state
+    raise UserError(f"holds neither {' nor '.join(_WEIGHTS)}, nor an index of parts of one of them")
+
+
+def _alone(file: Path) -> list[Path]:
+    return [file]
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files that an index names, which lie beside it.
+
+    Raises:
+        UserError: One is missing, or does not lie there.
+    """
+    names = read_json(index).get("weight_map")
+    if not (isinstance(names, dict) and names and all(isinstance(name, str) for name in names.values())):
+        raise UserError(f"{index.name}: has no weight_map from tensors to files")
+    files = [index.with_name(name) for name in sorted(set(names.values())) if Path(name).name == name]
+    outside = [name for name in names.values() if Path(name).name != name]
+    if outside:
+        raise UserError(f"{index.name}: names {outside[0]}, and its files lie beside it")
+    missing = [file.name for file in files if not file.is_file()]
+    if missing:
+        raise UserError(f"{index.name}: {missing[0]} is missing ({len(missing)} of {len(files)} files)")
+    return files
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if file.suffix != ".safetensors":
+        return load_untrusted(file)
+    try:
+        return dict(load_file(file))
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file.name}: not readable ({error})") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

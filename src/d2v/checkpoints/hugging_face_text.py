@@ -4,7 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from d2v.checkpoints import text
+from d2v.checkpoints.classifier_head import take_head
 from d2v.checkpoints.fairseq_v1_text import PUBLISHED, method, published_masking
+from d2v.checkpoints.hugging_face_classes import class_names, task
 from d2v.checkpoints.layout import SHAREABLE, Imported, StateDict, first_match, join_qkv, rename
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
@@ -15,21 +17,20 @@ WANTED = {
 }  # fmt: skip
 """The only values of these settings that d2v's encoder has."""
 
-_ENCODER_PARTS = (
+ENCODER_PARTS = (
     (r"^embeddings\.word_embeddings\.weight$", "feature_extractor.embedding.weight"),
     (r"^embeddings\.position_embeddings\.weight$", "positions.table"),
     (r"^embeddings\.LayerNorm\.", "transformer.input_norm."),
-    (
-        r"^encoder\.layer\.(\d+)\.attention\.self\.([qkv])(?:uery|ey|alue)\.",
-        r"transformer.blocks.\1.attention.\2_proj.",
-    ),
+    (r"^encoder\.layer\.(\d+)\.attention\.self\.query\.", r"transformer.blocks.\1.attention.q_proj."),
+    (r"^encoder\.layer\.(\d+)\.attention\.self\.key\.", r"transformer.blocks.\1.attention.k_proj."),
+    (r"^encoder\.layer\.(\d+)\.attention\.self\.value\.", r"transformer.blocks.\1.attention.v_proj."),
     (r"^encoder\.layer\.(\d+)\.attention\.output\.dense\.", r"transformer.blocks.\1.attention.proj."),
     (r"^encoder\.layer\.(\d+)\.attention\.output\.LayerNorm\.", r"transformer.blocks.\1.norm1."),
     (r"^encoder\.layer\.(\d+)\.intermediate\.dense\.", r"transformer.blocks.\1.mlp.0."),
     (r"^encoder\.layer\.(\d+)\.output\.dense\.", r"transformer.blocks.\1.mlp.2."),
     (r"^encoder\.layer\.(\d+)\.output\.LayerNorm\.", r"transformer.blocks.\1.norm2."),
 )
-_PREFIX = "data2vec_text."
+PREFIX = "data2vec_text."
 _TYPES = "embeddings.token_type_embeddings.weight"
 _NUMBERS = "embeddings.position_ids"  # 0, 1, 2, ... in files of older versions
 
@@ -45,13 +46,13 @@ def convert(folder: Path, config: dict[str, Any], state: dict[str, Any]) -> Impo
     Raises:
         UserError: It is not whole.
     """
-    state = {key.removeprefix(_PREFIX): value for key, value in state.items()}
+    state = {key.removeprefix(PREFIX): value for key, value in state.items()}
     types = state.pop(_TYPES, None)
     state.pop(_NUMBERS, None)
     notes = ["the settings of the pretraining are not in the folder: those of the published Base run are taken"]
 
     def student_name(key: str) -> str | None:
-        name = first_match(key, _ENCODER_PARTS)
+        name = first_match(key, ENCODER_PARTS)
         return name and f"student.{name}"
 
     weights, left_out = rename(state, student_name)
@@ -66,14 +67,27 @@ def convert(folder: Path, config: dict[str, Any], state: dict[str, Any]) -> Impo
         dropout=config.get("hidden_dropout_prob", 0.1),
         attention_dropout=config.get("attention_probs_dropout_prob", 0.1),
     )
+    width, fine_tuned = student["init_args"]["width"], _is_classifier(left_out)
+    outputs = len(state["classifier.out_proj.bias"]) if "classifier.out_proj.bias" in state else 0
+    classifier = take_head(
+        state,
+        {"hidden": "classifier.dense", "proj": "classifier.out_proj"},
+        width=width,
+        pool="cls",
+        left_out=left_out,
+        notes=notes,
+        names=class_names(config, outputs),
+        task=task(config),
+    )
     return Imported(
-        layout="Hugging Face Data2VecText (data2vec 1.0)" + (", fine-tuned" if _is_classifier(left_out) else ""),
+        layout="Hugging Face Data2VecText (data2vec 1.0)" + (", fine-tuned" if fine_tuned else ""),
         licence="as its model card says (the published one: MIT)",
         method=method(student, PUBLISHED, published_masking(), node("d2v.model.heads.MLPHead"), list(SHAREABLE), notes),
         ema={"start": 0.999, "end": 0.9999, "anneal_steps": PUBLISHED["ema_anneal_end_step"]},
         weights=weights,
-        example=text.example(student["init_args"]["width"]),
+        example=text.example(width),
         sizes=text.shown(student),
+        classifier=classifier,
         left_out=left_out,
         notes=notes,
     )

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -39,6 +39,24 @@ class CTCHead:
     """What each output stands for, the blank first; None: not known."""
 
 
+ClassifierTask = Literal["single", "multi", "regression"]
+"""One class each, any number of labels, or a score."""
+
+
+@dataclass(frozen=True)
+class ImportedClassifier:
+    """The head of a fine-tuned classifier, as ``finetuning/classifier_heads.py`` has it."""
+
+    kind: Literal["linear", "tanh"]
+    weights: StateDict
+    """State dict of our head: ``norm`` (where it has one), ``hidden`` (tanh), ``proj``; weight and bias of each."""
+    pool: Literal["mean", "cls"]
+    """What it was trained to read."""
+    names: tuple[str, ...] | None
+    """Of its classes; None: not known, they are called by their numbers."""
+    task: ClassifierTask
+
+
 @dataclass(frozen=True)
 class Imported:
     """A checkpoint in our terms."""
@@ -58,6 +76,8 @@ class Imported:
     """What is worth showing of the encoder beside its width, blocks and heads."""
     ctc: CTCHead | None = None
     """The head of a recogniser, if it is one."""
+    classifier: ImportedClassifier | None = None
+    """The head of a classifier, if it is one that ours can be."""
     left_out: list[str] = field(default_factory=list)
     """Entries of the source that nothing of ours corresponds to."""
     notes: list[str] = field(default_factory=list)

@@ -4,6 +4,8 @@ import inspect
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from d2v.checkpoints import hub
+from d2v.checkpoints.changes import adapt_weights
 from d2v.checkpoints.folder import (
     in_short,
     is_folder,
@@ -31,16 +33,18 @@ def load(path: str | Path, weights: Weights = "student", **changes: Any) -> Enco
 
     Args:
         path: A ``.ckpt`` of ours, the folder of a run (its ``checkpoints/last.ckpt``, else the newest), or a folder
-            that `d2v import` or `d2v export` wrote.
+            that `d2v import` or `d2v export` wrote; ``hf://owner/name[@revision]``: such a folder, downloaded from the
+            Hugging Face hub.
         weights: The student's, or the teacher's moving average of them.
-        changes: Arguments of the encoder that differ from the checkpoint's, such as ``layer_drop=0.1``.
+        changes: Arguments of the encoder that differ from the checkpoint's, such as ``layer_drop=0.1``. At another
+            ``image_size`` tables of positions are interpolated.
 
     Raises:
         UserError: There is no such checkpoint, it is a foreign one, it is damaged, or the encoder has no such argument.
     """
     if weights not in get_args(Weights):
         raise UserError(f"weights={weights!r}: give one of {', '.join(get_args(Weights))}")
-    recipe, state, assets = _read(Path(path))
+    recipe, state, assets = _read(_local(path))
     encoder = build(_changed(recipe, changes))
     if not isinstance(encoder, Encoder):
         raise UserError(f"{path}: its student is a {type(encoder).__name__}, and no encoder")
@@ -49,6 +53,8 @@ def load(path: str | Path, weights: Weights = "student", **changes: Any) -> Enco
         found = _with_borrowed(_part(state, _TEACHER), found)
         if not found:
             raise UserError(f"{path}: holds no teacher; load it with weights='student'")
+    if changes:
+        found = adapt_weights(found, recipe, encoder, changes)
     problems = mismatches(encoder.state_dict(), found)
     if problems:
         raise UserError(f"{path}: the weights do not fit the encoder: {in_short(problems)}")
@@ -128,13 +134,25 @@ def init_weights(method: Data2Vec, path: str | Path) -> list[str]:
     return notes
 
 
+def _local(path: str | Path) -> Path:
+    """The path, or where a model of the hub was downloaded to."""
+    folder = hub.local_path(path)
+    if hub.is_remote(path):
+        try:
+            read_config(folder)
+        except UserError as error:
+            how = f"import it first (d2v import {path} --output FOLDER), and load FOLDER"
+            raise UserError(f"{path}: no model of d2v; {how}") from error
+    return folder
+
+
 def _read(path: Path) -> tuple[dict[str, Any], StateDict, dict[str, str]]:
     """Recipe of the student, the method's state dict, and the encoder's assets."""
     path = path.expanduser()
     if is_folder(path):
         config = read_config(path)
         return config["method"].get("student", {}), read_weights(path), read_assets(path, config)
-    file = _newest_checkpoint(path) if path.is_dir() else path
+    file = newest_checkpoint(path) if path.is_dir() else path
     content = load_untrusted(file)
     state = content.get("state_dict")
     ours = content.get("d2v")
@@ -146,7 +164,7 @@ def _read(path: Path) -> tuple[dict[str, Any], StateDict, dict[str, str]]:
     return ours["student"], _part(state, "method."), dict(ours.get("assets", {}))
 
 
-def _newest_checkpoint(folder: Path) -> Path:
+def newest_checkpoint(folder: Path) -> Path:
     """``last.ckpt`` of a run, else its newest checkpoint."""
     places = [place for place in (folder / "checkpoints", folder) if place.is_dir()]
     for place in places:

@@ -21,15 +21,17 @@ from d2v.errors import UserError
 _LAYOUTS = (
     fairseq_v2_image, fairseq_v2_audio, fairseq_v2_text, fairseq_v1_vision, fairseq_v1_audio, fairseq_v1_text, beit,
 )  # fmt: skip
-_HUGGING_FACE = ("feature_extractor.conv_layers.0.conv.weight", "embeddings.word_embeddings.weight")
+_HUGGING_FACE = (
+    "feature_extractor.conv_layers.0.conv.weight", "embeddings.word_embeddings.weight", "embeddings.patch_embeddings.",
+)  # fmt: skip
 _KNOWN = (
     "fairseq's data2vec 1.0 and 2.0 of vision, speech and text, data2vec_vision's (BEiT's code), pretrained or "
-    "fine-tuned, and folders of Hugging Face's Data2VecAudio and Data2VecText"
+    "fine-tuned, and folders of Hugging Face's Data2VecAudio, Data2VecText and Data2VecVision"
 )
 
 
-def read(source: Path) -> tuple[Imported, Path]:
-    """Read a checkpoint, or a folder of Hugging Face; returns what it holds and the file of its weights.
+def read(source: Path) -> tuple[Imported, list[Path]]:
+    """Read a checkpoint, or a folder of Hugging Face; returns what it holds and the files of its weights.
 
     Raises:
         UserError: It is neither, or broken; the message begins with ``source``.
@@ -38,7 +40,7 @@ def read(source: Path) -> tuple[Imported, Path]:
         content = load_untrusted(source)
     try:
         if not source.is_dir():
-            return convert(content), source
+            return convert(content), [source]
         if is_folder(source) and not hugging_face.matches(source):
             raise UserError("a folder of d2v itself, which needs no import: give it to d2v.load or --checkpoint")
         if not hugging_face.matches(source):

@@ -1,12 +1,14 @@
 """Reading files that others wrote, without running anything that stands in them."""
 
 import re
+import zipfile
 from pathlib import Path
 from typing import Any, Self
 
 import numpy
 import torch
 
+from d2v.checkpoints.pickle_names import foreign_names
 from d2v.errors import UserError
 
 
@@ -82,21 +84,34 @@ def load_untrusted(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: no such file")
     try:
         with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in _STAND_INS.items()]):
-            content = plain(torch.load(path, map_location="cpu", weights_only=True))
+            # Mapped, a file's optimizer states and whatever else is not used never come into memory.
+            content = plain(torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)))
     except Exception as error:  # torch raises half a dozen types for a damaged or a refused file
-        message = str(error)
-        wanted = re.search(r"GLOBAL (\S+)|(?:reduce for unrecognized function|but got) ([^\n]{1,120})", message)
-        if wanted:
-            raise UserError(
-                f"{path}: refused, because loading it would use {wanted[1] or wanted[2]}. A checkpoint of weights "
-                "needs tensors and plain containers only; if you trust its origin, save it again without that object."
-            ) from error
-        said = re.search(r"WeightsUnpickler error:\s*(\S.*)", message) or re.search(r"(\S.*)", message)
-        reason = said[1][:200] if said and " " in said[1] else "damaged, or another kind of file"
-        raise UserError(f"{path}: not a readable torch checkpoint ({reason})") from error
+        raise refusal(path, error) or UserError(
+            f"{path}: not a readable torch checkpoint ({_reason(error)})"
+        ) from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, where a checkpoint is a dict")
     return content
+
+
+def refusal(path: str | Path, error: Exception) -> UserError | None:
+    """What to say of a file that torch's weights-only unpickler refused for what it wants; None: for another reason."""
+    said = re.search(r"GLOBAL (\S+)|(?:reduce for unrecognized function|but got) ([^\n]{1,120})", str(error))
+    # Some forms it refuses by their opcode, before it comes to a name.
+    wanted = said[1] or said[2] if said else ", ".join(foreign_names(Path(path))[:5])
+    if not wanted:
+        return None
+    return UserError(
+        f"{path}: refused, because loading it would use {wanted}. A checkpoint of weights needs "
+        "tensors and plain containers only; if you trust its origin, save it again without that object."
+    )
+
+
+def _reason(error: Exception) -> str:
+    message = str(error)
+    said = re.search(r"WeightsUnpickler error:\s*(\S.*)", message) or re.search(r"(\S.*)", message)
+    return said[1][:200] if said and " " in said[1] else "damaged, or another kind of file"
 
 
 def plain(value: Any) -> Any:

@@ -6,16 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from d2v.checkpoints.layout import StateDict, expect_shape, first_match, rename
+from d2v.checkpoints.classifier_head import take_head
+from d2v.checkpoints.layout import ImportedClassifier, StateDict, expect_shape, first_match, rename
 from d2v.checkpoints.recipe import node
 from d2v.checkpoints.vision import image_size, sizes, square
 from d2v.errors import UserError
-
-FINE_TUNED = (
-    "fine-tuned with mean pooling: the official model has no norm before the mean and fc_norm after it; here fc_norm "
-    "is the encoder's output norm, so `tokens` are normalised one by one. What the official classifier reads is "
-    "`encoder.transformer.output_norm(encoder.embed(x, layer=-1))`"
-)
 
 Grid = tuple[int, int]
 
@@ -26,7 +21,7 @@ _ENCODER_PARTS = (
     (r"^pos_embed$", "positions"),  # CLS and patches in one; split below
     (r"^rel_pos_bias\.relative_position_bias_table$", "attention_bias.table"),
     (r"^blocks\.(\d+)\.attn\.relative_position_bias_table$", r"attention_bias.table.\1"),
-    (r"^(?:norm|fc_norm)\.", "transformer.output_norm."),
+    (r"^norm\.", "transformer.output_norm."),
     (r"^blocks\.", "transformer.blocks."),
 )
 
@@ -72,6 +67,40 @@ def add_unused(weights: StateDict, prefix: str, name: str, value: float) -> bool
     return True
 
 
+def take_classifier(
+    state: dict[str, Any], weights: StateDict, left_out: list[str], notes: list[str]
+) -> ImportedClassifier | None:
+    """The head of BEiT's classifiers. One on the mean of the patches has a norm (``fc_norm``), and the encoder before
+    it ends without; one on the CLS token has none. The norm of a linear probe has no weights.
+
+    Args:
+        state: Official tensors.
+        weights: With the student's.
+        left_out: Loses the head's names if it is taken.
+        notes: Extended if it cannot be.
+    """
+    if "layer_log_weights" in state and "head.weight" in state:
+        notes.append("the classifier is left out: it reads a weighted sum of all layers (layer_log_weights)")
+        return None
+    width = sizes(weights)["width"]
+    if ends_without_norm(state) and "fc_norm.weight" not in state:
+        state = {**state, "fc_norm.weight": torch.ones(width), "fc_norm.bias": torch.zeros(width)}
+    norm = {"norm": "fc_norm"} if "fc_norm.weight" in state else {}
+    return take_head(
+        state,
+        {**norm, "proj": "head"},
+        width=width,
+        pool="mean" if norm else "cls",
+        left_out=left_out,
+        notes=notes,
+    )
+
+
+def ends_without_norm(state: dict[str, Any]) -> bool:
+    """Whether official tensors are of a model that was fine-tuned on the mean of its patches."""
+    return "norm.weight" not in state and ("fc_norm.weight" in state or "head.weight" in state)
+
+
 def find_grid(weights: StateDict, window: Any, patch_size: int) -> Grid:
     """(rows, columns) of patches that the student's tables are made for.
 
@@ -102,6 +131,8 @@ def student(weights: StateDict, grid: Grid, num_heads: int, **init_args: Any) ->
     has_scale = "student.transformer.blocks.0.scale1.gamma" in weights
     if not has_scale:
         init_args["layer_scale"] = None
+    if "student.transformer.output_norm.weight" not in weights:
+        init_args["output_norm"] = False
     encoder = sizes(weights)
     return node(
         "d2v.modalities.vision.encoder.VisionEncoder",

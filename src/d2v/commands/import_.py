@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import hashlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,11 @@ from d2v.errors import UserError
 
 if TYPE_CHECKING:
     from d2v.checkpoints.layout import Imported
+
+LARGE = 200e6
+"""Bytes above which reading takes long enough to say so."""
+SHOWN = 12
+"""Names of what is left out that are shown."""
 
 SUMMARY = "turn a checkpoint of fairseq, data2vec_vision (BEiT) or Hugging Face into a folder that d2v loads"
 
@@ -20,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "source",
         type=Path,
         metavar="SOURCE",
-        help="fairseq .pt or data2vec_vision .pth checkpoint, or a folder of Hugging Face",
+        help="fairseq .pt or data2vec_vision .pth checkpoint, a folder of Hugging Face, or hf://OWNER/NAME",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new folder for the imported model")
     parser.add_argument(
@@ -28,6 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="FILE",
         help="symbols of a fine-tuned recogniser (fairseq's dict.ltr.txt; looked for beside SOURCE)",
+    )
+    parser.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="names of a fine-tuned classifier's classes, one a line, in the order of its outputs",
     )
     parser.add_argument(
         "--tokenizer",
@@ -47,14 +59,16 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     import d2v
-    from d2v.checkpoints import ctc_head, folder, recognise
+    from d2v.checkpoints import classifier_head, ctc_head, folder, hub, recognise
     from d2v.checkpoints.layout import build_method
     from d2v.commands.import_tokenizer import find_tokenizer
 
-    source, output = args.source.expanduser(), args.output.expanduser()
+    output = args.output.expanduser()
     folder.require_empty(output)
-    imported, file = recognise.read(source)
-    imported = _with_symbols(imported, args.dict, source)
+    source = hub.local_path(args.source)
+    _announce(source)
+    imported, files = recognise.read(source)
+    imported = _with_classes(_with_symbols(imported, args.dict, source), args.classes, source)
     assets = find_tokenizer(imported, args.tokenizer and args.tokenizer.expanduser(), source)
     try:
         with torch.device("meta"):  # shapes are all that is needed of it
@@ -64,13 +78,14 @@ def run(args: argparse.Namespace) -> None:
             raise UserError(f"the recogniser's head reads {imported.ctc.weight.shape[1]} features, not the encoder's")
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
-    with file.open("rb") as opened:
-        sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+    sums = {file.name: _sha256(file) for file in files}
+    origin: dict[str, Any] = {"layout": imported.layout, "licence": imported.licence}
+    origin |= {"files": sums} if len(sums) > 1 else dict(zip(("file", "sha256"), next(iter(sums.items())), strict=True))
     config = {
         "d2v_version": d2v.__version__,
         "method": imported.method,
         "ema": imported.ema,
-        "source": {"layout": imported.layout, "licence": imported.licence, "file": file.name, "sha256": sha256},
+        "source": origin,
         "left_out": imported.left_out,
         "notes": imported.notes,
     }
@@ -78,10 +93,39 @@ def run(args: argparse.Namespace) -> None:
     if imported.ctc is not None:
         config["ctc"] = {"symbols": imported.ctc.symbols}
         heads = ctc_head.head_files(imported.ctc)
-    card = _model_card(output.name, imported, assets, file.name, sha256)
+    if imported.classifier is not None:
+        config["classifier"] = classifier_head.config_entry(imported.classifier)
+        heads |= classifier_head.head_files(imported.classifier)
+    card = _model_card(output.name, imported, assets, sums)
     folder.write_folder(output, imported.weights, config, card, heads, assets)
     parameters = sum(parameter.numel() for parameter in method.student.parameters())
     print(_summary(imported, assets, parameters, output))
+
+
+def _announce(source: Path) -> None:
+    """Say that a large file is going to be read."""
+    if not source.exists():
+        return
+    files = list(source.iterdir()) if source.is_dir() else [source]
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    if size > LARGE:
+        print(f"reading {source} ({size / 1e9:.1f} GB) ...", file=sys.stderr, flush=True)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def _with_classes(imported: "Imported", file: Path | None, source: Path) -> "Imported":
+    """The same with the names that the user gives to its classes."""
+    from d2v.checkpoints import classifier_head
+
+    if file is None:
+        return imported
+    if imported.classifier is None:
+        raise UserError(f"--classes {file}: {source} holds no classifier whose classes it could name; leave it out")
+    return dataclasses.replace(imported, classifier=classifier_head.name_classes(imported.classifier, file))
 
 
 def _with_symbols(imported: "Imported", dictionary: Path | None, source: Path) -> "Imported":
@@ -112,6 +156,9 @@ def _parts(imported: "Imported", assets: dict[str, str]) -> str:
     names = [part for part in ("student", "teacher", "head") if any(k.startswith(f"{part}.") for k in imported.weights)]
     if imported.ctc is not None:
         names.append(f"CTC head ({len(imported.ctc.weight)} symbols)")
+    if imported.classifier is not None:
+        outputs, score = len(imported.classifier.weights["proj.bias"]), imported.classifier.task == "regression"
+        names.append("head of a score" if score else f"classifier ({outputs} classes)")
     names += ["tokenizer"] if assets else []
     return ", ".join(names)
 
@@ -125,20 +172,25 @@ def _summary(imported: "Imported", assets: dict[str, str], parameters: int, outp
         f"imported: {_parts(imported, assets)}",
     ]
     if imported.left_out:
-        lines.append(f"left out: {', '.join(imported.left_out)}")
+        more = len(imported.left_out) - SHOWN
+        lines.append(
+            f"left out: {', '.join(imported.left_out[:SHOWN])}"
+            + (f" and {more} more, which config.json names" if more > 0 else "")
+        )
     lines += [f"note: {note}" for note in imported.notes]
     lines.append(f'written to {output}; use it with d2v.load("{output}")')
     return "\n".join(lines)
 
 
-def _model_card(name: str, imported: "Imported", assets: dict[str, str], file: str, sha256: str) -> str:
+def _model_card(name: str, imported: "Imported", assets: dict[str, str], sums: dict[str, str]) -> str:
+    origin = ", ".join(f"`{file}` (sha256 `{sha256}`)" for file, sha256 in sums.items())
     sizes = "\n".join(f"| {key} | {value} |" for key, value in _sizes(imported).items())
     left_out = ", ".join(f"`{key}`" for key in imported.left_out) or "nothing"
     notes = "\n".join(f"- {note}" for note in imported.notes) or "- none"
     teacher = '  # or weights="teacher"' if any(key.startswith("teacher.") for key in imported.weights) else ""
     return f"""# {name}
 
-{imported.layout}, imported by d2v from `{file}` (sha256 `{sha256}`).
+{imported.layout}, imported by d2v from {origin}.
 
 Licence of the weights: {imported.licence}. d2v's own licence does not extend to them.
 
