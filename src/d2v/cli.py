@@ -24,7 +24,12 @@ COMMANDS = {
         "d2v.commands.embed",
         "features of files:  d2v embed --checkpoint PATH --input DIR --output FILE.parquet",
     ),
+    "search": (
+        "d2v.commands.search",
+        "nearest neighbours among such features:  d2v search FILE.parquet --query ID|FILE",
+    ),
     "glue": ("d2v.commands.glue", "GLUE:  d2v glue --checkpoint PATH --root GLUE --output DIR  sweeps, scores, table"),
+    "export": ("d2v.commands.export", "a model for others: Hugging Face, ONNX, torch.export, safetensors"),
     "import": ("d2v.commands.import_", "translate an official checkpoint (fairseq, data2vec_vision, Hugging Face)"),
     "prepare": (
         "d2v.commands.prepare",

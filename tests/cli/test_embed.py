@@ -16,7 +16,8 @@ from safetensors import safe_open
 from d2v.cli import main
 from d2v.evaluation import embedding
 from d2v.evaluation.embedding import Row
-from d2v.evaluation.feature_files import FORMATS, open_feature_file
+from d2v.evaluation.feature_files import FORMATS, write_features
+from d2v.evaluation.row_journal import RowJournal
 from d2v.modalities.speech.encoder import SpeechEncoder
 from d2v.modalities.vision.encoder import VisionEncoder
 from d2v.model.encoder import Encoder
@@ -69,7 +70,18 @@ GOOD = ["a/long.wav", "b/short.flac", "c.wav"]
 
 
 def embed(checkpoint: Path, source: Path | str, output: Path, *options: object) -> int:
-    args = ["--checkpoint", checkpoint, "--input", source, "--output", output, "--num_workers", 0, *options]
+    args = [
+        "--checkpoint",
+        checkpoint,
+        "--input",
+        source,
+        "--output",
+        output,
+        "--overwrite",
+        "--num_workers",
+        0,
+        *options,
+    ]
     return main(["embed", *map(str, args)])
 
 
@@ -265,24 +277,26 @@ def test_the_input_is_not_overwritten(
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-@pytest.mark.parametrize("step", ["write", "finish", "close"])
 def test_what_was_there_stays_until_the_new_file_is_whole(
-    suffix: str, step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*args: object) -> None:
+    def fail(*args: object, **more: object) -> None:
         raise OSError("no space left on device")
 
     path = tmp_path / f"x{suffix}"
-    row = Row("a.wav", np.ones(4, np.float32), 3, 0, 0.5, None)
-    with open_feature_file(path, {}) as file:
-        file.write(row)
+    journal = RowJournal(tmp_path / "unfinished", {}, 4, True)
+    journal.write(Row("a.wav", np.ones(4, np.float32), 3, 0, 0.5, None))
+    write_features(path, journal, {})
     before = path.read_bytes()
-    with monkeypatch.context() as patch:
-        patch.setattr(FORMATS[suffix], step, fail)
-        with pytest.raises(OSError, match="no space"), open_feature_file(path, {}) as file:
-            file.write(row)
+    journal.write(Row("b.wav", np.ones(4, np.float32), 3, 0, 0.5, None))
+    monkeypatch.setattr("pyarrow.parquet.ParquetWriter.write_table", fail)
+    monkeypatch.setattr("numpy.savez", fail)
+    monkeypatch.setattr("d2v.evaluation.feature_files.struct.pack", fail)
+    with pytest.raises(OSError, match="no space"):
+        write_features(path, journal, {})
     assert path.read_bytes() == before
-    assert not path.with_name(f"{path.name}.part").exists()
+    journal.close()
+    assert RowJournal(tmp_path / "unfinished", {}, 4, True).num_done == 2
 
 
 def test_bf16_is_close(checkpoint: Path, sound: Path, tmp_path: Path) -> None:
@@ -310,7 +324,8 @@ def test_bad_input(checkpoint: Path, sound: Path, tmp_path: Path, capsys: pytest
         ((checkpoint, sound, output, "--num_workers", -1), "--num_workers -1"),
         ((checkpoint, sound, output, "--device", "cuda:77"), "--device cuda:77"),
         ((tmp_path / "no.ckpt", sound, output), "no.ckpt"),
-        ((vision, sound, output), "only sound and text"),
+        ((vision, sound, output), "--input: no picture"),
+        ((checkpoint, sound, output, "--image_size", 32), "reads no pictures"),
     ):
         assert embed(*args) == 2, message  # type: ignore[arg-type]
         err = capsys.readouterr().err

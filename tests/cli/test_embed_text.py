@@ -53,7 +53,18 @@ def checkpoint(encoder: TextEncoder, tokenizer: TextTokenizer, tmp_path_factory:
 
 
 def embed(checkpoint: Path, source: Path | str, output: Path, *options: object) -> int:
-    args = ["--checkpoint", checkpoint, "--input", source, "--output", output, "--num_workers", 0, *options]
+    args = [
+        "--checkpoint",
+        checkpoint,
+        "--input",
+        source,
+        "--output",
+        output,
+        "--overwrite",
+        "--num_workers",
+        0,
+        *options,
+    ]
     return main(["embed", *map(str, args)])
 
 

@@ -328,11 +328,18 @@ def test_embed_chooses_layer_and_pooling(vision_encoder):
         close(encoder.embed(x, layer=layer, pool="none"), output.layers[layer])
         close(encoder.embed(x, layer=layer - 3), output.layers[layer].mean(dim=1))
     close(encoder.embed(x, layer="mean", pool="none"), sum(output.layers) / 3)
+    close(encoder.embed(x, layer=[0, -1]), ((output.layers[0] + output.layers[2]) / 2).mean(dim=1))
+    close(encoder.embed(x, layer=[1]), encoder.embed(x, layer=1))
     assert (output.layers[0] - output.layers[1]).abs().max() > 0.01
     with pytest.raises(ValueError, match=r"layer 3 .* 3 layers, 0 to 2"):
         encoder.embed(x, layer=3)
     with pytest.raises(ValueError, match="layer -4"):
         encoder.embed(x, layer=-4)
+    for layers in ([], [0, -3]):
+        with pytest.raises(ValueError, match="each of them once"):
+            encoder.embed(x, layer=layers)
+    with pytest.raises(ValueError, match="layer 7"):
+        encoder.embed(x, layer=[0, 7])
     with pytest.raises(ValueError, match="no CLS token"):
         vision_encoder(num_cls=0).embed(x, pool="cls")
     with pytest.raises(ValueError, match="last layer only"):

@@ -74,7 +74,7 @@ def make_case(
     """Import a golden's checkpoint ``content`` and put its batch and mask beside it."""
     source, folder = place / "checkpoint.pt", place / "imported"
     torch.save(content, source)
-    import_.run(argparse.Namespace(source=source, output=folder, dict=None, tokenizer=None))
+    import_.run(argparse.Namespace(source=source, output=folder, dict=None, classes=None, tokenizer=None))
     method = load_method(folder)
     method.masking = FixedMasking(mask)
     ids = torch.arange(len(inputs))

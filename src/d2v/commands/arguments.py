@@ -13,7 +13,11 @@ def add_features(parser: argparse.ArgumentParser) -> None:
     """Which weights of a checkpoint, which layer, and where to compute."""
     parser.add_argument("--weights", choices=("student", "teacher"), default="student", help="which of a checkpoint's")
     parser.add_argument(
-        "--layer", type=_layer, metavar="K|mean", help="end of block K, from 0; or the mean of all; default: the output"
+        "--layer",
+        type=_layer,
+        metavar="K|K,K|mean",
+        help="end of block K, from 0 or, as --layer=-1, from the last; the mean of several (8,9,10,11) or of all; "
+        "default: the output",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
 
@@ -43,5 +47,13 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def _layer(text: str) -> int | str:
-    return text if text == "mean" else int(text)
+def _layer(text: str) -> int | list[int] | str:
+    if text == "mean":
+        return text
+    try:
+        numbers = [int(number) for number in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number of a layer, no list such as 8,9,10 and not mean"
+        ) from None
+    return numbers[0] if len(numbers) == 1 else numbers

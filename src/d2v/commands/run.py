@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from d2v.checkpoints.folder import in_short, mismatches
+from d2v.checkpoints.unpickle import refusal
 from d2v.commands.messages import key_of, one_line, parser_message
 from d2v.commands.predictions import Features, Table, metrics_line, read_another_root
 from d2v.commands.quiet import quieten
@@ -199,7 +200,8 @@ class RunCLI(LightningCLI):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             found = content["state_dict"]
         except Exception as error:  # torch raises half a dozen types
-            raise UserError(f"{path}: no checkpoint of a run of d2v, or a damaged one; give another") from error
+            damaged = UserError(f"{path}: no checkpoint of a run of d2v, or a damaged one; give another")
+            raise refusal(path, error) or damaged from error
         if isinstance(self.model, FinetuningModule):
             try:
                 self.model.prepare_for(content)

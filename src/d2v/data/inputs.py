@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from d2v.errors import UserError
+
 
 class Inputs(ABC):
     """Inputs for an encoder, cheap to send to a worker process.
@@ -22,6 +24,10 @@ class Inputs(ABC):
     """What one input is called."""
     part: str = "frame"
     """What one of the vectors is called that an input has before pooling."""
+    num_parts: int | None = None
+    """How many of them each input has, where all inputs have one shape and are read whole."""
+    image_size: tuple[int, int] | None = None
+    """Height and width in pixels at which pictures are read; None: they are no pictures."""
 
     archives: Sequence[str] = ()
     """Files that hold several inputs each; none where each input is a file."""
@@ -39,6 +45,18 @@ class Inputs(ABC):
     def is_cut(self) -> bool:
         """Whether long inputs are read in parts; else each is read whole."""
         return self.sample_rate is not None or self.longest is not None
+
+    def resize(self, height: int, width: int) -> None:
+        """Read pictures at another size, in pixels.
+
+        Raises:
+            UserError: they are no pictures, or the encoder does not take them at this size.
+        """
+        raise UserError("--image_size: the encoder of --checkpoint reads no pictures; leave it out")
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Changes when the content of an input does."""
 
     def num_samples(self, index: int) -> int:
         """Length of an input in samples; only where there are any."""

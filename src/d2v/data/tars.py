@@ -78,8 +78,12 @@ class TarMembers:
             raise BrokenSample(error.strerror or str(error)) from error
         return io.BufferedReader(_Slice(handle, int(self._offset[index]), int(self._size[index])))
 
+    def place(self, index: int) -> tuple[str, str]:
+        """The tar that a member lies in, and what it is called there."""
+        return self._tars[self._tar[index]], self._names[index]
+
     def name(self, index: int) -> str:
-        return f"{self._tars[self._tar[index]]}: {self._names[index]}"
+        return ": ".join(self.place(index))
 
     def fingerprint(self) -> str:
         """Changes when a tar does."""

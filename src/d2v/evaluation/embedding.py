@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from d2v.errors import UserError
 from d2v.evaluation.features import eval_mode
 from d2v.evaluation.pieces import PieceBatch, Pieces
-from d2v.model.encoder import Encoder, Pooling
+from d2v.model.encoder import Encoder, Layer, Pooling
 
 MAX_FRAMES = 15_000
 """Most that a row without pooling has (five minutes of sound)."""
@@ -58,11 +58,12 @@ def embed_inputs(
     encoder: Encoder,
     pieces: Pieces,
     device: torch.device,
-    layer: int | Literal["mean"] | None = None,
+    layer: Layer = None,
     pool: Pooling = "mean",
     autocast: torch.dtype | None = None,
     num_workers: int = 1,
     scratch: Path | None = None,
+    start: int = 0,
 ) -> Iterator[Row | Progress | Skipped]:
     """Encode batch by batch, without gradients and in eval mode.
 
@@ -76,6 +77,8 @@ def embed_inputs(
         autocast: Precision to compute in where autocast sees fit; None: that of the weights.
         num_workers: Processes that read; 0: this one.
         scratch: Folder for the frames of very long inputs, until they are complete; None: the system's.
+        start: The first input that is wanted. Batches are those that they would be from the first input on, so that
+            features do not depend on it, to the last bit.
 
     Yields:
         Rows and what was skipped, in the order of the inputs, an input's rows when its end was read; and progress.
@@ -83,19 +86,25 @@ def embed_inputs(
     Raises:
         UserError: The encoder has no such layer or no CLS token.
     """
+    following = pieces.first_piece(start)
     loader = DataLoader(
-        pieces, batch_size=None, num_workers=num_workers, pin_memory=device.type == "cuda", prefetch_factor=None
+        pieces,
+        batch_size=None,
+        sampler=pieces.batches_from(following),
+        num_workers=num_workers,
+        pin_memory=device.type == "cuda",
     )
     casting = torch.autocast(device.type, dtype=autocast, enabled=autocast is not None)
     gathered = _Gathered(pieces, encoder, pool, scratch)
     waiting: dict[int, _Part | str] = {}
-    following = 0
     with eval_mode(encoder), torch.no_grad(), casting:
         for batch in loader:
-            waiting.update(batch.broken)
+            read: list[tuple[int, _Part | str]] = [*batch.broken]
             if batch.x is not None:
-                waiting.update(_encode(encoder, pieces, batch, device, layer, pool))
-            for piece in (*batch.pieces, *(piece for piece, _ in batch.broken)):
+                read += _encode(encoder, pieces, batch, device, layer, pool)
+            wanted = {piece: part for piece, part in read if piece >= following}
+            waiting.update(wanted)
+            for piece in wanted:
                 yield Progress(_amount(pieces, piece))
             while following in waiting:
                 yield from gathered.add(following, waiting.pop(following))
@@ -116,7 +125,7 @@ def _encode(
     pieces: Pieces,
     batch: PieceBatch,
     device: torch.device,
-    layer: int | Literal["mean"] | None,
+    layer: Layer,
     pool: Pooling,
 ) -> list[tuple[int, _Part]]:
     """What stays of each piece of a batch."""

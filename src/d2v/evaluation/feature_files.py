@@ -1,224 +1,132 @@
-"""Features into a file, row by row: Parquet, NPZ or safetensors."""
+"""Features in one file: Parquet, NPZ or safetensors, written from a journal of rows."""
 
 import json
-import shutil
 import struct
-import tempfile
-from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any
 
 import numpy as np
 
 from d2v.errors import UserError
-from d2v.evaluation.embedding import Row
+from d2v.evaluation.row_journal import RowIndex, RowJournal
 
 _ROW_GROUP_BYTES = 16 * 2**20
+SETTINGS = "d2v"
+"""Where a file keeps what its features are, as JSON."""
 
 
-class FeatureFile(ABC):
-    """A file that comes into being when all rows are written: until then it has the suffix ``.part``, and what was
-    there under its name before stays.
+def write_features(path: Path, journal: RowJournal, settings: dict[str, Any], part: str = "frame") -> None:
+    """Make the file of all rows of a journal, all at once: what was there under its name stays until it is whole.
 
     Args:
-        path: Of the finished file; its folder is made.
-        settings: What the features are, kept in the file as JSON under ``d2v``.
-        part: What a frame is called in the names of columns: "token" of a text.
+        path: of the file; its ending is one of :data:`FORMATS`.
+        journal: whose rows; the unfinished file lies in its folder.
+        settings: what the features are, kept in the file as JSON under ``d2v``.
+        part: what a frame is called in the names of columns: "token" of a text, "patch" of a picture.
     """
-
-    def __init__(self, path: Path, settings: dict[str, Any], part: str = "frame") -> None:
-        self.path, self.settings = path, json.dumps(settings)
-        self._count, self._first = f"num_{part}s", f"first_{part}"
-        self._part = path.with_name(path.name + ".part")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._part.touch()
-
-    @abstractmethod
-    def write(self, row: Row) -> None:
-        """Add a row; all have features of one width, all pooled or all not."""
-
-    @abstractmethod
-    def finish(self) -> None:
-        """Complete the unfinished file, which then gets its name."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Release what is open, without completing anything."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        try:
-            try:
-                if kind is None:
-                    self.finish()
-            finally:
-                self.close()
-            if kind is None:
-                self._part.replace(self.path)
-        finally:
-            self._part.unlink(missing_ok=True)
+    unfinished = journal.folder / path.name
+    FORMATS[path.suffix.lower()](unfinished, journal, json.dumps(settings), part)
+    unfinished.replace(path)
 
 
-class ParquetFile(FeatureFile):
+def _write_parquet(path: Path, journal: RowJournal, settings: str, part: str) -> None:
     """Columns ``id``, ``embedding``, ``num_frames``, ``duration``; without pooling ``embedding`` holds a list of
-    vectors, and ``times`` and ``first_frame`` stand beside it. Written in groups of rows of about 16 MB."""
+    vectors, and ``times`` and ``first_frame`` stand beside it. In groups of rows of about 16 MB."""
+    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
-    def __init__(self, path: Path, settings: dict[str, Any], part: str = "frame") -> None:
-        super().__init__(path, settings, part)
-        self._writer: Any = None
-        self._rows: list[Row] = []
-        self._bytes = 0
-
-    def write(self, row: Row) -> None:
-        self._rows.append(row)
-        self._bytes += row.features.nbytes
-        if self._bytes >= _ROW_GROUP_BYTES:
-            self._flush()
-
-    def finish(self) -> None:
-        self._flush()
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-
-    def _flush(self) -> None:
-        import pyarrow as pa  # type: ignore[import-untyped]
-        import pyarrow.parquet as pq  # type: ignore[import-untyped]
-
-        if not self._rows:
-            return
-        first = self._rows[0]
-        values = pa.array(np.concatenate([row.features.reshape(-1) for row in self._rows]))
-        vectors = pa.FixedSizeListArray.from_arrays(values, first.features.shape[-1])
-        columns: dict[str, Any] = {"id": pa.array([row.name for row in self._rows], pa.string())}
-        if first.features.ndim == 1:
-            columns["embedding"] = vectors
+    index, vectors, times = journal.index(), journal.vectors(), journal.times()
+    writer: Any = None
+    row = 0
+    while row < len(index.names):
+        begin = int(index.ends[row - 1]) if row else 0
+        most = max(1, _ROW_GROUP_BYTES // (4 * journal.width))
+        stop = max(row + 1, int(np.searchsorted(index.ends, begin + most, side="right")))
+        end = int(index.ends[stop - 1])
+        embedding = pa.FixedSizeListArray.from_arrays(pa.array(vectors[begin:end].reshape(-1)), journal.width)
+        columns: dict[str, Any] = {"id": pa.array(index.names[row:stop], pa.string())}
+        if journal.pooled:
+            columns["embedding"] = embedding
         else:
-            ends = np.cumsum([0, *(len(row.features) for row in self._rows)])
-            columns["embedding"] = pa.LargeListArray.from_arrays(pa.array(ends), vectors)
-            columns[self._first] = pa.array([row.first_frame for row in self._rows], pa.int64())
-            if first.times is not None:
-                times = pa.array(np.concatenate([row.times for row in self._rows if row.times is not None]))
-                columns["times"] = pa.LargeListArray.from_arrays(pa.array(ends), times)
-        columns[self._count] = pa.array([row.num_frames for row in self._rows], pa.int64())
-        if first.duration is not None:
-            columns["duration"] = pa.array([row.duration for row in self._rows], pa.float64())
-        table = pa.table(columns).replace_schema_metadata({"d2v": self.settings})
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(self._part, table.schema, use_dictionary=["id"])
-        self._writer.write_table(table)
-        self._rows, self._bytes = [], 0
+            offsets = pa.array(np.concatenate([[0], index.ends[row:stop] - begin]))
+            columns["embedding"] = pa.LargeListArray.from_arrays(offsets, embedding)
+            columns[f"first_{part}"] = pa.array(index.first_frames[row:stop])
+            if times is not None:
+                columns["times"] = pa.LargeListArray.from_arrays(offsets, pa.array(times[begin:end]))
+        columns[f"num_{_plural(part)}"] = pa.array(index.num_frames[row:stop])
+        if index.durations is not None:
+            columns["duration"] = pa.array(index.durations[row:stop])
+        table = pa.table(columns).replace_schema_metadata({SETTINGS: settings})
+        writer = writer or pq.ParquetWriter(path, table.schema, use_dictionary=["id"])
+        writer.write_table(table)
+        row = stop
+    writer.close()
 
 
-class ArrayFile(FeatureFile):
-    """Arrays over all rows: ``embedding`` [rows, D], ``num_frames``, ``duration``; without pooling ``embedding`` and
-    ``times`` hold the frames of all inputs, those of input i from ``offsets[i]`` to ``offsets[i + 1]``.
-
-    Frames go through temporary files beside the output, so that memory does not grow with them.
-    """
-
-    def __init__(self, path: Path, settings: dict[str, Any], part: str = "frame") -> None:
-        super().__init__(path, settings, part)
-        self._folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        self._files: dict[str, IO[bytes]] = {}
-        self._width = 0
-        self._pooled = True
-        self.ids: list[str] = []
-        self._columns: dict[str, list[Any]] = {self._count: []}
-
-    def write(self, row: Row) -> None:
-        self._append("embedding", row.features)
-        self._width, self._pooled = row.features.shape[-1], row.features.ndim == 1
-        if row.times is not None:
-            self._append("times", row.times)
-        if not self._pooled:
-            offsets = self._columns.setdefault("offsets", [0])
-            if row.first_frame:  # a later part of the same input
-                offsets[-1] += len(row.features)
-                return
-            offsets.append(offsets[-1] + len(row.features))
-        self.ids.append(row.name)
-        self._columns[self._count].append(row.num_frames)
-        if row.duration is not None:
-            self._columns.setdefault("duration", []).append(row.duration)
-
-    def close(self) -> None:
-        for file in self._files.values():
-            file.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """All of them by name; the large ones lie on the disk."""
-        found: dict[str, np.ndarray] = {}
-        for name, dtype in (("embedding", np.float32), ("times", np.float64)):
-            if name in self._files:
-                self._files[name].flush()
-                found[name] = np.memmap(self._folder / name, dtype=dtype, mode="r")
-        if "embedding" in found:
-            found["embedding"] = found["embedding"].reshape(-1, self._width)
-        return {**found, **{name: np.array(column) for name, column in self._columns.items()}}
-
-    def _append(self, name: str, array: np.ndarray) -> None:
-        if name not in self._files:
-            self._files[name] = (self._folder / name).open("wb")
-        self._files[name].write(np.ascontiguousarray(array).data)
+def _arrays(journal: RowJournal, index: RowIndex, part: str) -> dict[str, np.ndarray]:
+    """Over all rows: ``embedding`` [rows, D], ``num_frames``, ``duration``; without pooling ``embedding`` and ``times``
+    hold the frames of all inputs, those of input i from ``offsets[i]`` to ``offsets[i + 1]``. Large ones lie on the
+    disk."""
+    is_first = index.first_frames == 0  # of the rows of an input
+    found = {"embedding": journal.vectors(), f"num_{_plural(part)}": index.num_frames[is_first]}
+    if (times := journal.times()) is not None:
+        found["times"] = times
+    if not journal.pooled:
+        found["offsets"] = np.cumsum([0, *found[f"num_{_plural(part)}"]])
+    if index.durations is not None:
+        found["duration"] = index.durations[is_first]
+    return found
 
 
-class NpzFile(ArrayFile):
+def _ids(index: RowIndex) -> list[str]:
+    return [name for name, first in zip(index.names, index.first_frames.tolist(), strict=True) if not first]
+
+
+def _write_npz(path: Path, journal: RowJournal, settings: str, part: str) -> None:
     """The arrays, and ``id``, for ``numpy.load``."""
+    index = journal.index()
+    arrays = _arrays(journal, index, part)
+    with path.open("wb") as file:
+        np.savez(file, id=np.array(_ids(index)), d2v=np.array(settings), **arrays)  # type: ignore[arg-type]
 
-    def finish(self) -> None:
-        with self._part.open("wb") as file:
-            np.savez(file, id=np.array(self.ids), d2v=np.array(self.settings), **self.arrays())  # type: ignore[arg-type]
 
-
-class SafetensorsFile(ArrayFile):
+def _write_safetensors(path: Path, journal: RowJournal, settings: str, part: str) -> None:
     """The arrays as tensors; ids stand as a JSON list under ``id`` in the metadata.
 
     Written here, since the library's own writer wants all bytes in memory. The format: the length of the header in 8
     bytes, the header in JSON, the tensors (https://huggingface.co/docs/safetensors).
     """
-
-    _NAMES = {"float32": "F32", "float64": "F64", "int64": "I64"}
-
-    def finish(self) -> None:
-        arrays = self.arrays()
-        header: dict[str, Any] = {"__metadata__": {"id": json.dumps(self.ids), "d2v": self.settings}}
-        end = 0
-        for name, array in arrays.items():
-            begin, end = end, end + array.nbytes
-            header[name] = {
-                "dtype": self._NAMES[array.dtype.name],
-                "shape": list(array.shape),
-                "data_offsets": [begin, end],
-            }
-        text = json.dumps(header).encode()
-        text += b" " * (-len(text) % 8)
-        with self._part.open("wb") as file:
-            file.write(struct.pack("<Q", len(text)) + text)
-            for array in arrays.values():
-                array.tofile(file)
+    index = journal.index()
+    arrays = _arrays(journal, index, part)
+    names = {"float32": "F32", "float64": "F64", "int64": "I64"}
+    header: dict[str, Any] = {"__metadata__": {"id": json.dumps(_ids(index)), SETTINGS: settings}}
+    end = 0
+    for name, array in arrays.items():
+        begin, end = end, end + array.nbytes
+        header[name] = {"dtype": names[array.dtype.name], "shape": list(array.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for array in arrays.values():
+            array.tofile(file)
 
 
-FORMATS: dict[str, type[FeatureFile]] = {".parquet": ParquetFile, ".npz": NpzFile, ".safetensors": SafetensorsFile}
+FORMATS: dict[str, Callable[[Path, RowJournal, str, str], None]] = {
+    ".parquet": _write_parquet,
+    ".npz": _write_npz,
+    ".safetensors": _write_safetensors,
+}
 
 
-def open_feature_file(path: Path, settings: dict[str, Any], part: str = "frame") -> FeatureFile:
-    """A file to write rows into, of the format that its name ends with.
+def _plural(part: str) -> str:
+    return "patches" if part == "patch" else f"{part}s"
 
-    Raises:
-        UserError: There is no such format, or nothing can be written there.
-    """
-    kind = FORMATS.get(path.suffix.lower())
-    if kind is None:
+
+def require_format(path: Path) -> None:
+    """Raise a UserError if features cannot have this name."""
+    if path.suffix.lower() not in FORMATS:
         raise UserError(f"--output {path}: its name must end with one of {', '.join(FORMATS)}")
     if path.is_dir():
         raise UserError(f"--output {path} is a folder; give the name of a file in it")
-    try:
-        return kind(path, settings, part)
-    except OSError as error:
-        raise UserError(f"--output {path}: cannot be written ({error.strerror}); give another place") from error

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from d2v.errors import UserError
-from d2v.model.encoder import Encoder
+from d2v.model.encoder import Encoder, Layer
 from d2v.types import Batch
 
 
@@ -30,7 +30,7 @@ def extract_features(
     encoder: Encoder,
     loader: Iterable[Batch],
     device: torch.device | str,
-    layer: int | Literal["mean"] | None = None,
+    layer: Layer = None,
     pool: Literal["mean", "cls"] = "mean",
     autocast: torch.dtype | None = None,
     progress: bool = True,

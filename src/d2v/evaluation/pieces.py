@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from d2v.data.dataset import BrokenSample
 from d2v.data.inputs import Inputs
@@ -36,7 +36,7 @@ class PieceBatch(NamedTuple):
     pieces: list[int]
     """Those that could be read, a row each."""
     x: Tensor | None
-    """[B, samples], or one input as its modality has it [1, ...]; None if none could be read."""
+    """[B, samples], or whole inputs as their modality has them [B, ...]; None if none could be read."""
     padding_mask: Bool[Tensor, "b samples"] | None
     """True is padding; None: there is none."""
     broken: list[tuple[int, str]]
@@ -46,30 +46,41 @@ class PieceBatch(NamedTuple):
 class Pieces(Dataset[PieceBatch]):
     """The chunks of all inputs, one after the other, an input that is read whole being one piece; in batches.
 
+    Which pieces are together in a batch depends on the inputs and the lengths alone.
+
     Args:
         inputs: What to read.
         encoder: Whose frames the chunks are cut at.
-        lengths: Of chunks and batches; None: inputs are read whole, one a batch.
+        lengths: Of chunks and batches; a number: so many inputs a batch, of one shape and read whole.
 
     Raises:
         UserError: The chunks are too short for their overlap, or for a frame.
     """
 
-    def __init__(self, inputs: Inputs, encoder: Encoder, lengths: Lengths | None) -> None:
+    def __init__(self, inputs: Inputs, encoder: Encoder, lengths: Lengths | int) -> None:
         self.inputs = inputs
         self.cut: tuple[int, int, int, int] | None = None
-        if lengths is not None:
-            extractor: Any = encoder.feature_extractor
-            self.cut = (lengths.chunk, lengths.overlap, extractor.stride, extractor.receptive_field)
-            plan_chunks(2 * lengths.chunk + extractor.receptive_field, *self.cut)  # a wrong length is told at once
+        if isinstance(lengths, int):
+            self._input_of = np.arange(len(inputs))
+            self._first = np.arange(len(inputs) + 1)
+            self._batches = np.split(self._input_of, np.arange(lengths, len(inputs), lengths))
+            return
+        extractor: Any = encoder.feature_extractor
+        self.cut = (lengths.chunk, lengths.overlap, extractor.stride, extractor.receptive_field)
+        plan_chunks(2 * lengths.chunk + extractor.receptive_field, *self.cut)  # a wrong length is told at once
         of_chunks = [[chunk.stop - chunk.start for chunk in self.chunks(index)] or [0] for index in range(len(inputs))]
         self._input_of = np.repeat(np.arange(len(inputs)), [len(chunks) for chunks in of_chunks])
         self._first = np.cumsum([0, *(len(chunks) for chunks in of_chunks)])
-        if lengths is None:
-            self._batches = [np.array([piece]) for piece in range(len(inputs))]
-        else:
-            flat = np.array([length for chunks in of_chunks for length in chunks], dtype=np.int64)
-            self._batches = plan_batches(flat, lengths.batch, lengths.window)
+        flat = np.array([length for chunks in of_chunks for length in chunks], dtype=np.int64)
+        self._batches = plan_batches(flat, lengths.batch, lengths.window)
+
+    def first_piece(self, index: int) -> int:
+        """Where the pieces of an input begin."""
+        return int(self._first[index])
+
+    def batches_from(self, piece: int) -> list[int]:
+        """Batches that hold this piece or later ones."""
+        return [number for number, pieces in enumerate(self._batches) if len(pieces) and pieces.max() >= piece]
 
     def chunks(self, index: int) -> list[Chunk]:
         """Of one input; none if it is read whole or too short for a frame."""
@@ -99,6 +110,8 @@ class Pieces(Dataset[PieceBatch]):
                 pieces.append(piece)
             except BrokenSample as reason:
                 broken.append((piece, " ".join(str(reason).split()) or "it cannot be read"))
+        if self.cut is None and parts:  # inside a worker, right into shared memory
+            return PieceBatch(pieces, default_collate(parts), None, broken)
         if len(parts) < 2:
             return PieceBatch(pieces, parts[0][None] if parts else None, None, broken)
         x = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)

@@ -9,7 +9,7 @@ import torch
 from d2v.evaluation.features import extract_features
 from d2v.evaluation.knn import knn_top1
 from d2v.evaluation.linear_probe import UNPENALISED, LinearProbe, linear_probe
-from d2v.model.encoder import Encoder
+from d2v.model.encoder import Encoder, Layer
 from d2v.types import Batch
 
 
@@ -31,7 +31,7 @@ def probe(
     train_loader: Iterable[Batch],
     val_loader: Iterable[Batch],
     device: torch.device | str,
-    layer: int | Literal["mean"] | None = None,
+    layer: Layer = None,
     pool: Literal["mean", "cls"] = "mean",
     k: int = 20,
     linear: bool = True,

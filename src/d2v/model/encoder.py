@@ -1,6 +1,6 @@
 """The network that is pretrained and kept: feature extractor, positions, Transformer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -13,6 +13,8 @@ from d2v.nn.transformer import Transformer
 from d2v.types import EncoderOutput, Mask, TokenSequence
 
 Pooling = Literal["mean", "cls", "none"]
+Layer = int | Literal["mean"] | Sequence[int] | None
+"""Whose features: see :meth:`Encoder.embed`."""
 
 
 class Encoder(nn.Module):
@@ -78,7 +80,7 @@ class Encoder(nn.Module):
             if padding_mask is not None:
                 padding_mask = padding_mask.repeat_interleave(mask.num_masks, dim=0)
         if self.positions is not None:
-            hidden = len(x) != len(sequence.tokens)  # or still one row a sample, which all its masks read
+            hidden = x.shape[0] != sequence.tokens.shape[0]  # or still one row a sample, which all its masks read
             x = x + self.positions(TokenSequence(x, sequence.grid, padding_mask if hidden else sequence.padding_mask))
         if visible_index is not None:
             x = gather_tokens(x, visible_index)  # [B or R, N, D] -> [R, V, D]
@@ -88,7 +90,7 @@ class Encoder(nn.Module):
         bias = None if self.attention_bias is None else self.attention_bias(sequence.grid, self.num_cls, visible_index)
         key_padding = padding_mask
         if padding_mask is not None and self.num_cls:
-            key_padding = torch.cat([padding_mask.new_zeros(len(padding_mask), self.num_cls), padding_mask], dim=1)
+            key_padding = torch.nn.functional.pad(padding_mask, (self.num_cls, 0))
         output = self.transformer(x, bias, key_padding)
         return EncoderOutput(
             tokens=output.x[:, self.num_cls :],
@@ -101,7 +103,7 @@ class Encoder(nn.Module):
     def embed(
         self,
         x: Tensor,
-        layer: int | Literal["mean"] | None = None,
+        layer: Layer = None,
         pool: Pooling = "mean",
         padding_mask: Bool[Tensor, "b _"] | None = None,
     ) -> Float[Tensor, "b *n d"]:
@@ -109,8 +111,8 @@ class Encoder(nn.Module):
 
         Args:
             x: As in :meth:`forward`.
-            layer: None: after the last norm; K: end of block K, counted from 0 or, below 0, from the last;
-                "mean": the mean of all blocks.
+            layer: None: after the last norm; K: end of block K, counted from 0 or, below 0, from the last; several
+                such numbers: their mean; "mean": the mean of all blocks.
             pool: Mean over the tokens that are no padding, the first CLS token, or nothing.
             padding_mask: As in :meth:`forward`.
 
@@ -131,22 +133,27 @@ class Encoder(nn.Module):
     def _prepend_cls(self, x: Float[Tensor, "r v d"]) -> Float[Tensor, "r t d"]:
         if self.cls_token is None:
             return x
-        cls = self.cls_token.expand(len(x), -1, -1).to(x.dtype)
+        cls = self.cls_token.expand(x.shape[0], -1, -1).to(x.dtype)
         if self.positions is not None:
             cls = self.positions.encode_cls(cls)
         return torch.cat([cls, x], dim=1)
 
 
-def select_layer(output: EncoderOutput, layer: int | Literal["mean"] | None) -> Float[Tensor, "b n d"]:
-    """Tokens of one layer; see :meth:`Encoder.embed`."""
+def select_layer(output: EncoderOutput, layer: Layer) -> Float[Tensor, "b n d"]:
+    """Tokens of one layer, or the mean of several; see :meth:`Encoder.embed`."""
     if layer is None:
         return output.tokens
-    if layer == "mean":
-        return torch.stack(output.layers).mean(dim=0)
     depth = len(output.layers)
-    if not -depth <= layer < depth:
-        raise ValueError(f"layer {layer} is not there: the encoder has {depth} layers, 0 to {depth - 1}")
-    return output.layers[layer]
+    if layer == "mean":
+        layer = range(depth)
+    numbers = [layer] if isinstance(layer, int) else list(layer)
+    for number in numbers:
+        if not -depth <= number < depth:
+            raise ValueError(f"layer {number} is not there: the encoder has {depth} layers, 0 to {depth - 1}")
+    if not numbers or len({number % depth for number in numbers}) < len(numbers):
+        raise ValueError(f"layers {numbers}: name one or more of 0 to {depth - 1}, each of them once")
+    chosen = [output.layers[number] for number in numbers]
+    return chosen[0] if len(chosen) == 1 else torch.stack(chosen).mean(dim=0)
 
 
 def mean_of_tokens(

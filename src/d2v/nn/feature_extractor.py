@@ -142,5 +142,7 @@ class _ConvLayer(nn.Module):
         nn.init.kaiming_normal_(self.conv.weight)
 
     def forward(self, x: Float[Tensor, "b l c"]) -> Float[Tensor, "b n e"]:
+        if torch.compiler.is_exporting():  # ONNX knows convolutions, and not windows of any number
+            return F.gelu(self.norm(self.conv(x.transpose(1, 2)).transpose(1, 2)))
         windows = x.unfold(1, self.conv.kernel_size[0], self.conv.stride[0])  # [B, N, C, kernel]
         return F.gelu(self.norm(F.linear(windows.flatten(2), self.conv.weight.flatten(1))))

@@ -52,11 +52,15 @@ class PositionTable(PositionalEncoding):
         self.cls_table = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_cls, width), std=0.02)) if num_cls else None
 
     def forward(self, sequence: TokenSequence) -> Float[Tensor, "1 n d"]:
-        if sequence.grid == self.grid:
-            return self.table[None]
+        return self.table_for(sequence.grid)[None]
+
+    def table_for(self, grid: tuple[int, ...]) -> Float[Tensor, "n d"]:
+        """The table for pictures of another size (BEiT's and MAE's interpolation; smoothed where it shrinks)."""
+        if not torch.compiler.is_exporting() and grid == self.grid:
+            return self.table
         table = self.table.T.reshape(1, -1, *self.grid)  # [1, D, rows, columns]
-        table = F.interpolate(table.float(), size=sequence.grid, mode="bicubic", align_corners=False, antialias=True)
-        return table.flatten(2).transpose(1, 2).to(self.table.dtype)
+        table = F.interpolate(table.float(), size=grid, mode="bicubic", align_corners=False, antialias=True)
+        return table[0].flatten(1).T.to(self.table.dtype)
 
     def encode_cls(self, cls: Float[Tensor, "b c d"]) -> Float[Tensor, "b c d"]:
         return cls if self.cls_table is None else cls + self.cls_table
@@ -146,15 +150,15 @@ class RelativePositionBias(AttentionBias):
     """A learned table over the offset of two patches (BEiT, Swin), with three more entries for CLS.
 
     Args:
-        window: (rows, columns) that the table is made for; at another size it is interpolated.
+        grid: (rows, columns) that the table is made for; at another size it is interpolated.
         num_heads: H.
         num_tables: 1: all blocks share one table (1.0 vision); else the number of blocks.
     """
 
-    def __init__(self, window: tuple[int, int], num_heads: int, num_tables: int = 1) -> None:
+    def __init__(self, grid: tuple[int, int], num_heads: int, num_tables: int = 1) -> None:
         super().__init__()
-        self.window = window
-        rows, columns = window
+        self.grid = grid
+        rows, columns = grid
         # [L, offsets + (CLS to patch, patch to CLS, CLS to CLS), H]
         self.table = nn.Parameter(torch.zeros(num_tables, (2 * rows - 1) * (2 * columns - 1) + 3, num_heads))
 
@@ -167,13 +171,14 @@ class RelativePositionBias(AttentionBias):
             cls = torch.arange(num_cls, device=index.device).expand(len(visible_index), -1)
             kept = torch.cat([cls, visible_index + num_cls], dim=1)  # [R, C + V]
             index = index[0][kept[:, :, None], kept[:, None, :]]
-        return self._table_for((rows, columns))[:, index].movedim(-1, 2)  # [L, R, T, T, H] -> [L, R, H, T, T]
+        return self.table_for((rows, columns))[:, index].movedim(-1, 2)  # [L, R, T, T, H] -> [L, R, H, T, T]
 
-    def _table_for(self, grid: tuple[int, int]) -> Float[Tensor, "l o h"]:
-        if grid == self.window:
+    def table_for(self, grid: tuple[int, int]) -> Float[Tensor, "l o h"]:
+        """The table for pictures of another size: offsets are stretched with the picture."""
+        if not torch.compiler.is_exporting() and grid == self.grid:
             return self.table
         offsets, cls = self.table[:, :-3], self.table[:, -3:]
-        sides = [2 * side - 1 for side in self.window]
+        sides = [2 * side - 1 for side in self.grid]
         offsets = offsets.transpose(1, 2).unflatten(2, sides)  # [L, H, 2 rows - 1, 2 columns - 1]
         offsets = F.interpolate(offsets, size=[2 * side - 1 for side in grid], mode="bicubic", align_corners=False)
         return torch.cat([offsets.flatten(2).transpose(1, 2), cls], dim=1)

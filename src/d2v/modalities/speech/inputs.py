@@ -53,6 +53,9 @@ class SpeechInputs(Inputs):
         self._reader: AudioReader | None = None
         self._opened = -1
 
+    def fingerprint(self) -> str:
+        return self._source.fingerprint()
+
     def num_samples(self, index: int) -> int:
         return int(self._num_samples[index])
 

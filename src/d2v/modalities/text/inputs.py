@@ -5,6 +5,7 @@ import os
 import sys
 from array import array
 from collections.abc import Iterator
+from hashlib import blake2b
 from itertools import islice
 from pathlib import Path
 
@@ -96,6 +97,11 @@ class TextInputs(Inputs):
                 ends.append(ends[-1] + len(tokens) + 2)
         self._ids = np.frombuffer(ids, np.int32) if ids else np.empty(0, np.int32)
         self._ends = np.array(ends, dtype=np.int64)
+
+    def fingerprint(self) -> str:
+        digest = blake2b(self._ids.data, digest_size=12)
+        digest.update(self._ends.data)
+        return digest.hexdigest()
 
     def num_samples(self, index: int) -> int:
         return int(self._ends[index + 1] - self._ends[index])

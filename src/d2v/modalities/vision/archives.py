@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -42,12 +43,11 @@ class ParquetSource(ImageSource):
         label = _label_column(dataset.features, where)
         self._dataset: Dataset = dataset.cast_column(self._image, Image(decode=False)).select_columns([self._image])
         self._files = [file.name for file in files]
-        self._labels: np.ndarray | None = None
         if label is not None:
             labels = np.asarray(dataset.with_format("numpy")[label][:], dtype=np.int64)
             feature = dataset.features[label]
             names = tuple(feature.names) if isinstance(feature, ClassLabel) else None
-            self._labels, self.classes = _checked_labels(labels, names, where, train_classes)
+            self.labels, self.classes = _checked_labels(labels, names, where, train_classes)
 
     def __len__(self) -> int:
         return len(self._dataset)
@@ -56,11 +56,25 @@ class ParquetSource(ImageSource):
         data = self._dataset[index][self._image]["bytes"]
         if data is None:
             raise BrokenSample("the row holds no bytes")
-        return data, None if self._labels is None else int(self._labels[index])
+        return data, None if self.labels is None else int(self.labels[index])
+
+    def paths(self) -> list[str | None]:
+        """What the rows say that their files were called; no picture is read for it."""
+        import pyarrow.compute as pc  # type: ignore[import-untyped]
+
+        return pc.struct_field(self._dataset.data.column(self._image), "path").to_pylist()
 
     def name(self, index: int) -> str:
-        path = self._dataset[index][self._image]["path"]
-        return f"row {index} of {self._files[0]} and following ({path})"
+        path = self._path(index)
+        return f"{self._files[0]}: row {index}" + (f" ({path})" if path else "")
+
+    def file_name(self, index: int) -> str:
+        return os.path.basename(self._path(index) or "")
+
+    def _path(self, index: int) -> str | None:
+        import pyarrow.compute as pc
+
+        return pc.struct_field(self._dataset.data.column(self._image), "path")[index].as_py()
 
 
 class TarSource(ImageSource):
@@ -77,12 +91,11 @@ class TarSource(ImageSource):
     def __init__(self, files: list[Path], train_classes: tuple[str, ...] | None = None) -> None:
         where = f"data.root: {files[0].parent}/*.tar"
         self._members = TarMembers(files, "images", IMAGE_SUFFIXES, (".cls", ".json"), _parse_label)
-        self._labels: np.ndarray | None = None
         cls, json_entry = (self._members.beside[suffix] for suffix in (".cls", ".json"))
         labels = np.array([int(cls[i] or json_entry[i] or -1) for i in range(len(self._members))], dtype=np.int64)
         missing = int((labels < 0).sum())
         if missing == 0:
-            self._labels, self.classes = _checked_labels(labels, None, where, train_classes)
+            self.labels, self.classes = _checked_labels(labels, None, where, train_classes)
         elif missing < len(labels):
             log.warning("data: %d of %d images in %s have no label, so none are used", missing, len(labels), where)
 
@@ -90,10 +103,17 @@ class TarSource(ImageSource):
         return len(self._members)
 
     def read(self, index: int) -> tuple[bytes, int | None]:
-        return self._members.read(index), None if self._labels is None else int(self._labels[index])
+        return self._members.read(index), None if self.labels is None else int(self.labels[index])
+
+    def place(self, index: int) -> tuple[str, str]:
+        """The tar that a picture lies in, and what it is called there."""
+        return self._members.place(index)
 
     def name(self, index: int) -> str:
         return self._members.name(index)
+
+    def file_name(self, index: int) -> str:
+        return os.path.basename(self._members.place(index)[1])
 
 
 def _checked_labels(
