@@ -1,0 +1,102 @@
+"""`d2v export --format hf`: a folder that Hugging Face transformers loads. transformers itself is not needed for it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from d2v.checkpoints import (
+    export_hugging_face_audio,
+    export_hugging_face_text,
+    export_hugging_face_vision,
+    hugging_face_audio,
+    hugging_face_text,
+    hugging_face_vision,
+)
+from d2v.checkpoints.export_card import model_card
+from d2v.checkpoints.export_names import official_names, split_qkv
+from d2v.checkpoints.export_official import Official
+from d2v.checkpoints.export_source import ExportSource
+from d2v.checkpoints.folder import WEIGHTS, write_files
+from d2v.checkpoints.hugging_face_files import CONFIG
+from d2v.errors import UserError
+from d2v.model.encoder import Encoder
+
+
+@dataclass(frozen=True)
+class _Family:
+    """Where a modality's encoder goes."""
+
+    exporter: Any
+    layout: Any
+    """The module that imports it, whose names of tensors hold for both ways."""
+
+
+_FAMILIES = {
+    "d2v.modalities.speech.encoder.SpeechEncoder": _Family(export_hugging_face_audio, hugging_face_audio),
+    "d2v.modalities.text.encoder.TextEncoder": _Family(export_hugging_face_text, hugging_face_text),
+    "d2v.modalities.vision.encoder.VisionEncoder": _Family(export_hugging_face_vision, hugging_face_vision),
+}
+_USE = """```python
+from transformers import AutoModel, {model}
+model = {model}.from_pretrained("{name}")
+```"""
+
+
+def export(source: ExportSource, encoder: Encoder, output: Path) -> list[str]:
+    """Write the folder.
+
+    Args:
+        source: What is exported.
+        encoder: Of it, the student or the teacher.
+        output: A new folder.
+
+    Returns:
+        What was written, in words.
+
+    Raises:
+        UserError: Hugging Face has no such model; the message says what does not fit. Or the place cannot be written.
+    """
+    official = translate(source, encoder)
+    files = {CONFIG: official.config, **official.files}
+    texts = {name: value if isinstance(value, str) else _json(value) for name, value in files.items()}
+    name = official.config["architectures"][0]
+    use = _USE.format(model=name, name=output.name).replace(f"import AutoModel, {name}", f"import {name}")
+    texts["README.md"] = model_card(output.name, source, "transformers", use)
+    write_files(output, {WEIGHTS: official.weights}, texts)
+    return [name, *official.files]
+
+
+def translate(source: ExportSource, encoder: Encoder) -> Official:
+    """The model as Hugging Face has it; raises a UserError if it has none."""
+    class_path = encoder.recipe["class_path"]
+    family = _FAMILIES.get(class_path)
+    if family is None:
+        raise _refusal(source, [f"{class_path} has no counterpart"])
+    weights = split_qkv({name: value.detach() for name, value in encoder.state_dict().items()})
+    official = family.exporter.translate(source, encoder, weights)
+    if official.problems:
+        raise _refusal(source, official.problems)
+    body = official_names(official.weights, family.layout.ENCODER_PARTS)
+    prefix = family.layout.PREFIX if official.head else ""
+    return Official(
+        config={
+            "architectures": [official.config.pop("architecture")],
+            "model_type": family.layout.MODEL_TYPE,
+            "dtype": "float32",
+            **official.config,
+        },
+        weights={**{prefix + name: value for name, value in {**body, **official.extra}.items()}, **official.head},
+        files=official.files,
+    )
+
+
+def _refusal(source: ExportSource, problems: list[str]) -> UserError:
+    return UserError(
+        f"--format hf: the classes of Hugging Face cannot hold {source.path.name}: {'; '.join(problems)}. "
+        "--format safetensors, onnx and torch can"
+    )
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

@@ -1,0 +1,79 @@
+"""Tiny checkpoints of ours of all modalities and versions, with random values everywhere, and `d2v export` of them."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from d2v import __version__
+from d2v.commands import export
+from d2v.modalities.speech.encoder import SpeechEncoder
+from d2v.modalities.text.encoder import TextEncoder
+from d2v.modalities.vision.encoder import VisionEncoder
+from d2v.model.encoder import Encoder
+
+EXTRACTOR = ((8, 10, 5), (12, 3, 2), (12, 2, 2))
+SPEECH = {
+    "width": 16, "depth": 2, "num_heads": 2, "extractor": EXTRACTOR, "position_layers": 2, "position_kernel": 3,
+    "position_groups": 4,
+}  # fmt: skip
+TEXT = {"vocab_size": 40, "width": 16, "depth": 2, "num_heads": 2, "max_positions": 30}
+VISION = {"image_size": (16, 24), "patch_size": 4, "width": 16, "depth": 2, "num_heads": 2}
+BEIT = {
+    "masked_input": "replace", "positions": None, "relative_bias": "shared", "norm_first": True, "layer_scale": 0.1,
+    "key_bias": False,
+}  # fmt: skip
+
+
+@torch.no_grad()
+def make_encoder(kind: str, **changes: Any) -> Encoder:
+    """One with random biases and norms, too, which are built as zeros and ones."""
+    torch.manual_seed(2)
+    encoder: Encoder = {
+        "speech1": lambda: SpeechEncoder(**{**SPEECH, "masked_input": "replace", "alibi": False, **changes}),
+        "speech2": lambda: SpeechEncoder(**{**SPEECH, **changes}),
+        "text1": lambda: TextEncoder(**{**TEXT, "masked_input": "replace", **changes}),
+        "text2": lambda: TextEncoder(**{**TEXT, "alibi": True, "max_positions": None, **changes}),
+        "vision1": lambda: VisionEncoder(**{**VISION, **BEIT, **changes}),
+        "vision2": lambda: VisionEncoder(**{**VISION, "prenet_depth": 1, **changes}),
+    }[kind]()
+    for parameter in encoder.parameters():
+        parameter.add_(0.2 * torch.randn_like(parameter))
+    return encoder.eval()
+
+
+def save(
+    path: Path,
+    encoder: Encoder,
+    head: dict[str, Tensor] | None = None,
+    teacher: Encoder | None = None,
+    assets: dict[str, str] | None = None,
+    **ours: Any,
+) -> Path:
+    """A ``.ckpt`` as Lightning writes it; ``ours``: what a fine-tuned one says in its entry ``d2v``."""
+    state = {f"method.student.{name}": value for name, value in encoder.state_dict().items()}
+    if teacher is not None:
+        state |= {f"method.teacher.encoder.{name}": value for name, value in teacher.state_dict().items()}
+    state |= {f"method.head.{name}": value for name, value in (head or {}).items()}
+    entry = {"version": __version__, "student": encoder.recipe, "assets": assets or {}, **ours}
+    torch.save({"state_dict": state, "global_step": 7, "d2v": entry}, path)
+    return path
+
+
+def linear_head(classes: int, norm: bool = False, tanh: bool = False, width: int = 16) -> dict[str, Tensor]:
+    """Random weights of a head in the names of ``finetuning/classifier_heads.py``, or of CTC's."""
+    torch.manual_seed(4)
+    head = {"proj.weight": torch.randn(classes, width), "proj.bias": torch.randn(classes)}
+    if norm:
+        head |= {"norm.weight": torch.randn(width), "norm.bias": torch.randn(width)}
+    if tanh:
+        head |= {"hidden.weight": torch.randn(width, width), "hidden.bias": torch.randn(width)}
+    return head
+
+
+def run_export(checkpoint: Path | str, form: str, output: Path, **changes: Any) -> Path:
+    arguments = {"weights": None, "push": None, **changes}
+    export.run(argparse.Namespace(checkpoint=str(checkpoint), format=form, output=output, **arguments))
+    return output
