@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from d2v.checkpoints.folder import is_folder, read_config
+from d2v.checkpoints.hub import local_path
 from d2v.checkpoints.layout import ClassifierTask, ImportedClassifier, StateDict
 from d2v.errors import UserError
 
@@ -152,7 +153,7 @@ def load_classifier_head(folder: str | Path) -> ImportedClassifier | None:
     Raises:
         UserError: The folder is damaged.
     """
-    path = Path(folder).expanduser()
+    path = local_path(folder)
     if not is_folder(path):
         return None
     config = read_config(path)

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from d2v.checkpoints.folder import is_folder, read_config
+from d2v.checkpoints.hub import local_path
 from d2v.checkpoints.layout import CTCHead, StateDict
 from d2v.data.alphabet import Alphabet
 from d2v.errors import UserError
@@ -111,7 +112,7 @@ def load_ctc_head(folder: str | Path) -> tuple[Float[Tensor, "s d"], Float[Tenso
     Raises:
         UserError: The folder is damaged.
     """
-    path = Path(folder).expanduser()
+    path = local_path(folder)
     if not is_folder(path):
         return None
     ctc = read_config(path).get("ctc")
