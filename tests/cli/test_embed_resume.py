@@ -1,0 +1,191 @@
+"""`d2v embed` that was stopped goes on, and what is there is not lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from d2v.cli import main
+from d2v.evaluation import row_journal
+from d2v.evaluation.embedding import Row
+from d2v.evaluation.row_journal import RowJournal
+from d2v.modalities.speech.encoder import SpeechEncoder
+from d2v.modalities.speech.inputs import SpeechInputs
+
+TINY = ((16, 10, 5), *[(16, 3, 2)] * 4, *[(16, 2, 2)] * 2)
+# Lines are committed at once, and the process waits to be stopped before it reads the clip of this number.
+SCRIPT = """
+import sys, time
+from d2v.evaluation import row_journal
+from d2v.modalities.speech.inputs import SpeechInputs
+row_journal.COMMIT_SECONDS = 0
+read, number = SpeechInputs.read, int(sys.argv[1])
+def wait(self, index, start, stop):
+    if index == number:
+        print("waiting", flush=True)
+        time.sleep(60)
+    return read(self, index, start, stop)
+SpeechInputs.read = wait
+from d2v.cli import main
+sys.exit(main(sys.argv[2:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    encoder = SpeechEncoder(
+        width=16, depth=2, num_heads=2, extractor=TINY, position_layers=1, position_kernel=3, position_groups=2
+    )
+    path = tmp_path_factory.mktemp("model") / "last.ckpt"
+    state = {f"method.student.{name}": value for name, value in encoder.state_dict().items()}
+    torch.save({"state_dict": state, "d2v": {"version": "0.1.0", "student": encoder.recipe}}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Clips of all lengths, some broken, so that batches mix early with late ones."""
+    root = tmp_path_factory.mktemp("sound")
+    generator = np.random.default_rng(0)
+    for number, seconds in enumerate(generator.uniform(0.1, 4.0, 60)):
+        samples = generator.uniform(-0.5, 0.5, round(seconds * 16_000))
+        if number % 20 == 7:
+            samples[50] = np.nan
+        soundfile.write(root / f"{number:02d}.wav", samples, 16_000, subtype="FLOAT")
+    return root
+
+
+def arguments(checkpoint: Path, sound: Path, output: Path, *options: object) -> list[str]:
+    args = ["embed", "--checkpoint", checkpoint, "--input", sound, "--output", output, "--num_workers", 0]
+    return [*map(str, args), "--chunk_seconds", "1", "--overlap_seconds", "0.5", *map(str, options)]
+
+
+def killed_at(clip: int, command: list[str]) -> None:
+    """In a process of its own: kill it before it reads this clip."""
+    read = SpeechInputs.read
+
+    def kill(self: SpeechInputs, index: int, start: int, stop: int | None) -> torch.Tensor:
+        if index == clip:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return read(self, index, start, stop)
+
+    SpeechInputs.read = kill  # type: ignore[method-assign]
+    row_journal.COMMIT_SECONDS = 0
+    main(command)
+
+
+@pytest.mark.parametrize(("suffix", "pool"), [(".parquet", "none"), (".npz", "mean"), (".safetensors", "none")])
+def test_a_killed_run_gives_the_same_file(
+    checkpoint: Path, sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str, pool: str
+) -> None:
+    whole, output = tmp_path / f"whole{suffix}", tmp_path / f"x{suffix}"
+    assert main(arguments(checkpoint, sound, whole, "--pool", pool)) == 0
+    skipped = capsys.readouterr().err.count("skipped ")
+    command = arguments(checkpoint, sound, output, "--pool", pool)
+    process = get_context("fork").Process(target=killed_at, args=(41, command))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert not output.exists()
+    assert len((tmp_path / f"x{suffix}.unfinished" / "rows.jsonl").read_bytes().splitlines()) > 5
+    assert main(command) == 0
+    out, err = capsys.readouterr()
+    assert "going on: " in err
+    assert f"({skipped} skipped)" in out
+    assert output.read_bytes() == whole.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"whole{suffix}", f"x{suffix}"]
+
+
+def test_ctrl_c_says_how_to_go_on(checkpoint: Path, sound: Path, tmp_path: Path) -> None:
+    output = tmp_path / "x.npz"
+    command = [sys.executable, "-c", SCRIPT, "41", *arguments(checkpoint, sound, output)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waiting\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "of 60 files are done; the same command goes on from there" in err
+    assert "Traceback" not in err
+    assert main(arguments(checkpoint, sound, output)) == 0
+    assert len(np.load(output)["id"]) == 57
+
+
+def test_finished_features_are_not_replaced_silently(
+    checkpoint: Path, sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "x.parquet"
+    assert main(arguments(checkpoint, sound, output)) == 0
+    before = output.stat()
+    assert main(arguments(checkpoint, sound, output)) == 0
+    assert "has these features already" in capsys.readouterr().out
+    os.utime(sound / "05.wav", ns=(1, time.time_ns()))
+    for options, message in (
+        (["--layer", "0,1"], "layer 0,1 in place of none"),
+        (["--precision", "bf16"], "precision bf16 in place of 32"),
+        ([], "another content of --input"),
+    ):
+        assert main(arguments(checkpoint, sound, output, *options)) == 2
+        err = capsys.readouterr().err
+        assert message in err
+        assert "--overwrite" in err
+    assert output.stat().st_mtime_ns == before.st_mtime_ns
+    assert main(arguments(checkpoint, sound, output, "--layer", 0, "--overwrite")) == 0
+    assert output.stat().st_mtime_ns > before.st_mtime_ns
+
+
+def test_the_beginning_of_other_features_is_not_continued(
+    checkpoint: Path, sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output, unfinished = tmp_path / "x.npz", tmp_path / "x.npz.unfinished"
+    journal = RowJournal(unfinished, {"layer": 1, "pool": "mean"}, 16, True)
+    journal.write(Row("05.wav", np.ones(16, np.float32), 3, 0, 0.5, None))
+    journal.commit()
+    journal.close()
+    assert main(arguments(checkpoint, sound, output)) == 2
+    err = capsys.readouterr().err
+    assert "x.npz.unfinished beside it holds the beginning of other features (" in err
+    assert "layer none in place of 1" in err
+    assert main(arguments(checkpoint, sound, output, "--overwrite")) == 0
+    assert not np.array_equal(np.load(output)["embedding"][0], np.ones(16))
+
+
+def test_what_is_not_complete_is_cut_off(tmp_path: Path) -> None:
+    journal = RowJournal(tmp_path / "j", {}, 2, pooled=False)
+    journal.write(Row("a", np.ones((3, 2), np.float32), 3, 0, 1.0, np.arange(3.0)))
+    journal.skip("b")
+    journal.write(Row("c", np.full((2, 2), 2, np.float32), 4, 0, 1.0, np.arange(2.0)))  # half of it
+    journal.close()
+    with (tmp_path / "j/rows.jsonl").open("a") as file:
+        file.write('["c", 2, 4, 2, 1.0')
+    with (tmp_path / "j/embedding.f32").open("ab") as file:
+        file.write(b"torn")
+    journal = RowJournal(tmp_path / "j", {}, 2, pooled=False)
+    assert (journal.num_done, journal.num_vectors, journal.num_skipped) == (2, 3, 1)
+    journal.write(Row("c", np.full((4, 2), 3, np.float32), 4, 0, 1.0, np.arange(4.0)))
+    index = journal.index()
+    assert index.names == ["a", "c"]
+    assert index.ends.tolist() == [3, 7]
+    assert journal.vectors()[:, 0].tolist() == [1, 1, 1, 3, 3, 3, 3]
+    times = journal.times()
+    assert times is not None
+    assert times.tolist() == [0, 1, 2, 0, 1, 2, 3]
+    journal.close()
+
+
+def test_two_processes_do_not_write_one_output(tmp_path: Path) -> None:
+    journal = RowJournal(tmp_path / "j", {}, 2, pooled=True)
+    with pytest.raises(ValueError, match="another d2v embed is writing"):
+        RowJournal(tmp_path / "j", {}, 2, pooled=True)
+    assert json.loads((tmp_path / "j/settings.json").read_text()) == {}
+    journal.close()
