@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -291,7 +292,8 @@ def test_what_was_there_stays_until_the_new_file_is_whole(
     journal.write(Row("b.wav", np.ones(4, np.float32), 3, 0, 0.5, None))
     monkeypatch.setattr("pyarrow.parquet.ParquetWriter.write_table", fail)
     monkeypatch.setattr("numpy.savez", fail)
-    monkeypatch.setattr("d2v.evaluation.feature_files.struct.pack", fail)
+    # Not struct.pack itself, with which pytest-xdist talks to its workers.
+    monkeypatch.setattr("d2v.evaluation.feature_files.struct", SimpleNamespace(pack=fail))
     with pytest.raises(OSError, match="no space"):
         write_features(path, journal, {})
     assert path.read_bytes() == before
