@@ -24,7 +24,8 @@ from d2v.modalities.speech.inputs import SpeechInputs
 TINY = ((16, 10, 5), *[(16, 3, 2)] * 4, *[(16, 2, 2)] * 2)
 # Lines are committed at once, and the process waits to be stopped before it reads the clip of this number.
 SCRIPT = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from d2v.evaluation import row_journal
 from d2v.modalities.speech.inputs import SpeechInputs
 row_journal.COMMIT_SECONDS = 0
