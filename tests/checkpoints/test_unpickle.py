@@ -5,32 +5,16 @@ import io
 import pickle
 import struct
 import tarfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
 import torch
+from pickle_attacks import as_legacy, as_zip
 
 from d2v.checkpoints.unpickle import load_untrusted
 from d2v.errors import UserError
-
-LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-
-
-def as_zip(path: Path, data: bytes) -> None:
-    """A torch file of today around a pickle."""
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/data.pkl", data)
-        archive.writestr("archive/byteorder", "little")
-        archive.writestr("archive/version", "3\n")
-
-
-def as_legacy(path: Path, data: bytes) -> None:
-    """A torch file of before 1.6: three small pickles, the content, the list of storages."""
-    head = [LEGACY_MAGIC, 1001, {"protocol_version": 1001, "little_endian": True}]
-    path.write_bytes(b"".join(pickle.dumps(part, 2) for part in head) + data + pickle.dumps([], 2))
 
 
 class Call:
