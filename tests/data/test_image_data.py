@@ -287,8 +287,7 @@ def test_the_crop_of_evaluation() -> None:
 
 
 def named(data: ImageNetDataModule) -> list[str]:
-    source = data.sources[0]
-    return [source.file_name(index) for index in range(len(source))]
+    return data.sources[0].file_names()
 
 
 def test_a_share_of_the_labels_is_balanced_and_the_same_for_all_seeds(
@@ -309,7 +308,7 @@ def test_a_share_of_the_labels_is_balanced_and_the_same_for_all_seeds(
     held_out = module(tmp_path / "train", label_fraction=0.5, val_fraction=0.2)
     val = held_out.sources[1]
     assert val is not None
-    assert not set(named(held_out)) & {val.file_name(index) for index in range(len(val))}
+    assert not set(named(held_out)) & set(val.file_names())
     with pytest.raises(UserError, match=r"data\.label_fraction is 0\.5: the training images have no labels"):
         module(tmp_path / "train/a", label_fraction=0.5).setup()
 

@@ -38,7 +38,7 @@ _FAMILIES = {
     "d2v.modalities.vision.encoder.VisionEncoder": _Family(export_hugging_face_vision, hugging_face_vision),
 }
 _USE = """```python
-from transformers import AutoModel, {model}
+from transformers import {model}
 model = {model}.from_pretrained("{name}")
 ```"""
 
@@ -61,7 +61,7 @@ def export(source: ExportSource, encoder: Encoder, output: Path) -> list[str]:
     files = {CONFIG: official.config, **official.files}
     texts = {name: value if isinstance(value, str) else _json(value) for name, value in files.items()}
     name = official.config["architectures"][0]
-    use = _USE.format(model=name, name=output.name).replace(f"import AutoModel, {name}", f"import {name}")
+    use = _USE.format(model=name, name=output.name)
     texts["README.md"] = model_card(output.name, source, "transformers", use)
     write_files(output, {WEIGHTS: official.weights}, texts)
     return [name, *official.files]

@@ -11,7 +11,7 @@ from d2v.checkpoints.classifier_head import load_classifier_head, make_head
 from d2v.checkpoints.ctc_head import load_ctc_head
 from d2v.checkpoints.folder import CONFIG, is_folder, read_assets, read_config, read_weights
 from d2v.checkpoints.layout import CTCHead, ImportedClassifier, StateDict, build_method
-from d2v.checkpoints.load import newest_checkpoint
+from d2v.checkpoints.load import checkpoint_assets, newest_checkpoint
 from d2v.checkpoints.unpickle import load_untrusted
 from d2v.configs import read_config as read_yaml
 from d2v.errors import UserError
@@ -76,8 +76,10 @@ def read_source(path: Path) -> ExportSource:
     student = {name: value for name, value in weights.items() if name.startswith("student.")}
     head = {name.removeprefix("head."): value for name, value in weights.items() if name.startswith("head.")}
     what = {"file": file.name, "global_step": content.get("global_step")}
+    if ours.get("licence"):
+        what["licence"] = ours["licence"]
     config: dict[str, Any] = {"method": {"student": ours["student"]}}
-    source = ExportSource(file, student, config, dict(ours.get("assets", {})))
+    source = ExportSource(file, student, config, checkpoint_assets(ours, file))
     if "alphabet" in ours:
         config["source"] = {"layout": "d2v, fine-tuned with CTC", **what}
         ctc = CTCHead(head["proj.weight"], head["proj.bias"], tuple(ours["alphabet"]))

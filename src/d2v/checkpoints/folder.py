@@ -78,6 +78,8 @@ def write_files(folder: Path, tensors: Mapping[str, StateDict], texts: Mapping[s
             save_file(_separate(state), unfinished / name, {"format": "pt"})
         for name, text in texts.items():
             (unfinished / name).write_text(text, encoding="utf-8")
+            for file in tensors:  # safetensors lets nobody else read what it writes
+                shutil.copymode(unfinished / name, unfinished / file)
 
 
 @contextmanager
@@ -88,6 +90,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         UserError: Something is there already, or the place cannot be written to.
     """
     require_empty(folder)
+    folder = folder.absolute()
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
     try:
         unfinished.mkdir(parents=True)
@@ -124,13 +127,25 @@ def read_assets(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
         UserError: One is missing or no text.
     """
     assets = {}
-    for name in config.get("assets", []):
+    for name in checked_names(config.get("assets", []), folder / CONFIG):
         try:
-            # Of a folder that came from somewhere else, no path may lead out of it.
-            assets[name] = (folder / Path(name).name).read_text(encoding="utf-8")
+            assets[name] = (folder / name).read_text(encoding="utf-8")
         except (OSError, ValueError) as error:
             raise UserError(f"{folder / name}: not readable ({error}); {CONFIG} names it") from error
     return assets
+
+
+def checked_names(names: Any, where: Path) -> list[str]:
+    """Names of assets, which become names of files: from a file of somewhere else, none may lead to another folder.
+
+    Raises:
+        UserError: They are no such names; the message begins with ``where``.
+    """
+    names = names if isinstance(names, list | dict) else [names]
+    for name in names:
+        if not isinstance(name, str) or name in ("", "..") or name != Path(name).name or "\\" in name:
+            raise UserError(f"{where}: names the asset {name!r:.80}, which is no name of a file; it is refused")
+    return list(names)
 
 
 def read_weights(folder: Path) -> StateDict:

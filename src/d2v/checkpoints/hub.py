@@ -59,7 +59,7 @@ def push(folder: Path, repository: str) -> str:
         huggingface_hub.upload_folder(
             repo_id=repository, folder_path=folder, commit_message=f"d2v export to {folder.name}"
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # the errors of the library that it speaks HTTP with have changed before
         raise UserError(
             f"--push {repository}: {_first_line(error)}. The folder {folder} is written; push it again with "
             f"`hf upload {repository} {folder}`"

@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 from d2v.checkpoints import hub
 from d2v.checkpoints.changes import adapt_weights
 from d2v.checkpoints.folder import (
+    checked_names,
     in_short,
     is_folder,
     mismatches,
@@ -44,10 +45,10 @@ def load(path: str | Path, weights: Weights = "student", **changes: Any) -> Enco
     """
     if weights not in get_args(Weights):
         raise UserError(f"weights={weights!r}: give one of {', '.join(get_args(Weights))}")
-    recipe, state, assets = _read(_local(path))
+    recipe, state, assets, licence = _read(_local(path))
+    if not issubclass(part_class(recipe), Encoder):
+        raise UserError(f"{path}: its student is a {recipe['class_path']}, and no encoder")
     encoder = build(_changed(recipe, changes))
-    if not isinstance(encoder, Encoder):
-        raise UserError(f"{path}: its student is a {type(encoder).__name__}, and no encoder")
     found = _part(state, _STUDENT)
     if weights == "teacher":
         found = _with_borrowed(_part(state, _TEACHER), found)
@@ -59,7 +60,7 @@ def load(path: str | Path, weights: Weights = "student", **changes: Any) -> Enco
     if problems:
         raise UserError(f"{path}: the weights do not fit the encoder: {in_short(problems)}")
     encoder.load_state_dict(found)
-    encoder.assets = assets
+    encoder.assets, encoder.licence = assets, licence
     return encoder.eval()
 
 
@@ -108,7 +109,7 @@ def init_weights(method: Data2Vec, path: str | Path) -> list[str]:
     Raises:
         UserError: The student or the teacher has other tensors than the checkpoint; the message names them.
     """
-    _, state, assets = _read(Path(path))
+    _, state, assets, licence = _read(_local(path))
     student, head = _part(state, _STUDENT), _part(state, _HEAD)
     problems = mismatches(method.student.state_dict(), student)
     if problems:
@@ -129,6 +130,7 @@ def init_weights(method: Data2Vec, path: str | Path) -> list[str]:
     else:
         method.head.load_state_dict(head)
     method.student.load_state_dict(student)
+    method.student.licence = licence
     method.student.assets = assets  # data with another tokenizer are refused when they meet the encoder
     method.teacher.encoder.load_state_dict(teacher)
     return notes
@@ -146,12 +148,13 @@ def _local(path: str | Path) -> Path:
     return folder
 
 
-def _read(path: Path) -> tuple[dict[str, Any], StateDict, dict[str, str]]:
-    """Recipe of the student, the method's state dict, and the encoder's assets."""
+def _read(path: Path) -> tuple[dict[str, Any], StateDict, dict[str, str], str | None]:
+    """Recipe of the student, the method's state dict, and the encoder's assets and licence."""
     path = path.expanduser()
     if is_folder(path):
         config = read_config(path)
-        return config["method"].get("student", {}), read_weights(path), read_assets(path, config)
+        licence = config.get("source", {}).get("licence")
+        return config["method"].get("student", {}), read_weights(path), read_assets(path, config), licence
     file = newest_checkpoint(path) if path.is_dir() else path
     content = load_untrusted(file)
     state = content.get("state_dict")
@@ -161,7 +164,20 @@ def _read(path: Path) -> tuple[dict[str, Any], StateDict, dict[str, str]]:
             f"{file}: no checkpoint of d2v. One of fairseq or BEiT is imported first: "
             f"d2v import {file} --output FOLDER, and then FOLDER is loaded"
         )
-    return ours["student"], _part(state, "method."), dict(ours.get("assets", {}))
+    return ours["student"], _part(state, "method."), checkpoint_assets(ours, file), ours.get("licence")
+
+
+def checkpoint_assets(ours: dict[str, Any], file: Path) -> dict[str, str]:
+    """Assets of the encoder in a checkpoint of ours.
+
+    Raises:
+        UserError: They are no texts with names of files.
+    """
+    assets = ours.get("assets", {})
+    names = checked_names(assets, file)
+    if not isinstance(assets, dict) or not all(isinstance(text, str) for text in assets.values()):
+        raise UserError(f"{file}: its assets are no texts; it is refused")
+    return {name: assets[name] for name in names}
 
 
 def newest_checkpoint(folder: Path) -> Path:

@@ -4,6 +4,7 @@ import io
 import pickle
 import pickletools
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def foreign_names(path: Path) -> list[str]:
     try:
         for data in _pickles(path):
             names.update(dict.fromkeys(_named(data)))
-    except (OSError, zipfile.BadZipFile, RuntimeError):
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
         pass
     return [name.replace(" ", ".") for name in names if not name.startswith(_HARMLESS)]
 

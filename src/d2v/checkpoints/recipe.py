@@ -7,6 +7,9 @@ from torch import nn
 
 from d2v.errors import UserError
 
+# Not of training or fine-tuning, whose modules read other files when they are built.
+_PARTS = ("d2v.model.", "d2v.nn.", "d2v.modalities.")
+
 
 def node(class_path: str, **init_args: Any) -> dict[str, Any]:
     """A part as a recipe writes it: ``{"class_path": ..., "init_args": {...}}``."""
@@ -16,8 +19,8 @@ def node(class_path: str, **init_args: Any) -> dict[str, Any]:
 def build(recipe: dict[str, Any], *args: Any) -> Any:
     """Build a part from its node.
 
-    Only modules (``nn.Module``) that this package defines can be named, so a recipe from elsewhere cannot choose what
-    is called: not even what a file of ours happens to import.
+    Only parts of the method (``nn.Module`` of model, nn and modalities) can be named, so a recipe from elsewhere cannot
+    choose what is called: not even what a file of ours happens to import.
 
     Args:
         recipe: ``{"class_path": ..., "init_args": {...}}``.
@@ -49,6 +52,7 @@ def part_class(recipe: dict[str, Any]) -> type[nn.Module]:
         part = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise UserError(f"class_path {class_path!r}: this version of d2v has no such class") from error
-    if not (isinstance(part, type) and issubclass(part, nn.Module) and part.__module__ == module):
+    is_part = isinstance(part, type) and issubclass(part, nn.Module) and part.__module__ == module
+    if not is_part or not module.startswith(_PARTS):
         raise UserError(f"class_path {class_path!r}: no part of the method")
     return part

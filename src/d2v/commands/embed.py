@@ -1,7 +1,6 @@
 """``d2v embed``: features of files, in one file."""
 
 import argparse
-import shutil
 import signal
 import sys
 import time
@@ -159,27 +158,26 @@ def _is_done(output: Path, unfinished: Path, settings: dict[str, Any], overwrite
     """
     from d2v.evaluation.feature_settings import differences
     from d2v.evaluation.feature_table import read_file_settings
-    from d2v.evaluation.row_journal import read_settings
+    from d2v.evaluation.row_journal import discard, read_settings
 
+    begun = read_settings(unfinished)
+    other_begun = [] if begun is None else differences(settings, begun)
     if output.exists() and not overwrite:
         if others := differences(settings, read_file_settings(output)):
             raise UserError(
                 f"--output {output} holds other features ({'; '.join(others)}): give another name, or --overwrite to "
                 "replace them"
             )
-        shutil.rmtree(unfinished, ignore_errors=True)  # all but deleted when it was interrupted
+        if begun is not None and not other_begun:
+            discard(unfinished)  # all but deleted when it was interrupted
         return True
-    if not unfinished.is_dir():
-        return False
-    found = read_settings(unfinished)
-    if found is not None and not (others := differences(settings, found)):
-        return False
-    if found is not None and not overwrite:
+    if other_begun and not overwrite:
         raise UserError(
             f"--output {output}: {unfinished.name} beside it holds the beginning of other features "
-            f"({'; '.join(others)}): give another name, or --overwrite to begin anew"
+            f"({'; '.join(other_begun)}): give another name, or --overwrite to begin anew"
         )
-    shutil.rmtree(unfinished)
+    if other_begun or (begun is None and unfinished.is_dir()):
+        discard(unfinished)
     return False
 
 

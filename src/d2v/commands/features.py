@@ -1,5 +1,6 @@
 """From a checkpoint and inputs to features, as `d2v embed` computes them and `d2v search` needs them of its queries."""
 
+import math
 import os
 from dataclasses import asdict, dataclass
 from importlib import import_module
@@ -75,7 +76,7 @@ def plan_lengths(inputs: "Inputs", device: "torch.device", options: FeatureOptio
     on_cpu = device.type == "cpu"
     if (rate := inputs.sample_rate) is not None:
         chunk, overlap = options.chunk_seconds, options.overlap_seconds
-        if not 0 <= overlap < chunk:
+        if not 0 <= overlap < chunk < math.inf:
             raise UserError(
                 f"--chunk_seconds {chunk:g} and --overlap_seconds {overlap:g}: a piece must be longer than what it "
                 "shares with the next, and that not below 0"

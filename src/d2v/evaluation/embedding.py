@@ -136,7 +136,7 @@ def _encode(
         frames = encoder.embed(x, layer, "none" if pool == "mean" else pool, padding).float()
     except ValueError as error:
         raise UserError(f"--layer {layer}, --pool {pool}: {error}") from error
-    whole = slice(0, frames.shape[1] if frames.ndim > 2 else 1)  # of an input that is read whole
+    whole = slice(0, frames.shape[1] if frames.ndim > 2 else pieces.inputs.num_parts or 1)  # of an input read whole
     keeps = [chunk.keep if (chunk := pieces.chunk(piece)) else whole for piece in batch.pieces]
     if pool == "mean":  # on the device
         frames = torch.stack([frames[row, keep].mean(dim=0) for row, keep in enumerate(keeps)])

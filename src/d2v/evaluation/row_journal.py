@@ -66,7 +66,7 @@ class RowJournal:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lines = (folder / _ROWS).open("a+b")
-            self._lock(folder)
+            _lock(self._lines, folder)
             if not (folder / _SETTINGS).is_file():
                 (folder / f"{_SETTINGS}.new").write_text(json.dumps(settings))
                 (folder / f"{_SETTINGS}.new").replace(folder / _SETTINGS)
@@ -178,16 +178,28 @@ class RowJournal:
         self._vectors.truncate(vectors * self.width * 4)
         self._times.truncate(timed * 8)
 
-    def _lock(self, folder: Path) -> None:
-        try:
-            import fcntl
-        except ImportError:  # Windows has none; two processes there must not write one output
-            return
-        try:
-            fcntl.flock(self._lines, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lines.close()
-            raise UserError(f"--output: another d2v embed is writing {folder}; wait for it, or stop it") from error
+
+def discard(folder: Path) -> None:
+    """Delete the journal in a folder.
+
+    Raises:
+        UserError: another process writes it.
+    """
+    with (folder / _ROWS).open("a+b") as lines:
+        _lock(lines, folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _lock(lines: IO[bytes], folder: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows has none; two processes there must not write one output
+        return
+    try:
+        fcntl.flock(lines, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lines.close()
+        raise UserError(f"--output: another d2v embed is writing {folder}; wait for it, or stop it") from error
 
 
 def read_settings(folder: Path) -> dict[str, Any] | None:

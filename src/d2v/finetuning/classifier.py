@@ -168,7 +168,8 @@ class Classifier(FinetuningModule):
     def given_head(self) -> tuple[Sequence[str], dict[str, Tensor]] | None:
         """The classifier beside an imported encoder, if this one is such; else a notice says where they differ.
 
-        Classes that it does not name are those of the data, in their order.
+        Classes that it does not name are those of the data, in their order. Its scores are in the units of the data,
+        those of a head of ours ``score_scale`` times smaller.
         """
         found = None if self.checkpoint is None else load_classifier_head(self.checkpoint)
         if found is None:
@@ -182,12 +183,16 @@ class Classifier(FinetuningModule):
         if differing:
             rank_zero_info(f"model.checkpoint: its classifier is not taken, because it has {', '.join(differing)}")
             return None
+        weights = {
+            name: value / self.score_scale if name.startswith("proj.") else value
+            for name, value in found.weights.items()
+        }
         if found.names is None:
-            return classes or tuple(str(number) for number in range(outputs)), found.weights
+            return classes or tuple(str(number) for number in range(outputs)), weights
         if set(found.names) != set(classes):
-            return found.names, found.weights
+            return found.names, weights
         order = [found.names.index(name) for name in classes]
-        return classes, {name: v[order] if name.startswith("proj.") else v for name, v in found.weights.items()}
+        return classes, {name: v[order] if name.startswith("proj.") else v for name, v in weights.items()}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

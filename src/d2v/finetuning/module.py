@@ -254,6 +254,7 @@ class FinetuningModule(L.LightningModule):
             "version": __version__,
             "student": self.student.recipe,
             "assets": self.student.assets,
+            "licence": self.student.licence,
             self.stored_as: list(self.names),
         }
 

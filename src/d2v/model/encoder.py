@@ -52,6 +52,8 @@ class Encoder(nn.Module):
         self.width = width
         self.num_cls = num_cls
         self.first_is_cls = first_is_cls
+        self.licence: str | None = None
+        """Of weights that come from somewhere else; what is trained from them is bound by it, too."""
         self.assets: dict[str, str] = {}
         """Text files that go with the weights, by name: the tokenizer of a text encoder."""
         self.recipe = recipe

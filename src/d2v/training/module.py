@@ -128,7 +128,12 @@ class Data2VecModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Plain values only: a checkpoint of ours loads with weights_only=True and names no code but our own classes.
-        checkpoint["d2v"] = {"version": __version__, "student": self.student.recipe, "assets": self.student.assets}
+        checkpoint["d2v"] = {
+            "version": __version__,
+            "student": self.student.recipe,
+            "assets": self.student.assets,
+            "licence": self.student.licence,
+        }
 
     def _seed_step(self, batch_idx: int) -> None:
         # Dropout, stochastic depth and the decoder's noise are a function of (seed, step, micro-batch, rank). So a

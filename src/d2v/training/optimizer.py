@@ -34,7 +34,9 @@ def layer_decayed_groups(module: nn.Module, encoder: Encoder, decay: float) -> l
 
     The rule of BEiT's ``optim_factory.py``: 1 for the head, the output norm and the bias of attention, ``decay`` for
     the last block, and ``decay ** (L + 1)`` for what lies before the first of L blocks (prenet blocks are blocks).
-    fairseq's 2.0 scales the blocks alone. The head's groups come first: the first learning rate is the one stated.
+    fairseq's 2.0 scales the blocks alone. Tables of a bias that each block has for itself are one parameter here,
+    beside the blocks; BEiT's have the rate of their block. The head's groups come first: the first learning rate is the
+    one stated.
 
     Args:
         module: Whose parameters to group.

@@ -68,8 +68,8 @@ class ParquetSource(ImageSource):
         path = self._path(index)
         return f"{self._files[0]}: row {index}" + (f" ({path})" if path else "")
 
-    def file_name(self, index: int) -> str:
-        return os.path.basename(self._path(index) or "")
+    def file_names(self) -> list[str]:
+        return [os.path.basename(path or "") for path in self.paths()]
 
     def _path(self, index: int) -> str | None:
         import pyarrow.compute as pc
@@ -112,8 +112,8 @@ class TarSource(ImageSource):
     def name(self, index: int) -> str:
         return self._members.name(index)
 
-    def file_name(self, index: int) -> str:
-        return os.path.basename(self._members.place(index)[1])
+    def file_names(self) -> list[str]:
+        return [os.path.basename(self._members.place(index)[1]) for index in range(len(self))]
 
 
 def _checked_labels(

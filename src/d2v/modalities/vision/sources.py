@@ -39,9 +39,9 @@ class ImageSource(ABC):
     def name(self, index: int) -> str:
         """What to call the picture in a message or a table."""
 
-    def file_name(self, index: int) -> str:
-        """The last part of its path."""
-        return os.path.basename(self.name(index))
+    def file_names(self) -> list[str]:
+        """The last parts of the paths of all pictures."""
+        return [os.path.basename(self.name(index)) for index in range(len(self))]
 
 
 class SubsetSource(ImageSource):
@@ -62,8 +62,9 @@ class SubsetSource(ImageSource):
     def name(self, index: int) -> str:
         return self._source.name(int(self._indices[index]))
 
-    def file_name(self, index: int) -> str:
-        return self._source.file_name(int(self._indices[index]))
+    def file_names(self) -> list[str]:
+        names = self._source.file_names()
+        return [names[index] for index in self._indices]
 
 
 class FolderSource(ImageSource):

@@ -38,7 +38,7 @@ def named_subset(source: ImageSource, file: str) -> ImageSource:
     wanted = {line.strip().rpartition("/")[2] for line in lines if line.strip()}
     if not wanted:
         raise UserError(f"data.subset {file}: names no image; expected one file name a line")
-    names = [source.file_name(index) for index in range(len(source))]
+    names = source.file_names()
     kept = np.array([index for index, name in enumerate(names) if name in wanted], dtype=np.int64)
     missing = sorted(wanted - {names[index] for index in kept})
     if missing:
