@@ -18,6 +18,7 @@ from d2v.checkpoints.vision_v1 import (
     student,
     take_classifier,
 )
+from d2v.data.normalisation import ASSET, IMAGENET, Normalisation
 
 PUBLISHED = {
     "num_mask_patches": 120,
@@ -29,6 +30,7 @@ PUBLISHED = {
     "layer_scale_init_value": 1e-4,
 }
 """What the published Base run sets and the code's defaults do not (data2vec_vision/beit/README.md)."""
+_INCEPTION = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # unless --imagenet_default_mean_and_std (datasets.py)
 _LOST = ("var_w0", "mask_dropout_prob")  # parts of the loss and the masking that are off in every published run
 
 
@@ -47,6 +49,8 @@ def convert(content: dict[str, Any]) -> Imported:
         UserError: The checkpoint is not whole.
     """
     args = given(content.get("args"))
+    uses_imagenet = args.get("imagenet_default_mean_and_std")
+    known_pixels = None if uses_imagenet is None else IMAGENET if uses_imagenet else _INCEPTION
     notes: list[str] = []
     pretrained = {"target_layers", "num_mask_patches"} <= args.keys()
     if not pretrained:
@@ -92,6 +96,7 @@ def convert(content: dict[str, Any]) -> Imported:
         weights=weights,
         example=example(recipe["init_args"]["width"]),
         sizes=shown(recipe),
+        assets={} if known_pixels is None else {ASSET: known_pixels.to_asset()},
         classifier=take_classifier(state, weights, left_out, notes),
         left_out=left_out,
         notes=notes,

@@ -7,9 +7,9 @@ import torch
 from d2v.checkpoints.export_official import Official, class_settings, refused
 from d2v.checkpoints.export_source import ExportSource
 from d2v.checkpoints.layout import ImportedClassifier, StateDict
+from d2v.data.normalisation import ASSET, IMAGENET, read_normalisation
 from d2v.model.encoder import Encoder
 
-_MEAN, _STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # ImageNet's, with which d2v normalises unless it is told
 _BICUBIC = 3
 
 
@@ -55,7 +55,9 @@ def translate(source: ExportSource, encoder: Encoder, weights: StateDict) -> Off
         "use_mean_pooling": mean,
         "out_indices": [init["depth"] - 1] * 4,  # of segmentation, which there checks them in any model
     }
-    files = {"preprocessor_config.json": {**_PREPROCESSOR, "size": {"height": height, "width": width}}}
+    mean_pixel, std_pixel = read_normalisation(source.assets) or IMAGENET
+    pixels = {"size": {"height": height, "width": width}, "image_mean": list(mean_pixel), "image_std": list(std_pixel)}
+    files = {ASSET: {**_PREPROCESSOR, **pixels}}
     weights = _reshaped(weights)
     if head is None:
         return Official(config=config, weights=weights, files=files)
@@ -115,7 +117,5 @@ _PREPROCESSOR = {
     "do_rescale": True,
     "rescale_factor": 1 / 255,
     "do_normalize": True,
-    "image_mean": _MEAN,
-    "image_std": _STD,
     "do_reduce_labels": False,
 }

@@ -35,8 +35,8 @@ class _Pictures(ExampleInputs):
     def __init__(self, extractor: PatchEmbedding) -> None:
         self.patch, self.channels = extractor.patch_size, extractor.proj.in_channels
         self.described = (
-            f"`x`: float32 [B, {self.channels}, H, W], normalised by ImageNet's mean and deviation; H and W are "
-            f"multiples of {self.patch}, at least {2 * self.patch}"
+            f"`x`: float32 [B, {self.channels}, H, W], normalised as preprocessor_config.json says (without one "
+            f"by ImageNet's mean and deviation); H and W are multiples of {self.patch}, at least {2 * self.patch}"
         )
 
     def make(self, batch: int, size: int) -> Example:

@@ -12,6 +12,7 @@ from d2v.checkpoints.hugging_face_classes import class_names, task
 from d2v.checkpoints.layout import Imported, StateDict, count, expect_shape, first_match, join_qkv, rename, tensor
 from d2v.checkpoints.vision import example, shown, sizes
 from d2v.checkpoints.vision_v1 import add_unused, find_grid, student
+from d2v.data.normalisation import ASSET, read_normalisation
 from d2v.errors import UserError
 
 MODEL_TYPE = "data2vec-vision"
@@ -60,7 +61,7 @@ def convert(folder: Path, config: dict[str, Any], state: dict[str, Any]) -> Impo
     """Translate a folder. How it was pretrained is not in it: the settings of the published Base run stand for that.
 
     Args:
-        folder: Not looked into.
+        folder: With ``preprocessor_config.json``, if it says how pixels are normalised.
         config: Content of ``config.json``.
         state: Its tensors.
 
@@ -118,9 +119,22 @@ def convert(folder: Path, config: dict[str, Any], state: dict[str, Any]) -> Impo
         example=example(encoder["width"]),
         sizes=shown(recipe),
         classifier=classifier,
+        assets=_normalisation(folder, notes),
         left_out=left_out,
         notes=notes,
     )
+
+
+def _normalisation(folder: Path, notes: list[str]) -> dict[str, str]:
+    """The asset that says how pixels are normalised, if the folder does; else a note."""
+    try:
+        found = read_normalisation({ASSET: (folder / ASSET).read_text(encoding="utf-8")})
+    except (OSError, ValueError):
+        found = None
+    if found is None:
+        notes.append(f"no {ASSET} says how pixels are normalised: by ImageNet's mean and deviation")
+        return {}
+    return {ASSET: found.to_asset()}
 
 
 def _reshape(weights: StateDict) -> None:

@@ -78,6 +78,8 @@ class Imported:
     """The head of a recogniser, if it is one."""
     classifier: ImportedClassifier | None = None
     """The head of a classifier, if it is one that ours can be."""
+    assets: dict[str, str] = field(default_factory=dict)
+    """Text files of the encoder that the source holds, by name."""
     left_out: list[str] = field(default_factory=list)
     """Entries of the source that nothing of ours corresponds to."""
     notes: list[str] = field(default_factory=list)

@@ -17,6 +17,8 @@ LARGE = 200e6
 SHOWN = 12
 """Names of what is left out that are shown."""
 
+_ASSETS = {"tokenizer.json": "tokenizer", "preprocessor_config.json": "mean and deviation of pixels"}
+
 SUMMARY = "turn a checkpoint of fairseq, data2vec_vision (BEiT) or Hugging Face into a folder that d2v loads"
 
 
@@ -69,7 +71,7 @@ def run(args: argparse.Namespace) -> None:
     _announce(source)
     imported, files = recognise.read(source)
     imported = _with_classes(_with_symbols(imported, args.dict, source), args.classes, source)
-    assets = find_tokenizer(imported, args.tokenizer and args.tokenizer.expanduser(), source)
+    assets = {**imported.assets, **find_tokenizer(imported, args.tokenizer and args.tokenizer.expanduser(), source)}
     try:
         with torch.device("meta"):  # shapes are all that is needed of it
             method = build_method(imported.method)
@@ -159,7 +161,7 @@ def _parts(imported: "Imported", assets: dict[str, str]) -> str:
     if imported.classifier is not None:
         outputs, score = len(imported.classifier.weights["proj.bias"]), imported.classifier.task == "regression"
         names.append("head of a score" if score else f"classifier ({outputs} classes)")
-    names += ["tokenizer"] if assets else []
+    names += [_ASSETS.get(name, name) for name in assets]
     return ", ".join(names)
 
 

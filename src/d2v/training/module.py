@@ -110,15 +110,15 @@ class Data2VecModule(L.LightningModule):
         """The config given wins over the checkpoint's: a changed learning rate, decay or beta holds from here on.
 
         Raises:
-            UserError: The data have another tokenizer than those that the checkpoint was trained on.
+            UserError: The data have another tokenizer, or pixels, than those that the checkpoint was trained on.
         """
         assets = checkpoint.get("d2v", {}).get("assets") or {}
         changed = [name for name, text in assets.items() if self.student.assets.get(name, text) != text]
         if changed:
             raise UserError(
-                f"--resume: {changed[0]} of the data is not the one that the checkpoint was trained with, so that ids "
-                "mean something else now. Give the data as they were (data.root, data.tokenizer), or start a new run "
-                "with model.init_from"
+                f"--resume: {changed[0]} of the data is not the one that the checkpoint was trained with, so that "
+                "inputs mean something else now. Give the data as they were (data.root, data.tokenizer, data.mean), or "
+                "start a new run with model.init_from"
             )
         let_config_win(checkpoint, parameter_groups(self), self.optimizer)
 

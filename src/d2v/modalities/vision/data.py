@@ -9,13 +9,15 @@ from torch.utils.data import default_collate
 
 from d2v.data.dataset import Sample, SampleDataset, SkippedSamples
 from d2v.data.module import PretrainingDataModule, Split
+from d2v.data.normalisation import ASSET, IMAGENET, Normalisation, read_normalisation
 from d2v.data.subsets import HOLD_OUT_SEED, permutation
 from d2v.errors import UserError
 from d2v.modalities.vision.decoding import decode_image
 from d2v.modalities.vision.layout import open_sources
 from d2v.modalities.vision.sources import ImageSource, SubsetSource
 from d2v.modalities.vision.subsets import labelled_share, named_subset
-from d2v.modalities.vision.transforms import IMAGENET_MEAN, IMAGENET_STD, EvalTransform, TrainTransform
+from d2v.modalities.vision.transforms import EvalTransform, TrainTransform
+from d2v.model.encoder import Encoder
 from d2v.types import Batch
 
 
@@ -50,8 +52,8 @@ class ImageNetDataModule(PretrainingDataModule):
         random_erasing: probability that a rectangle of a training picture is replaced by noise.
         eval_crop: share of a picture's shorter side that the central crop of evaluation takes; null: 0.875, and 1 from
             384 pixels on.
-        mean: of red, green and blue in [0, 1], subtracted.
-        std: of red, green and blue, divided by.
+        mean: of red, green and blue in [0, 1], subtracted; null: as the encoder was trained, of a new one ImageNet's.
+        std: of red, green and blue, divided by; null: likewise.
         train_split: name of the training split.
         val_split: name of the validation split; null: the first of val, validation, valid, test that exists.
         val_fraction: share of the training images held out for validation where there is no such split.
@@ -77,8 +79,8 @@ class ImageNetDataModule(PretrainingDataModule):
         rand_augment: str | None = None,
         random_erasing: float = 0.0,
         eval_crop: float | None = None,
-        mean: tuple[float, float, float] = IMAGENET_MEAN,
-        std: tuple[float, float, float] = IMAGENET_STD,
+        mean: tuple[float, float, float] | None = None,
+        std: tuple[float, float, float] | None = None,
         train_split: str = "train",
         val_split: str | None = None,
         val_fraction: float = 0.0,
@@ -115,10 +117,29 @@ class ImageNetDataModule(PretrainingDataModule):
         self.val_fraction = val_fraction
         self.label_fraction = label_fraction
         self.subset = subset
-        self.train_transform = TrainTransform(
-            self.image_size, min_crop_scale, flip, color_jitter, mean, std, rand_augment, random_erasing
+        self.mean, self.std = mean, std
+        self._make_train = functools.partial(
+            TrainTransform,
+            self.image_size,
+            min_crop_scale,
+            flip,
+            color_jitter,
+            rand_augment=rand_augment,
+            random_erasing=random_erasing,
         )
-        self.eval_transform = EvalTransform(self.image_size, mean, std, eval_crop)
+        self._make_eval = functools.partial(EvalTransform, self.image_size, eval_crop=eval_crop)
+        self._normalise(IMAGENET)
+
+    def adapt_to(self, encoder: Encoder) -> None:
+        """Normalise pixels as the encoder knows them, unless ``data.mean`` and ``data.std`` say how; it keeps that."""
+        found = self._normalise(read_normalisation(encoder.assets) or IMAGENET)
+        encoder.assets[ASSET] = found.to_asset()
+
+    def _normalise(self, usual: Normalisation) -> Normalisation:
+        chosen = Normalisation(self.mean or usual.mean, self.std or usual.std)
+        self.train_transform = self._make_train(mean=chosen.mean, std=chosen.std)
+        self.eval_transform = self._make_eval(mean=chosen.mean, std=chosen.std)
+        return chosen
 
     def setup(self, stage: str | None = None) -> None:
         """Also open the data, so that a wrong root is reported before anything runs."""

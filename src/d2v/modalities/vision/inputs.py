@@ -11,6 +11,7 @@ from torch import Tensor
 from d2v.data.dataset import BrokenSample
 from d2v.data.files import PackedStrings, fingerprint, list_files
 from d2v.data.inputs import Inputs
+from d2v.data.normalisation import IMAGENET, read_normalisation
 from d2v.errors import UserError
 from d2v.modalities.vision.archives import ParquetSource, TarSource
 from d2v.modalities.vision.decoding import IMAGE_SUFFIXES, decode_image
@@ -76,6 +77,7 @@ class VisionInputs(Inputs):
         self.archives = archives
         self._source, self._files = source, files
         self._patch = int(encoder.recipe["init_args"]["patch_size"])
+        self._normalisation = read_normalisation(encoder.assets) or IMAGENET
         size = encoder.recipe["init_args"]["image_size"]
         self.resize(*((size, size) if isinstance(size, int) else size))
 
@@ -87,7 +89,7 @@ class VisionInputs(Inputs):
             )
         self.image_size = (height, width)
         self.num_parts = (height // self._patch) * (width // self._patch)
-        self._transform = EvalTransform(self.image_size)
+        self._transform = EvalTransform(self.image_size, *self._normalisation)
 
     def fingerprint(self) -> str:
         return fingerprint(self._files)

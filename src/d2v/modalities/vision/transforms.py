@@ -9,13 +9,12 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
+from d2v.data.normalisation import IMAGENET
 from d2v.data.randomness import python_follows_torch
 from d2v.errors import UserError
 
 Transform = Callable[[Image.Image], Tensor]
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 _EVAL_CROP = 224 / 256
 _LARGE = 384
 _LARGEST_RATIO = 4 / 3
@@ -65,8 +64,8 @@ class TrainTransform:
         min_crop_scale: float,
         flip: float,
         color_jitter: float,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        mean: Sequence[float] = IMAGENET.mean,
+        std: Sequence[float] = IMAGENET.std,
         rand_augment: str | None = None,
         random_erasing: float = 0.0,
     ) -> None:
@@ -161,8 +160,8 @@ class EvalTransform:
     def __init__(
         self,
         image_size: tuple[int, int],
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        mean: Sequence[float] = IMAGENET.mean,
+        std: Sequence[float] = IMAGENET.std,
         eval_crop: float | None = None,
     ) -> None:
         if eval_crop is None:
