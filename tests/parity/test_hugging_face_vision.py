@@ -13,7 +13,7 @@ import d2v
 from d2v.checkpoints.classifier_head import load_classifier_head
 from d2v.checkpoints.folder import read_config
 from d2v.checkpoints.load import load_method
-from d2v.commands import import_
+from d2v.commands import export, import_
 from d2v.errors import UserError
 from d2v.types import Batch
 
@@ -183,3 +183,16 @@ def test_what_is_refused(tmp_path: Path, settings: dict[str, Any], message: str)
     (source / "config.json").write_text(json.dumps({**config, **settings}))
     with pytest.raises(UserError, match=f"^{source}: .*({message})"):
         import_folder(source)
+
+
+def test_pixels_are_normalised_as_the_processor_did(tmp_path: Path) -> None:
+    settings = {"use_relative_position_bias": False, "use_shared_relative_position_bias": True}
+    random_model(**settings, use_mean_pooling=False).save_pretrained(tmp_path / "model")
+    processor = transformers.BeitImageProcessor(image_mean=[0.4, 0.5, 0.6], image_std=[0.1, 0.2, 0.3])
+    processor.save_pretrained(tmp_path / "model")
+    folder = import_folder(tmp_path / "model")
+    assert json.loads(d2v.load(folder).assets["preprocessor_config.json"])["image_mean"] == [0.4, 0.5, 0.6]
+    arguments = {"weights": None, "push": None, "checkpoint": str(folder), "format": "hf"}
+    export.run(argparse.Namespace(**arguments, output=tmp_path / "again"))
+    again = transformers.AutoImageProcessor.from_pretrained(tmp_path / "again")
+    assert (list(again.image_mean), list(again.image_std)) == ([0.4, 0.5, 0.6], [0.1, 0.2, 0.3])

@@ -94,7 +94,7 @@ def name_symbols(head: CTCHead, dictionary: Path | None, source: Path, notes: li
         return dataclasses.replace(head, symbols=_LIBRISPEECH)
     notes.append(
         f"the head of the recogniser is left out, because nothing names its {outputs} symbols: import again with "
-        "--dict FILE"
+        "--dict FILE, or with Hugging Face's vocab.json in the folder"
     )
     return None
 

@@ -47,5 +47,7 @@ Notes:
 
 
 def _licence_id(licence: str | None) -> str:
-    """By the first that is named, which of a doubtful one is the narrower."""
+    """By the first that is named, which of a doubtful one is the narrower; of one that nobody gave, none."""
+    if licence is not None and licence.startswith("as its model card says"):
+        return "other"
     return next((name for words, name in _LICENCES.items() if words in (licence or "")), "other")

@@ -113,6 +113,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not readable ({error})") from error
+    if isinstance(config, dict) and "model_type" in config:
+        raise UserError(f"{folder}: a folder of Hugging Face; import it first: d2v import {folder} --output FOLDER")
     if not isinstance(config, dict) or not isinstance(config.get("method"), dict) or "format" not in config:
         raise UserError(f"{path}: was not written by `d2v import` or `d2v export`")
     if config["format"] != FORMAT:

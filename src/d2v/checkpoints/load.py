@@ -155,6 +155,8 @@ def _read(path: Path) -> tuple[dict[str, Any], StateDict, dict[str, str], str | 
         config = read_config(path)
         licence = config.get("source", {}).get("licence")
         return config["method"].get("student", {}), read_weights(path), read_assets(path, config), licence
+    if is_folder(path.parent) and path.suffix == ".safetensors":
+        raise UserError(f"{path}: give the folder that it lies in, {path.parent}")
     file = newest_checkpoint(path) if path.is_dir() else path
     content = load_untrusted(file)
     state = content.get("state_dict")

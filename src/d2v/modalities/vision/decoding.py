@@ -3,7 +3,7 @@
 import io
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from d2v.data.dataset import BrokenSample
 
@@ -29,6 +29,8 @@ def decode_image(data: bytes, smallest_side: int | None = None) -> Image.Image:
         return _to_rgb(ImageOps.exif_transpose(image) if _may_be_rotated(image) else image)
     except BrokenSample:
         raise
+    except UnidentifiedImageError as error:  # whose text is the address of the buffer
+        raise BrokenSample("it is no picture" if data else "the file is empty") from error
     except Exception as error:  # PIL's decoders raise whatever a broken file makes them stumble over
         raise BrokenSample(str(error) if data else "the file is empty") from error
 
