@@ -22,10 +22,10 @@ from tempfile import mkdtemp
 import torch
 from IPython.display import Image
 
+from d2v.data.normalisation import IMAGENET
 from d2v.modalities.vision.data import ImageNetDataModule
 from d2v.modalities.vision.demo import prepare_demo
 from d2v.modalities.vision.encoder import VisionEncoder
-from d2v.modalities.vision.transforms import IMAGENET_MEAN, IMAGENET_STD
 from d2v.model.masking import InverseBlockMasking
 from d2v.monitoring.pictures import denormalise, draw_feature_pca, draw_masks
 
@@ -40,7 +40,7 @@ print(", ".join(summary.classes))
 data = ImageNetDataModule(root=str(folder / "data"), image_size=32, batch_size=8, num_workers=0)
 _, val_loader = data.probe_dataloaders(max_samples=8)
 batch = next(iter(val_loader))
-images = denormalise(batch.inputs, IMAGENET_MEAN, IMAGENET_STD)
+images = denormalise(batch.inputs, *IMAGENET)
 print(tuple(images.shape))
 
 # %% [markdown]
