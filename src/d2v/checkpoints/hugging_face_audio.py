@@ -53,11 +53,7 @@ def convert(folder: Path, config: dict[str, Any], state: dict[str, Any]) -> Impo
 
     notes = ["the settings of the pretraining are not in the folder: those of the published Base run are taken"]
 
-    def student_name(key: str) -> str | None:
-        name = first_match(key, ENCODER_PARTS)
-        return name and f"student.{name}"
-
-    weights, left_out = rename(state, student_name)
+    weights, left_out = rename(state, lambda key: first_match(key, ENCODER_PARTS), "student.")
     join_qkv(weights)
     mask_token_is_zero(weights, notes)
     ctc = _ctc_head(folder, state, config, left_out, notes)

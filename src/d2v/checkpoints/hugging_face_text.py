@@ -51,11 +51,7 @@ def convert(folder: Path, config: dict[str, Any], state: dict[str, Any]) -> Impo
     state.pop(_NUMBERS, None)
     notes = ["the settings of the pretraining are not in the folder: those of the published Base run are taken"]
 
-    def student_name(key: str) -> str | None:
-        name = first_match(key, ENCODER_PARTS)
-        return name and f"student.{name}"
-
-    weights, left_out = rename(state, student_name)
+    weights, left_out = rename(state, lambda key: first_match(key, ENCODER_PARTS), "student.")
     join_qkv(weights)
     _add_token_type(weights, types, left_out, notes)
     text.cut_positions(weights, int(config.get("pad_token_id", text.PADDING_ID)))
