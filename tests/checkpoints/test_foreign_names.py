@@ -20,7 +20,10 @@ def edited(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("names", [["../../away.txt"], ["/tmp/away.txt"], ["a/b.txt"], [".."], [1], 5, [""]])
+@pytest.mark.parametrize(
+    "names",
+    [["../../away.txt"], ["/tmp/away.txt"], ["a/b.txt"], [".."], [1], 5, [""], ["model.safetensors"], ["..\\away.txt"]],
+)
 def test_assets_cannot_lie_elsewhere(names: Any, tmp_path: Path) -> None:
     (tmp_path / "away.txt").write_text("secret")
     folder = run_export(save(tmp_path / "x.ckpt", make_encoder("vision2")), "safetensors", tmp_path / "a" / "b")
@@ -32,7 +35,9 @@ def test_assets_cannot_lie_elsewhere(names: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["safetensors", "torch"])
-@pytest.mark.parametrize("assets", [{"../away.txt": "evil"}, {"ok.txt": 3}])
+@pytest.mark.parametrize(
+    "assets", [{"../away.txt": "evil"}, {"ok.txt": 3}, {"model.safetensors": "evil"}, {"model.pt2": "evil"}]
+)
 def test_assets_of_a_checkpoint_cannot_lie_elsewhere(form: str, assets: Any, tmp_path: Path) -> None:
     path = save(tmp_path / "x.ckpt", make_encoder("vision2"), assets=assets)
     with pytest.raises(UserError, match=r"x\.ckpt: .*refused"):

@@ -145,7 +145,7 @@ def checked_names(names: Any, where: Path) -> list[str]:
     """
     names = names if isinstance(names, list | dict) else [names]
     for name in names:
-        if not isinstance(name, str) or name in ("", "..") or name != Path(name).name or "\\" in name:
+        if not isinstance(name, str) or name != Path(name).name or "\\" in name or not name.endswith((".json", ".txt")):
             raise UserError(f"{where}: names the asset {name!r:.80}, which is no name of a file; it is refused")
     return list(names)
 
