@@ -15,7 +15,7 @@ _PLACES = ("checkpoint", "input")
 
 
 def encoder_digest(encoder: Encoder) -> str:
-    """Of the class, the arguments, the weights and the tokenizer of an encoder, wherever it was loaded from."""
+    """Of the class, the arguments, the weights and the assets of an encoder, wherever it was loaded from."""
     digest = blake2b(json.dumps([encoder.recipe, encoder.assets], sort_keys=True).encode(), digest_size=12)
     for name, value in sorted(encoder.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
