@@ -12,9 +12,9 @@ import pytest
 import soundfile
 import torch
 import torch.nn.functional as F
+from embedding import embed
 from safetensors import safe_open
 
-from d2v.cli import main
 from d2v.evaluation import embedding
 from d2v.evaluation.embedding import Row
 from d2v.evaluation.feature_files import FORMATS, write_features
@@ -68,22 +68,6 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 GOOD = ["a/long.wav", "b/short.flac", "c.wav"]
-
-
-def embed(checkpoint: Path, source: Path | str, output: Path, *options: object) -> int:
-    args = [
-        "--checkpoint",
-        checkpoint,
-        "--input",
-        source,
-        "--output",
-        output,
-        "--overwrite",
-        "--num_workers",
-        0,
-        *options,
-    ]
-    return main(["embed", *map(str, args)])
 
 
 def whole(encoder: SpeechEncoder, path: Path) -> torch.Tensor:

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from embedding import embed
 
-from d2v.cli import main
 from d2v.modalities.text.encoder import TextEncoder
 from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.model.encoder import Encoder
@@ -50,22 +50,6 @@ def save(encoder: Encoder, path: Path, assets: dict[str, str]) -> Path:
 @pytest.fixture(scope="module")
 def checkpoint(encoder: TextEncoder, tokenizer: TextTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(encoder, tmp_path_factory.mktemp("model") / "last.ckpt", {"tokenizer.json": tokenizer.to_json()})
-
-
-def embed(checkpoint: Path, source: Path | str, output: Path, *options: object) -> int:
-    args = [
-        "--checkpoint",
-        checkpoint,
-        "--input",
-        source,
-        "--output",
-        output,
-        "--overwrite",
-        "--num_workers",
-        0,
-        *options,
-    ]
-    return main(["embed", *map(str, args)])
 
 
 def rows(path: Path) -> dict[str, dict]:
