@@ -1,4 +1,4 @@
-"""Learning rates that fall from the head down to the input."""
+"""Learning rates that fall from the head down to the input, and a head with a rate of its own."""
 
 from pathlib import Path
 from typing import Any
@@ -133,3 +133,38 @@ def test_what_is_frozen_is_in_no_group() -> None:
     grouped = {id(parameter) for group in module.parameter_groups() for parameter in group["params"]}
     assert not grouped & {id(p) for p in module.student.transformer.blocks[0].parameters()}
     assert grouped & {id(p) for p in module.student.transformer.blocks[1].parameters()}
+
+
+def test_a_head_with_a_rate_of_its_own(tmp_path: Path) -> None:
+    def fit(steps: int, scale: float, path: Path | None = None) -> Any:
+        trainer = make_trainer(tmp_path, max_steps=steps, enable_checkpointing=True,
+                               callbacks=[RunCheckpoint(dirpath=str(tmp_path / f"to-{steps}"))])  # fmt: skip
+        module = make_module("ctc", lr=1e-3, head_lr_scale=scale)
+        trainer.fit(module, datamodule=MelodyModule(labels="transcript"), ckpt_path=path)
+        return module, trainer.optimizers[0].param_groups
+
+    module, groups = fit(2, 10.0)
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    rates = {names[p]: group["initial_lr"] for group in groups for p in group["params"]}
+    assert set(rates) == {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    assert sum(len(group["params"]) for group in groups) == len(rates), "no parameter is in two groups"
+    assert {name for name, rate in rates.items() if rate != 1e-3} == {
+        "method.head.proj.weight",
+        "method.head.proj.bias",
+    }
+    assert rates["method.head.proj.weight"] == rates["method.head.proj.bias"] == pytest.approx(1e-2)
+    left_alone = {names[p] for group in module.parameter_groups() if "weight_decay" in group for p in group["params"]}
+    assert "method.head.proj.bias" in left_alone
+    assert "method.head.proj.weight" not in left_alone
+    assert groups[0]["initial_lr"] == 1e-3, "the rate that is logged is the one that was asked for"
+
+    file = tmp_path / "to-2" / "last.ckpt"
+    assert fit(3, 5.0, file)[1][-1]["initial_lr"] == pytest.approx(5e-3)
+    with pytest.raises(UserError, match=r"--resume: the optimizer has other groups .* model\.head_lr_scale"):
+        fit(4, 1.0, file)
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0])
+def test_a_head_without_a_rate_is_refused(value: float) -> None:
+    with pytest.raises(UserError, match=rf"model\.head_lr_scale is {value}"):
+        make_module("ctc", head_lr_scale=value)

@@ -17,6 +17,7 @@ from torchmetrics.text import CharErrorRate, WordErrorRate
 from d2v.checkpoints.ctc_head import load_ctc_head
 from d2v.checkpoints.load import Weights
 from d2v.data.alphabet import Alphabet
+from d2v.errors import UserError
 from d2v.finetuning.decoding import BLANK, Decoder, GreedyDecoder
 from d2v.finetuning.encoder import described
 from d2v.finetuning.long_inputs import Chunking
@@ -24,6 +25,7 @@ from d2v.finetuning.masks import TokenMasks
 from d2v.finetuning.module import FinetuningModule
 from d2v.finetuning.rows import Rows
 from d2v.model.encoder import Encoder
+from d2v.training.optimizer import groups_with_rate
 from d2v.training.schedules import LRSchedule
 from d2v.types import Batch
 
@@ -67,6 +69,8 @@ class CTCModule(FinetuningModule):
         encoder: Instead of a checkpoint: a new encoder, trained from scratch.
         freeze: Parts of the encoder that are never trained, by name.
         freeze_encoder_steps: Optimizer steps at the start in which only the head is trained.
+        head_lr_scale: Learning rate of the head over that of the encoder. Pretrained frames differ little from their
+            mean, so that a new head, which starts small, has a long way to go; ten times the rate saves steps.
         masks: Hidden spans of frames and channels; null: none.
         final_dropout: Of the encoder's output.
         decoder: How `d2v test` and `d2v predict` find the text; null: greedily, as validation does.
@@ -88,6 +92,7 @@ class CTCModule(FinetuningModule):
         encoder: Encoder | None = None,
         freeze: Sequence[str] = (),
         freeze_encoder_steps: int = 0,
+        head_lr_scale: float = 1.0,
         masks: TokenMasks | None = None,
         final_dropout: float = 0.0,
         decoder: Decoder | None = None,
@@ -107,6 +112,9 @@ class CTCModule(FinetuningModule):
             masks=masks,
             seed=seed,
         )
+        if head_lr_scale <= 0:
+            raise UserError(f"model.head_lr_scale is {head_lr_scale}: it must be above 0.")
+        self.head_lr_scale = head_lr_scale
         self.final_dropout = final_dropout
         self.decoder = decoder or GreedyDecoder()
         self.chunking = Chunking(chunk_seconds, overlap_seconds)
@@ -122,6 +130,11 @@ class CTCModule(FinetuningModule):
 
     def make_head(self, num_outputs: int) -> nn.Module:
         return CTCHead(self.student.width, num_outputs, self.final_dropout)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        if self.head_lr_scale == 1:
+            return super().parameter_groups()
+        return groups_with_rate(self, self.head, self.head_lr_scale)
 
     def names_in_data(self, datamodule: Any) -> tuple[str, ...]:
         self._data_alphabet = getattr(datamodule, "alphabet", None)

@@ -29,6 +29,15 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     ]
 
 
+def groups_with_rate(module: nn.Module, part: nn.Module, lr_scale: float) -> list[dict[str, Any]]:
+    """Groups as of :func:`parameter_groups`, those of ``part`` apart and last, with ``lr_scale`` times the rate."""
+    apart = set(part.parameters())
+    groups = parameter_groups(module)
+    others = [{**group, "params": [p for p in group["params"] if p not in apart]} for group in groups]
+    own = [{**group, "params": [p for p in group["params"] if p in apart], "lr_scale": lr_scale} for group in groups]
+    return others + own
+
+
 def layer_decayed_groups(module: nn.Module, encoder: Encoder, decay: float) -> list[dict[str, Any]]:
     """Groups as of :func:`parameter_groups`, two a depth, whose ``lr_scale`` falls by ``decay`` a block downwards.
 
@@ -89,8 +98,8 @@ def let_config_win(checkpoint: dict[str, Any], groups: list[dict[str, Any]], opt
         sizes = [[len(group["params"]) for group in found] for found in (state["param_groups"], now)]
         if sizes[0] != sizes[1]:
             raise UserError(
-                "--resume: the optimizer has other groups of parameters than the checkpoint's; give model.layer_decay "
-                "and model.freeze as they were, or start a new run from it with model.checkpoint"
+                "--resume: the optimizer has other groups of parameters than the checkpoint's; give model.layer_decay, "
+                "model.head_lr_scale and model.freeze as they were, or start a new run from it with model.checkpoint"
             )
         for group, fresh in zip(state["param_groups"], now, strict=True):
             scale = 1.0 if group["initial_lr"] == fresh["lr"] else fresh["lr"] / group["initial_lr"]
