@@ -138,14 +138,24 @@ def test_published_geometry():
     assert extractor.num_frames(16_000) == 49
 
 
-def test_the_extractor_is_the_stack_of_convolutions_that_it_says():
-    extractor = make_encoder().feature_extractor
-    wave = torch.randn(2, 330)
+@pytest.mark.parametrize("num_samples", [330, 331, 337])
+@pytest.mark.parametrize(
+    "layers", [((4, 10, 5), (6, 3, 2), (6, 2, 2)), ((4, 4, 4), (3, 7, 3), (5, 1, 2)), ((4, 3, 2), (2, 5, 1), (2, 2, 3))]
+)
+def test_the_extractor_is_the_stack_of_convolutions_that_it_says(layers, num_samples):
+    extractor = ConvFeatureExtractor(8, layers)
+    wave = torch.randn(2, num_samples)
     x = wave[:, None]
     for layer in extractor.layers:
         x = F.conv1d(x, layer.conv.weight, stride=layer.conv.stride)
         x = F.gelu(layer.norm(x.transpose(1, 2))).transpose(1, 2)
-    close(extractor(wave).tokens, extractor.proj(extractor.norm(x.transpose(1, 2))), rtol=0, atol=1e-5)
+    expected, tokens = extractor.proj(extractor.norm(x.transpose(1, 2))), extractor(wave).tokens
+    close(tokens, expected, rtol=0, atol=1e-5)
+    weights, toward = list(extractor.parameters()), torch.randn_like(tokens)
+    for ours, theirs in zip(
+        torch.autograd.grad(tokens, weights, toward), torch.autograd.grad(expected, weights, toward), strict=True
+    ):
+        close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
 # Positions and distances

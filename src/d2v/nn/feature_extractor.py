@@ -131,8 +131,8 @@ class ConvFeatureExtractor(nn.Module):
 class _ConvLayer(nn.Module):
     """Convolution without bias, layer norm over the channels, GELU; channels last.
 
-    The convolution is a matrix product over windows: with the transposes that ``conv1d`` would need before and after
-    the norm, and a GELU on transposed memory, a step takes two and a half times as long on a CPU.
+    The convolution is a sum of matrix products over views of the input: with the transposes that ``conv1d`` would need
+    before and after the norm, and a GELU on transposed memory, a step takes two and a half times as long on a CPU.
     """
 
     def __init__(self, in_channels: int, channels: int, kernel: int, stride: int) -> None:
@@ -142,7 +142,27 @@ class _ConvLayer(nn.Module):
         nn.init.kaiming_normal_(self.conv.weight)
 
     def forward(self, x: Float[Tensor, "b l c"]) -> Float[Tensor, "b n e"]:
-        if torch.compiler.is_exporting():  # ONNX knows convolutions, and not windows of any number
-            return F.gelu(self.norm(self.conv(x.transpose(1, 2)).transpose(1, 2)))
-        windows = x.unfold(1, self.conv.kernel_size[0], self.conv.stride[0])  # [B, N, C, kernel]
-        return F.gelu(self.norm(F.linear(windows.flatten(2), self.conv.weight.flatten(1))))
+        return F.gelu(self.norm(self._convolve(x)))
+
+    def _convolve(self, x: Float[Tensor, "b l c"]) -> Float[Tensor, "b n e"]:
+        (kernel,), (stride,), weight = self.conv.kernel_size, self.conv.stride, self.conv.weight
+        if torch.compiler.is_exporting():  # ONNX knows convolutions, and not products of any number of rows
+            return self.conv(x.transpose(1, 2)).transpose(1, 2)
+        if x.shape[2] == 1:  # a copy of all windows is small beside the output, and one product is faster than two
+            return F.linear(x.unfold(1, kernel, stride).flatten(2), weight.flatten(1))
+        num_windows = (x.shape[1] - kernel) // stride + 1
+        # Rows of `stride` inputs side by side are a view. A window is such a row, or several, and what is left over.
+        rows = x[:, : x.shape[1] // stride * stride].unflatten(1, (-1, stride)).flatten(2)  # [B, L // stride, stride*C]
+        taps = weight.permute(2, 1, 0)  # [kernel, C, E]
+        parts = [
+            (rows[:, i : i + num_windows], taps[i * stride : (i + 1) * stride].flatten(0, 1))
+            for i in range(kernel // stride)
+        ]
+        left_over = range(kernel // stride * stride, kernel)
+        parts += [(x[:, j : j + (num_windows - 1) * stride + 1 : stride], taps[j]) for j in left_over]
+        out: Tensor | None = None
+        for inputs, weights in parts:
+            weights = weights.expand(len(x), -1, -1)
+            out = torch.bmm(inputs, weights) if out is None else torch.baddbmm(out, inputs, weights)
+        assert out is not None  # a kernel has a tap
+        return out
