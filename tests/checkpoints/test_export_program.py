@@ -10,7 +10,7 @@ import pytest
 import torch
 from exporting import linear_head, make_encoder, run_export, save
 
-from d2v.checkpoints import export_program
+from d2v.checkpoints.export import program
 from d2v.errors import UserError
 from d2v.finetuning.classifier_heads import ClassifierHead, TanhHead
 from d2v.model.encoder import mean_of_tokens
@@ -116,8 +116,8 @@ def test_a_program_that_differs_is_not_kept(tmp_path: Path, monkeypatch: pytest.
         file.write_bytes(b"")
         return lambda *example: [value + 0.01 if value.is_floating_point() else value for value in program(*example)]
 
-    monkeypatch.setitem(export_program._WRITE, "torch", wrong)
-    monkeypatch.setattr(export_program, "_traced", lambda *_: None)
+    monkeypatch.setitem(program._WRITE, "torch", wrong)
+    monkeypatch.setattr(program, "_traced", lambda *_: None)
     with pytest.raises(RuntimeError, match=r"differs from the model by 0\.01, more than 0\.0001"):
         run_export(save(tmp_path / "a.ckpt", make_encoder("text1")), "torch", tmp_path / "new")
     assert [path.name for path in tmp_path.iterdir()] == ["a.ckpt"]

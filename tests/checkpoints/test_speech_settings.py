@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from d2v.checkpoints.fairseq_v1 import span_masking
+from d2v.checkpoints.fairseq.v1 import span_masking
 from d2v.checkpoints.speech import convolutions
 from d2v.errors import UserError
 

@@ -3,24 +3,15 @@
 from pathlib import Path
 from typing import Any
 
-from d2v.checkpoints import (
-    beit,
-    fairseq_v1_audio,
-    fairseq_v1_text,
-    fairseq_v1_vision,
-    fairseq_v2_audio,
-    fairseq_v2_image,
-    fairseq_v2_text,
-    hugging_face,
-)
+from d2v.checkpoints import beit
+from d2v.checkpoints.fairseq import v1_audio, v1_text, v1_vision, v2_audio, v2_image, v2_text
 from d2v.checkpoints.folder import is_folder
+from d2v.checkpoints.hugging_face import families as hugging_face
 from d2v.checkpoints.layout import Imported, model_state
 from d2v.checkpoints.unpickle import load_untrusted
 from d2v.errors import UserError
 
-_LAYOUTS = (
-    fairseq_v2_image, fairseq_v2_audio, fairseq_v2_text, fairseq_v1_vision, fairseq_v1_audio, fairseq_v1_text, beit,
-)  # fmt: skip
+_LAYOUTS = (v2_image, v2_audio, v2_text, v1_vision, v1_audio, v1_text, beit)
 _HUGGING_FACE = (
     "feature_extractor.conv_layers.0.conv.weight", "embeddings.word_embeddings.weight", "embeddings.patch_embeddings.",
 )  # fmt: skip

@@ -32,8 +32,9 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: An argument is wrong, or the model cannot be written in this format.
     """
-    from d2v.checkpoints import export_folder, export_hugging_face, hub
-    from d2v.checkpoints.export_source import read_source
+    from d2v.checkpoints import hub
+    from d2v.checkpoints.export import folder, hugging_face
+    from d2v.checkpoints.export.source import read_source
     from d2v.checkpoints.folder import require_empty
     from d2v.checkpoints.load import load
 
@@ -46,24 +47,24 @@ def run(args: argparse.Namespace) -> None:
             "--weights: --format safetensors writes student and teacher; leave it out, and say which to d2v.load"
         )
     if args.format == "onnx":
-        from d2v.checkpoints.export_program import require_onnx
+        from d2v.checkpoints.export.program import require_onnx
 
         require_onnx()
     path = hub.local_path(args.checkpoint)
     source = read_source(path)
     if args.format == "safetensors":
-        written = export_folder.export(source, output)
+        written = folder.export(source, output)
     else:
         if args.weights == "teacher" and (source.ctc or source.classifier):
             raise UserError("--weights teacher: a fine-tuned model has one encoder; leave it out")
         encoder = load(path, weights=args.weights or "student")
         if args.format == "hf":
-            written = export_hugging_face.export(source, encoder, output)
+            written = hugging_face.export(source, encoder, output)
         else:
-            from d2v.checkpoints import export_program
+            from d2v.checkpoints.export import program
 
             print("tracing the model and comparing it at other sizes ...", file=sys.stderr, flush=True)
-            written = export_program.export(source, encoder, output, args.format)
+            written = program.export(source, encoder, output, args.format)
     print(f"{source.origin}; licence: {source.licence or 'your own weights'}")
     print("\n".join(f"  {line}" for line in written))
     print(f"written to {output}")

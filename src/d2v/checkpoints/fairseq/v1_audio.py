@@ -5,9 +5,10 @@ from typing import Any
 
 import torch
 
-from d2v.checkpoints import fairseq_v1, published, speech
+from d2v.checkpoints import published, speech
 from d2v.checkpoints.ctc_head import take_fairseq_head
-from d2v.checkpoints.fairseq_settings import (
+from d2v.checkpoints.fairseq import v1
+from d2v.checkpoints.fairseq.settings import (
     contradictions,
     ema_schedule,
     ignored,
@@ -33,7 +34,7 @@ _ENCODER_PARTS = (
     (r"^post_extract_proj\.", "feature_extractor.proj."),
     (r"^mask_emb$", "masked_input.mask_token"),
     (r"^encoder\.pos_conv\.(\d+)\.0\.", r"positions.layers.\1."),
-    *fairseq_v1.BLOCK_PARTS,
+    *v1.BLOCK_PARTS,
 )
 _OFF = {
     "dropout_input": 0, "feature_grad_mult": 1, "mask_selection": "static", "mask_other": 0, "no_mask_overlap": False,
@@ -130,7 +131,7 @@ def method(student: dict[str, Any], settings: dict[str, Any], shared: list[str],
     """The recipe of 1.0's method on speech around a student, by fairseq's settings."""
     return {
         "student": student,
-        "masking": fairseq_v1.span_masking(settings, (0.65, 10), notes),
+        "masking": v1.span_masking(settings, (0.65, 10), notes),
         "targets": targets(settings, student["init_args"]["depth"], end_of_block=False, notes=notes),
         "head": node("d2v.model.heads.LinearHead"),
         "loss": regression_loss(settings, notes),
@@ -167,5 +168,5 @@ def _share(teacher: StateDict, weights: StateDict, settings: dict[str, Any], not
     teacher.setdefault("teacher.encoder.masked_input.mask_token", weights["student.masked_input.mask_token"])
     shared = [] if "teacher.encoder.feature_extractor.proj.weight" in teacher else ["feature_extractor"]
     if settings.get("ema_layers_only", True):
-        shared += fairseq_v1.share_copies(teacher, weights, ["positions"], notes)
+        shared += v1.share_copies(teacher, weights, ["positions"], notes)
     return shared

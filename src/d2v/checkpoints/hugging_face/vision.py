@@ -8,7 +8,7 @@ import torch
 
 from d2v.checkpoints.beit import PUBLISHED, method
 from d2v.checkpoints.classifier_head import take_head
-from d2v.checkpoints.hugging_face_classes import class_names, task
+from d2v.checkpoints.hugging_face.classes import class_names, task
 from d2v.checkpoints.layout import Imported, StateDict, count, expect_shape, first_match, join_qkv, rename, tensor
 from d2v.checkpoints.vision import example, shown, sizes
 from d2v.checkpoints.vision_v1 import add_unused, find_grid, student

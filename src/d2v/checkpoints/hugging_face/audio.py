@@ -9,9 +9,9 @@ from torch import Tensor
 from d2v.checkpoints import speech
 from d2v.checkpoints.classifier_head import take_head
 from d2v.checkpoints.ctc_head import make_head
-from d2v.checkpoints.fairseq_v1_audio import PUBLISHED, mask_token_is_zero, method
-from d2v.checkpoints.hugging_face_classes import class_names, task
-from d2v.checkpoints.hugging_face_files import CONFIG, read_json
+from d2v.checkpoints.fairseq.v1_audio import PUBLISHED, mask_token_is_zero, method
+from d2v.checkpoints.hugging_face.classes import class_names, task
+from d2v.checkpoints.hugging_face.files import CONFIG, read_json
 from d2v.checkpoints.layout import CTCHead, Imported, ImportedClassifier, first_match, join_qkv, rename
 from d2v.errors import UserError
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from d2v.checkpoints import text
 from d2v.checkpoints.classifier_head import take_head
-from d2v.checkpoints.fairseq_v1_text import PUBLISHED, method, published_masking
-from d2v.checkpoints.hugging_face_classes import class_names, task
+from d2v.checkpoints.fairseq.v1_text import PUBLISHED, method, published_masking
+from d2v.checkpoints.hugging_face.classes import class_names, task
 from d2v.checkpoints.layout import SHAREABLE, Imported, StateDict, first_match, join_qkv, rename
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError

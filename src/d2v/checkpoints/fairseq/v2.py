@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from d2v.checkpoints.fairseq_settings import model_settings, regression_loss, targets
+from d2v.checkpoints.fairseq.settings import model_settings, regression_loss, targets
 from d2v.checkpoints.layout import SHAREABLE, StateDict, count, given, mlp_ratio, model_state, rename
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError

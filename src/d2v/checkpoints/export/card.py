@@ -1,6 +1,6 @@
 """The model card of an exported folder."""
 
-from d2v.checkpoints.export_source import ExportSource
+from d2v.checkpoints.export.source import ExportSource
 
 _LICENCES = {"CC-BY-NC": "cc-by-nc-4.0", "Apache 2.0": "apache-2.0", "MIT": "mit"}
 

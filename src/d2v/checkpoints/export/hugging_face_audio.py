@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 
-from d2v.checkpoints.export_official import Official, class_settings, refused
-from d2v.checkpoints.export_source import ExportSource
+from d2v.checkpoints.export.official import Official, class_settings, refused
+from d2v.checkpoints.export.source import ExportSource
 from d2v.checkpoints.layout import CTCHead, ImportedClassifier, StateDict
 from d2v.model.encoder import Encoder
 

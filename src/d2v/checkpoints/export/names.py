@@ -8,7 +8,7 @@ from torch import Tensor
 from d2v.checkpoints.layout import StateDict
 
 Rows = Iterable[tuple[str, str]]
-"""(pattern of official names, replacement) as ``hugging_face_*.py`` has them: groups, escaped dots, ^ and $."""
+"""(pattern of official names, replacement) as ``checkpoints/hugging_face/`` has them: groups, escaped dots, ^ and $."""
 
 
 def official_names(weights: StateDict, rows: Rows) -> StateDict:

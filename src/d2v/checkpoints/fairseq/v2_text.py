@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from d2v.checkpoints import fairseq_v2, published, text
+from d2v.checkpoints import published, text
 from d2v.checkpoints.classifier_head import take_fairseq_text_head
-from d2v.checkpoints.fairseq_settings import contradictions, ema_schedule, ignored
+from d2v.checkpoints.fairseq import v2
+from d2v.checkpoints.fairseq.settings import contradictions, ema_schedule, ignored
 from d2v.checkpoints.layout import SHAREABLE, Imported, first_match
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
@@ -31,7 +32,7 @@ _PUBLISHED_DECODER = {
 
 def matches(content: dict[str, Any]) -> bool:
     """Whether a checkpoint has this layout, judged by its keys."""
-    return fairseq_v2.matches(content, "TEXT")
+    return v2.matches(content, "TEXT")
 
 
 def convert(content: dict[str, Any]) -> Imported:
@@ -42,21 +43,21 @@ def convert(content: dict[str, Any]) -> Imported:
     Raises:
         UserError: It is not whole, or its encoder is a variant that no published model uses.
     """
-    checkpoint = fairseq_v2.read(content, "TEXT", _encoder_name, _REFUSED, SHAREABLE)
+    checkpoint = v2.read(content, "TEXT", _encoder_name, _REFUSED, SHAREABLE)
     settings, section, weights, notes = checkpoint.settings, checkpoint.section, checkpoint.weights, checkpoint.notes
     for key in _WANTED:
         if not section.get(key, True):
             raise UserError(f"cfg.model.modalities.text.{key} is off: no published model of 2.0 is such; unsupported")
     if any(key.startswith("context_encoder.") for key in checkpoint.state):
         raise UserError("the encoder has a prenet (modalities.text.prenet_depth), of which d2v's has none for text")
-    fairseq_v2.add_teacher(checkpoint, _encoder_name)
+    v2.add_teacher(checkpoint, _encoder_name)
     text.cut_positions(weights)
-    head = fairseq_v2.decoder(checkpoint, "d2v.model.heads.ConvDecoder1d", _PUBLISHED_DECODER)
+    head = v2.decoder(checkpoint, "d2v.model.heads.ConvDecoder1d", _PUBLISHED_DECODER)
     student = text.student(
         weights,
         activation_dropout=settings.get("activation_dropout", 0.0),
         layer_drop=settings.get("layerdrop", 0.0),
-        **fairseq_v2.transformer(checkpoint),
+        **v2.transformer(checkpoint),
     )
     arguments = student["init_args"]
     if arguments["eps"] != 1e-5:
@@ -84,7 +85,7 @@ def convert(content: dict[str, Any]) -> Imported:
     return Imported(
         layout="fairseq data2vec 2.0 text" + (", fine-tuned" if fine_tuned else ""),
         licence="MIT (fairseq)",
-        method=fairseq_v2.method(checkpoint, student, _masking(section), head, cls_loss=None),
+        method=v2.method(checkpoint, student, _masking(section), head, cls_loss=None),
         ema=ema_schedule(settings),
         weights=weights,
         example=text.example(arguments["width"]),

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from d2v.checkpoints.export_card import model_card
-from d2v.checkpoints.export_inputs import Example, ExampleInputs, example_inputs
-from d2v.checkpoints.export_source import CARD, ExportSource
+from d2v.checkpoints.export.card import model_card
+from d2v.checkpoints.export.inputs import Example, ExampleInputs, example_inputs
+from d2v.checkpoints.export.source import CARD, ExportSource
 from d2v.checkpoints.folder import new_folder
 from d2v.checkpoints.layout import ImportedClassifier
 from d2v.errors import UserError

@@ -5,20 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from d2v.checkpoints import (
-    export_hugging_face_audio,
-    export_hugging_face_text,
-    export_hugging_face_vision,
-    hugging_face_audio,
-    hugging_face_text,
-    hugging_face_vision,
-)
-from d2v.checkpoints.export_card import model_card
-from d2v.checkpoints.export_names import official_names, split_qkv
-from d2v.checkpoints.export_official import Official
-from d2v.checkpoints.export_source import ExportSource
+from d2v.checkpoints.export import hugging_face_audio, hugging_face_text, hugging_face_vision
+from d2v.checkpoints.export.card import model_card
+from d2v.checkpoints.export.names import official_names, split_qkv
+from d2v.checkpoints.export.official import Official
+from d2v.checkpoints.export.source import ExportSource
 from d2v.checkpoints.folder import WEIGHTS, write_files
-from d2v.checkpoints.hugging_face_files import CONFIG
+from d2v.checkpoints.hugging_face import audio, text, vision
+from d2v.checkpoints.hugging_face.files import CONFIG
 from d2v.errors import UserError
 from d2v.model.encoder import Encoder
 
@@ -33,9 +27,9 @@ class _Family:
 
 
 _FAMILIES = {
-    "d2v.modalities.speech.encoder.SpeechEncoder": _Family(export_hugging_face_audio, hugging_face_audio),
-    "d2v.modalities.text.encoder.TextEncoder": _Family(export_hugging_face_text, hugging_face_text),
-    "d2v.modalities.vision.encoder.VisionEncoder": _Family(export_hugging_face_vision, hugging_face_vision),
+    "d2v.modalities.speech.encoder.SpeechEncoder": _Family(hugging_face_audio, audio),
+    "d2v.modalities.text.encoder.TextEncoder": _Family(hugging_face_text, text),
+    "d2v.modalities.vision.encoder.VisionEncoder": _Family(hugging_face_vision, vision),
 }
 _USE = """```python
 from transformers import {model}

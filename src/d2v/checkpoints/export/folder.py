@@ -4,8 +4,8 @@ from pathlib import Path
 
 import d2v
 from d2v.checkpoints import classifier_head, ctc_head
-from d2v.checkpoints.export_card import model_card
-from d2v.checkpoints.export_source import ExportSource
+from d2v.checkpoints.export.card import model_card
+from d2v.checkpoints.export.source import ExportSource
 from d2v.checkpoints.folder import write_folder
 from d2v.checkpoints.layout import StateDict
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from d2v.checkpoints.classifier_head import take_head
-from d2v.checkpoints.fairseq_settings import ema_schedule, model_settings, regression_loss, targets
+from d2v.checkpoints.fairseq.settings import ema_schedule, model_settings, regression_loss, targets
 from d2v.checkpoints.layout import Imported, model_state, tensor
 from d2v.checkpoints.recipe import node
 from d2v.checkpoints.vision import example, shown, sizes

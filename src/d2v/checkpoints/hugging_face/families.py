@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from d2v.checkpoints import hugging_face_audio, hugging_face_text, hugging_face_vision
-from d2v.checkpoints.hugging_face_files import CONFIG, read_json, read_weights
+from d2v.checkpoints.hugging_face import audio, text, vision
+from d2v.checkpoints.hugging_face.files import CONFIG, read_json, read_weights
 from d2v.checkpoints.layout import Imported, given
 from d2v.errors import UserError
 
-_FAMILIES = {family.MODEL_TYPE: family for family in (hugging_face_audio, hugging_face_text, hugging_face_vision)}
+_FAMILIES = {family.MODEL_TYPE: family for family in (audio, text, vision)}
 
 
 def matches(folder: Path) -> bool:

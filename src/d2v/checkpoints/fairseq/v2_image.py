@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from d2v.checkpoints import fairseq_v2, published
+from d2v.checkpoints import published
 from d2v.checkpoints.classifier_head import take_head
-from d2v.checkpoints.fairseq_settings import contradictions, ema_schedule
+from d2v.checkpoints.fairseq import v2
+from d2v.checkpoints.fairseq.settings import contradictions, ema_schedule
 from d2v.checkpoints.layout import Imported, ImportedClassifier, count, expect_shape, first_match
 from d2v.checkpoints.recipe import node
 from d2v.checkpoints.vision import example, image_size, shown, sizes, square
@@ -13,13 +14,13 @@ _ENCODER_PARTS = (
     (r"^local_encoder\.proj\.", "feature_extractor.proj."),
     (r"^fixed_positional_encoder\.positions$", "positions.table"),
     (r"^extra_tokens$", "cls_token"),
-    *fairseq_v2.TRANSFORMER_PARTS,
+    *v2.TRANSFORMER_PARTS,
 )
 
 
 def matches(content: dict[str, Any]) -> bool:
     """Whether a checkpoint has this layout, judged by its keys."""
-    return fairseq_v2.matches(content, "IMAGE")
+    return v2.matches(content, "IMAGE")
 
 
 def convert(content: dict[str, Any]) -> Imported:
@@ -30,13 +31,13 @@ def convert(content: dict[str, Any]) -> Imported:
     Raises:
         UserError: It is not whole, or its encoder is a variant that no published model uses.
     """
-    checkpoint = fairseq_v2.read(content, "IMAGE", _encoder_name, refused=("use_alibi_encoder",))
-    fairseq_v2.add_teacher(checkpoint, _encoder_name)
+    checkpoint = v2.read(content, "IMAGE", _encoder_name, refused=("use_alibi_encoder",))
+    v2.add_teacher(checkpoint, _encoder_name)
     settings, image, weights, notes = checkpoint.settings, checkpoint.section, checkpoint.weights, checkpoint.notes
     for name, value in weights.items():
         if name.endswith((".cls_token", ".positions.table")):
             weights[name] = expect_shape(value, 3, name)[0]  # [1, n, D] -> [n, D]
-    head = fairseq_v2.decoder(checkpoint, "d2v.model.heads.ConvDecoder2d", published={})
+    head = v2.decoder(checkpoint, "d2v.model.heads.ConvDecoder2d", published={})
     encoder = {
         **sizes(weights),
         "prenet_depth": count(weights, r"student\.transformer\.prenet\.(\d+)\."),
@@ -52,7 +53,7 @@ def convert(content: dict[str, Any]) -> Imported:
         "d2v.modalities.vision.encoder.VisionEncoder",
         image_size=image_size((side, side) if table is None else square(len(table)), patch_size),
         positions=None if table is None else "sincos",
-        **fairseq_v2.transformer(checkpoint),
+        **v2.transformer(checkpoint),
         **encoder,
     )
     masking = node(
@@ -74,8 +75,8 @@ def convert(content: dict[str, Any]) -> Imported:
     classifier = _classifier(content, checkpoint, student["init_args"])
     return Imported(
         layout="fairseq data2vec 2.0 image" + (", fine-tuned" if "head.weight" in checkpoint.state else ""),
-        licence=fairseq_v2.LICENCE,
-        method=fairseq_v2.method(checkpoint, student, masking, head, cls_loss),
+        licence=v2.LICENCE,
+        method=v2.method(checkpoint, student, masking, head, cls_loss),
         ema=ema_schedule(settings),
         weights=weights,
         example=example(encoder["width"]),
@@ -87,7 +88,7 @@ def convert(content: dict[str, Any]) -> Imported:
 
 
 def _classifier(
-    content: dict[str, Any], checkpoint: fairseq_v2.V2Checkpoint, student: dict[str, Any]
+    content: dict[str, Any], checkpoint: v2.V2Checkpoint, student: dict[str, Any]
 ) -> ImportedClassifier | None:
     """Head of ``mae_image_classification``: a norm (``use_fc_norm``, eps 1e-6 always) and a linear layer."""
     config = content.get("cfg")

@@ -3,10 +3,11 @@
 import re
 from typing import Any
 
-from d2v.checkpoints import fairseq_v2, published, speech
+from d2v.checkpoints import published, speech
 from d2v.checkpoints.ctc_head import take_fairseq_head
-from d2v.checkpoints.fairseq_settings import contradictions, ema_schedule, ignored
-from d2v.checkpoints.fairseq_v2 import V2Checkpoint
+from d2v.checkpoints.fairseq import v2
+from d2v.checkpoints.fairseq.settings import contradictions, ema_schedule, ignored
+from d2v.checkpoints.fairseq.v2 import V2Checkpoint
 from d2v.checkpoints.layout import SHAREABLE, Imported, first_match
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
@@ -17,7 +18,7 @@ _ENCODER_PARTS = (
     (r"^project_features\.1\.", "feature_extractor.norm."),
     (r"^project_features\.2\.", "feature_extractor.proj."),
     (r"^alibi_scale$", "attention_bias.scale"),
-    *fairseq_v2.TRANSFORMER_PARTS,
+    *v2.TRANSFORMER_PARTS,
 )
 _REFUSED = ("num_extra_tokens", "conv_pos_pre_ln", "learned_alibi", "alibi_max_pos")
 _OFF = {
@@ -29,7 +30,7 @@ _OFF_IN_MODEL = {"dropout_input": 0, "cls_loss": 0, "recon_loss": 0}
 
 def matches(content: dict[str, Any]) -> bool:
     """Whether a checkpoint has this layout, judged by its keys."""
-    return fairseq_v2.matches(content, "AUDIO")
+    return v2.matches(content, "AUDIO")
 
 
 def convert(content: dict[str, Any]) -> Imported:
@@ -40,15 +41,15 @@ def convert(content: dict[str, Any]) -> Imported:
     Raises:
         UserError: It is not whole, or its encoder is a variant that no published model uses.
     """
-    checkpoint = fairseq_v2.read(content, "AUDIO", _encoder_name, _REFUSED, SHAREABLE)
+    checkpoint = v2.read(content, "AUDIO", _encoder_name, _REFUSED, SHAREABLE)
     settings, audio, weights, notes = checkpoint.settings, checkpoint.section, checkpoint.weights, checkpoint.notes
     speech.refuse_foreign(checkpoint.state)
     ctc = take_fairseq_head(checkpoint.state, checkpoint.left_out, notes)
-    fairseq_v2.add_teacher(checkpoint, _encoder_name)
-    transformer = fairseq_v2.transformer(checkpoint)
+    v2.add_teacher(checkpoint, _encoder_name)
+    transformer = v2.transformer(checkpoint)
     _flatten_alibi(checkpoint, transformer["num_heads"])
     defaults = {"decoder_width": 384, "num_layers": 4, "kernel_size": 7, "input_dropout": 0.1}
-    head = fairseq_v2.decoder(checkpoint, "d2v.model.heads.ConvDecoder1d", defaults)
+    head = v2.decoder(checkpoint, "d2v.model.heads.ConvDecoder1d", defaults)
     name = "cfg.model.modalities.audio.feature_encoder_spec"
     strides = speech.strides(audio.get("feature_encoder_spec"), name, weights, notes)
     student = speech.student(
@@ -84,7 +85,7 @@ def convert(content: dict[str, Any]) -> Imported:
     return Imported(
         layout="fairseq data2vec 2.0 audio" + (", fine-tuned with CTC" if ctc else ""),
         licence="MIT (fairseq)",
-        method=fairseq_v2.method(checkpoint, student, masking, head, cls_loss=None),
+        method=v2.method(checkpoint, student, masking, head, cls_loss=None),
         ema=ema_schedule(settings),
         weights=weights,
         example=speech.example(arguments["width"]),

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from d2v.checkpoints import fairseq_v1, published, text
+from d2v.checkpoints import published, text
 from d2v.checkpoints.classifier_head import take_fairseq_text_head
-from d2v.checkpoints.fairseq_settings import (
+from d2v.checkpoints.fairseq import v1
+from d2v.checkpoints.fairseq.settings import (
     contradictions,
     ema_schedule,
     ignored,
@@ -45,7 +46,7 @@ _ENCODER_PARTS = (
     (r"^embed_tokens\.weight$", "feature_extractor.embedding.weight"),
     (r"^embed_positions\.weight$", "positions.table"),
     (r"^(?:layernorm_embedding|emb_layer_norm)\.", "transformer.input_norm."),  # the latter in old files
-    *fairseq_v1.BLOCK_PARTS,
+    *v1.BLOCK_PARTS,
 )
 _HEAD = r"^encoder\.(?:regression_head|lm_head)\.(?=\d+\.)"
 _REFUSED = {
@@ -94,7 +95,7 @@ def convert(content: dict[str, Any]) -> Imported:
         text.cut_positions(tensors)
     shared: list[str] = []
     if settings.get("ema_transformer_layers_only", True):
-        shared = fairseq_v1.share_copies(teacher, weights, SHAREABLE, notes)
+        shared = v1.share_copies(teacher, weights, SHAREABLE, notes)
     weights.update(teacher)
     head = _head(weights, left_out, notes)
 
@@ -220,7 +221,7 @@ def _masking(task: dict[str, Any], notes: list[str]) -> tuple[dict[str, Any], di
         return node("d2v.model.masking.RandomMasking", mask_ratio=task["mask_prob"]), tokens
     spans = {"mask_prob": task["mask_prob"], "mask_length": task["mask_multiple_length"]}
     usual = (_MASKING["mask_prob"], int(_MASKING["mask_multiple_length"]))
-    return fairseq_v1.span_masking(spans, usual, notes), tokens
+    return v1.span_masking(spans, usual, notes), tokens
 
 
 def _is_classifier(left_out: list[str]) -> bool:
