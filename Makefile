@@ -35,7 +35,7 @@ demo-speech: setup ## the same on speech, in about ten minutes: pretrain, probe,
 	@rm -rf runs/demo-speech runs/demo-speech-ctc runs/demo-speech-ctc-untrained
 	$(BIN)/d2v fit --config demo/speech.yaml --run_name demo-speech $(ARGS)
 	@echo "--- which voice is it? and which digit, said by voices that are nowhere in training?"
-	$(BIN)/d2v probe --checkpoint runs/demo-speech --checkpoint random --config demo/speech.yaml --output runs/demo-speech/media
+	$(BIN)/d2v probe --checkpoint runs/demo-speech --checkpoint random --config demo/speech.yaml --max_samples 480 --output runs/demo-speech/media
 	$(BIN)/d2v probe --checkpoint runs/demo-speech --checkpoint random --config demo/speech.yaml --config demo/speech_digits.yaml
 	@echo "--- recognition of digits, letter by letter: from the pretrained encoder, and from the same network without pretraining"
 	$(BIN)/d2v fit --config demo/speech_ctc.yaml --run_name demo-speech-ctc $(ARGS)

@@ -112,9 +112,9 @@ def test_classifier(tmp_path: Path, kind: str, pool: str, parts: dict[str, bool]
 
 
 def test_a_program_that_differs_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(program: Any, traced: Any, examples: Any, file: Path) -> Any:
+    def wrong(model: Any, traced: Any, examples: Any, file: Path) -> Any:
         file.write_bytes(b"")
-        return lambda *example: [value + 0.01 if value.is_floating_point() else value for value in program(*example)]
+        return lambda *example: [value + 0.01 if value.is_floating_point() else value for value in model(*example)]
 
     monkeypatch.setitem(program._WRITE, "torch", wrong)
     monkeypatch.setattr(program, "_traced", lambda *_: None)

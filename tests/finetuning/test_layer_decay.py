@@ -164,7 +164,7 @@ def test_a_head_with_a_rate_of_its_own(tmp_path: Path) -> None:
         fit(4, 1.0, file)
 
 
-@pytest.mark.parametrize("value", [0.0, -1.0])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_head_without_a_rate_is_refused(value: float) -> None:
     with pytest.raises(UserError, match=rf"model\.head_lr_scale is {value}"):
         make_module("ctc", head_lr_scale=value)

@@ -140,7 +140,8 @@ def test_published_geometry():
 
 @pytest.mark.parametrize("num_samples", [330, 331, 337])
 @pytest.mark.parametrize(
-    "layers", [((4, 10, 5), (6, 3, 2), (6, 2, 2)), ((4, 4, 4), (3, 7, 3), (5, 1, 2)), ((4, 3, 2), (2, 5, 1), (2, 2, 3))]
+    "layers",
+    [((4, 10, 5), (6, 3, 2), (6, 2, 2)), ((4, 4, 4), (3, 7, 3), (5, 1, 2)), ((4, 3, 2), (200, 5, 1), (2, 2, 3))],
 )
 def test_the_extractor_is_the_stack_of_convolutions_that_it_says(layers, num_samples):
     extractor = ConvFeatureExtractor(8, layers)

@@ -6,7 +6,7 @@ from typing import Any
 from d2v.checkpoints import beit
 from d2v.checkpoints.fairseq import v1_audio, v1_text, v1_vision, v2_audio, v2_image, v2_text
 from d2v.checkpoints.folder import is_folder
-from d2v.checkpoints.hugging_face import families as hugging_face
+from d2v.checkpoints.hugging_face import families
 from d2v.checkpoints.layout import Imported, model_state
 from d2v.checkpoints.unpickle import load_untrusted
 from d2v.errors import UserError
@@ -32,14 +32,14 @@ def read(source: Path) -> tuple[Imported, list[Path]]:
     try:
         if not source.is_dir():
             return convert(content), [source]
-        if is_folder(source) and not hugging_face.matches(source):
+        if is_folder(source) and not families.matches(source):
             raise UserError("a folder of d2v itself, which needs no import: give it to d2v.load or --checkpoint")
-        if not hugging_face.matches(source):
+        if not families.matches(source):
             raise UserError(
                 "is a folder, and none of Hugging Face's (config.json, model.safetensors); give the checkpoint file "
                 "in it"
             )
-        return hugging_face.convert(source)
+        return families.convert(source)
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:

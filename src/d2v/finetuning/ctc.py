@@ -112,8 +112,8 @@ class CTCModule(FinetuningModule):
             masks=masks,
             seed=seed,
         )
-        if head_lr_scale <= 0:
-            raise UserError(f"model.head_lr_scale is {head_lr_scale}: it must be above 0.")
+        if not 0 < head_lr_scale < float("inf"):
+            raise UserError(f"model.head_lr_scale is {head_lr_scale}: it must be a number above 0.")
         self.head_lr_scale = head_lr_scale
         self.final_dropout = final_dropout
         self.decoder = decoder or GreedyDecoder()
@@ -132,7 +132,7 @@ class CTCModule(FinetuningModule):
         return CTCHead(self.student.width, num_outputs, self.final_dropout)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        if self.head_lr_scale == 1:
+        if self.head_lr_scale == 1:  # no groups of its own: runs from before there was a choice resume
             return super().parameter_groups()
         return groups_with_rate(self, self.head, self.head_lr_scale)
 

@@ -131,8 +131,8 @@ class ConvFeatureExtractor(nn.Module):
 class _ConvLayer(nn.Module):
     """Convolution without bias, layer norm over the channels, GELU; channels last.
 
-    The convolution is a sum of matrix products over views of the input: with the transposes that ``conv1d`` would need
-    before and after the norm, and a GELU on transposed memory, a step takes two and a half times as long on a CPU.
+    The convolution is a product or two of matrices: ``conv1d`` would need transposes before and after the norm, and a
+    GELU on transposed memory (benchmarks/README.md, "The feature extractor").
     """
 
     def __init__(self, in_channels: int, channels: int, kernel: int, stride: int) -> None:
@@ -148,18 +148,18 @@ class _ConvLayer(nn.Module):
         (kernel,), (stride,), weight = self.conv.kernel_size, self.conv.stride, self.conv.weight
         if torch.compiler.is_exporting():  # ONNX knows convolutions, and not products of any number of rows
             return self.conv(x.transpose(1, 2)).transpose(1, 2)
-        if x.shape[2] == 1:  # a copy of all windows is small beside the output, and one product is faster than two
-            return F.linear(x.unfold(1, kernel, stride).flatten(2), weight.flatten(1))
         num_windows = (x.shape[1] - kernel) // stride + 1
+        if x.shape[2] == 1 or num_windows <= len(weight):
+            # Copies the windows. That is little beside the output of a single channel; and on short clips it is less
+            # than the weights of a product over clips, which autocast copies for each.
+            return F.linear(x.unfold(1, kernel, stride).flatten(2), weight.flatten(1))
         # Rows of `stride` inputs side by side are a view. A window is such a row, or several, and what is left over.
         rows = x[:, : x.shape[1] // stride * stride].unflatten(1, (-1, stride)).flatten(2)  # [B, L // stride, stride*C]
-        taps = weight.permute(2, 1, 0)  # [kernel, C, E]
+        taps = weight.permute(2, 1, 0).contiguous()  # [kernel, C, E]
+        whole, last = kernel // stride, (num_windows - 1) * stride + 1
         parts = [
-            (rows[:, i : i + num_windows], taps[i * stride : (i + 1) * stride].flatten(0, 1))
-            for i in range(kernel // stride)
-        ]
-        left_over = range(kernel // stride * stride, kernel)
-        parts += [(x[:, j : j + (num_windows - 1) * stride + 1 : stride], taps[j]) for j in left_over]
+            (rows[:, i : i + num_windows], taps[i * stride : (i + 1) * stride].flatten(0, 1)) for i in range(whole)
+        ] + [(x[:, j : j + last : stride], taps[j]) for j in range(whole * stride, kernel)]
         out: Tensor | None = None
         for inputs, weights in parts:
             weights = weights.expand(len(x), -1, -1)

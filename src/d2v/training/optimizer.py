@@ -30,7 +30,10 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
 
 
 def groups_with_rate(module: nn.Module, part: nn.Module, lr_scale: float) -> list[dict[str, Any]]:
-    """Groups as of :func:`parameter_groups`, those of ``part`` apart and last, with ``lr_scale`` times the rate."""
+    """Groups as of :func:`parameter_groups`, those of ``part`` apart, with ``lr_scale`` times the rate.
+
+    They come last: the first learning rate is the one stated.
+    """
     apart = set(part.parameters())
     groups = parameter_groups(module)
     others = [{**group, "params": [p for p in group["params"] if p not in apart]} for group in groups]
