@@ -69,8 +69,8 @@ class CTCModule(FinetuningModule):
         encoder: Instead of a checkpoint: a new encoder, trained from scratch.
         freeze: Parts of the encoder that are never trained, by name.
         freeze_encoder_steps: Optimizer steps at the start in which only the head is trained.
-        head_lr_scale: Learning rate of the head over that of the encoder. Pretrained frames differ little from their
-            mean, so that a new head, which starts small, has a long way to go; ten times the rate saves steps.
+        head_lr_scale: Learning rate of the head over that of the encoder. Pretrained frames can differ little from
+            their mean, so that a new head, which starts small, has a long way to go (benchmarks/README.md).
         masks: Hidden spans of frames and channels; null: none.
         final_dropout: Of the encoder's output.
         decoder: How `d2v test` and `d2v predict` find the text; null: greedily, as validation does.
