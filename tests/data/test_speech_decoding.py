@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+import torchaudio
 from speech_files import FORMATS, encoded, tones, write_audio
 
 from d2v.data.dataset import BrokenSample
-from d2v.modalities.speech.decoding import AudioReader, audio_info, read_audio, samples_at_16k
+from d2v.modalities.speech.decoding import AudioReader, audio_info, read_audio, resample, samples_at_16k
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
@@ -63,6 +64,13 @@ def test_resampling_keeps_the_pitch_and_the_length(tmp_path: Path, rate: int) ->
     assert abs(len(read) - 32_000) <= 1
     expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(len(read)) / 16_000)
     assert np.abs(read.numpy() - expected)[400:-400].max() < 0.01
+
+
+@pytest.mark.parametrize("rate", [8_000, 22_050, 44_100])
+@pytest.mark.parametrize("num_samples", [1, 100, 7_999, 44_100, 50_001])
+def test_resampling_is_torchaudios(rate: int, num_samples: int) -> None:
+    wave = torch.randn(num_samples)
+    torch.testing.assert_close(resample(wave, rate), torchaudio.functional.resample(wave, rate, 16_000))
 
 
 def test_stereo_is_averaged(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -129,12 +130,12 @@ class AudioReader:
             return torch.zeros(0)
         if self._ratio == 1:
             return self._decode(start, stop)
-        resample, margin = _resampler(self._ratio)
+        margin = _resampler(self._ratio)[1]
         old, new = self._ratio.numerator, self._ratio.denominator
         # The kernel repeats after `old` source samples, `new` samples at 16 kHz: decoding must start on such a border.
         borders = max(0, start // new - math.ceil(margin / old))
         last = min(math.ceil(stop * self._ratio) + margin, self.info.num_samples)
-        resampled = resample(self._decode(borders * old, last))
+        resampled = resample(self._decode(borders * old, last), self.info.sample_rate)
         return resampled[start - borders * new : stop - borders * new].clone()  # not a view that keeps the margins
 
     def close(self) -> None:
@@ -215,6 +216,15 @@ def _why(error: BaseException) -> str:
 def _ratio(sample_rate: int) -> Fraction:
     """Source samples a sample at 16 kHz."""
     return Fraction(sample_rate, SAMPLE_RATE).limit_denominator(_LARGEST_FACTOR)
+
+
+def resample(samples: Float[Tensor, "old"], sample_rate: int) -> Float[Tensor, "new"]:
+    """At 16 kHz, band-limited; what is beyond both ends counts as silence."""
+    ratio = _ratio(sample_rate)
+    # In whole seconds: for each new length oneDNN prepares the convolution again (longer than the convolution takes),
+    # and keeps what it prepared.
+    padded = F.pad(samples, (0, -len(samples) % sample_rate))
+    return _resampler(ratio)[0](padded)[: math.ceil(len(samples) / ratio)]
 
 
 @functools.lru_cache(maxsize=8)

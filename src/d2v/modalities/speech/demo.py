@@ -13,7 +13,7 @@ import numpy as np
 
 from d2v.data.demo_folder import read_marker, write_marker
 from d2v.errors import UserError
-from d2v.modalities.speech.decoding import SAMPLE_RATE
+from d2v.modalities.speech.decoding import SAMPLE_RATE, resample
 from d2v.modalities.speech.espeak import Utterance, require_espeak, synthesise
 from d2v.modalities.speech.sentences import DIGITS, write_sentences
 
@@ -174,19 +174,15 @@ def _write_clips(root: Path, clips: list[Clip], seed: int) -> float:
     """Synthesise, vary, resample and write; returns the seconds of speech written."""
     import soundfile
     import torch
-    from torchaudio.transforms import Resample
     from tqdm import tqdm
 
     seconds = 0.0
-    resample: Resample | None = None
     generator = np.random.default_rng([seed, 1])
     spoken = synthesise([_utterance(clip, generator) for clip in clips])
     for clip, (samples, rate) in zip(
         tqdm(clips, desc="synthesising speech (eSpeak NG)", unit="clip"), _checked(spoken, clips), strict=True
     ):
-        if resample is None:
-            resample = Resample(rate, SAMPLE_RATE)
-        samples = _vary(resample(torch.from_numpy(samples)).numpy(), generator)
+        samples = _vary(resample(torch.from_numpy(samples), rate).numpy(), generator)
         path = root / clip.path
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
