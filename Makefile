@@ -30,7 +30,7 @@ demo: setup ## pretrain on real photographs in about two minutes, and show what 
 	$(BIN)/d2v fit --config demo/vision.yaml --run_name demo-vision $(ARGS)
 	$(BIN)/d2v probe --checkpoint runs/demo-vision --checkpoint random --config demo/vision.yaml --output runs/demo-vision/media
 
-demo-speech: setup ## the same on speech, in about ten minutes: pretrain, probe, recognise
+demo-speech: setup ## the same on speech, in about five minutes: pretrain, probe, recognise
 	@$(BIN)/python -m d2v.cli prepare demo speech --output data/demo/speech
 	@rm -rf runs/demo-speech runs/demo-speech-ctc runs/demo-speech-ctc-untrained
 	$(BIN)/d2v fit --config demo/speech.yaml --run_name demo-speech $(ARGS)
