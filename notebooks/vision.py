@@ -23,9 +23,9 @@ import torch
 from IPython.display import Image
 
 from d2v.data.normalisation import IMAGENET
+from d2v.demo.vision import prepare_demo
 from d2v.modalities.vision.data import ImageNetDataModule
-from d2v.modalities.vision.demo import prepare_demo
-from d2v.modalities.vision.encoder import VisionEncoder
+from d2v.modalities.vision.front_end import VisionEncoder
 from d2v.model.masking import InverseBlockMasking
 from d2v.monitoring.pictures import denormalise, draw_feature_pca, draw_masks
 

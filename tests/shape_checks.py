@@ -10,7 +10,7 @@ from jaxtyping import AbstractArray, install_import_hook
 def install() -> None:
     """To be called before anything imports d2v."""
     # d2v.types' named tuple is left alone by jaxtyping: it checks functions, methods and dataclasses.
-    modules = ["d2v.model", "d2v.nn", "d2v.types", "d2v.modalities.vision.encoder", "d2v.evaluation.effective_rank"]
+    modules = ["d2v.model", "d2v.nn", "d2v.types", "d2v.modalities.vision.front_end", "d2v.evaluation.effective_rank"]
     install_import_hook(modules, f"{__name__}.check")
 
 

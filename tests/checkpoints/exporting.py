@@ -9,9 +9,9 @@ from torch import Tensor
 
 from d2v import __version__
 from d2v.commands import export
-from d2v.modalities.speech.encoder import SpeechEncoder
-from d2v.modalities.text.encoder import TextEncoder
-from d2v.modalities.vision.encoder import VisionEncoder
+from d2v.modalities.speech.front_end import SpeechEncoder
+from d2v.modalities.text.front_end import TextEncoder
+from d2v.modalities.vision.front_end import VisionEncoder
 from d2v.model.encoder import Encoder
 
 EXTRACTOR = ((8, 10, 5), (12, 3, 2), (12, 2, 2))

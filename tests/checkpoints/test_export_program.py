@@ -12,8 +12,8 @@ from exporting import linear_head, make_encoder, run_export, save
 
 from d2v.checkpoints.export import program
 from d2v.errors import UserError
-from d2v.finetuning.classifier_heads import ClassifierHead, TanhHead
 from d2v.model.encoder import mean_of_tokens
+from d2v.nn.task_heads import ClassifierHead, TanhHead
 
 
 @pytest.fixture(autouse=True)

@@ -25,7 +25,7 @@ STUDENT = {"image_size": 16, "patch_size": 4, "width": 16, "depth": 2, "num_head
 
 def recipe(**student: Any) -> dict[str, Any]:
     return {
-        "student": node("d2v.modalities.vision.encoder.VisionEncoder", **{**STUDENT, **student}),
+        "student": node("d2v.modalities.vision.front_end.VisionEncoder", **{**STUDENT, **student}),
         "masking": node("d2v.model.masking.InverseBlockMasking", mask_ratio=0.5),
         "targets": node("d2v.model.targets.TopKTargets", top_k=2),
         "head": node("d2v.model.heads.ConvDecoder2d", decoder_width=8, num_layers=1, groups=2),

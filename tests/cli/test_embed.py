@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from embedding import embed
 from safetensors import safe_open
 
-from d2v.evaluation import embedding
-from d2v.evaluation.embedding import Row
-from d2v.evaluation.feature_files import FORMATS, write_features
-from d2v.evaluation.row_journal import RowJournal
-from d2v.modalities.speech.encoder import SpeechEncoder
-from d2v.modalities.vision.encoder import VisionEncoder
+from d2v.features import encode as embedding
+from d2v.features.encode import Row
+from d2v.features.files import FORMATS, write_features
+from d2v.features.journal import RowJournal
+from d2v.modalities.speech.front_end import SpeechEncoder
+from d2v.modalities.vision.front_end import VisionEncoder
 from d2v.model.encoder import Encoder
 
 WIDTH, STRIDE, FIELD = 16, 320, 400
@@ -277,7 +277,7 @@ def test_what_was_there_stays_until_the_new_file_is_whole(
     monkeypatch.setattr("pyarrow.parquet.ParquetWriter.write_table", fail)
     monkeypatch.setattr("numpy.savez", fail)
     # Not struct.pack itself, with which pytest-xdist talks to its workers.
-    monkeypatch.setattr("d2v.evaluation.feature_files.struct", SimpleNamespace(pack=fail))
+    monkeypatch.setattr("d2v.features.files.struct", SimpleNamespace(pack=fail))
     with pytest.raises(OSError, match="no space"):
         write_features(path, journal, {})
     assert path.read_bytes() == before

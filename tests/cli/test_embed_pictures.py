@@ -15,7 +15,7 @@ from PIL import Image
 import d2v
 from d2v.cli import main
 from d2v.modalities.vision.decoding import decode_image
-from d2v.modalities.vision.encoder import VisionEncoder
+from d2v.modalities.vision.front_end import VisionEncoder
 from d2v.modalities.vision.transforms import EvalTransform
 
 WIDTH, SIZE, PATCH = 16, 16, 4

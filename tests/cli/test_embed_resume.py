@@ -15,10 +15,10 @@ import soundfile
 import torch
 
 from d2v.cli import main
-from d2v.evaluation import row_journal
-from d2v.evaluation.embedding import Row
-from d2v.evaluation.row_journal import RowJournal
-from d2v.modalities.speech.encoder import SpeechEncoder
+from d2v.features import journal as row_journal
+from d2v.features.encode import Row
+from d2v.features.journal import RowJournal
+from d2v.modalities.speech.front_end import SpeechEncoder
 from d2v.modalities.speech.inputs import SpeechInputs
 
 TINY = ((16, 10, 5), *[(16, 3, 2)] * 4, *[(16, 2, 2)] * 2)
@@ -26,7 +26,7 @@ TINY = ((16, 10, 5), *[(16, 3, 2)] * 4, *[(16, 2, 2)] * 2)
 SCRIPT = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-from d2v.evaluation import row_journal
+from d2v.features import journal as row_journal
 from d2v.modalities.speech.inputs import SpeechInputs
 row_journal.COMMIT_SECONDS = 0
 read, number = SpeechInputs.read, int(sys.argv[1])

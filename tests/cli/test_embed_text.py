@@ -13,7 +13,7 @@ import pytest
 import torch
 from embedding import embed
 
-from d2v.modalities.text.encoder import TextEncoder
+from d2v.modalities.text.front_end import TextEncoder
 from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.model.encoder import Encoder
 

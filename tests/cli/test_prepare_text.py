@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from command_line import D2V
 
-from d2v.modalities.text.shards import Shards
+from d2v.modalities.text.corpus.shards import Shards
 
 WORLD = (
     "Der größte Fluß\n\n漢字かな交じり文。\n\nمرحبا بالعالم\n\n"

@@ -10,9 +10,9 @@ from PIL import Image
 
 from d2v.cli import main
 from d2v.errors import UserError
-from d2v.evaluation.feature_table import read_pooled
-from d2v.evaluation.search import nearest
-from d2v.modalities.vision.encoder import VisionEncoder
+from d2v.features.search import nearest
+from d2v.features.table import read_pooled
+from d2v.modalities.vision.front_end import VisionEncoder
 
 SIZE = 16
 

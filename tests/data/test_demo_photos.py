@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from d2v.demo.vision import choose_boxes, find_photos, prepare_demo
 from d2v.errors import UserError
 from d2v.modalities.vision.data import ImageNetDataModule
-from d2v.modalities.vision.demo import choose_boxes, find_photos, prepare_demo
 
 
 def test_boxes_of_the_splits_never_touch() -> None:

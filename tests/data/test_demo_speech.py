@@ -9,10 +9,10 @@ import pytest
 import soundfile
 
 from d2v.cli import main
+from d2v.demo.espeak import Utterance, synthesise
+from d2v.demo.sentences import DIGITS, vocabulary, write_sentences
+from d2v.demo.speech import HELD_OUT_VOICES, VOICES, DemoSummary, prepare_demo
 from d2v.errors import UserError
-from d2v.modalities.speech.demo import HELD_OUT_VOICES, VOICES, DemoSummary, prepare_demo
-from d2v.modalities.speech.espeak import Utterance, synthesise
-from d2v.modalities.speech.sentences import DIGITS, vocabulary, write_sentences
 
 
 def tiny(root: Path, **changes: int) -> DemoSummary:
@@ -126,7 +126,7 @@ def test_other_peoples_files_are_not_touched(tmp_path: Path) -> None:
 
 
 def test_the_demo_of_another_kind_is_not_touched(tmp_path: Path) -> None:
-    from d2v.modalities.vision.demo import prepare_demo as prepare_vision
+    from d2v.demo.vision import prepare_demo as prepare_vision
 
     prepare_vision(tmp_path, image_size=32, train_crops=1, val_crops=1)
     files = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}

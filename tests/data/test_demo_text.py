@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from d2v.cli import main
+from d2v.demo import text as demo
+from d2v.demo.docstrings import LONGEST, SHORTEST, Documents, clean, find_docstrings, is_prose, split
+from d2v.demo.text import DemoSummary, mask_names, prepare_demo
 from d2v.errors import UserError
-from d2v.modalities.text import demo
-from d2v.modalities.text.demo import DemoSummary, mask_names, prepare_demo
-from d2v.modalities.text.docstrings import LONGEST, SHORTEST, Documents, clean, find_docstrings, is_prose, split
-from d2v.modalities.text.labelled import LabelledTextDataModule
+from d2v.modalities.text.labelled.data import LabelledTextDataModule
 
 PROSE = (
     "Return the largest of all values that stand in the window. It is computed from the left to the right, so that a "

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 
 from d2v.data.files import PackedStrings
 from d2v.errors import UserError
-from d2v.modalities.text.encoder import TextEncoder
-from d2v.modalities.text.examples import Examples
-from d2v.modalities.text.labelled import LabelledTextDataModule
-from d2v.modalities.text.sequences import tokenise
+from d2v.modalities.text.front_end import TextEncoder
+from d2v.modalities.text.labelled.data import LabelledTextDataModule
+from d2v.modalities.text.labelled.examples import Examples
+from d2v.modalities.text.labelled.sequences import tokenise
 from d2v.modalities.text.tokenizer import TextTokenizer
-from d2v.modalities.vision.encoder import VisionEncoder
+from d2v.modalities.vision.front_end import VisionEncoder
 
 TOKENIZER = TextTokenizer.train(["it was a good film, and not a bad one"] * 3, 270)
 TRAIN = [
@@ -230,7 +230,7 @@ def test_long_texts_are_cut_and_counted(tmp_path: Path, tokenizer: str, caplog: 
 
 
 def test_many_texts_are_tokenised_once(tmp_path: Path, tokenizer: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("d2v.modalities.text.sequences._WORTH_KEEPING", 1)
+    monkeypatch.setattr("d2v.modalities.text.labelled.sequences._WORTH_KEEPING", 1)
     write_tsv(tmp_path, "train", TRAIN)
     first = contents(make(tmp_path, tokenizer), "train")
     monkeypatch.setattr(TextTokenizer, "encode_batch", lambda *_: pytest.fail("they are in the cache"))

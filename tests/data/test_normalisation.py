@@ -9,7 +9,7 @@ from PIL import Image
 
 from d2v.data.normalisation import ASSET, IMAGENET, Normalisation, read_normalisation
 from d2v.modalities.vision.data import ImageNetDataModule
-from d2v.modalities.vision.encoder import VisionEncoder
+from d2v.modalities.vision.front_end import VisionEncoder
 from d2v.modalities.vision.inputs import open_inputs
 
 HALF = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

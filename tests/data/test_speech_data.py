@@ -17,7 +17,7 @@ from d2v.data.dataset import Sample
 from d2v.errors import UserError
 from d2v.modalities.speech.data import LibriSpeechDataModule
 from d2v.modalities.speech.decoding import AudioReader
-from d2v.modalities.speech.encoder import SpeechEncoder
+from d2v.modalities.speech.front_end import SpeechEncoder
 from d2v.training.callbacks.throughput import ThroughputCallback
 from d2v.types import Batch
 

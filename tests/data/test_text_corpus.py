@@ -16,10 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2v.errors import UserError
-from d2v.modalities.text import reading
-from d2v.modalities.text.corpus import Corpus, TextFile, _files
-from d2v.modalities.text.reading import END, LINE, PART, SegmentReader
-from d2v.modalities.text.sample import sample
+from d2v.modalities.text.corpus.files import Corpus, TextFile, _files, reading
+from d2v.modalities.text.corpus.reading import END, LINE, PART, SegmentReader
+from d2v.modalities.text.corpus.tokenizer_sample import sample
 
 DOCUMENTS = [
     ["one line"],
@@ -243,7 +242,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def test_jobs_are_of_about_the_same_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("d2v.modalities.text.corpus._JOB_BYTES", (1000, 2000))
+    monkeypatch.setattr("d2v.modalities.text.corpus.files._JOB_BYTES", (1000, 2000))
     for i in range(50):
         (tmp_path / f"{i:02d}.txt").write_text("x" * 99)
     (tmp_path / "99.txt").write_text("y" * 10_000)
@@ -255,7 +254,7 @@ def test_jobs_are_of_about_the_same_size(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_sample_is_bounded_and_spread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("d2v.modalities.text.sample._WINDOW", 1000)
+    monkeypatch.setattr("d2v.modalities.text.corpus.tokenizer_sample._WINDOW", 1000)
     lines = [f"line number {i:05d} of all" for i in range(8000)]
     content = "\n".join(lines)
     (tmp_path / "a.txt").write_text(content)
@@ -281,7 +280,7 @@ def test_the_sample_is_bounded_and_spread(tmp_path: Path, monkeypatch: pytest.Mo
 def test_windows_of_the_sample_go_on_into_following_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    monkeypatch.setattr("d2v.modalities.text.sample._WINDOW", 10_000)
+    monkeypatch.setattr("d2v.modalities.text.corpus.tokenizer_sample._WINDOW", 10_000)
     texts = [" ".join(f"word{(i * 31 + j * 7) % 997}" for j in range(100)) for i in range(150)]
     for i, text in enumerate(texts):
         path = tmp_path / name.format(f"{i:03d}")
@@ -341,8 +340,8 @@ def test_what_lies_beside_data_is_left_out_of_a_folder(tmp_path: Path, caplog: p
 
 def test_a_folder_of_many_files_is_searched_in_linear_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"{i:05d}.txt" for i in range(20_000)]
-    monkeypatch.setattr("d2v.modalities.text.corpus.list_files", lambda *_: [*names, "z.png"])
-    monkeypatch.setattr("d2v.modalities.text.corpus.is_text", lambda name, _: name.endswith("txt"))
+    monkeypatch.setattr("d2v.modalities.text.corpus.files.list_files", lambda *_: [*names, "z.png"])
+    monkeypatch.setattr("d2v.modalities.text.corpus.files.is_text", lambda name, _: name.endswith("txt"))
     start = time.process_time()
     assert len(_files(str(tmp_path), "text", None)) == 20_000
     assert time.process_time() - start < 5  # took a minute

@@ -19,9 +19,9 @@ from transformers import RobertaTokenizer
 
 from d2v.data.files import PackedStrings
 from d2v.errors import UserError
-from d2v.modalities.text.encoding import LineEncoder, splits_at_spaces
-from d2v.modalities.text.examples import Examples
-from d2v.modalities.text.sequences import tokenise
+from d2v.modalities.text.corpus.encoding import LineEncoder, splits_at_spaces
+from d2v.modalities.text.labelled.examples import Examples
+from d2v.modalities.text.labelled.sequences import tokenise
 from d2v.modalities.text.tokenizer import TextTokenizer
 
 TEXTS = [
@@ -290,7 +290,7 @@ def test_ids_by_words_are_those_of_the_line(tokenizer: TextTokenizer, line: str)
 
 
 def test_words_are_forgotten_when_they_are_too_many(tokenizer: TextTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("d2v.modalities.text.encoding._MOST_WORDS", 3)
+    monkeypatch.setattr("d2v.modalities.text.corpus.encoding._MOST_WORDS", 3)
     encoder = LineEncoder(tokenizer, "uint16")
     assert splits_at_spaces(tokenizer.to_json())
     for line in [*TEXTS, *NASTY]:

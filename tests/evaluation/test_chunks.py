@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from d2v.errors import UserError
-from d2v.evaluation.chunks import encode_chunks, plan_chunks
+from d2v.features.chunks import encode_chunks, plan_chunks
 
 STRIDE, FIELD = 320, 400
 

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from d2v.evaluation.pieces import plan_batches
+from d2v.features.pieces import plan_batches
 
 
 @given(lengths=st.lists(st.integers(0, 300), min_size=1, max_size=200), window=st.integers(100, 3_000))

@@ -16,7 +16,7 @@ from d2v.cli import main
 from d2v.errors import UserError
 from d2v.evaluation.features import extract_features
 from d2v.modalities.vision.data import ImageNetDataModule
-from d2v.modalities.vision.encoder import VisionEncoder
+from d2v.modalities.vision.front_end import VisionEncoder
 from d2v.model.heads import LinearHead
 from d2v.model.losses import RegressionLoss
 from d2v.model.masking import InverseBlockMasking
@@ -135,7 +135,7 @@ def config(pictures: Path, tmp_path: Path) -> Path:
         "model": {
             "class_path": "d2v.training.module.Data2VecModule",
             "init_args": {
-                "student": {"class_path": "d2v.modalities.vision.encoder.VisionEncoder", "init_args": STUDENT},
+                "student": {"class_path": "d2v.modalities.vision.front_end.VisionEncoder", "init_args": STUDENT},
                 "masking": {"class_path": "d2v.model.masking.InverseBlockMasking", "init_args": {"mask_ratio": 0.5}},
                 "num_masks": 2,
             },

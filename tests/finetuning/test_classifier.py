@@ -11,8 +11,8 @@ from toy import MelodyModule, make_encoder, make_module, make_trainer, weights
 
 from d2v.errors import UserError
 from d2v.finetuning.classifier import Classifier
-from d2v.finetuning.classifier_heads import ClassifierHead, TanhHead
-from d2v.modalities.vision.encoder import VisionEncoder
+from d2v.modalities.vision.front_end import VisionEncoder
+from d2v.nn.task_heads import ClassifierHead, TanhHead
 from d2v.training.callbacks.checkpoint import RunCheckpoint
 from d2v.types import Batch
 

@@ -333,7 +333,7 @@ def test_a_checkpoint_holds_alphabet_and_recipe_as_plain_values_and_gives_the_en
     module, folder = learned
     content = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert content["d2v"]["alphabet"] == ["<blank>", "|", "a", "b", "c"]
-    assert content["d2v"]["student"]["class_path"] == "d2v.modalities.speech.encoder.SpeechEncoder"
+    assert content["d2v"]["student"]["class_path"] == "d2v.modalities.speech.front_end.SpeechEncoder"
     encoder = d2v.load(folder)
     for name, value in encoder.state_dict().items():
         assert torch.equal(value, module.student.state_dict()[name])
@@ -432,7 +432,7 @@ def test_bad_input_is_named(tmp_path):
 
 
 def test_an_encoder_of_another_modality_is_named(tmp_path):
-    from d2v.modalities.vision.encoder import VisionEncoder
+    from d2v.modalities.vision.front_end import VisionEncoder
 
     class Sound(MelodyModule):
         __module__ = "d2v.modalities.speech.data"

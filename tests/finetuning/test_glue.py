@@ -14,8 +14,8 @@ from command_line import D2V
 from d2v.commands.glue_results import Results, Run, best_lr, best_of, table
 from d2v.configs import SHIPPED
 from d2v.errors import UserError
-from d2v.modalities.text.encoder import TextEncoder
-from d2v.modalities.text.glue import TASKS, GlueDataModule, submission
+from d2v.modalities.text.front_end import TextEncoder
+from d2v.modalities.text.labelled.glue import TASKS, GlueDataModule, submission
 from d2v.modalities.text.tokenizer import TextTokenizer
 
 TOKENIZER = TextTokenizer.train(["they say that it is what it is not"] * 3, 270)

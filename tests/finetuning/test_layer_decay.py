@@ -9,10 +9,10 @@ from torch import nn
 from toy import MelodyModule, make_encoder, make_module, make_trainer
 
 from d2v.errors import UserError
-from d2v.finetuning.classifier_heads import ClassifierHead
-from d2v.modalities.text.encoder import TextEncoder
-from d2v.modalities.vision.encoder import VisionEncoder
+from d2v.modalities.text.front_end import TextEncoder
+from d2v.modalities.vision.front_end import VisionEncoder
 from d2v.model.encoder import Encoder
+from d2v.nn.task_heads import ClassifierHead
 from d2v.training.callbacks.checkpoint import RunCheckpoint
 from d2v.training.optimizer import layer_decayed_groups
 

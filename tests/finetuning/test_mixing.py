@@ -16,7 +16,7 @@ from d2v.errors import UserError
 from d2v.finetuning.classifier import Classifier
 from d2v.finetuning.mixing import Mixing
 from d2v.modalities.vision.data import ImageNetDataModule
-from d2v.modalities.vision.encoder import VisionEncoder
+from d2v.modalities.vision.front_end import VisionEncoder
 from d2v.training.callbacks.checkpoint import RunCheckpoint
 
 BOTH = {"mixup": 0.8, "cutmix": 1.0}

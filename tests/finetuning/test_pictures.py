@@ -12,7 +12,7 @@ from command_line import D2V
 from pictures import CLASSES, write_pictures
 
 from d2v.configs import SHIPPED
-from d2v.modalities.vision.encoder import VisionEncoder
+from d2v.modalities.vision.front_end import VisionEncoder
 
 TINY = {"image_size": 16, "patch_size": 4, "width": 16, "depth": 2, "num_heads": 2}
 KINDS: dict[str, dict[str, Any]] = {

@@ -21,7 +21,7 @@ from d2v.finetuning.classifier import Classifier
 from d2v.finetuning.ctc import CTCModule
 from d2v.finetuning.masks import TokenMasks
 from d2v.modalities.speech.dataset import collate_waveforms
-from d2v.modalities.speech.encoder import SpeechEncoder
+from d2v.modalities.speech.front_end import SpeechEncoder
 from d2v.training.schedules import TriStage
 from d2v.types import Batch
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from d2v.modalities.vision.encoder import VisionEncoder
+from d2v.modalities.vision.front_end import VisionEncoder
 from d2v.model.encoder import Encoder
 from d2v.model.masked_input import DropMasked, ReplaceMasked
 from d2v.nn.positional import ConvPositions

@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from d2v.modalities.speech.encoder import SpeechEncoder
+from d2v.modalities.speech.front_end import SpeechEncoder
 from d2v.model.data2vec import Data2Vec
 from d2v.model.heads import ConvDecoder1d, LinearHead
 from d2v.model.losses import RegressionLoss

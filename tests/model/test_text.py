@@ -12,7 +12,7 @@ from torch import Tensor
 import d2v
 from d2v.checkpoints.folder import write_folder
 from d2v.errors import UserError
-from d2v.modalities.text.encoder import TextEncoder
+from d2v.modalities.text.front_end import TextEncoder
 from d2v.model.data2vec import Data2Vec
 from d2v.model.heads import ConvDecoder1d, MLPHead
 from d2v.model.losses import RegressionLoss

@@ -13,11 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from d2v.checkpoints import recognise
 from d2v.checkpoints.load import load_method
 from d2v.commands import import_
 from d2v.model.data2vec import Data2Vec
 from d2v.model.masking import Masking
+from d2v.official import recognise
 from d2v.types import Batch, Mask
 
 FIXTURES = Path(__file__).parents[2].parent / "shared" / "reference" / "fixtures"

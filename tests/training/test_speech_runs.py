@@ -17,7 +17,7 @@ from lightning.pytorch.loggers import CSVLogger
 from tiny_runs import SaveWeights, largest_difference, make_module, make_trainer, weights
 
 from d2v.modalities.speech.data import LibriSpeechDataModule
-from d2v.modalities.speech.encoder import SpeechEncoder
+from d2v.modalities.speech.front_end import SpeechEncoder
 from d2v.model.heads import ConvDecoder1d
 from d2v.model.masking import SpanMasking
 from d2v.model.targets import TopKTargets

@@ -11,7 +11,7 @@ from tiny_runs import largest_difference, make_module, make_trainer, weights
 import d2v
 from d2v.errors import UserError
 from d2v.modalities.text.data import TextDataModule
-from d2v.modalities.text.encoder import TextEncoder
+from d2v.modalities.text.front_end import TextEncoder
 from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.model.heads import ConvDecoder1d, MLPHead
 from d2v.model.masking import RandomMasking, SpanMasking

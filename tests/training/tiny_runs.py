@@ -15,7 +15,7 @@ from torch import Tensor
 from d2v.data.dataset import SampleDataset, SkippedSamples
 from d2v.data.module import PretrainingDataModule, Split
 from d2v.modalities.vision.data import ImageNetDataModule
-from d2v.modalities.vision.encoder import VisionEncoder
+from d2v.modalities.vision.front_end import VisionEncoder
 from d2v.model.heads import ConvDecoder2d, LinearHead
 from d2v.model.losses import ClsLoss, RegressionLoss
 from d2v.model.masking import BlockMasking, InverseBlockMasking

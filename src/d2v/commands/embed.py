@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from d2v.commands.arguments import add_features, find_device
-from d2v.commands.features import (
+from d2v.errors import Interrupted, UserError
+from d2v.features.options import (
     FeatureOptions,
     bound_memory,
     default_workers,
@@ -16,14 +17,13 @@ from d2v.commands.features import (
     plan_lengths,
     settings_of,
 )
-from d2v.errors import Interrupted, UserError
 
 if TYPE_CHECKING:  # nothing heavy is imported before the arguments are known to be right
     import torch
 
     from d2v.data.inputs import Inputs
-    from d2v.evaluation.pieces import Pieces
-    from d2v.evaluation.row_journal import RowJournal
+    from d2v.features.journal import RowJournal
+    from d2v.features.pieces import Pieces
     from d2v.model.encoder import Encoder
 
 _NAMED = 20
@@ -90,9 +90,9 @@ def run(args: argparse.Namespace) -> None:
         Interrupted: Ctrl-C; what is done is kept.
     """
     from d2v.checkpoints.load import load
-    from d2v.evaluation.feature_files import require_format, write_features
-    from d2v.evaluation.pieces import Pieces
-    from d2v.evaluation.row_journal import RowJournal
+    from d2v.features.files import require_format, write_features
+    from d2v.features.journal import RowJournal
+    from d2v.features.pieces import Pieces
 
     require_format(args.output)
     if args.num_workers is not None and args.num_workers < 0:
@@ -156,9 +156,9 @@ def _is_done(output: Path, unfinished: Path, settings: dict[str, Any], overwrite
     Raises:
         UserError: The output or what is unfinished holds other features, and they are not to be overwritten.
     """
-    from d2v.evaluation.feature_settings import differences
-    from d2v.evaluation.feature_table import read_file_settings
-    from d2v.evaluation.row_journal import discard, read_settings
+    from d2v.features.journal import discard, read_settings
+    from d2v.features.settings import differences
+    from d2v.features.table import read_file_settings
 
     begun = read_settings(unfinished)
     other_begun = [] if begun is None else differences(settings, begun)
@@ -214,7 +214,7 @@ def _embed(
     import torch
     from tqdm import tqdm
 
-    from d2v.evaluation.embedding import Progress, Skipped, embed_inputs
+    from d2v.features.encode import Progress, Skipped, embed_inputs
 
     inputs, first = pieces.inputs, journal.num_done
     rate = inputs.sample_rate

@@ -33,10 +33,11 @@ def run(args: argparse.Namespace) -> None:
         UserError: An argument is wrong, or the model cannot be written in this format.
     """
     from d2v.checkpoints import hub
-    from d2v.checkpoints.export import folder, hugging_face
+    from d2v.checkpoints.export import folder
     from d2v.checkpoints.export.source import read_source
     from d2v.checkpoints.folder import require_empty
     from d2v.checkpoints.load import load
+    from d2v.official.hugging_face import writing as hugging_face
 
     output = args.output.expanduser()
     require_empty(output)

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
         raise UserError(f"--checkpoint {args.checkpoint}: no such file or folder")
 
     from d2v.commands.glue_results import Results, table
-    from d2v.modalities.text.glue import TASKS
+    from d2v.modalities.text.labelled.glue import TASKS
 
     tasks, missing = _tasks(args)
     results = Results.open(args.output, checkpoint, args.root.expanduser().resolve(), settings)
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
 def _run_all(tasks: Sequence[str], plans: Sequence[tuple[str, float, int]], results: "Results") -> None:
     """Task by task; each then hands in what its best run predicts, whose weights alone stay."""
     from d2v.commands.glue_results import best_of
-    from d2v.modalities.text.glue import find_task_folder
+    from d2v.modalities.text.labelled.glue import find_task_folder
 
     for task in tasks:
         for _, lr, seed in (plan for plan in plans if plan[0] == task):
@@ -113,7 +113,7 @@ def _settings(pairs: Sequence[str]) -> list[str]:
 
 def _tasks(args: argparse.Namespace) -> tuple[list[str], list[str]]:
     """Tasks to run, and those that are not there."""
-    from d2v.modalities.text.glue import TASKS, find_task_folder
+    from d2v.modalities.text.labelled.glue import TASKS, find_task_folder
 
     if not args.root.expanduser().is_dir():
         raise UserError(f"--root {args.root}: no such folder")
@@ -137,7 +137,7 @@ def _fine_tune(task: str, lr: float, seed: int, results: "Results") -> "Run":
     """One run: train, and score what the last epoch left on each development set."""
     from d2v.commands.glue_results import Run, last_metrics
     from d2v.commands.run_folder import newest_checkpoint
-    from d2v.modalities.text.glue import TASKS
+    from d2v.modalities.text.labelled.glue import TASKS
 
     spec, runs, name = TASKS[task], results.output / "runs", f"{task}-lr{lr:g}-seed{seed}"
     words = [f"--config=finetune/glue/{task}.yaml", f"--model.checkpoint={results.checkpoint}"]
@@ -165,7 +165,7 @@ def _fine_tune(task: str, lr: float, seed: int, results: "Results") -> "Run":
 def _predict(task: str, folder: Path, run: str, results: "Results") -> None:
     """The files to hand in of the test sets that are there, unless they have been made from this run already."""
     from d2v.commands.glue_results import predictions
-    from d2v.modalities.text.glue import TASKS, find_glue_split, submission
+    from d2v.modalities.text.labelled.glue import TASKS, find_glue_split, submission
 
     for split, name in TASKS[task].submissions.items():
         file = results.submission / f"{name}.tsv"

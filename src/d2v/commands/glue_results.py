@@ -12,7 +12,7 @@ from typing import Any
 
 from d2v.data.files import fingerprint
 from d2v.errors import UserError
-from d2v.modalities.text.glue import NOT_AVERAGED, TASKS
+from d2v.modalities.text.labelled.glue import NOT_AVERAGED, TASKS
 
 
 @dataclass(frozen=True)

@@ -61,9 +61,10 @@ def run(args: argparse.Namespace) -> None:
     import torch
 
     import d2v
-    from d2v.checkpoints import classifier_head, ctc_head, folder, hub, recognise
+    from d2v.checkpoints import classifier_head, ctc_head, folder, hub
     from d2v.checkpoints.layout import build_method
-    from d2v.commands.import_tokenizer import find_tokenizer
+    from d2v.official import recognise
+    from d2v.official.tokenizer import find_tokenizer
 
     output = args.output.expanduser()
     folder.require_empty(output)

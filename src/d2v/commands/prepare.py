@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _demo_vision(output: Path) -> str:
-    from d2v.modalities.vision.demo import prepare_demo
+    from d2v.demo.vision import prepare_demo
 
     summary = prepare_demo(output)
     state = "written to" if summary.created else "already in"
@@ -59,7 +59,7 @@ def _demo_vision(output: Path) -> str:
 
 
 def _demo_speech(output: Path) -> str:
-    from d2v.modalities.speech.demo import prepare_demo
+    from d2v.demo.speech import prepare_demo
 
     summary = prepare_demo(output)
     state = "written to" if summary.created else "already in"
@@ -72,7 +72,7 @@ def _demo_speech(output: Path) -> str:
 
 
 def _demo_text(output: Path) -> str:
-    from d2v.modalities.text.demo import prepare_demo
+    from d2v.demo.text import prepare_demo
 
     summary = prepare_demo(output)
     state = "written to" if summary.created else "already in"

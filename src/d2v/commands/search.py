@@ -12,7 +12,7 @@ from d2v.errors import UserError
 if TYPE_CHECKING:  # nothing heavy is imported before the arguments are known to be right
     import numpy as np
 
-    from d2v.evaluation.feature_table import PooledFeatures
+    from d2v.features.table import PooledFeatures
 
 _PICTURES = (".png", ".jpg", ".pdf", ".svg")
 
@@ -44,8 +44,8 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: A query is neither an id nor a file, the checkpoint is another one, or EMBEDDINGS is no such file.
     """
-    from d2v.evaluation.feature_table import read_pooled
-    from d2v.evaluation.search import nearest
+    from d2v.features.search import nearest
+    from d2v.features.table import read_pooled
 
     if args.output is not None and args.output.suffix.lower() != ".tsv":
         raise UserError(f"--output {args.output}: it is a table; its name must end with .tsv")
@@ -110,10 +110,10 @@ def _embed(query: str, features: "PooledFeatures", args: argparse.Namespace) -> 
     import torch
 
     from d2v.checkpoints.load import load
-    from d2v.commands.features import FeatureOptions, open_inputs, plan_lengths
-    from d2v.evaluation.embedding import Row, Skipped, embed_inputs
-    from d2v.evaluation.feature_settings import encoder_digest
-    from d2v.evaluation.pieces import Pieces
+    from d2v.features.encode import Row, Skipped, embed_inputs
+    from d2v.features.options import FeatureOptions, open_inputs, plan_lengths
+    from d2v.features.pieces import Pieces
+    from d2v.features.settings import encoder_digest
 
     settings = features.settings
     if "checkpoint_digest" not in settings:

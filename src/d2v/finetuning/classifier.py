@@ -15,7 +15,6 @@ from torchmetrics import MetricCollection
 from d2v.checkpoints.classifier_head import load_classifier_head
 from d2v.checkpoints.load import Weights
 from d2v.errors import UserError
-from d2v.finetuning.classifier_heads import ClassifierHead, HeadKind, TanhHead
 from d2v.finetuning.classifier_metrics import Task, check_metrics, make_metrics
 from d2v.finetuning.classifier_rows import describe, describe_labels
 from d2v.finetuning.long_inputs import Chunking
@@ -24,6 +23,7 @@ from d2v.finetuning.mixing import Mixing
 from d2v.finetuning.module import FinetuningModule
 from d2v.finetuning.rows import Rows
 from d2v.model.encoder import Encoder, mean_of_tokens
+from d2v.nn.task_heads import ClassifierHead, HeadKind, TanhHead
 from d2v.training.optimizer import layer_decayed_groups
 from d2v.training.schedules import LRSchedule
 from d2v.types import Batch, EncoderOutput

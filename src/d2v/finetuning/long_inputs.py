@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from d2v.errors import UserError
-from d2v.evaluation.chunks import SAMPLE_RATE, encode_chunks
+from d2v.features.chunks import SAMPLE_RATE, encode_chunks
 from d2v.model.encoder import Encoder
 from d2v.types import Batch
 

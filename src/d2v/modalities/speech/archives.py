@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from d2v.data.dataset import BrokenSample
 from d2v.data.files import fingerprint
-from d2v.data.parquet import encoded_column, load_parquet, named_column
-from d2v.data.tars import TarMembers
+from d2v.data.sources.parquet import encoded_column, load_parquet, named_column
+from d2v.data.sources.tars import TarMembers
 from d2v.errors import UserError
 from d2v.modalities.speech.decoding import AUDIO_SUFFIXES, Encoded
 from d2v.modalities.speech.sources import AudioSource, Categories

@@ -14,11 +14,11 @@ from d2v.data.length_buckets import LengthBuckets, consecutive_batches
 from d2v.data.module import PretrainingDataModule, Split
 from d2v.data.sampler import OrderedBatches, OrderedSampler, StreamSampler
 from d2v.errors import UserError
-from d2v.modalities.text.blocks import LEAST_TOKENS, Blocks, EvenBlocks, sentence_blocks
+from d2v.modalities.text.corpus.blocks import LEAST_TOKENS, Blocks, EvenBlocks, sentence_blocks
+from d2v.modalities.text.corpus.opening import open_shards, verify_once
+from d2v.modalities.text.corpus.shards import Shards
 from d2v.modalities.text.dataset import TextDataset, collate_blocks
-from d2v.modalities.text.encoder import TextEncoder
-from d2v.modalities.text.opening import open_shards, verify_once
-from d2v.modalities.text.shards import Shards
+from d2v.modalities.text.front_end import TextEncoder
 from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.modalities.text.tokenizer_files import TOKENIZER
 from d2v.model.encoder import Encoder

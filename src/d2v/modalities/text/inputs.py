@@ -18,9 +18,9 @@ from tqdm import tqdm
 from d2v.data.files import list_files
 from d2v.data.inputs import Inputs
 from d2v.errors import UserError
-from d2v.modalities.text.encoder import TextEncoder
-from d2v.modalities.text.labelled import TEXT_COLUMNS
-from d2v.modalities.text.tables import Table, ending_of, open_table
+from d2v.modalities.text.front_end import TextEncoder
+from d2v.modalities.text.labelled.data import TEXT_COLUMNS
+from d2v.modalities.text.labelled.tables import Table, ending_of, open_table
 from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.modalities.text.tokenizer_files import TOKENIZER
 from d2v.model.encoder import Encoder

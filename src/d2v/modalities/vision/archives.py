@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from d2v.data.dataset import BrokenSample
-from d2v.data.parquet import encoded_column, load_parquet, named_column
-from d2v.data.tars import TarMembers
+from d2v.data.sources.parquet import encoded_column, load_parquet, named_column
+from d2v.data.sources.tars import TarMembers
 from d2v.errors import UserError
 from d2v.modalities.vision.decoding import IMAGE_SUFFIXES
 from d2v.modalities.vision.sources import ImageSource

@@ -10,7 +10,7 @@ from torch.utils.data import default_collate
 from d2v.data.dataset import Sample, SampleDataset, SkippedSamples
 from d2v.data.module import PretrainingDataModule, Split
 from d2v.data.normalisation import ASSET, IMAGENET, Normalisation, read_normalisation
-from d2v.data.subsets import HOLD_OUT_SEED, permutation
+from d2v.data.sources.subsets import HOLD_OUT_SEED, permutation
 from d2v.errors import UserError
 from d2v.modalities.vision.decoding import decode_image
 from d2v.modalities.vision.layout import open_sources

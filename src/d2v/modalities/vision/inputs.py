@@ -15,7 +15,7 @@ from d2v.data.normalisation import IMAGENET, read_normalisation
 from d2v.errors import UserError
 from d2v.modalities.vision.archives import ParquetSource, TarSource
 from d2v.modalities.vision.decoding import IMAGE_SUFFIXES, decode_image
-from d2v.modalities.vision.encoder import VisionEncoder
+from d2v.modalities.vision.front_end import VisionEncoder
 from d2v.modalities.vision.sources import ImageSource
 from d2v.modalities.vision.transforms import EvalTransform
 from d2v.model.encoder import Encoder

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
-from d2v.data.subsets import balanced_subset, size_of_share
+from d2v.data.sources.subsets import balanced_subset, size_of_share
 from d2v.errors import UserError
 from d2v.modalities.vision.sources import ImageSource, SubsetSource
 

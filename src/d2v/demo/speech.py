@@ -1,0 +1,260 @@
+"""A small transcribed data set of synthetic speech, laid out as LibriSpeech.
+
+The voices are those of eSpeak NG (GPL-3; see ``espeak.py``), which only this demo uses.
+"""
+
+import logging
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from d2v.demo.espeak import Utterance, require_espeak, synthesise
+from d2v.demo.folder import read_marker, write_marker
+from d2v.demo.sentences import DIGITS, write_sentences
+from d2v.errors import UserError
+from d2v.modalities.speech.decoding import SAMPLE_RATE, resample
+
+log = logging.getLogger(__name__)
+
+# (voice, words a minute, pitch) of each speaker; LibriSpeech's own speakers have lower numbers than FIRST_SPEAKER.
+# Left out are the variants with breath (f2, f3, f5, ...): eSpeak NG makes it of other random numbers each time.
+VOICES = (
+    ("en-us", 160, 45),
+    ("en-us+linda", 165, 50),
+    ("en", 150, 35),
+    ("en+m2", 170, 60),
+    ("en-gb-scotland", 155, 40),
+    ("en-gb-x-rp+f4", 150, 50),
+    ("en-gb-x-gbclan", 165, 55),
+    ("en-gb-x-gbcwmd+m7", 155, 30),
+    ("en-029", 145, 50),
+    ("en-us-nyc+belinda", 170, 45),
+    ("en-us+klatt3", 150, 65),
+    ("en-us+Michael", 175, 40),
+    ("en-us+Annie", 150, 40),
+    ("en-029+Andrea", 160, 60),
+    ("en-us+quincy", 145, 35),
+    ("en-gb-scotland+aunty", 165, 55),
+)
+HELD_OUT_VOICES = (
+    ("en-us+m5", 155, 50),
+    ("en+f1", 160, 45),
+    ("en-us-nyc+Reed", 150, 55),
+    ("en-gb-x-rp+steph", 165, 50),
+)
+FIRST_SPEAKER = 9001
+_CHAPTERS = {"train": 1, "val": 2}
+# What makes clips of one voice and sentence differ, uniform between these: relative rate, pitch, peak in decibels,
+# silence at either end in seconds, and noise in decibels below the speech.
+_RATE, _PITCH, _PEAK, _SILENCE, _NOISE = (0.9, 1.1), (-6, 6), (-12.0, -1.0), (0.05, 0.25), (-45.0, -25.0)
+
+
+@dataclass(frozen=True)
+class DemoSummary:
+    """What the finished tree holds."""
+
+    root: str
+    hours: float
+    """Of all speech, sentences and digits."""
+    sentences: dict[str, int]
+    """By split."""
+    digits: dict[str, int]
+    """By split."""
+    voices: int
+    created: bool
+    """False if it was there already."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One file to write."""
+
+    path: Path
+    """Below the root."""
+    speaker: int
+    text: str
+
+
+def prepare_demo(
+    root: str | Path,
+    train_sentences: int = 60,
+    val_sentences: int = 10,
+    train_digits: int = 4,
+    val_digits: int = 8,
+    seed: int = 0,
+) -> DemoSummary:
+    """Write sentences as a LibriSpeech tree, and isolated digits as folders of classes, all FLAC at 16 kHz.
+
+    ``train/`` and ``val/`` hold SPEAKER/CHAPTER/SPEAKER-CHAPTER-NNNN.flac and the transcripts of the chapter: the same
+    voices say other sentences. ``digits/train/ZERO/`` and ``digits/val/ZERO/``, ... hold digits; those to validate are
+    said by voices that are nowhere else. A finished tree of the same parameters is left alone, an unfinished or
+    different one is made anew; the same parameters give the same files.
+
+    Args:
+        root: folder to fill; it must be new, empty or of an earlier call.
+        train_sentences: sentences of each voice for training.
+        val_sentences: sentences of each voice for validation.
+        train_digits: how often each voice says each digit for training.
+        val_digits: how often each held-out voice says each digit for validation.
+        seed: of the sentences and of how they are said.
+
+    Raises:
+        UserError: eSpeak NG is missing, or the folder holds something else.
+    """
+    root = Path(root).expanduser()
+    counts = {
+        "train_sentences": train_sentences,
+        "val_sentences": val_sentences,
+        "train_digits": train_digits,
+        "val_digits": val_digits,
+    }
+    if min(counts.values()) < 1:
+        raise UserError(f"{', '.join(f'{name} {count}' for name, count in counts.items())}: all must be above 0.")
+    wanted = {**counts, "seed": seed, "voices": [list(voice) for voice in (*VOICES, *HELD_OUT_VOICES)]}
+    clips = _plan(counts, seed)
+    stored = read_marker(root, "speech", {*wanted, "hours"})
+    hours = stored and stored["hours"]
+    if hours and stored == {**wanted, "hours": hours} and _is_complete(root, clips):
+        return _summary(root, counts, hours, created=False)
+    require_espeak()
+    if stored is not None:
+        for folder in ("train", "val", "digits"):
+            shutil.rmtree(root / folder, ignore_errors=True)
+    root.mkdir(parents=True, exist_ok=True)
+    write_marker(root, "speech", {**wanted, "hours": None})
+    hours = _write_clips(root, clips, seed) / 3600
+    _write_transcripts(root, clips)
+    (root / "README.txt").write_text(_readme(counts, hours))
+    (root / "SPEAKERS.TXT").write_text(_speakers())
+    write_marker(root, "speech", {**wanted, "hours": hours})
+    return _summary(root, counts, hours, created=True)
+
+
+def _summary(root: Path, counts: dict[str, int], hours: float, created: bool) -> DemoSummary:
+    splits = ("train", "val")
+    voices = {"train": len(VOICES), "val": len(HELD_OUT_VOICES)}
+    return DemoSummary(
+        root=str(root),
+        hours=hours,
+        sentences={split: counts[f"{split}_sentences"] * len(VOICES) for split in splits},
+        digits={split: counts[f"{split}_digits"] * len(DIGITS) * voices[split] for split in splits},
+        voices=len(VOICES) + len(HELD_OUT_VOICES),
+        created=created,
+    )
+
+
+def _plan(counts: dict[str, int], seed: int) -> list[Clip]:
+    """All files of the tree; no sentence comes twice."""
+    per_voice = {split: counts[f"{split}_sentences"] for split in _CHAPTERS}
+    sentences = iter(write_sentences(sum(per_voice.values()) * len(VOICES), seed))
+    clips = []
+    for split, chapter in _CHAPTERS.items():
+        for speaker in range(FIRST_SPEAKER, FIRST_SPEAKER + len(VOICES)):
+            folder = Path(split, str(speaker), str(chapter))
+            clips += [
+                Clip(folder / f"{speaker}-{chapter}-{number:04d}.flac", speaker, next(sentences))
+                for number in range(per_voice[split])
+            ]
+    held_out = FIRST_SPEAKER + len(VOICES)
+    speakers = {"train": range(FIRST_SPEAKER, held_out), "val": range(held_out, held_out + len(HELD_OUT_VOICES))}
+    for split in _CHAPTERS:
+        for digit in DIGITS:
+            clips += [
+                Clip(Path("digits", split, digit, f"{speaker}-{digit}-{number:02d}.flac"), speaker, digit)
+                for speaker in speakers[split]
+                for number in range(counts[f"{split}_digits"])
+            ]
+    return clips
+
+
+def _write_clips(root: Path, clips: list[Clip], seed: int) -> float:
+    """Synthesise, vary, resample and write; returns the seconds of speech written."""
+    import soundfile
+    import torch
+    from tqdm import tqdm
+
+    seconds = 0.0
+    generator = np.random.default_rng([seed, 1])
+    spoken = synthesise([_utterance(clip, generator) for clip in clips])
+    for clip, (samples, rate) in zip(
+        tqdm(clips, desc="synthesising speech (eSpeak NG)", unit="clip"), _checked(spoken, clips), strict=True
+    ):
+        samples = _vary(resample(torch.from_numpy(samples), rate).numpy(), generator)
+        path = root / clip.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+        seconds += len(samples) / SAMPLE_RATE
+    return seconds
+
+
+def _utterance(clip: Clip, generator: np.random.Generator) -> Utterance:
+    voice, rate, pitch = (*VOICES, *HELD_OUT_VOICES)[clip.speaker - FIRST_SPEAKER]
+    return Utterance(
+        clip.text.lower(), voice, round(rate * generator.uniform(*_RATE)), pitch + round(generator.uniform(*_PITCH))
+    )
+
+
+def _checked(spoken: Iterator[tuple[np.ndarray, int]], clips: list[Clip]) -> Iterator[tuple[np.ndarray, int]]:
+    """What was spoken, unless it is silence."""
+    for clip, (samples, rate) in zip(clips, spoken, strict=True):
+        if not len(samples) or np.abs(samples).max() < 0.01:
+            raise UserError(f"eSpeak NG made no sound of {clip.text!r} for {clip.path}; install espeakng-loader anew")
+        yield samples, rate
+
+
+def _vary(speech: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """Silence at both ends, a little noise, and a peak well below full scale."""
+    ends = [round(generator.uniform(*_SILENCE) * SAMPLE_RATE) for _ in range(2)]
+    padded = np.pad(speech, ends)
+    level = speech.std() * 10 ** (generator.uniform(*_NOISE) / 20)
+    padded = padded + level * generator.standard_normal(len(padded), dtype=np.float32)
+    return padded * (10 ** (generator.uniform(*_PEAK) / 20) / np.abs(padded).max())
+
+
+def _write_transcripts(root: Path, clips: list[Clip]) -> None:
+    """A file in the folder of the clips: the name of each, a space, its words."""
+    folders: dict[Path, list[str]] = {}
+    for clip in clips:
+        folders.setdefault(_transcript(clip), []).append(f"{clip.path.stem} {clip.text}\n")
+    for path, lines in folders.items():
+        (root / path).write_text("".join(lines))
+
+
+def _transcript(clip: Clip) -> Path:
+    """``SPEAKER-CHAPTER.trans.txt`` as in LibriSpeech, ``ZERO.trans.txt`` of digits."""
+    folder = clip.path.parent
+    is_chapter = clip.path.parts[0] in _CHAPTERS
+    return folder / f"{f'{folder.parent.name}-{folder.name}' if is_chapter else folder.name}.trans.txt"
+
+
+def _is_complete(root: Path, clips: list[Clip]) -> bool:
+    paths = {path for clip in clips for path in (clip.path, _transcript(clip))}
+    return all((root / path).is_file() for path in paths)
+
+
+def _speakers() -> str:
+    """As LibriSpeech's own file of this name: a line a speaker."""
+    rows = [
+        f"{FIRST_SPEAKER + number} | {'train, val, digits/train' if number < len(VOICES) else 'digits/val'} | "
+        f"eSpeak NG {voice}, {rate} words a minute, pitch {pitch} (synthetic)"
+        for number, (voice, rate, pitch) in enumerate((*VOICES, *HELD_OUT_VOICES))
+    ]
+    return "; ID | SUBSETS | VOICE\n" + "\n".join(rows) + "\n"
+
+
+def _readme(counts: dict[str, int], hours: float) -> str:
+    return (
+        "SYNTHETIC SPEECH for trying d2v out, and no recordings of people.\n\n"
+        f"{hours * 60:.0f} minutes, written by `d2v prepare demo speech`: said by the program eSpeak NG\n"
+        "(https://github.com/espeak-ng/espeak-ng, GPL version 3 or later) as the package espeakng-loader carries it,\n"
+        "resampled to 16 kHz. Accuracies and word error rates on it say nothing about real speech.\n\n"
+        f"train/, val/    a LibriSpeech tree: {len(VOICES)} voices, each with {counts['train_sentences']} and "
+        f"{counts['val_sentences']} sentences of a small grammar;\n"
+        "                the same voices in both, no sentence twice\n"
+        f"digits/train/   isolated digits by the same voices, a folder a digit\n"
+        f"digits/val/     isolated digits by {len(HELD_OUT_VOICES)} voices that are nowhere else\n"
+        "SPEAKERS.TXT    which voice each speaker is\n"
+    )

@@ -1,0 +1,174 @@
+"""A small labelled data set, cut from the colour photographs inside the scikit-image and scikit-learn wheels."""
+
+import importlib.util
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from d2v.demo.folder import read_marker, write_marker
+from d2v.errors import UserError
+
+log = logging.getLogger(__name__)
+
+_SKIMAGE, _SKLEARN = "skimage/data", "sklearn/datasets/images"
+PHOTOS = {  # class: (folder, file, origin and licence as the package states them)
+    "astronaut": (_SKIMAGE, "astronaut.png", "Eileen Collins, NASA Great Images; no known restrictions, public domain"),
+    "cat": (_SKIMAGE, "chelsea.png", "Stefan van der Walt; CC0"),
+    "coffee": (_SKIMAGE, "coffee.png", "Rachel Michetti, courtesy of Pikolo Espresso Bar; CC0"),
+    "flower": (_SKLEARN, "flower.jpg", "https://www.flickr.com/photos/vultilion/6056698931; CC BY 2.0"),
+    "galaxies": (_SKIMAGE, "hubble_deep_field.jpg", "Hubble eXtreme Deep Field, NASA; public domain"),
+    "motorcycle": (_SKIMAGE, "motorcycle_left.png", "Middlebury 2014 stereo benchmark, Scharstein et al., GCPR 2014"),
+    "retina": (_SKIMAGE, "retina.jpg", "Mikael Haeggstroem, doi:10.15347/wjm/2014.008; CC0"),
+    "rocket": (_SKIMAGE, "rocket.jpg", "DSCOVR on Falcon 9, SpaceX; public domain"),
+    "temple": (
+        _SKLEARN,
+        "china.jpg",
+        "danielbuechele, https://www.flickr.com/photos/danielbuechele/6061409035; CC BY 2.0",
+    ),
+    "tissue": (_SKIMAGE, "ihc.png", "Center for Microscopy And Molecular Imaging; no known copyright restrictions"),
+}
+_FEWEST_PHOTOS = 8
+# Columns of a photo as shares of its width. The strip between them belongs to neither, so that no two crops of
+# different splits touch. Most of each subject lies on the left or in the middle.
+_BANDS = {"train": (0.0, 0.68), "val": (0.71, 1.0)}
+# A crop is 1 to 2 times as large as what is saved of it.
+_LARGEST_ZOOM = 2.0
+# Standard deviation of grey values (0..255) below which a crop shows nothing: the black rim of the retina.
+_PLAIN = 6.0
+
+
+@dataclass(frozen=True)
+class DemoSummary:
+    """What the finished tree holds."""
+
+    root: str
+    classes: tuple[str, ...]
+    num_train: int
+    num_val: int
+    created: bool
+    """False if it was there already."""
+
+
+def prepare_demo(
+    root: str | Path, image_size: int = 48, train_crops: int = 400, val_crops: int = 100, seed: int = 0
+) -> DemoSummary:
+    """Write ``train/CLASS/*.jpg`` and ``val/CLASS/*.jpg`` below ``root``; the photo is the class.
+
+    A finished tree of the same parameters is left alone, an unfinished or different one is made anew.
+
+    Args:
+        root: folder to fill; it must be new, empty or of an earlier call.
+        image_size: side in pixels of what is saved.
+        train_crops: images of each photo for training.
+        val_crops: images of each photo for validation.
+        seed: of the crops.
+
+    Raises:
+        UserError: if the photographs are not installed, the folder holds something else, or a photo is too small.
+    """
+    photos = find_photos()
+    root = Path(root).expanduser()
+    wanted = {
+        "image_size": image_size,
+        "train_crops": train_crops,
+        "val_crops": val_crops,
+        "seed": seed,
+        "classes": list(photos),
+    }
+    if min(image_size, train_crops, val_crops) < 1:
+        raise UserError(
+            f"image_size {image_size}, train_crops {train_crops}, val_crops {val_crops}: all must be above 0."
+        )
+    counts = {"train": train_crops * len(photos), "val": val_crops * len(photos)}
+    summary = DemoSummary(str(root), tuple(photos), counts["train"], counts["val"], created=True)
+    stored = read_marker(root, "vision", {*wanted, "finished"})
+    if stored is not None:
+        if stored == {**wanted, "finished": True} and _is_complete(root, counts):
+            return DemoSummary(str(root), tuple(photos), counts["train"], counts["val"], created=False)
+        for split in _BANDS:
+            shutil.rmtree(root / split, ignore_errors=True)
+    root.mkdir(parents=True, exist_ok=True)
+    write_marker(root, "vision", {**wanted, "finished": False})
+    with tqdm(total=sum(counts.values()), desc="cutting photographs", unit="image") as bar:
+        for number, (name, file) in enumerate(photos.items()):
+            with Image.open(file) as opened:
+                photo = opened.convert("RGB")
+            for split_number, (split, crops) in enumerate((("train", train_crops), ("val", val_crops))):
+                folder = root / split / name
+                folder.mkdir(parents=True)
+                boxes = choose_boxes(
+                    photo, split, crops, image_size, np.random.default_rng([seed, number, split_number])
+                )
+                for index, box in enumerate(boxes):
+                    crop = photo.resize((image_size, image_size), Image.Resampling.LANCZOS, box=box)
+                    crop.save(folder / f"{index:05d}.jpg", quality=95, subsampling=0)
+                    bar.update()
+    (root / "README.md").write_text(_readme(list(photos)))
+    write_marker(root, "vision", {**wanted, "finished": True})
+    return summary
+
+
+def find_photos() -> dict[str, Path]:
+    """Files of the photographs by class; found by path, since scikit-image's own functions may download."""
+    for package, extra in (("skimage", "pip install 'd2v[demo]'"), ("sklearn", "pip install scikit-learn")):
+        if importlib.util.find_spec(package) is None:
+            raise UserError(f"The demo photographs come with {package}, which is not installed: {extra}")
+    found = {}
+    for name, (folder, file, _) in PHOTOS.items():
+        package, _, below = folder.partition("/")
+        spec = importlib.util.find_spec(package)
+        assert spec is not None
+        assert spec.submodule_search_locations is not None
+        path = Path(spec.submodule_search_locations[0]) / below / file
+        if path.is_file():
+            found[name] = path
+    if len(found) < _FEWEST_PHOTOS:
+        raise UserError(
+            f"Only {len(found)} of {len(PHOTOS)} demo photographs are in the installed scikit-image and scikit-learn. "
+            "Install versions that ship them: pip install 'scikit-image>=0.25,<0.27' 'scikit-learn>=1.6'"
+        )
+    return found
+
+
+def choose_boxes(
+    photo: Image.Image, split: str, count: int, image_size: int, generator: np.random.Generator
+) -> list[tuple[int, int, int, int]]:
+    """Squares (left, top, right, bottom) in pixels, wholly inside the split's band of the photo.
+
+    Raises:
+        UserError: if the band is narrower than ``image_size``.
+    """
+    grey = np.asarray(photo.convert("L"), dtype=np.float32)
+    start, end = (round(share * photo.width) for share in _BANDS[split])
+    largest = min(round(image_size * _LARGEST_ZOOM), end - start, photo.height)
+    if largest < image_size:
+        raise UserError(f"image_size {image_size} is too large for the demo photographs; {largest} works.")
+    boxes = []
+    for _ in range(count):
+        for _attempt in range(20):
+            side = int(generator.integers(image_size, largest + 1))
+            left = int(generator.integers(start, end - side + 1))
+            top = int(generator.integers(photo.height - side + 1))
+            if grey[top : top + side, left : left + side].std() >= _PLAIN:
+                break
+        boxes.append((left, top, left + side, top + side))
+    return boxes
+
+
+def _is_complete(root: Path, counts: dict[str, int]) -> bool:
+    return all(sum(1 for _ in (root / split).glob("*/*.jpg")) == count for split, count in counts.items())
+
+
+def _readme(classes: list[str]) -> str:
+    rows = "\n".join(f"| {name} | {PHOTOS[name][1]} | {PHOTOS[name][2]} |" for name in classes)
+    return (
+        "# Demo images of d2v\n\nCrops of photographs that ship inside the scikit-image and scikit-learn packages, "
+        "written by `d2v prepare demo vision`.\nTraining and validation crops come from the left and the right part of "
+        "each photo, which do not touch. The class is the photo.\n\n"
+        f"| class | file | origin and licence, as the package states them |\n| --- | --- | --- |\n{rows}\n"
+    )

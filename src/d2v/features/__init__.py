@@ -1,0 +1,1 @@
+"""Features of files, and what is done with them."""

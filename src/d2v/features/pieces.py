@@ -1,0 +1,163 @@
+"""What is encoded at once: inputs cut into pieces, and pieces of about one length put together."""
+
+import functools
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from d2v.data.dataset import BrokenSample
+from d2v.data.inputs import Inputs
+from d2v.features.chunks import Chunk, plan_chunks
+from d2v.model.encoder import Encoder
+
+_LARGEST_RATIO = 1.25
+
+
+class Lengths(NamedTuple):
+    """How long pieces and batches are, in samples."""
+
+    chunk: int
+    """Longest piece."""
+    overlap: int
+    """What neighbours share."""
+    batch: int
+    """Most that a batch has, padding included; a longer piece is alone."""
+    window: int
+    """Among how much of neighbours pieces are sorted by length: what is finished waits for those before it."""
+
+
+class PieceBatch(NamedTuple):
+    """Pieces of about one length, read and padded at their ends."""
+
+    pieces: list[int]
+    """Those that could be read, a row each."""
+    x: Tensor | None
+    """[B, samples], or whole inputs as their modality has them [B, ...]; None if none could be read."""
+    padding_mask: Bool[Tensor, "b samples"] | None
+    """True is padding; None: there is none."""
+    broken: list[tuple[int, str]]
+    """The others, and why."""
+
+
+class Pieces(Dataset[PieceBatch]):
+    """The chunks of all inputs, one after the other, an input that is read whole being one piece; in batches.
+
+    Which pieces are together in a batch depends on the inputs and the lengths alone.
+
+    Args:
+        inputs: What to read.
+        encoder: Whose frames the chunks are cut at.
+        lengths: Of chunks and batches; a number: so many inputs a batch, of one shape and read whole.
+
+    Raises:
+        UserError: The chunks are too short for their overlap, or for a frame.
+    """
+
+    def __init__(self, inputs: Inputs, encoder: Encoder, lengths: Lengths | int) -> None:
+        self.inputs = inputs
+        self.cut: tuple[int, int, int, int] | None = None
+        if isinstance(lengths, int):
+            self._input_of = np.arange(len(inputs))
+            self._first = np.arange(len(inputs) + 1)
+            self._batches = np.split(self._input_of, np.arange(lengths, len(inputs), lengths))
+            return
+        extractor: Any = encoder.feature_extractor
+        self.cut = (lengths.chunk, lengths.overlap, extractor.stride, extractor.receptive_field)
+        plan_chunks(2 * lengths.chunk + extractor.receptive_field, *self.cut)  # a wrong length is told at once
+        of_chunks = [[chunk.stop - chunk.start for chunk in self.chunks(index)] or [0] for index in range(len(inputs))]
+        self._input_of = np.repeat(np.arange(len(inputs)), [len(chunks) for chunks in of_chunks])
+        self._first = np.cumsum([0, *(len(chunks) for chunks in of_chunks)])
+        flat = np.array([length for chunks in of_chunks for length in chunks], dtype=np.int64)
+        self._batches = plan_batches(flat, lengths.batch, lengths.window)
+
+    def first_piece(self, index: int) -> int:
+        """Where the pieces of an input begin."""
+        return int(self._first[index])
+
+    def batches_from(self, piece: int) -> list[int]:
+        """Batches that hold this piece or later ones."""
+        return [number for number, pieces in enumerate(self._batches) if len(pieces) and pieces.max() >= piece]
+
+    def chunks(self, index: int) -> list[Chunk]:
+        """Of one input; none if it is read whole or too short for a frame."""
+        if self.cut is None or self.inputs.num_samples(index) < self.cut[-1]:
+            return []
+        return _plan(self.inputs.num_samples(index), self.cut)
+
+    def chunk(self, piece: int) -> Chunk | None:
+        """Of one piece; None if it is an input that is read whole."""
+        index, number = self.locate(piece)
+        chunks = self.chunks(index)
+        return chunks[number] if chunks else None
+
+    def locate(self, piece: int) -> tuple[int, int]:
+        """Position of the input that a piece belongs to, and the number of the piece within it."""
+        index = int(self._input_of[piece])
+        return index, piece - int(self._first[index])
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, batch: int) -> PieceBatch:
+        pieces, parts, broken = list[int](), list[Tensor](), list[tuple[int, str]]()
+        for piece in self._batches[batch].tolist():
+            try:
+                parts.append(self._read(piece))
+                pieces.append(piece)
+            except BrokenSample as reason:
+                broken.append((piece, " ".join(str(reason).split()) or "it cannot be read"))
+        if self.cut is None and parts:  # inside a worker, right into shared memory
+            return PieceBatch(pieces, default_collate(parts), None, broken)
+        if len(parts) < 2:
+            return PieceBatch(pieces, parts[0][None] if parts else None, None, broken)
+        x = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
+        lengths = torch.tensor([len(part) for part in parts])
+        padding = torch.arange(x.shape[1]) >= lengths[:, None]
+        return PieceBatch(pieces, x, padding if padding.any() else None, broken)
+
+    def _read(self, piece: int) -> Tensor:
+        index, number = self.locate(piece)
+        if self.cut is None:
+            return self.inputs.read(index, 0, None)
+        chunks = self.chunks(index)
+        if not chunks:
+            length = self.inputs.num_samples(index)
+            raise BrokenSample(f"it is too short: {length} samples, and one frame is computed from {self.cut[-1]}")
+        return self.inputs.read(index, chunks[number].start, chunks[number].stop)
+
+
+def plan_batches(lengths: np.ndarray, largest: int, window: int) -> list[np.ndarray]:
+    """Put pieces of about one length together, each with near neighbours only.
+
+    Args:
+        lengths: Of all pieces, int64 [P].
+        largest: Most that a batch has, padding included; a longer piece is alone.
+        window: Among how much pieces are sorted; all of a window come before any of the next.
+
+    Returns:
+        Positions of the pieces of each batch, int64.
+    """
+    windows = np.cumsum(lengths) // window
+    order = np.lexsort((lengths, windows))  # stable: the chunks of a long input stay in order
+    batches, batch = list[list[int]](), list[int]()
+    for piece in order.tolist():
+        fits = (
+            batch
+            and windows[piece] == windows[batch[0]]
+            and lengths[piece] * (len(batch) + 1) <= largest
+            and lengths[piece] <= lengths[batch[0]] * _LARGEST_RATIO
+        )
+        if not fits:
+            batch = []
+            batches.append(batch)
+        batch.append(piece)
+    return [np.array(batch, dtype=np.int64) for batch in batches]
+
+
+@functools.lru_cache(maxsize=8)  # asked for at each piece of the same input
+def _plan(num_samples: int, cut: tuple[int, int, int, int]) -> list[Chunk]:
+    return plan_chunks(num_samples, *cut)

@@ -1,0 +1,149 @@
+"""Where the stream of a corpus is cut into the samples that a model sees.
+
+Source: fairseq ``TokenBlockDataset`` (``token_block_utils_fast.pyx``), break modes ``none`` and ``complete_doc``.
+"""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+from tqdm import tqdm
+
+from d2v.data.files import cached_arrays
+from d2v.modalities.text.corpus.shards import Shards
+
+LEAST_TOKENS = 8
+"""Shorter blocks, ``<s>`` included, are left out: of seven tokens BERT's 15% is one, and of fewer it is none."""
+
+# So many tokens of the stream are looked at together: 32 MB as int64.
+_WINDOW = 1 << 22
+
+
+class Blocks(ABC):
+    """Spans of the stream, in its order. A sample is ``<s>`` and the tokens of a span."""
+
+    num_short: int
+    """Blocks that are left out because they are too short."""
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def span(self, index: int) -> tuple[int, int]:
+        """First token, and the one behind the last."""
+
+    @property
+    @abstractmethod
+    def lengths(self) -> np.ndarray:
+        """int64 [n]: tokens of each block, ``<s>`` included."""
+
+
+class EvenBlocks(Blocks):
+    """``none``: the stream of all documents in spans of ``block_size - 1``; the last has what is left.
+
+    Args:
+        num_tokens: of the stream.
+        block_size: tokens of a block, ``<s>`` included.
+    """
+
+    def __init__(self, num_tokens: int, block_size: int) -> None:
+        self._span = block_size - 1
+        rest = num_tokens % self._span
+        self.num_short = int(0 < rest < LEAST_TOKENS - 1)
+        self._stop = num_tokens - rest * self.num_short
+
+    def __len__(self) -> int:
+        return -(-self._stop // self._span)
+
+    def span(self, index: int) -> tuple[int, int]:
+        start = index * self._span
+        return start, min(start + self._span, self._stop)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        lengths = np.full(len(self), self._span + 1, dtype=np.int64)
+        if len(self):
+            lengths[-1] = self._stop - (len(self) - 1) * self._span + 1
+        return lengths
+
+
+class SentenceBlocks(Blocks):
+    """``complete_doc``: whole sentences of one document, as many as fit. It keeps 12 bytes a block.
+
+    Args:
+        cuts: int64 [m + 1], ascending: where blocks begin and end, those too short among them.
+    """
+
+    def __init__(self, cuts: np.ndarray) -> None:
+        tokens = np.diff(cuts)
+        kept = tokens + 1 >= LEAST_TOKENS
+        self._starts, self._tokens = cuts[:-1][kept], tokens[kept].astype(np.int32)
+        self.num_short = len(tokens) - len(self._starts)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def span(self, index: int) -> tuple[int, int]:
+        start = int(self._starts[index])
+        return start, start + int(self._tokens[index])
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self._tokens.astype(np.int64) + 1
+
+
+def sentence_blocks(shards: Shards, block_size: int) -> SentenceBlocks:
+    """Cut a split at the ends of its sentences and documents; where, is kept in the user's cache folder.
+
+    Other than in fairseq, a sentence that is longer than a block is cut, and its rest begins the next block.
+
+    Args:
+        shards: each sentence ends with ``</s>``.
+        block_size: largest number of tokens of a block, ``<s>`` included.
+    """
+    key = f"{shards.fingerprint}-{block_size}"
+    stored = cached_arrays("text-blocks", key, lambda: {"cuts": _find_cuts(shards, block_size - 1)})
+    return SentenceBlocks(stored["cuts"])
+
+
+def _find_cuts(shards: Shards, room: int) -> np.ndarray:
+    """int64 [m + 1]: 0, and the end of each block of at most ``room`` tokens."""
+    eos, total = shards.tokenizer.eos_id, shards.num_tokens
+    document_ends = np.unique(shards.document_ends)  # an empty document has the end of the one before
+    cuts = [np.zeros(1, dtype=np.int64)]
+    position = 0  # all before it is cut
+    window = max(_WINDOW, 2 * room)
+    with tqdm(total=total, desc="cutting text into blocks", unit="token", unit_scale=True, delay=2) as bar:
+        while position < total:
+            stop = min(position + window, total)
+            sentence_ends = position + 1 + np.flatnonzero(shards.read(position, stop) == eos)
+            first, last = np.searchsorted(document_ends, (position, stop), side="right")
+            found = _cut_window(position, stop, sentence_ends, document_ends[first:last], room)
+            cuts.append(found)
+            bar.update(int(found[-1]) - position)
+            position = int(found[-1])
+    return np.concatenate(cuts)
+
+
+def _cut_window(start: int, stop: int, sentence_ends: np.ndarray, document_ends: np.ndarray, room: int) -> np.ndarray:
+    """Ends of the blocks in [start, stop), ascending; a document that goes on behind is cut as far as it is certain.
+
+    All documents take a step together, and each step is one block of each, so that a corpus of short documents is
+    cut in a few steps and one long document in a step a block.
+    """
+    # A last document without its end here: a block of it is certain while all that it may hold is in the window.
+    ends = document_ends if len(document_ends) and document_ends[-1] == stop else np.append(document_ends, stop)
+    last_certain = ends.copy()
+    if len(ends) > len(document_ends):
+        last_certain[-1] = stop - room + 1
+    position = np.append(start, ends[:-1])
+    found: list[np.ndarray] = []
+    while True:
+        going_on = position < last_certain
+        if not going_on.any():
+            return np.sort(np.concatenate(found))
+        position, ends, last_certain = position[going_on], ends[going_on], last_certain[going_on]
+        reach = np.minimum(position + room, ends)
+        index = np.searchsorted(sentence_ends, reach, side="right") - 1
+        sentence_end = np.where(index >= 0, sentence_ends[index], 0) if len(sentence_ends) else np.zeros_like(reach)
+        position = np.where(sentence_end > position, sentence_end, reach)
+        found.append(position)

@@ -1,0 +1,223 @@
+"""The tasks of GLUE (Wang et al. 2019): what their files hold, how they are scored and handed in."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from d2v.errors import UserError
+from d2v.modalities.text.labelled.examples import Columns, Examples, is_number, read_examples
+from d2v.modalities.text.labelled.module import SentenceDataModule
+from d2v.modalities.text.labelled.splits import find_split
+from d2v.modalities.text.labelled.tables import Delimited, Lines, Table
+
+_FIRST = ("sentence1", "premise", "question1", "#1 String")
+_SECOND = ("sentence2", "hypothesis", "question2", "#2 String")
+_LABEL = ("gold_label", "label", "score", "is_duplicate", "Quality", "label1")
+_ENTAILMENT = ("entailment", "not_entailment")
+
+
+@dataclass(frozen=True)
+class GlueTask:
+    """One task.
+
+    Args:
+        folder: GLUE's own name of its folder.
+        columns: Where texts and labels stand, in GLUE's files and in Hugging Face's.
+        submissions: File that GLUE wants for each test split, without its ending.
+        labels: As GLUE writes them, in the order of Hugging Face's numbers; none: scores.
+        aliases: The same as Hugging Face calls them, where it is not the same.
+        metrics: On the development set, by torchmetrics' names; their mean is the task's score.
+        dev_splits: The score is the mean over these.
+        without_header: Columns of files without a line of names.
+    """
+
+    folder: str
+    columns: Columns
+    submissions: Mapping[str, str]
+    labels: tuple[str, ...] = ("0", "1")
+    aliases: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = ("accuracy",)
+    dev_splits: tuple[str, ...] = ("dev",)
+    without_header: tuple[str, ...] = ()
+
+    @property
+    def regression(self) -> bool:
+        """Whether labels are scores."""
+        return not self.labels
+
+    def label_of(self, text: str) -> str | None:
+        """A label as GLUE writes it, from that, from Hugging Face's name or number of it; None: it is none."""
+        if self.regression:
+            return text if is_number(text) else None
+        for names in (self.labels, self.aliases):
+            if text in names:
+                return self.labels[names.index(text)]
+        if is_number(text, int) and 0 <= int(text) < len(self.labels):
+            return self.labels[int(text)]
+        return None
+
+
+_ONE, _TWO = Columns((("sentence",),), _LABEL), Columns((_FIRST, _SECOND), _LABEL)
+TASKS: Mapping[str, GlueTask] = {
+    "cola": GlueTask(
+        "CoLA", _ONE, {"test": "CoLA"}, aliases=("unacceptable", "acceptable"), metrics=("matthews",),
+        without_header=("source", "label", "mark", "sentence"),
+    ),
+    "sst2": GlueTask("SST-2", _ONE, {"test": "SST-2"}, aliases=("negative", "positive")),
+    "mrpc": GlueTask(
+        "MRPC", _TWO, {"test": "MRPC"}, aliases=("not_equivalent", "equivalent"), metrics=("accuracy", "f1")
+    ),
+    "stsb": GlueTask("STS-B", _TWO, {"test": "STS-B"}, labels=(), metrics=("pearson", "spearman")),
+    "qqp": GlueTask("QQP", _TWO, {"test": "QQP"}, aliases=("not_duplicate", "duplicate"), metrics=("accuracy", "f1")),
+    "mnli": GlueTask(
+        "MNLI", _TWO, {"test_matched": "MNLI-m", "test_mismatched": "MNLI-mm", "diagnostic": "AX"},
+        labels=("entailment", "neutral", "contradiction"), dev_splits=("dev_matched", "dev_mismatched"),
+    ),
+    "qnli": GlueTask("QNLI", Columns((("question",), ("sentence",)), _LABEL), {"test": "QNLI"}, labels=_ENTAILMENT),
+    "rte": GlueTask("RTE", _TWO, {"test": "RTE"}, labels=_ENTAILMENT),
+    "wnli": GlueTask("WNLI", _TWO, {"test": "WNLI"}, aliases=("not_entailment", "entailment")),
+}  # fmt: skip
+"""By the names that Hugging Face has for them."""
+
+NOT_AVERAGED = ("wnli",)
+"""Its development set contradicts its training set, and published averages leave it out."""
+
+
+def find_task_folder(root: Path, name: str) -> Path | None:
+    """Folder of a task: GLUE's name or Hugging Face's, in upper or lower case; ``root`` itself where it is it."""
+    wanted = {TASKS[name].folder.lower(), name}
+    if root.is_dir():
+        for path in (*sorted(root.iterdir()), root):
+            if path.is_dir() and path.name.lower() in wanted:
+                return path
+    return None
+
+
+def find_glue_split(folder: Path, name: str, split: str) -> list[Table]:
+    """Tables of a split of a task; none where it is not there.
+
+    Args:
+        folder: Of the task; the diagnostic set also lies in one beside it.
+        name: Of the task.
+        split: GLUE's name of it.
+    """
+    names = (split, split.replace("dev", "validation"), split.replace("dev", "val"))
+    tables = find_split(folder, names)
+    if split == "diagnostic" and not tables and (beside := folder.parent / "diagnostic").is_dir():
+        tables = find_split(beside, names)
+    tables = [table for table in tables if not isinstance(table, Lines)]
+    if not tables and name == "mrpc":  # as Microsoft hands it out, with a test set for a development set
+        file = folder / {"train": "msr_paraphrase_train.txt", "dev": "msr_paraphrase_test.txt"}.get(split, "")
+        tables = [Delimited(file, None, quoted=False)] if file.is_file() else []
+    header = TASKS[name].without_header
+    if not header:
+        return tables
+    return [
+        Delimited(table.path, header, quoted=False)
+        if isinstance(table, Delimited) and len(table.columns) == len(header) and header[-1] not in table.columns
+        else table
+        for table in tables
+    ]
+
+
+class GlueDataModule(SentenceDataModule):
+    """A task of GLUE, from its own files or from Hugging Face's (saved to disk, or Parquet).
+
+    Args:
+        root: folder with those of the tasks (CoLA, SST-2, ...), or that of the task.
+        task: cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or wnli.
+        batch_size: sentences (or pairs) of one device and one micro-batch.
+        global_batch_size: sentences of one optimizer step on all devices; null: no accumulation.
+        num_workers: processes a device that load; null: the cores a device, less one, at most 8.
+        max_length: tokens of a sentence, or of a pair together; what is longer is cut.
+        tokenizer: tokenizer.json or a folder with a tokenizer; null: the one that the encoder was trained with.
+        val_split: dev; of mnli, dev_matched or dev_mismatched; null: the first of them.
+        max_samples: train on a fixed subset of so many sentences, with as many of each class as far as possible.
+        predict_on: what `d2v predict` reads: "val", that split, or test (test_matched, test_mismatched, diagnostic).
+        seed: of the order of sentences.
+        max_skipped_fraction: largest tolerable share of rows without a text or a label.
+    """
+
+    has_fixed_splits = True  # GLUE's, in every root
+
+    def __init__(
+        self,
+        root: str,
+        task: str,
+        batch_size: int = 16,
+        global_batch_size: int | None = None,
+        num_workers: int | None = None,
+        max_length: int = 512,
+        tokenizer: str | None = None,
+        val_split: str | None = None,
+        max_samples: int | None = None,
+        predict_on: str = "val",
+        seed: int = 0,
+        max_skipped_fraction: float = 0.01,
+    ) -> None:
+        super().__init__(
+            root,
+            batch_size,
+            global_batch_size,
+            num_workers,
+            max_length,
+            tokenizer,
+            0.0,
+            max_samples,
+            predict_on,
+            seed,
+            max_skipped_fraction,
+        )
+        if task not in TASKS:
+            raise UserError(f"data.task is {task}: it must be one of {', '.join(TASKS)}.")
+        self.task = task
+        self.spec = TASKS[task]
+        self.val_split = self.spec.dev_splits[0] if val_split is None else val_split
+        for key, value, known in (
+            ("val_split", self.val_split, self.spec.dev_splits),
+            ("predict_on", predict_on, ("val", *self.spec.submissions)),
+        ):
+            if value not in known:
+                raise UserError(f"data.{key} is {value}: of {task} it must be {' or '.join(known)}.")
+
+    @property
+    def regression(self) -> bool:
+        return self.spec.regression
+
+    def read_train(self) -> Examples:
+        return self._read("train")
+
+    def read_val(self) -> Examples | None:
+        return self._read(self.val_split)
+
+    def read_for_prediction(self) -> Examples:
+        return self._read(self.predict_on, labelled=False)
+
+    def _read(self, split: str, labelled: bool = True) -> Examples:
+        folder = find_task_folder(Path(self.root).expanduser(), self.task)
+        if folder is None:
+            raise UserError(
+                f"data.root {self.root}: has no folder {self.spec.folder} for data.task {self.task}; give the folder "
+                "that GLUE's tasks lie in"
+            )
+        tables = find_glue_split(folder, self.task, split)
+        if not tables:
+            raise UserError(f"data.root {folder}: has no {split}.tsv, nor {split} in another form; put it there")
+        read = read_examples(tables, self.spec.columns, labelled, self._check, self.max_skipped_fraction)
+        if read.labels is None:
+            return read
+        labels = tuple(self.spec.label_of(label) or "" for label in read.labels)
+        return Examples(read.texts, labels, read.places, self.spec.labels, read.left_out)
+
+    def _check(self, label: str) -> str | None:
+        if self.spec.label_of(label) is not None:
+            return None
+        known = "scores" if self.regression else " ".join(self.spec.labels)
+        return f"has the label {label!r}; those of {self.task} are {known}"
+
+
+def submission(rows: Sequence[str], spec: GlueTask) -> str:
+    """Content of the file that GLUE wants: a line a row of the test set, in its order, numbered from 0."""
+    if spec.regression:  # the site takes scores from 0 to 5
+        rows = [f"{min(max(float(score), 0.0), 5.0):.3f}" for score in rows]
+    return "index\tprediction\n" + "".join(f"{index}\t{row}\n" for index, row in enumerate(rows))

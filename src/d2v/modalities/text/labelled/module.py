@@ -1,0 +1,257 @@
+"""The base of DataModules of labelled texts: what is held out, which tokenizer, which rows are read for what."""
+
+import functools
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from d2v.data.dataset import Sample
+from d2v.data.module import PretrainingDataModule, Split
+from d2v.data.sources.subsets import HOLD_OUT_SEED, balanced_subset, permutation, size_of_share
+from d2v.errors import UserError
+from d2v.modalities.text.front_end import TextEncoder
+from d2v.modalities.text.labelled.examples import Examples, label_order, require_known
+from d2v.modalities.text.labelled.sequences import SentenceDataset, Sequences, collate_sentences, tokenise
+from d2v.modalities.text.tokenizer import TextTokenizer
+from d2v.modalities.text.tokenizer_files import TOKENIZER
+from d2v.model.encoder import Encoder
+from d2v.types import Batch
+
+
+class SentenceDataModule(PretrainingDataModule):
+    """Texts with a class or a score each, padded to the longest of a batch.
+
+    Args:
+        root: Where they lie.
+        batch_size: Texts (or pairs of them) of one device and one micro-batch.
+        global_batch_size: Texts of one optimizer step on all devices.
+        num_workers: Processes a device that load.
+        max_length: In tokens; what is longer is cut.
+        tokenizer: Path; None: the encoder's.
+        val_fraction: Share of the training texts held out for validation.
+        max_samples: Train on a fixed subset of so many texts.
+        predict_on: "val", "all", or a split whose labels are not needed.
+        seed: Of the order.
+        max_skipped_fraction: Largest tolerable share of rows without a text or a label.
+        label_fraction: Train on a fixed subset of this share.
+    """
+
+    unit = "sentences"
+    pads = True
+
+    def __init__(
+        self,
+        root: str,
+        batch_size: int,
+        global_batch_size: int | None,
+        num_workers: int | None,
+        max_length: int,
+        tokenizer: str | None,
+        val_fraction: float,
+        max_samples: int | None,
+        predict_on: str,
+        seed: int,
+        max_skipped_fraction: float,
+        label_fraction: float = 1.0,
+    ) -> None:
+        super().__init__(root, batch_size, global_batch_size, num_workers, seed, max_skipped_fraction)
+        if not 0 <= val_fraction < 1:
+            raise UserError(f"data.val_fraction is {val_fraction}: it must be at least 0 and less than 1.")
+        if max_samples is not None and max_samples < 2:
+            raise UserError(f"data.max_samples is {max_samples}: it must be 2 or more, or null for all texts.")
+        if not 0 < label_fraction <= 1:
+            raise UserError(f"data.label_fraction is {label_fraction}: it must lie above 0 and at most at 1.")
+        if max_samples is not None and label_fraction < 1:
+            raise UserError(
+                f"data.max_samples is {max_samples} and data.label_fraction {label_fraction}: set one of them, the "
+                "other to null or 1."
+            )
+        if max_length < 8:
+            raise UserError(f"data.max_length is {max_length}: it must be at least 8 tokens.")
+        self.max_length = max_length
+        self.val_fraction = val_fraction
+        self.max_samples = max_samples
+        self.label_fraction = label_fraction
+        self.predict_on = predict_on
+        self._tokenizer = None if tokenizer is None else TextTokenizer.open(tokenizer)
+        self._has_own_tokenizer = tokenizer is not None
+        self._sequences: dict[str, Sequences] = {}
+        self._left_out = 0
+
+    # What a kind of data gives.
+
+    @property
+    @abstractmethod
+    def regression(self) -> bool:
+        """Whether labels are scores."""
+
+    @abstractmethod
+    def read_train(self) -> Examples:
+        """All labelled training texts."""
+
+    @abstractmethod
+    def read_val(self) -> Examples | None:
+        """Labelled validation texts, where a split of them is there."""
+
+    @abstractmethod
+    def read_for_prediction(self) -> Examples:
+        """What ``predict_on`` names, with no row left out."""
+
+    # The encoder and its tokenizer.
+
+    def adapt_to(self, encoder: Encoder) -> None:
+        """Take the encoder's tokenizer, or give it ours; what was tokenised with another one is dropped.
+
+        Raises:
+            UserError: The encoder reads no text, brings no tokenizer, or is too small for it or for ``max_length``.
+        """
+        if not isinstance(encoder, TextEncoder):
+            raise UserError(
+                f"data: the data are text, and a {type(encoder).__name__} does not read it; take an encoder of text"
+            )
+        tokenizer = self._tokenizer if self._has_own_tokenizer else None
+        if tokenizer is None:
+            if TOKENIZER not in encoder.assets:
+                raise UserError(
+                    "data.tokenizer: the encoder brings no tokenizer; name the one that it was trained with (a "
+                    "tokenizer.json, or a folder with one or with vocab.json and merges.txt)"
+                )
+            tokenizer = TextTokenizer.from_json(encoder.assets[TOKENIZER])
+        if encoder.vocab_size < len(tokenizer):
+            raise UserError(
+                f"data.tokenizer: it has {len(tokenizer):,} ids, and the encoder embeds {encoder.vocab_size:,}; name "
+                "the tokenizer that the encoder was trained with, or give a new encoder this vocab_size"
+            )
+        if encoder.max_positions is not None and encoder.max_positions < self.max_length:
+            raise UserError(
+                f"data.max_length is {self.max_length}, and the encoder has {encoder.max_positions} positions; set it "
+                f"to {encoder.max_positions} or less"
+            )
+        if self._tokenizer is None or self._tokenizer.fingerprint != tokenizer.fingerprint:
+            self._sequences = {}
+        self._tokenizer = tokenizer
+        encoder.assets[TOKENIZER] = tokenizer.to_json()
+
+    @property
+    def tokenizer(self) -> TextTokenizer:
+        """Known once there is an encoder to adapt to, unless ``tokenizer`` named one."""
+        if self._tokenizer is None:
+            raise UserError("data.tokenizer: not set, and there is no encoder to take one from; name a tokenizer")
+        return self._tokenizer
+
+    def setup(self, stage: str | None = None) -> None:
+        """Also read the data, so that a wrong root is reported before anything runs."""
+        super().setup(stage)
+        _ = self._prediction if self._only_predicts else self.splits
+
+    # Splits.
+
+    @functools.cached_property
+    def splits(self) -> dict[str, Examples]:
+        """``train``, and ``val`` where there is one; read at the first use."""
+        train, val = self.read_train(), None
+        self._left_out += train.left_out
+        if self.val_fraction > 0:
+            order = permutation(len(train), HOLD_OUT_SEED)
+            held_out = max(1, round(len(train) * self.val_fraction))
+            val, train = train.select(np.sort(order[:held_out])), train.select(np.sort(order[held_out:]))
+        else:
+            val = self.read_val()
+            self._left_out += 0 if val is None else val.left_out
+        if not len(train):
+            raise UserError(f"data.root {self.root}: no text is left to train on; lower data.val_fraction")
+        if self.max_samples is not None:
+            train = self._subset(train, self.max_samples, "max_samples")
+        elif self.label_fraction < 1:
+            num_classes = 0 if self.regression else len(self._numbers(train))
+            count = size_of_share(len(train), self.label_fraction, num_classes)
+            train = self._subset(train, count, "label_fraction")
+        splits = {"train": train} if val is None else {"train": train, "val": val}
+        if not self.regression:
+            numbers = self._numbers(train)
+            if val is not None:
+                require_known(val, numbers)
+        rank_zero_info(
+            "data: " + ", ".join(f"{len(split):,} texts to {name}" for name, split in splits.items())
+            + ("" if self.regression else f", {len(numbers)} classes")
+        )  # fmt: skip
+        return splits
+
+    @functools.cached_property
+    def _prediction(self) -> Examples:
+        return self.read_for_prediction()
+
+    @property
+    def _only_predicts(self) -> bool:
+        predicts = self.trainer is not None and self.trainer.state.fn == TrainerFn.PREDICTING
+        return predicts and self.predict_on != "val"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        if self.regression or self._only_predicts:
+            return ()
+        return tuple(self._numbers(self.splits["train"]))
+
+    @property
+    def skipped(self) -> int:
+        """Rows left out for their text or label count, too."""
+        return self._left_out + super().skipped
+
+    # Data sets.
+
+    def train_dataset(self) -> SentenceDataset:
+        return self._dataset("train", self.splits["train"])
+
+    def eval_dataset(self, split: Split) -> SentenceDataset | None:
+        return self._dataset(split, self.splits[split]) if split in self.splits else None
+
+    def predict_dataset(self) -> Any:
+        return super().predict_dataset() if self.predict_on == "val" else self._dataset("predict", self._prediction)
+
+    @property
+    def collate(self) -> Callable[[list[Sample]], Batch]:  # type: ignore[override]  # it needs the id of <pad>
+        """Pad with ``<pad>`` to ids [B, N]."""
+        return functools.partial(collate_sentences, self.tokenizer.pad_id)
+
+    def _dataset(self, name: str, examples: Examples) -> SentenceDataset:
+        if name not in self._sequences:
+            self._sequences[name] = tokenise(examples, self.tokenizer, self.max_length)
+            if cut := self._sequences[name].num_cut:
+                rank_zero_info(
+                    f"data: {cut:,} of {len(examples):,} texts to {name} are longer than data.max_length "
+                    f"{self.max_length} tokens and are cut"
+                )
+        skipped = self.skipped_samples(name, examples.places.__getitem__, len(examples))
+        return SentenceDataset(self._sequences[name], self._values(examples), skipped)
+
+    def _values(self, examples: Examples) -> np.ndarray | None:
+        if examples.labels is None:
+            return None
+        if self.regression:
+            return np.array([float(label) for label in examples.labels], dtype=np.float32)
+        numbers = self._numbers(self.splits["train"])
+        return np.array([numbers[label] for label in examples.labels], dtype=np.int64)
+
+    def _numbers(self, train: Examples) -> dict[str, int]:
+        assert train.labels is not None
+        return {name: number for number, name in enumerate(label_order(train.labels, train.class_names))}
+
+    def _subset(self, examples: Examples, count: int, key: str) -> Examples:
+        if count >= len(examples):
+            rank_zero_warn(f"data.{key} asks for {count:,}, and there are only {len(examples):,} texts: all are used")
+            return examples
+        assert examples.labels is not None
+        kept = balanced_subset(None if self.regression else examples.labels, len(examples), count)
+        subset = examples.select(kept)
+        assert subset.labels is not None
+        shares = {} if self.regression else {name: subset.labels.count(name) for name in self._numbers(subset)}
+        counts = ", ".join(f"{number:,} of {name}" for name, number in list(shares.items())[:8])
+        rank_zero_info(
+            f"data: {count:,} of {len(examples):,} training texts, drawn by a fixed seed for data.{key}"
+            + (f": {counts}" if counts else "")
+        )
+        return subset

@@ -1,0 +1,114 @@
+"""Texts as token ids, all of a split in one array, and batches of them."""
+
+from collections.abc import Iterator
+from hashlib import blake2b
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from d2v.data.dataset import Sample, SampleDataset, SkippedSamples
+from d2v.data.files import cached_arrays
+from d2v.errors import UserError
+from d2v.modalities.text.dataset import collate_blocks
+from d2v.modalities.text.labelled.examples import Examples
+from d2v.modalities.text.tokenizer import TextTokenizer
+from d2v.types import Batch
+
+_AT_ONCE = 1000  # rows that are tokenised together, on all cores
+_WORTH_KEEPING = 5_000_000  # bytes of text: some seconds
+
+
+class Sequences:
+    """Token ids of many sequences, four bytes a token; worker processes share them by fork.
+
+    Args:
+        ids: int32 [tokens], of all of them.
+        ends: int64 [n + 1], where they begin and end.
+        num_cut: How many are not whole.
+    """
+
+    def __init__(self, ids: np.ndarray, ends: np.ndarray, num_cut: np.ndarray) -> None:
+        self.num_cut = int(num_cut)
+        self._ids, self._ends = ids, ends
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, index: int) -> Int64[Tensor, "n"]:
+        return torch.from_numpy(self._ids[self._ends[index] : self._ends[index + 1]].astype(np.int64))
+
+
+def tokenise(examples: Examples, tokenizer: TextTokenizer, max_length: int) -> Sequences:
+    """``<s> a </s>``, or ``<s> a </s> </s> b </s>``, of each row. Those of many texts are kept in the user's cache.
+
+    Args:
+        examples: One text a row, or two.
+        tokenizer: Whose tokens.
+        max_length: In tokens, special ones among them; the longer text is cut first.
+
+    Raises:
+        UserError: The special tokens alone are longer.
+    """
+    if max_length < 3 * len(examples.texts):  # two special tokens a text, and one of its own
+        raise UserError(f"data.max_length is {max_length}: there is no room for a text beside the special tokens.")
+    digest = blake2b(f"{tokenizer.fingerprint} {max_length} {len(examples.texts)}".encode(), digest_size=12)
+    size = 0
+    for column in examples.texts:
+        for index in range(len(column)):
+            text = column[index].encode(errors="replace")
+            digest.update(text + b"\0")
+            size += len(text)
+    if size < _WORTH_KEEPING:
+        return Sequences(**_tokenised(examples, tokenizer, max_length))
+    return Sequences(
+        **cached_arrays("sentences", digest.hexdigest(), lambda: _tokenised(examples, tokenizer, max_length))
+    )
+
+
+def _tokenised(examples: Examples, tokenizer: TextTokenizer, max_length: int) -> dict[str, np.ndarray]:
+    parts, ends, num_cut = [], [0], 0
+    for texts in _encoded(examples, tokenizer):
+        sequence = tokenizer.sequence(*texts, max_length=max_length)
+        num_cut += len(sequence) < sum(map(len, texts)) + 2 * len(texts)
+        parts.append(np.array(sequence, dtype=np.int32))
+        ends.append(ends[-1] + len(sequence))
+    return {"ids": np.concatenate(parts), "ends": np.array(ends, dtype=np.int64), "num_cut": np.array(num_cut)}
+
+
+def _encoded(examples: Examples, tokenizer: TextTokenizer) -> Iterator[tuple[np.ndarray, ...]]:
+    """Ids of the texts of each row; a bar if it takes more than some seconds."""
+    hidden = getattr(rank_zero_only, "rank", 0) not in (0, None)
+    with tqdm(total=len(examples), desc="tokenise", unit="text", delay=3, leave=False, disable=hidden) as bar:
+        for start in range(0, len(examples), _AT_ONCE):
+            stop = min(start + _AT_ONCE, len(examples))
+            columns = [tokenizer.encode_batch([texts[i] for i in range(start, stop)]) for texts in examples.texts]
+            yield from zip(*columns, strict=True)
+            bar.update(stop - start)
+
+
+class SentenceDataset(SampleDataset):
+    """Token ids int64 [N] that begin with ``<s>``; nothing here is random.
+
+    Args:
+        sequences: The texts.
+        labels: Of each: classes int64, scores float32; None: there are none.
+        skipped: The record that knows their names.
+    """
+
+    def __init__(self, sequences: Sequences, labels: np.ndarray | None, skipped: SkippedSamples) -> None:
+        super().__init__(len(sequences), 0, skipped)
+        self._sequences, self._labels = sequences, labels
+
+    def load(self, index: int) -> tuple[Tensor, Tensor | None]:
+        label = None if self._labels is None else torch.tensor(self._labels[index])
+        return self._sequences[index], label
+
+
+def collate_sentences(pad_id: int, samples: list[Sample]) -> Batch:
+    """Pad with ``<pad>`` to ids [B, N], with a mask where anything is padded; labels int64 or float32 [B]."""
+    labels = [sample.label for sample in samples if isinstance(sample.label, Tensor)]
+    return collate_blocks(pad_id, samples)._replace(labels=torch.stack(labels) if labels else None)

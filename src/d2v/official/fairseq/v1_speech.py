@@ -1,0 +1,172 @@
+"""fairseq data2vec 1.0 audio checkpoints (``examples/data2vec/models/data2vec_audio.py``), pretrained or fine-tuned
+with CTC."""
+
+from typing import Any
+
+import torch
+
+from d2v.checkpoints.ctc_head import take_fairseq_head
+from d2v.checkpoints.layout import Imported, StateDict, first_match, join_qkv, model_state, rename, tensor
+from d2v.checkpoints.recipe import node
+from d2v.errors import UserError
+from d2v.official import published, speech
+from d2v.official.fairseq import v1
+from d2v.official.fairseq.settings import (
+    contradictions,
+    ema_schedule,
+    ignored,
+    model_settings,
+    regression_loss,
+    targets,
+)
+
+PUBLISHED = {
+    "instance_norm_target_layer": True,
+    "ema_anneal_end_step": 30_000,
+    "encoder_layerdrop": 0.05,
+}
+"""What the published Base run sets and the code's defaults do not (config/audio/pretraining/base_librispeech.yaml)."""
+
+_ENCODER_PARTS = (
+    (r"^feature_extractor\.conv_layers\.(\d+)\.0\.", r"feature_extractor.layers.\1.conv."),
+    (r"^feature_extractor\.conv_layers\.(\d+)\.2\.1\.", r"feature_extractor.layers.\1.norm."),
+    (r"^layer_norm\.", "feature_extractor.norm."),
+    (r"^post_extract_proj\.", "feature_extractor.proj."),
+    (r"^mask_emb$", "masked_input.mask_token"),
+    (r"^encoder\.pos_conv\.(\d+)\.0\.", r"positions.layers.\1."),
+    *v1.BLOCK_PARTS,
+)
+_OFF = {
+    "dropout_input": 0, "feature_grad_mult": 1, "mask_selection": "static", "mask_other": 0, "no_mask_overlap": False,
+    "mask_dropout": 0, "mask_channel_prob": 0, "group_norm_target_layer": False,
+}  # fmt: skip
+_REFUSED = {
+    "layer_type": "transformer", "activation_fn": "gelu", "extractor_mode": "layer_norm", "pos_enc_type": "abs",
+}  # fmt: skip
+
+
+def matches(content: dict[str, Any]) -> bool:
+    """Whether a checkpoint has this layout, judged by its keys."""
+    return "feature_extractor.conv_layers.0.0.weight" in model_state(content)
+
+
+def convert(content: dict[str, Any]) -> Imported:
+    """Translate a checkpoint. What the tensors tell is taken from them; missing settings are fairseq's defaults.
+
+    Raises:
+        UserError: It is not whole, or a model of another kind.
+    """
+    notes: list[str] = []
+    settings = model_settings(content)
+    state = model_state(content)
+    ema = state.pop("_ema", None)
+    speech.refuse_foreign(state)
+    for key, value in _REFUSED.items():
+        if settings.get(key, value) != value:
+            raise UserError(f"cfg.model.{key} is {settings[key]!r}: d2v's encoder has {value} only")
+    known = bool(settings)
+    if not known:
+        settings = PUBLISHED
+        notes.append("the checkpoint has no cfg.model section: the settings of the published Base run are taken")
+    norm = "output" if settings.get("layer_norm_first") else "input"
+
+    def encoder_name(key: str) -> str | None:
+        if key.startswith("encoder.layer_norm."):
+            return key.replace("encoder.layer_norm.", f"transformer.{norm}_norm.")
+        return first_match(key, _ENCODER_PARTS)
+
+    def student_name(key: str) -> str | None:
+        if key in ("final_proj.weight", "final_proj.bias"):
+            return f"head.proj.{key.removeprefix('final_proj.')}"
+        name = encoder_name(key)
+        return name and f"student.{name}"
+
+    weights, left_out = rename(state, student_name)
+    join_qkv(weights)
+    mask_token_is_zero(weights, notes)
+    ctc = take_fairseq_head(state, left_out, notes)
+    teacher, left_out_ema = _teacher(ema, encoder_name)
+    shared = _share(teacher, weights, settings, notes)
+    weights.update(teacher)
+
+    strides = speech.strides(settings.get("conv_feature_layers"), "cfg.model.conv_feature_layers", weights, notes)
+    width = len(weights["student.masked_input.mask_token"])
+    student = speech.student(
+        weights,
+        strides,
+        num_heads=int(settings.get("encoder_attention_heads", max(1, width // 64))),
+        norm_first=bool(settings.get("layer_norm_first")),
+        eps=1e-5,
+        dropout=settings.get("dropout", 0.1),
+        attention_dropout=settings.get("attention_dropout", 0.1),
+        activation_dropout=settings.get("activation_dropout", 0.0),
+        layer_drop=settings.get("encoder_layerdrop", 0.0),
+    )
+    arguments = student["init_args"]
+    if "encoder_attention_heads" not in settings:
+        notes.append(f"the number of heads is not in the file: taken as {arguments['num_heads']}, heads of width 64")
+    said = {
+        "encoder_layers": (settings.get("encoder_layers", 12), arguments["depth"]),
+        "encoder_embed_dim": (settings.get("encoder_embed_dim", 768), arguments["width"]),
+        "pos_conv_depth": (settings.get("pos_conv_depth", 1), arguments["position_layers"]),
+    }
+    notes += ignored(settings, "cfg.model", _OFF)
+    if known:
+        notes += contradictions(said) + published.differences(settings, published.V1_AUDIO)
+    return Imported(
+        layout="fairseq data2vec 1.0 audio" + (", fine-tuned with CTC" if ctc else ""),
+        licence="MIT (fairseq)",
+        method=method(student, settings, shared, notes),
+        ema=ema_schedule(settings),
+        weights=weights,
+        example=speech.example(arguments["width"]),
+        sizes=speech.shown(student),
+        ctc=ctc,
+        left_out=left_out + [f"_ema.{key}" for key in left_out_ema],
+        notes=notes,
+    )
+
+
+def method(student: dict[str, Any], settings: dict[str, Any], shared: list[str], notes: list[str]) -> dict[str, Any]:
+    """The recipe of 1.0's method on speech around a student, by fairseq's settings."""
+    return {
+        "student": student,
+        "masking": v1.span_masking(settings, (0.65, 10), notes),
+        "targets": targets(settings, student["init_args"]["depth"], end_of_block=False, notes=notes),
+        "head": node("d2v.model.heads.LinearHead"),
+        "loss": regression_loss(settings, notes),
+        "cls_loss": None,
+        "num_masks": 1,
+        "shared_with_teacher": shared,
+    }
+
+
+def mask_token_is_zero(weights: StateDict, notes: list[str]) -> None:
+    """Give a student whose file holds no mask embedding one of zeros."""
+    proj = tensor(weights, "student.feature_extractor.proj.weight", dims=2)
+    if "student.masked_input.mask_token" not in weights:
+        weights["student.masked_input.mask_token"] = torch.zeros(len(proj))
+        notes.append("the file holds no mask embedding, as some fine-tuned models have none: it is zero")
+
+
+def _teacher(ema: Any, encoder_name: Any) -> tuple[StateDict, list[str]]:
+    """The teacher's tensors, and the names that were left out."""
+    if not isinstance(ema, dict) or not ema:
+        return {}, []
+    if not any(key.startswith("encoder.") for key in ema):  # ema_transformer_only
+        ema = {f"encoder.{key}": value for key, value in ema.items()}
+    teacher, left_out = rename(ema, encoder_name, "teacher.encoder.")
+    join_qkv(teacher)
+    return teacher, left_out
+
+
+def _share(teacher: StateDict, weights: StateDict, settings: dict[str, Any], notes: list[str]) -> list[str]:
+    """``shared_with_teacher``. With ``ema_layers_only`` fairseq copies the student's positions into the teacher at each
+    step: the copy is dropped if it is one. A mask embedding that the teacher never uses is the student's."""
+    if not teacher:
+        return ["feature_extractor", "positions"] if settings.get("ema_layers_only", True) else ["feature_extractor"]
+    teacher.setdefault("teacher.encoder.masked_input.mask_token", weights["student.masked_input.mask_token"])
+    shared = [] if "teacher.encoder.feature_extractor.proj.weight" in teacher else ["feature_extractor"]
+    if settings.get("ema_layers_only", True):
+        shared += v1.share_copies(teacher, weights, ["positions"], notes)
+    return shared
