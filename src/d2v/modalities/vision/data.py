@@ -56,8 +56,8 @@ class ImageNetDataModule(PretrainingDataModule):
             384 pixels on.
         mean: of red, green and blue in [0, 1], subtracted; null: as the encoder was trained, of a new one ImageNet's.
         std: of red, green and blue, divided by; null: likewise.
-        train_split: name of the training split.
-        val_split: name of the validation split; null: the first of val, validation, valid, test that exists.
+        train_split: name of the training split; null: train, or everything.
+        val_split: name of the validation split; null: the first of dev, val, validation, ... that exists.
         val_fraction: share of the training images held out for validation where there is no such split.
         label_fraction: train on this share of the training images, with as many of each class as far as possible (0.01
             and 0.1 are usual); the same images whatever the seed.
@@ -83,7 +83,7 @@ class ImageNetDataModule(PretrainingDataModule):
         eval_crop: float | None = None,
         mean: tuple[float, float, float] | None = None,
         std: tuple[float, float, float] | None = None,
-        train_split: str = "train",
+        train_split: str | None = None,
         val_split: str | None = None,
         val_fraction: float = 0.0,
         label_fraction: float = 1.0,
