@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from d2v.commands.arguments import add_features, find_device, positive
+from d2v.commands.arguments import add_features, positive
 from d2v.configs import find_config
 from d2v.errors import UserError
+from d2v.evaluation.frozen import find_device
 
 if TYPE_CHECKING:  # nothing heavy is imported before the arguments are known to be right
     import torch

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from d2v.evaluation.features import Features
+from d2v.evaluation.frozen import LabelledFeatures
 
 L2_GRID = (1e-1, 1e-2, 1e-3)
 """Penalties to choose from, strongest first, so that each solution is a start for the next.
@@ -36,13 +36,16 @@ class LinearProbe:
 
 
 def linear_probe(
-    train: Features, val: Features, device: torch.device | str = "cpu", l2_grid: Sequence[float] = L2_GRID
+    train: LabelledFeatures,
+    val: LabelledFeatures,
+    device: torch.device | str = "cpu",
+    l2_grid: Sequence[float] = L2_GRID,
 ) -> LinearProbe:
     """Fit on the training samples, report on the validation samples; the latter choose nothing.
 
     Args:
-        train: Features to fit on.
-        val: Features to report on.
+        train: LabelledFeatures to fit on.
+        val: LabelledFeatures to report on.
         device: Where to compute; the features are moved there whole.
         l2_grid: Penalties to choose from, strongest first.
     """

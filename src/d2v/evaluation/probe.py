@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 
-from d2v.evaluation.features import extract_features
+from d2v.evaluation.frozen import extract_features
 from d2v.evaluation.knn import knn_top1
 from d2v.evaluation.linear_probe import UNPENALISED, LinearProbe, linear_probe
 from d2v.model.encoder import Encoder, Layer
