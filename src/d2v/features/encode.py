@@ -179,7 +179,8 @@ class _Gathered:
     """Parts of the input that comes next, until they are all there: an input that breaks off has no row."""
 
     def __init__(self, pieces: Pieces, encoder: Encoder, pool: Pooling, scratch: Path | None) -> None:
-        self._pieces, self._pool, self._scratch = pieces, pool, scratch and str(scratch)
+        self._pieces, self._pool = pieces, pool
+        self._scratch = None if scratch is None else str(scratch)
         self._extractor: Any = encoder.feature_extractor
         self._broken = -1
         self._sum: Any = 0.0
