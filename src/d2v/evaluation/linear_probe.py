@@ -73,7 +73,10 @@ def linear_probe(
     weights = problem.solve(l2, start)
     logits = logits_of(((val.features - mean) * scale).to(device), weights)
     labels = val.labels.to(device)
-    return LinearProbe(_top_k(logits, labels, 1), _top_k(logits, labels, 5) if num_classes > 5 else None, l2)
+    top5 = None
+    if num_classes > 5:
+        top5 = _top_k(logits, labels, 5)
+    return LinearProbe(_top_k(logits, labels, 1), top5, l2)
 
 
 class SoftmaxRegression:
