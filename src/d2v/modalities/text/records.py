@@ -6,25 +6,21 @@ is read record by record: that is slower, knows the line of an error, and allows
 lines and bytes that are no UTF-8.
 """
 
-import bz2
 import csv
-import gzip
-import io
 import json
-import lzma
 import os
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 
 from d2v.errors import UserError
+from d2v.modalities.text.line_blocks import LineBlocks, count_lines, ending_of, open_binary
 from d2v.modalities.text.tokenizer import without_surrogates
 
 if TYPE_CHECKING:
@@ -35,14 +31,12 @@ Row = tuple[str, list[str | None]]
 NumberedRow = tuple[int, list[str | None]]
 
 ENDINGS = (".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".parquet", ".txt")
-COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 END = 1 << 62
 """Of a file whose size is not known before it is read."""
 
 _BLOCK = 1 << 20
 _LARGEST_BLOCK = 1 << 30  # pyarrow counts the bytes of a block in 32 bits
 _PARQUET_ROWS = 256  # together in memory: each may be a whole book
-_BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
@@ -121,115 +115,6 @@ def open_records(path: Path, header: Sequence[str] | None = None, reading: Readi
     raise UserError(f"{reading.source} {path}: of no known kind; text is read from {', '.join(ENDINGS)} files")
 
 
-def ending_of(path: str | Path) -> str:
-    """In lower case, without that of a compression."""
-    stem, last = os.path.splitext(os.path.basename(path).lower())
-    if last in COMPRESSED:
-        last = os.path.splitext(stem)[1]
-    return last
-
-
-@contextmanager
-def open_binary(path: str | Path, source: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """A file as bytes, uncompressed, and the file on the disk, whose position tells how much of it was read.
-
-    Raises:
-        UserError: It is damaged, shorter than it should be, or cannot be read.
-    """
-    try:
-        with open(path, "rb", buffering=1 << 18) as raw:
-            last = os.path.splitext(path)[1].lower()
-            if last == ".gz":
-                yield gzip.GzipFile(fileobj=raw), raw  # type: ignore[misc]
-            elif last == ".bz2":
-                yield bz2.BZ2File(raw), raw
-            elif last == ".xz":
-                yield lzma.LZMAFile(raw), raw  # noqa: SIM115  (raw is closed)
-            elif last == ".zst":
-                import pyarrow as pa  # Python has it from 3.14 on
-
-                yield io.BufferedReader(pa.CompressedInputStream(raw, "zstd"), 1 << 18), raw
-            else:
-                yield raw, raw
-    except (EOFError, lzma.LZMAError, zlib.error) as error:
-        raise UserError(f"{source} {path}: is damaged ({error}); get it anew") from error
-    except OSError as error:
-        if error.errno is None:  # what gzip, bz2 and zstd say of the content
-            raise UserError(f"{source} {path}: is damaged ({error}); get it anew") from error
-        raise UserError(f"{source} {path}: cannot be read ({error.strerror})") from error
-
-
-class _LineBlocks:
-    """The lines of a file, some at a time.
-
-    Args:
-        file: At the beginning of a line.
-        position: The byte where that is, uncompressed.
-        line: The number of that line.
-        stop: No block begins here or later.
-        size: Bytes of a block, about.
-    """
-
-    def __init__(self, file: IO[bytes], position: int, line: int, stop: int, size: int) -> None:
-        self.position, self.line = position, line
-        self.invalid = 0
-        self._file, self._stop, self._size = file, stop, size
-
-    def next(self, quoted: bool) -> tuple[int, bytes]:
-        """The number of the first line, and some lines; none at the end.
-
-        Args:
-            quoted: Lines between quotes are not taken apart, if there are not too many of them.
-        """
-        first_line, at_start = self.line, self.position == 0
-        block = self._file.read(max(0, min(self._size, self._stop - self.position)))
-        if block and not block.endswith(b"\n"):
-            block += self._file.readline()
-        if quoted and self._size > 1 and _count(block, b'"') % 2:
-            block += self._rest_of_cell()
-        self.position += len(block)
-        self.line += count_lines(block)
-        return first_line, block.removeprefix(_BOM) if at_start else block
-
-    def lines(self, block: bytes) -> Iterator[str]:
-        """The lines of a block without their ends; whoever asks for more gets those behind it."""
-        for line in block.removesuffix(b"\n").split(b"\n"):
-            yield self._decode(line)
-        while line := self._file.readline():
-            self.position += len(line)
-            self.line += 1
-            yield self._decode(line.removesuffix(b"\n"))
-
-    def _rest_of_cell(self) -> bytes:
-        lines: list[bytes] = []
-        size = 0
-        while size < self._size and (line := self._file.readline()):
-            lines.append(line)
-            size += len(line)
-            if line.count(b'"') % 2:
-                break
-        return b"".join(lines)
-
-    def _decode(self, line: bytes) -> str:
-        line = line.removesuffix(b"\r")
-        try:
-            return line.decode()
-        except UnicodeDecodeError:
-            text = line.decode(errors="replace")
-            self.invalid += text.count("\ufffd") - line.count(b"\xef\xbf\xbd")
-            return text
-
-
-def count_lines(block: bytes) -> int:
-    """Lines of a block, of which the last need not have an end."""
-    return _count(block, b"\n") + (not block.endswith(b"\n"))
-
-
-def _count(block: bytes, byte: bytes) -> int:
-    # Several times as fast as bytes.count.
-    return int(np.count_nonzero(np.frombuffer(block, np.uint8) == ord(byte)))
-
-
 class TextRecords(Records):
     """Records in lines of text, which only a line feed ends.
 
@@ -258,7 +143,7 @@ class TextRecords(Records):
             else:
                 begin = self._begin
                 file.read(begin[0])
-            blocks = _LineBlocks(file, *begin, reading.stop, 1 if reading.one_by_one else _BLOCK)
+            blocks = LineBlocks(file, *begin, reading.stop, 1 if reading.one_by_one else _BLOCK)
             while True:
                 first_line, block = blocks.next(self.quoted)
                 if not block:
@@ -282,7 +167,7 @@ class TextRecords(Records):
 
     @abstractmethod
     def _read_one_by_one(
-        self, first_line: int, block: bytes, blocks: _LineBlocks, columns: Sequence[str]
+        self, first_line: int, block: bytes, blocks: LineBlocks, columns: Sequence[str]
     ) -> Iterator[NumberedRow]:
         """The records that begin in any block, or the error in it."""
 
@@ -309,9 +194,8 @@ class Delimited(TextRecords):
     def __init__(self, path: Path, reading: Reading, header: Sequence[str] | None, quoted: bool) -> None:
         super().__init__(path, reading)
         self.quoted = quoted
-        self._delimiter, self._quote = (",", '"') if quoted else ("\t", False)
         with open_binary(path, reading.source) as (file, _):
-            blocks = _LineBlocks(file, 0, 1, END, 1)
+            blocks = LineBlocks(file, 0, 1, END, 1)
             first_line, block = blocks.next(quoted)
             _, first = next(self._cells(first_line, block, blocks), (1, []))
         if not first:
@@ -325,20 +209,25 @@ class Delimited(TextRecords):
 
     def _read_at_once(self, first_line: int, block: bytes, columns: Sequence[str]) -> Iterable[NumberedRow] | None:
         import pyarrow as pa
-        from pyarrow.csv import ConvertOptions, ParseOptions, ReadOptions, read_csv
+        from pyarrow.csv import ConvertOptions, ParseOptions, ReadOptions, read_csv  # type: ignore[import-untyped]
 
+        if not block.endswith(b"\n"):
+            block += b"\n"
         if b"\r" in block:
             block = block.replace(b"\r\n", b"\n")
             if b"\r" in block:
                 return None  # for pyarrow it ends a line
         places = [self.columns.index(column) for column in columns]
         names = [str(number) for number in range(self._width)]
+        parsing = ParseOptions(delimiter="\t", quote_char=False)
+        if self.quoted:
+            parsing = ParseOptions(newlines_in_values=True)
         try:
             pa.scalar(block, pa.binary()).cast(pa.string())  # fails if it is no UTF-8
             table = read_csv(
                 pa.py_buffer(block),
                 ReadOptions(use_threads=False, block_size=len(block) + 1, column_names=names),
-                ParseOptions(delimiter=self._delimiter, quote_char=self._quote, newlines_in_values=self.quoted),
+                parsing,
                 ConvertOptions(check_utf8=False, column_types=dict.fromkeys(names, pa.string())),
             )
             cells = [table.column(place) for place in places]
@@ -365,7 +254,7 @@ class Delimited(TextRecords):
         return lines
 
     def _read_one_by_one(
-        self, first_line: int, block: bytes, blocks: _LineBlocks, columns: Sequence[str]
+        self, first_line: int, block: bytes, blocks: LineBlocks, columns: Sequence[str]
     ) -> Iterator[NumberedRow]:
         places = [self.columns.index(column) for column in columns]
         for line, cells in self._cells(first_line, block, blocks):
@@ -375,10 +264,9 @@ class Delimited(TextRecords):
                 raise UserError(
                     f"{self._where(line)}: has {len(cells)} cells, and the text should be in number {max(places) + 1}"
                 )
-            cells += [None] * (max(places) + 1 - len(cells))
-            yield line, [cells[place] for place in places]
+            yield line, [cells[place] if place < len(cells) else None for place in places]
 
-    def _cells(self, first_line: int, block: bytes, blocks: _LineBlocks) -> Iterator[tuple[int, list[str]]]:
+    def _cells(self, first_line: int, block: bytes, blocks: LineBlocks) -> Iterator[tuple[int, list[str]]]:
         """All cells of each row; a blank line is no row."""
         count = count_lines(block)
         if not self.quoted:
@@ -413,7 +301,7 @@ class JsonLines(TextRecords):
         if reading.how_to_name is not None:
             return  # what the records have is looked at one by one
         with open_binary(path, reading.source) as (file, _):
-            blocks = _LineBlocks(file, 0, 1, END, 1)
+            blocks = LineBlocks(file, 0, 1, END, 1)
             line, block = blocks.next(quoted=False)
             while block and not block.strip():
                 line, block = blocks.next(quoted=False)
@@ -433,8 +321,8 @@ class JsonLines(TextRecords):
             yield f"{self.path.name}:{number}", self._texts(item, columns, number)
 
     def _read_at_once(self, first_line: int, block: bytes, columns: Sequence[str]) -> Iterable[NumberedRow] | None:
-        objects = block.decode().rstrip("\n").replace("\n", ",")
         try:
+            objects = block.decode().removesuffix("\n").replace("\n", ",")
             items = json.loads(f"[{objects}]")
         except ValueError:
             return None
@@ -443,7 +331,7 @@ class JsonLines(TextRecords):
         return [(line, self._texts(item, columns, line)) for line, item in enumerate(items, first_line)]
 
     def _read_one_by_one(
-        self, first_line: int, block: bytes, blocks: _LineBlocks, columns: Sequence[str]
+        self, first_line: int, block: bytes, blocks: LineBlocks, columns: Sequence[str]
     ) -> Iterator[NumberedRow]:
         for line, text in enumerate(islice(blocks.lines(block), count_lines(block)), first_line):
             if text.strip():
@@ -498,7 +386,7 @@ class Lines(TextRecords):
         return None  # nothing would be faster
 
     def _read_one_by_one(
-        self, first_line: int, block: bytes, blocks: _LineBlocks, columns: Sequence[str]
+        self, first_line: int, block: bytes, blocks: LineBlocks, columns: Sequence[str]
     ) -> Iterator[NumberedRow]:
         for line, text in enumerate(islice(blocks.lines(block), count_lines(block)), first_line):
             if text.strip():
@@ -515,7 +403,7 @@ class Parquet(Records):
 
     def __init__(self, path: Path, reading: Reading) -> None:
         import pyarrow as pa
-        from pyarrow.parquet import ParquetFile
+        from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
 
         try:
             self._file = ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
@@ -546,14 +434,22 @@ class Parquet(Records):
     def class_names(self, column: str) -> tuple[str, ...]:
         return tuple(self._features.get(column, {}).get("names", ()))
 
-    def type_of(self, column: str) -> "pa.DataType":
-        """Of the values in a column."""
+    def require_text(self, column: str) -> None:
+        """Check that a column holds text.
+
+        Raises:
+            UserError: It holds something else.
+        """
         import pyarrow.types as types  # type: ignore[import-untyped]
 
         kind = self._file.schema_arrow.field(column).type
         if types.is_dictionary(kind):
             kind = kind.value_type
-        return kind
+        if not (types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)):
+            raise UserError(
+                f"{self.reading.source} {self.path}: the column {column!r} holds {kind} and no text; name another: "
+                f"{self.reading.how_to_name}"
+            )
 
 
 def arrow_rows(name: str, first: int, batch: "pa.RecordBatch | pa.Table", columns: Sequence[str]) -> Iterator[Row]:
@@ -574,3 +470,9 @@ def as_text(value: Any) -> str | None:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))  # a column of whole numbers with gaps comes as floats
     return str(value)
+
+
+def warn_of_invalid(records: Records) -> None:
+    """Say how much of what was read is no UTF-8."""
+    if records.invalid:
+        rank_zero_warn(f"data: {records.invalid:,} places in {records.path} are no valid UTF-8 and became U+FFFD")
