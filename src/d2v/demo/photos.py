@@ -8,7 +8,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from d2v.demo.demo_folder import DemoFolder, DemoSummary
-from d2v.errors import UserError
+from d2v.errors import UserError, how_to_install
 
 _SKIMAGE, _SKLEARN = "skimage/data", "sklearn/datasets/images"
 PHOTOS = {  # class: (folder, file, origin and licence as the package states them)
@@ -94,9 +94,9 @@ def _write_crops(photo: Image.Image, boxes: list[tuple[int, int, int, int]], ima
 
 def find_photos() -> dict[str, Path]:
     """Files of the photographs by class; found by path, since scikit-image's own functions may download."""
-    for package, extra in (("skimage", "pip install 'd2v[demo]'"), ("sklearn", "pip install scikit-learn")):
+    for package, command in (("skimage", how_to_install("demo")), ("sklearn", "pip install scikit-learn")):
         if importlib.util.find_spec(package) is None:
-            raise UserError(f"The demo photographs come with {package}, which is not installed: {extra}")
+            raise UserError(f"The demo photographs come with {package}, which is not installed: {command}")
     found = {}
     for name, (folder, file, _) in PHOTOS.items():
         package, _, below = folder.partition("/")
