@@ -118,7 +118,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(d2v: D2V, tiny: list[str], t
     assert code == 0
     assert "continuing from runs/whole/checkpoints/last.ckpt" in err  # not from the newer one of another name
 
-    code, _, err = d2v("fit", *tiny, "--resume", "runs/whole", "--model.student.depth", "3")
+    code, _, err = d2v("fit", *tiny, "--resume", "runs/whole", "--model.student.trunk.depth", "3")
     assert code == 2
     assert "does not fit the model of this config: method.student" in err
 
