@@ -100,7 +100,9 @@ def _innermost(text: str) -> tuple[str, str]:
         name = unknown.rpartition(".")[2]
         return ".".join([*keys, unknown]), f"{_short(option[1])} has no such key{_suggest(name, names)}"
     if option := re.search(r"Group '([^']+)' does not accept option '([^']+)'", reason):
-        return ".".join([*keys, option[1], option[2]]), "there is no such key; --print_config shows those that there are"
+        return ".".join(
+            [*keys, option[1], option[2]]
+        ), "there is no such key; --print_config shows those that there are"
     return ".".join(keys), _reason(reason)
 
 

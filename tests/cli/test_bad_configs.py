@@ -45,7 +45,10 @@ VALUES = [
     ("--model.masking.mask_ration 0.5", r"model\.masking\.mask_ration: .*did you mean mask_ratio\?"),
     ("--model.student.front.class_path d2v.No", r"model\.student\.front: .*module 'd2v' has no attribute 'No'"),
     ("--data.augment nowhere.Blur", r"data\.augment: No module named 'nowhere'; give the full path"),
-    ("--model.student.front torch.nn.Linear", r"model\.student\.front: torch\.nn\.Linear is not a subclass of FrontEnd"),
+    (
+        "--model.student.front torch.nn.Linear",
+        r"model\.student\.front: torch\.nn\.Linear is not a subclass of FrontEnd",
+    ),
     ("--model.masking InverseMasking", r"model\.masking: InverseMasking names no class; write its full path"),
     ("--model.student.trunk.width wide", r"model\.student\.trunk\.width: expected a whole number, not wide"),
     ("--model.optimizer.lr fast", r"model\.optimizer\.lr: expected a number(?!.*Tensor.*Tensor).*, not fast"),
