@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from d2v.data.dataset import BrokenSample
+from d2v.data.samples import BrokenSample
 from d2v.errors import UserError
 from d2v.modalities.vision.layout import open_sources
 from d2v.modalities.vision.sources import ImageSource

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from speech_files import encoded, write_audio, write_librispeech
 
-from d2v.data.dataset import BrokenSample
+from d2v.data.samples import BrokenSample
 from d2v.errors import UserError
 from d2v.modalities.speech.decoding import AudioInfo, Encoded, audio_info, read_audio
 from d2v.modalities.speech.headers import read_headers

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2v.data.randomness import keyed_randomness, stable_seed
+from d2v.data.keyed_randomness import keyed_randomness, stable_seed
 from d2v.data.sampler import OrderedSampler, StreamSampler
 
 sizes = {

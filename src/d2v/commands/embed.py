@@ -21,7 +21,7 @@ from d2v.features.options import (
 if TYPE_CHECKING:  # nothing heavy is imported before the arguments are known to be right
     import torch
 
-    from d2v.data.inputs import Inputs
+    from d2v.data.encoder_inputs import Inputs
     from d2v.features.journal import RowJournal
     from d2v.features.pieces import Pieces
     from d2v.model.encoder import Encoder

@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from tqdm.auto import tqdm
 
-from d2v.data.dataset import SkippedSamples
+from d2v.data.samples import SkippedSamples
 from d2v.finetuning.rows import Rows
 from d2v.types import Batch
 

@@ -16,7 +16,7 @@ from d2v.errors import UserError
 if TYPE_CHECKING:  # nothing heavy is imported before the arguments are known to be right
     import torch
 
-    from d2v.data.module import PretrainingDataModule
+    from d2v.data.data_module import PretrainingDataModule
     from d2v.model.encoder import Encoder
 
 RANDOM = "random"
@@ -128,7 +128,7 @@ def _build_datamodule(
     from lightning.pytorch import LightningDataModule
 
     from d2v.commands.messages import parser_message
-    from d2v.data.module import PretrainingDataModule
+    from d2v.data.data_module import PretrainingDataModule
 
     if "data" not in config:
         raise UserError("--config: there is no `data:` section; give a config that has one, such as the run's own")

@@ -12,7 +12,7 @@ from d2v.errors import UserError
 if TYPE_CHECKING:  # nothing heavy is imported before the arguments are known to be right
     import torch
 
-    from d2v.data.inputs import Inputs
+    from d2v.data.encoder_inputs import Inputs
     from d2v.features.pieces import Lengths
     from d2v.model.encoder import Encoder, Layer, Pooling
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from d2v.data.randomness import python_follows_torch
+from d2v.data.keyed_randomness import python_follows_torch
 from d2v.errors import UserError
 
 

@@ -92,7 +92,7 @@ def find_split(
 
     Args:
         root: a folder.
-        name: of the split; upper and lower case are the same.
+        name: of the split, or a path; upper and lower case are the same.
         endings: of its files; those of the first ending that occurs are taken.
         ending_of: finds the ending of a file.
         by_word: whether the name may be one of several words.
@@ -100,6 +100,9 @@ def find_split(
     Returns:
         The folder, or the files in the order of their names; nothing if there is no such split.
     """
+    itself = root / name
+    if itself.is_file() and ending_of(name) in endings:
+        return [itself]
     folder = _folder(root, name)
     if folder is not None:
         return [folder]

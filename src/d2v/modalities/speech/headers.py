@@ -1,16 +1,20 @@
 """How long each clip is: read from all headers once, and kept in the user's cache folder."""
 
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
 from tqdm import tqdm
 
-from d2v.data.dataset import BrokenSample
-from d2v.data.files import cached_arrays
-from d2v.modalities.speech.decoding import AudioInfo, Encoded, audio_info, samples_at_16k
-from d2v.modalities.speech.sources import AudioSource, Clips
+from d2v.data.file_index import cached_arrays
+from d2v.data.samples import too_many_broken
+from d2v.data.sources.source import Categories, Encoded, Source
+from d2v.errors import BrokenSample, UserError
+from d2v.modalities.speech.decoding import SAMPLE_RATE, AudioInfo, audio_info, samples_at_16k
 
 LEAST_SAMPLES = 1_360
 """At 16 kHz, 85 ms: what four frames of the published feature extractor are computed from. Fewer frames can neither be
@@ -19,6 +23,53 @@ masked nor have their targets normalised over time, and so a shorter clip is nei
 # Opening a file waits for the disk or the network most of the time.
 _THREADS = 8
 _CLIPS_A_TASK = 64
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Readable clips of a source, and what their headers say."""
+
+    source: Source
+    index: np.ndarray
+    """int64 [n]: positions in the source."""
+    num_samples: np.ndarray
+    """int64 [n]: length at 16 kHz."""
+    sample_rate: np.ndarray
+    """int32 [n]: of the file."""
+    channels: np.ndarray
+    """int32 [n]."""
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def open(self, index: int) -> Encoded:
+        """The encoded clip."""
+        return self.source.open(int(self.index[index]))
+
+    def name(self, index: int) -> str:
+        """What to call the clip in messages."""
+        return self.source.name(int(self.index[index]))
+
+    def file_names(self) -> list[str]:
+        """What each clip is called, without a folder."""
+        ids = self.source.ids()
+        return [os.path.basename(ids[index]) for index in self.index]
+
+    def select(self, chosen: np.ndarray) -> "Clips":
+        """Some of them: positions, or a mask."""
+        columns = (self.index, self.num_samples, self.sample_rate, self.channels)
+        return Clips(self.source, *(column[chosen] for column in columns))
+
+    def categories(self, column: str) -> Categories | None:
+        """Speaker, label or folder of each clip; None: nothing says it."""
+        found = self.source.categories(column)
+        return None if found is None else Categories(found.names, found.ids[self.index])
+
+    def texts(self) -> list[str]:
+        """Transcript of each clip, empty where there is none."""
+        texts = self.source.texts()
+        return [""] * len(self) if texts is None else [texts[index] for index in self.index]
 
 
 class Headers(NamedTuple):
@@ -30,11 +81,11 @@ class Headers(NamedTuple):
     """Why each of the others cannot be, by position in the source."""
 
 
-def read_headers(source: AudioSource, retry: bool = True) -> Headers:
+def read_headers(source: Source, retry: bool = True) -> Headers:
     """Read all headers, or find them in the cache if no file has changed since.
 
     Args:
-        source: whose clips.
+        source: of the clips.
         retry: read those again that were broken. Permissions and network drives are mended without a trace in the
             file; but the processes of one run must agree, so only one of them may retry.
     """
@@ -59,8 +110,41 @@ def read_headers(source: AudioSource, retry: bool = True) -> Headers:
     return Headers(Clips(source, good, lengths, rates[good], channels[good]), broken)
 
 
+def report_headers(name: str, headers: Headers, max_fraction: float) -> None:
+    """Say in the log what the files are like.
+
+    Args:
+        name: what they are: the training split.
+        headers: of all files.
+        max_fraction: largest tolerable share of broken files.
+
+    Raises:
+        UserError: more are broken, or all.
+    """
+    clips, broken = headers
+    first = [f"{clips.source.name(index)}: {reason}" for index, reason in list(broken.items())[:_NAMED]]
+    if too_many_broken(len(broken), len(clips.source), max_fraction) or not len(clips):
+        shown = "\n  ".join(first)
+        raise UserError(
+            f"data: {len(broken):,} of {len(clips.source):,} files of {name} cannot be read: more than "
+            f"data.max_skipped_fraction = {max_fraction}. The first are:\n  {shown}\nRestore or remove them, or raise "
+            "the fraction."
+        )
+    for line in first:
+        rank_zero_info(f"data: left out {line}")
+
+    def say(what: str, which: np.ndarray) -> None:
+        if len(which):
+            first_name = clips.name(int(which[0]))
+            rank_zero_info(f"data: {what} {len(which):,} of {len(clips):,} clips (first: {first_name})")
+
+    for rate in np.unique(clips.sample_rate[clips.sample_rate != SAMPLE_RATE]):
+        say(f"resampling {rate:,} Hz to {SAMPLE_RATE:,} Hz:", np.flatnonzero(clips.sample_rate == rate))
+    say("averaging the channels of", np.flatnonzero(clips.channels > 1))
+
+
 def scan(
-    source: AudioSource,
+    source: Source,
     look: Callable[[Encoded], AudioInfo],
     title: str = "reading audio headers",
     positions: Sequence[int] | None = None,
@@ -68,7 +152,7 @@ def scan(
     """What ``look`` finds in each clip, in several threads with a progress bar; for a broken one, the reason.
 
     Args:
-        source: whose clips.
+        source: of the clips.
         look: at one.
         title: of the bar.
         positions: of the clips; None: all.
@@ -92,7 +176,7 @@ def scan(
     return results
 
 
-def _retried(source: AudioSource, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+def _retried(source: Source, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """With what is now known about the clips that were broken; the same object if that is nothing new."""
     broken = np.flatnonzero(columns["frames"] <= 0)
     if not len(broken):
@@ -100,19 +184,25 @@ def _retried(source: AudioSource, columns: dict[str, np.ndarray]) -> dict[str, n
     now = _columns(scan(source, audio_info, "reading broken audio headers again", broken.tolist()))
     if np.array_equal(now["reasons"], columns["reasons"]):
         return columns
-    renewed = {name: columns[name].copy() for name in ("rates", "frames", "channels")}
-    for name, column in renewed.items():
-        column[broken] = now[name]
-    return {**renewed, "reasons": now["reasons"]}
+    renewed = {"reasons": now["reasons"]}
+    for name in ("rates", "frames", "channels"):
+        renewed[name] = columns[name].copy()
+        renewed[name][broken] = now[name]
+    return renewed
 
 
 def _columns(found: list[AudioInfo | str]) -> dict[str, np.ndarray]:
-    nothing = AudioInfo(0, 0, 0)
-    rows = np.array([nothing if isinstance(item, str) else item for item in found], dtype=np.int64).reshape(-1, 3)
-    reasons = "\n".join(item for item in found if isinstance(item, str))
+    """What :func:`scan` found as arrays; a broken clip has no frames, and the reasons follow each other in lines."""
+    rows = np.zeros((len(found), 3), dtype=np.int64)
+    reasons = []
+    for number, item in enumerate(found):
+        if isinstance(item, str):
+            reasons.append(item)
+        else:
+            rows[number] = item
     return {
         "rates": rows[:, 0].astype(np.int32),
         "frames": rows[:, 1].copy(),
         "channels": rows[:, 2].astype(np.int32),
-        "reasons": np.frombuffer(reasons.encode(errors="backslashreplace"), dtype=np.uint8),
+        "reasons": np.frombuffer("\n".join(reasons).encode(errors="backslashreplace"), dtype=np.uint8),
     }

@@ -5,9 +5,12 @@ import io
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from d2v.data.dataset import BrokenSample
+from d2v.data.sources.source import Medium
+from d2v.errors import BrokenSample
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
+IMAGES = Medium(
+    "images", (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"), feature="Image"
+)
 
 
 def decode_image(data: bytes, smallest_side: int | None = None) -> Image.Image:

@@ -10,7 +10,7 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from d2v.data.normalisation import IMAGENET
-from d2v.data.randomness import python_follows_torch
+from d2v.data.keyed_randomness import python_follows_torch
 from d2v.errors import UserError
 
 Transform = Callable[[Image.Image], Tensor]

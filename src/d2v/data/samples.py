@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from d2v.data.randomness import keyed_randomness
-from d2v.errors import UserError
+from d2v.data.keyed_randomness import keyed_randomness
+from d2v.errors import BrokenSample, UserError
 
 log = logging.getLogger(__name__)
 
@@ -18,10 +18,6 @@ _UNSEEN, _GOOD, _BROKEN = 0, 1, 2
 # Below this many broken samples a share says nothing: the first file of a run may be the only bad one.
 _TOLERATED = 9
 _NAMED = 5
-
-
-class BrokenSample(Exception):
-    """This one sample cannot be read or decoded; the message is the reason."""
 
 
 class Sample(NamedTuple):
