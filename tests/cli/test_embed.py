@@ -274,8 +274,8 @@ def test_what_was_there_stays_until_the_new_file_is_whole(
     write_features(path, journal, {})
     before = path.read_bytes()
     journal.write(Row("b.wav", np.ones(4, np.float32), 3, 0, 0.5, None))
-    monkeypatch.setattr("pyarrow.parquet.ParquetWriter.write_table", fail)
-    monkeypatch.setattr("numpy.savez", fail)
+    monkeypatch.setattr("d2v.features.files.pq", SimpleNamespace(ParquetWriter=fail))
+    monkeypatch.setattr("zipfile.ZipFile.open", fail)
     # Not struct.pack itself, with which pytest-xdist talks to its workers.
     monkeypatch.setattr("d2v.features.files.struct", SimpleNamespace(pack=fail))
     with pytest.raises(OSError, match="no space"):
@@ -310,7 +310,7 @@ def test_bad_input(checkpoint: Path, sound: Path, tmp_path: Path, capsys: pytest
         ((checkpoint, sound, output, "--num_workers", -1), "--num_workers -1"),
         ((checkpoint, sound, output, "--device", "cuda:77"), "--device cuda:77"),
         ((tmp_path / "no.ckpt", sound, output), "no.ckpt"),
-        ((vision, sound, output), "--input: no picture"),
+        ((vision, sound, output), "--input: no images"),
         ((checkpoint, sound, output, "--image_size", 32), "reads no pictures"),
     ):
         assert embed(*args) == 2, message  # type: ignore[arg-type]

@@ -145,7 +145,7 @@ def test_bad_input(checkpoint: Path, pictures: Path, tmp_path: Path, capsys: pyt
     (tmp_path / "nothing").mkdir()
     output = tmp_path / "x.parquet"
     for args, message in (
-        ((tmp_path / "nothing", output), "no picture (.jpg, "),
+        ((tmp_path / "nothing", output), "no images (.jpg, "),
         ((tmp_path / "nowhere", output), "nowhere does not exist"),
         ((f"{pictures}/*.bmp", output), "matches"),
         ((pictures / "notes.txt", output), "of no known kind"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d2v.data.samples import BrokenSample
+from d2v.errors import BrokenSample
 from d2v.modalities.vision.decoding import decode_image
 
 

@@ -71,8 +71,8 @@ def write_table(root: Path, name: str, count: int) -> None:
 
 
 def pictures(root: Path) -> tuple[int, int]:
-    train, val = ImageNetDataModule(str(root)).sources
-    return len(train), len(val or ())
+    splits = ImageNetDataModule(str(root)).splits
+    return len(splits["train"]), len(splits.get("val", ()))
 
 
 def sound(root: Path) -> tuple[int, int]:

@@ -15,7 +15,15 @@ from pathlib import Path
 from d2v.data.file_index import list_files
 from d2v.data.sources.parquet import Parquet
 from d2v.data.sources.source import Files, Medium, Source
-from d2v.data.sources.splits import TRAIN_NAMES, VAL_NAMES, archives_beside, ending, files_in, find_splits, of_one_ending
+from d2v.data.sources.splits import (
+    TRAIN_NAMES,
+    VAL_NAMES,
+    archives_beside,
+    ending,
+    files_in,
+    find_splits,
+    of_one_ending,
+)
 from d2v.data.sources.tars import Tars
 from d2v.errors import UserError
 
@@ -153,7 +161,8 @@ def _from_folder(folder: Path, medium: Medium, exclude: str | None = None) -> Fi
         return Files(medium, folder, names)
     hint = ""
     if unreadable := list_files(folder, medium.unreadable):
-        hint = f" d2v cannot read the {len(unreadable)} {ending(unreadable[0])} files there: convert them to {medium.suffixes[0]}."
+        count, kind = len(unreadable), ending(unreadable[0])
+        hint = f" d2v cannot read the {count} {kind} files there: convert them to {medium.suffixes[0]}."
     raise UserError(f"data.root: no {medium.noun} ({', '.join(medium.suffixes)}) in {folder} or below.{hint}")
 
 

@@ -152,7 +152,7 @@ class Files(Source):
         folder: that their names are relative to.
         names: of the files.
         tops: the top folder of each, which can serve as its class; None: by their names.
-        texts: gives their texts, if they do not lie beside them.
+        texts: of the files, empty where there is none; None: they lie beside them, if anywhere.
     """
 
     def __init__(
@@ -161,14 +161,13 @@ class Files(Source):
         folder: str | Path,
         names: Sequence[str],
         tops: Categories | None = None,
-        texts: Callable[[], Iterable[str]] | None = None,
+        texts: Iterable[str] | None = None,
     ) -> None:
         self.folder = os.path.abspath(folder)
         self._medium = medium
         self._names = PackedStrings(names)
         self._tops = tops or Categories.of(name.rpartition(os.sep)[0].partition(os.sep)[0] for name in names)
-        self._read_texts = texts
-        self._texts: PackedStrings | None = None
+        self._texts = None if texts is None else PackedStrings(texts)
 
     @classmethod
     def joined(cls, parts: Sequence["Files"]) -> "Files":
@@ -178,24 +177,21 @@ class Files(Source):
         folder = os.path.commonpath([part.folder for part in parts])
         names: list[str] = []
         tops: list[str] = []
+        texts: list[str] = []
+        texts_given = any(part._texts is not None for part in parts)
         for part in parts:
             names += [os.path.relpath(part.name(index), folder) for index in range(len(part))]
             found = part.categories("folder") or Categories((), np.full(len(part), -1))
             tops += [("", *found.names)[number + 1] for number in found.ids]
-
-        def texts() -> list[str]:
-            found: list[str] = []
-            for part in parts:
-                found += part.texts() or [""] * len(part)
-            return found
-
-        return cls(parts[0]._medium, folder, names, Categories.of(tops), texts)
+            if texts_given:
+                texts += part.texts() or [""] * len(part)
+        return cls(parts[0]._medium, folder, names, Categories.of(tops), texts if texts_given else None)
 
     def __len__(self) -> int:
         return len(self._names)
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_read_texts": None, "_texts": None}  # worker processes get the texts as labels
+        return {**self.__dict__, "_texts": None}  # worker processes get the texts as labels
 
     def open(self, index: int) -> str:
         return self.name(index)
@@ -225,11 +221,8 @@ class Files(Source):
         return Categories.of(speaker_of(os.path.basename(name)) for name in self._names)
 
     def texts(self) -> PackedStrings | None:
-        if self._texts is None:
-            if self._read_texts is not None:
-                self._texts = PackedStrings(self._read_texts())
-            elif self._medium.texts_beside is not None:
-                self._texts = PackedStrings(self._medium.texts_beside(self))
+        if self._texts is None and self._medium.texts_beside is not None:
+            self._texts = PackedStrings(self._medium.texts_beside(self))
         return self._texts
 
 

@@ -182,8 +182,8 @@ def _named(file: str, names: Sequence[str], noun: str) -> np.ndarray:
         )
     if len(kept) > len(wanted):
         raise UserError(
-            f"data.subset {file}: it names {len(wanted):,} of the {noun}, and {len(kept):,} have such a name; names must "
-            "tell them apart, whatever folder they lie in"
+            f"data.subset {file}: it names {len(wanted):,} {noun}, and {len(kept):,} training {noun} have such names; "
+            "names must tell them apart, whatever folder they lie in"
         )
     return kept
 

@@ -63,7 +63,7 @@ def read_manifest(path: Path) -> Files:
     for beside in (path.with_suffix(".wrd"), path.with_suffix(".ltr")):
         if beside.is_file():
             texts = _transcripts_of_manifest(beside, len(files), path.name)
-            return Files(SOUND, folder, files, texts=lambda: texts)
+            return Files(SOUND, folder, files, texts=texts)
     return Files(SOUND, folder, files)
 
 

@@ -3,6 +3,7 @@
 import functools
 import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,7 +88,8 @@ class ImageNetDataModule(PretrainingDataModule):
         min_crop_scale: smallest share of a picture's area that a random crop keeps (0.2 in 2.0, 0.08 in 1.0).
         flip: probability of a horizontal flip.
         color_jitter: strength of random brightness, contrast and saturation (0 in 2.0, 0.4 in 1.0).
-        rand_augment: timm's words for RandAugment, such as "rand-m9-mstd0.5-inc1"; null: none.
+        augment: what else is done to a training crop; null: nothing. Any transform from PIL picture to PIL picture,
+            such as d2v.modalities.vision.rand_augment.RandAugment or torchvision.transforms.v2.TrivialAugmentWide.
         random_erasing: probability that a rectangle of a training picture is replaced by noise.
         eval_crop: share of a picture's shorter side that the central crop of evaluation takes; null: 0.875, and 1 from
             384 pixels on.
@@ -116,7 +118,7 @@ class ImageNetDataModule(PretrainingDataModule):
         min_crop_scale: float = 0.2,
         flip: float = 0.5,
         color_jitter: float = 0.0,
-        rand_augment: str | None = None,
+        augment: Callable | None = None,
         random_erasing: float = 0.0,
         eval_crop: float | None = None,
         mean: tuple[float, float, float] | None = None,
@@ -157,7 +159,7 @@ class ImageNetDataModule(PretrainingDataModule):
             min_crop_scale,
             flip,
             color_jitter,
-            rand_augment=rand_augment,
+            augment=augment,
             random_erasing=random_erasing,
         )
         self._make_eval = functools.partial(EvalTransform, self.image_size, eval_crop=eval_crop)

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from d2v.data.data_module import PretrainingDataModule
 from d2v.errors import UserError
-from d2v.evaluation.probe import probe
+from d2v.evaluation.probe_encoder import probe_encoder
 from d2v.model.encoder import Encoder
 from d2v.training.callbacks.throughput import ThroughputCallback
 
@@ -82,7 +82,7 @@ class ProbeCallback(Callback):
         assert isinstance(student, Encoder)
         assert isinstance(datamodule, PretrainingDataModule)
         train_loader, val_loader = datamodule.probe_dataloaders(self.max_samples)
-        result = probe(
+        result = probe_encoder(
             student,
             train_loader,
             val_loader,
