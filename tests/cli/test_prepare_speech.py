@@ -11,9 +11,8 @@ import pytest
 from speech_files import encoded, tones, write_audio, write_librispeech
 
 from d2v.cli import main
-from d2v.data.sources.root import open_splits
-from d2v.modalities.speech.conventions import SOUND
-from d2v.modalities.speech.headers import read_headers
+from d2v.data.sources.splits import open_splits
+from d2v.modalities.speech.sound_files import SOUND, read_headers
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from d2v.data.file_index import PackedStrings
-from d2v.data.sources.root import open_everything, open_splits
 from d2v.data.sources.source import Categories, Files, Medium, Source
+from d2v.data.sources.splits import open_everything, open_splits
 from d2v.errors import BrokenSample, UserError
 
 LETTERS = Medium("letters", (".a", ".b"), "Image", columns=("label", "text"))

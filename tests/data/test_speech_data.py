@@ -403,3 +403,25 @@ def test_the_published_batch_on_any_number_of_devices(
     data.setup("fit")
     assert data.accumulation == expected
     assert len(list(islice(data.train_dataloader(), 100))) == expected  # far less data than one step: they repeat
+
+
+def test_few_labels_of_sound(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Shares and numbers of clips are those of pictures and texts: balanced by class, the same whatever the seed."""
+    for number in range(12):
+        write_audio(tmp_path / f"data/{'dog' if number % 4 else 'cat'}/{number:02d}.wav", seconds=0.2, seed=number)
+    root = tmp_path / "data"
+
+    def chosen(**values: Any) -> list[str]:
+        return make(root, labels="folder", **values).splits["fit"].clips.file_names()
+
+    with caplog.at_level(logging.INFO):
+        few = chosen(label_fraction=0.5)
+    drawn = "drawn by a fixed seed for data.label_fraction: 3 of cat, 3 of dog"
+    assert f"data: 6 of 12 training clips, {drawn}" in caplog.text
+    assert few == chosen(max_samples=6, seed=7)
+    assert set(chosen(label_fraction=0.01)) < set(few)
+    assert len(chosen(label_fraction=0.01)) == 2
+    (tmp_path / "list.txt").write_text("00.wav\ndog/01.wav\n")
+    assert chosen(subset=str(tmp_path / "list.txt")) == ["00.wav", "01.wav"]
+    with pytest.raises(UserError, match=r"data\.max_hours is 1\.0 and data\.max_samples 6: set one of them"):
+        make(root, max_hours=1.0, max_samples=6)

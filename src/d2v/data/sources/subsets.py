@@ -73,7 +73,8 @@ class FewLabels:
             raise UserError(f"data.max_samples is {self.max_samples}: it must be 2 or more, or null for all.")
         if not 0 < self.label_fraction <= 1:
             raise UserError(f"data.label_fraction is {self.label_fraction}: it must lie above 0 and at most at 1.")
-        given = [(key, value) for key, value in vars(self).items() if value not in (None, 1.0)]
+        unset = {**dict.fromkeys(vars(self)), "label_fraction": 1.0}
+        given = [(key, value) for key, value in vars(self).items() if value != unset[key]]
         if len(given) > 1:
             (one, value), (other, other_value) = given[:2]
             raise UserError(

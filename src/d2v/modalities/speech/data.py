@@ -16,14 +16,13 @@ from d2v.data.data_module import PretrainingDataModule, Split
 from d2v.data.length_buckets import LengthBuckets, consecutive_batches
 from d2v.data.sampler import OrderedBatches, OrderedSampler, StreamSampler
 from d2v.data.samples import Sample, SampleDataset
-from d2v.data.sources.root import open_everything, open_splits
 from d2v.data.sources.source import Source
+from d2v.data.sources.splits import open_everything, open_splits
 from d2v.data.sources.subsets import FewLabels, hold_out
 from d2v.errors import UserError
-from d2v.modalities.speech.conventions import SOUND
 from d2v.modalities.speech.decoding import SAMPLE_RATE
-from d2v.modalities.speech.headers import LEAST_SAMPLES, Clips, read_headers, report_headers
 from d2v.modalities.speech.labels import SpeechSplit, labelled
+from d2v.modalities.speech.sound_files import LEAST_SAMPLES, SOUND, Clips, read_headers, report_headers
 from d2v.modalities.speech.waveforms import SpeechDataset, collate_waveforms
 from d2v.types import Batch
 

@@ -17,7 +17,7 @@ from d2v.data.file_index import PackedStrings
 from d2v.data.sources.source import Categories
 from d2v.errors import UserError
 from d2v.modalities.speech.decoding import SAMPLE_RATE
-from d2v.modalities.speech.headers import Clips
+from d2v.modalities.speech.sound_files import Clips
 
 _HEADINGS = ("file", "path", "filename", "file_name", "name")
 _MISSING = {

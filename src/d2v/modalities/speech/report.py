@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from d2v.data.file_index import list_files
-from d2v.data.sources.root import ARCHIVES
 from d2v.data.sources.source import Files
+from d2v.data.sources.splits import ARCHIVES
 from d2v.errors import UserError
-from d2v.modalities.speech.conventions import SOUND
 from d2v.modalities.speech.decoding import SAMPLE_RATE
-from d2v.modalities.speech.headers import Clips
+from d2v.modalities.speech.sound_files import SOUND, Clips
 from d2v.modalities.speech.survey import Survey, hours_text
 
 _WRITTEN = ("report.json", "lengths.png", "manifest.tsv")

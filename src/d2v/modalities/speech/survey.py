@@ -5,12 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from d2v.data.sources.root import open_everything
 from d2v.data.sources.source import Encoded
+from d2v.data.sources.splits import open_everything
 from d2v.errors import BrokenSample, UserError
-from d2v.modalities.speech.conventions import SOUND
 from d2v.modalities.speech.decoding import SAMPLE_RATE, AudioInfo, AudioReader
-from d2v.modalities.speech.headers import LEAST_SAMPLES, Clips, read_headers, scan
+from d2v.modalities.speech.sound_files import LEAST_SAMPLES, SOUND, Clips, read_headers, scan
 from d2v.modalities.speech.waveforms import value_range
 
 # What a recipe asks for unless told otherwise: data.min_seconds and data.max_seconds.

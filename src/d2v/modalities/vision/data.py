@@ -15,13 +15,11 @@ from torch.utils.data import default_collate
 from d2v.data.data_module import PretrainingDataModule, Split
 from d2v.data.normalisation import ASSET, IMAGENET, Normalisation, read_normalisation
 from d2v.data.samples import Sample, SampleDataset, SkippedSamples
-from d2v.data.sources.root import open_splits
 from d2v.data.sources.source import Categories, Files, Source
-from d2v.data.sources.splits import VAL_NAMES
+from d2v.data.sources.splits import VAL_NAMES, open_splits
 from d2v.data.sources.subsets import FewLabels, hold_out
 from d2v.errors import UserError
-from d2v.modalities.vision.decoding import IMAGES, decode_image
-from d2v.modalities.vision.transforms import EvalTransform, TrainTransform
+from d2v.modalities.vision.transforms import IMAGES, EvalTransform, TrainTransform, decode_image
 from d2v.model.encoder import Encoder
 from d2v.types import Batch
 

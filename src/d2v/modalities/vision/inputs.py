@@ -5,12 +5,11 @@ from torch import Tensor
 
 from d2v.data.encoder_inputs import Inputs
 from d2v.data.normalisation import IMAGENET, read_normalisation
-from d2v.data.sources.root import open_everything
 from d2v.data.sources.source import Source
+from d2v.data.sources.splits import open_everything
 from d2v.errors import BrokenSample, UserError
-from d2v.modalities.vision.decoding import IMAGES, decode_image
 from d2v.modalities.vision.front_end import VisionEncoder
-from d2v.modalities.vision.transforms import EvalTransform
+from d2v.modalities.vision.transforms import IMAGES, EvalTransform, decode_image
 from d2v.model.encoder import Encoder
 
 
