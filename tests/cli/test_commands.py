@@ -1,6 +1,7 @@
 """The commands as a user runs them."""
 
 import csv
+import importlib.metadata
 import os
 import re
 import signal
@@ -15,9 +16,12 @@ import pytest
 import torch
 import yaml
 
+import d2v as package
 from d2v.cli import COMMANDS, TRAINER_COMMANDS
 from d2v.commands.run import RunCLI
 from d2v.commands.run_folder import RUN_DIR_VARIABLE
+from d2v.configs import SHIPPED
+from d2v.errors import how_to_install
 from d2v.training.callbacks.ema_teacher import EMATeacherCallback
 from d2v.training.callbacks.progress import RunProgressBar
 
@@ -217,16 +221,30 @@ def test_doctor(d2v: D2V, tree: Path) -> None:
 def test_doctor_says_which_sound_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     import soundfile
 
-    from d2v.commands import doctor
+    from d2v.monitoring import machine
 
     library = f"libsndfile {soundfile.__libsndfile_version__}"
-    state, _, text = doctor._soundfile()
+    state, _, text = machine._soundfile()
     assert state == "ok"
     assert text.endswith(f"{library}, reads MP3 and Opus")
     monkeypatch.setattr(soundfile, "available_formats", lambda: {"OGG": "", "WAV": ""})
     monkeypatch.setattr(soundfile, "available_subtypes", lambda kind: {"VORBIS": ""})
-    state, _, text = doctor._soundfile()
+    state, _, text = machine._soundfile()
     assert state == "note"
     assert f"{library}, which cannot read MP3 and Opus" in text
-    monkeypatch.setattr(doctor, "_version", lambda name: None)
-    assert doctor._soundfile() == ("MISSING", "soundfile", "pip install soundfile")
+    monkeypatch.setattr(machine, "_version", lambda name: None)
+    assert machine._soundfile() == ("MISSING", "soundfile", "pip install soundfile")
+
+
+def test_messages_name_packages_that_can_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not d2v itself, whose name nobody has registered."""
+    assert re.fullmatch(r"pip install 'scikit-image>=[\d.]+'", how_to_install("demo"))
+    assert re.fullmatch(r"pip install 'onnx>=\S+ 'onnxruntime>=\S+ 'onnxscript>=\S+", how_to_install("onnx"))
+    for path in [*Path(package.__file__).parent.rglob("*.py"), *SHIPPED.rglob("*.yaml")]:
+        assert not re.search(r"pip install [\"']?d2v", path.read_text(encoding="utf-8")), path
+
+    def missing(name: str) -> list[str]:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", missing)
+    assert how_to_install("onnx").startswith("pip install -e '.[onnx]' in the folder with")

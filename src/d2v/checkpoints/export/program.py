@@ -15,7 +15,7 @@ from d2v.checkpoints.export.inputs import Example, ExampleInputs, example_inputs
 from d2v.checkpoints.export.source import CARD, ExportSource
 from d2v.checkpoints.folder import new_folder
 from d2v.checkpoints.layout import ImportedClassifier
-from d2v.errors import UserError
+from d2v.errors import UserError, how_to_install
 from d2v.model.encoder import Encoder, mean_of_tokens
 
 MOST = 1e-4
@@ -135,7 +135,9 @@ def require_onnx() -> None:
         import onnxruntime  # type: ignore[import-untyped]  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UserError(f"--format onnx needs {error.name}, which is not installed: pip install 'd2v[onnx]'") from error
+        raise UserError(
+            f"--format onnx needs {error.name}, which is not installed: {how_to_install('onnx')}"
+        ) from error
 
 
 def largest_difference(program: Program, compute: Callable[..., Any], inputs: ExampleInputs) -> float:

@@ -60,7 +60,7 @@ def survey(root: str, decode: bool = False) -> tuple[Survey, Clips]:
     Raises:
         UserError: nothing there is usable.
     """
-    source = open_everything(root, SOUND)
+    source = open_everything(root, SOUND, "--input")
     clips, broken = read_headers(source)
     if decode:
         found = scan(source, _decode_all, "decoding")
