@@ -16,7 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from d2v.data.files import PackedStrings
+from d2v.data.file_index import PackedStrings
 from d2v.errors import UserError
 from d2v.modalities.text.front_end import TextEncoder
 from d2v.modalities.text.labelled.data import LabelledTextDataModule

@@ -12,8 +12,8 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from d2v.data.dataset import SampleDataset, SkippedSamples
-from d2v.data.module import PretrainingDataModule, Split
+from d2v.data.data_module import PretrainingDataModule, Split
+from d2v.data.samples import SampleDataset, SkippedSamples
 from d2v.modalities.vision.data import ImageNetDataModule
 from d2v.modalities.vision.front_end import VisionEncoder
 from d2v.model.heads import ConvDecoder2d, LinearHead
