@@ -309,7 +309,7 @@ def test_bad_input(checkpoint: Path, sound: Path, tmp_path: Path, capsys: pytest
         ((checkpoint, sound, output, "--num_workers", -1), "--num_workers -1"),
         ((checkpoint, sound, output, "--device", "cuda:77"), "--device cuda:77"),
         ((tmp_path / "no.ckpt", sound, output), "no.ckpt"),
-        ((vision, sound, output), "--input: no picture"),
+        ((vision, sound, output), "--input: no images"),
         ((checkpoint, sound, output, "--image_size", 32), "reads no pictures"),
     ):
         assert embed(*args) == 2, message  # type: ignore[arg-type]

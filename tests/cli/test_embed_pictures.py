@@ -15,8 +15,7 @@ from PIL import Image
 
 import d2v
 from d2v.cli import main
-from d2v.modalities.vision.decoding import decode_image
-from d2v.modalities.vision.transforms import EvalTransform
+from d2v.modalities.vision.transforms import EvalTransform, decode_image
 from d2v.model.encoder import Encoder
 
 WIDTH, SIZE, PATCH = 16, 16, 4
@@ -146,7 +145,7 @@ def test_bad_input(checkpoint: Path, pictures: Path, tmp_path: Path, capsys: pyt
     (tmp_path / "nothing").mkdir()
     output = tmp_path / "x.parquet"
     for args, message in (
-        ((tmp_path / "nothing", output), "no picture (.jpg, "),
+        ((tmp_path / "nothing", output), "no images (.jpg, "),
         ((tmp_path / "nowhere", output), "nowhere does not exist"),
         ((f"{pictures}/*.bmp", output), "matches"),
         ((pictures / "notes.txt", output), "of no known kind"),
