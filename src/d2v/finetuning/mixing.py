@@ -12,7 +12,7 @@ from d2v.errors import UserError
 
 @dataclass(frozen=True)
 class Mixing:
-    """Mixes each picture of a training batch with the one before it, all by one share, by torchvision's transforms.
+    """Mixes each picture of a training batch with the one before it, all by the same share.
 
     Args:
         mixup: Alpha of the beta distribution of the share with which whole pictures are blended (mixup, arXiv
