@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from d2v.checkpoints.load import Weights, load
 from d2v.data.cores import available_cores
-from d2v.data.inputs import Inputs
+from d2v.data.encoder_inputs import Inputs
 from d2v.errors import Interrupted, UserError
 from d2v.evaluation.frozen import find_device
 from d2v.features.encode import Skipped, embed_inputs
@@ -165,7 +165,7 @@ def open_pieces(encoder: Encoder, root: str, options: FeatureOptions, device: to
     Raises:
         UserError: There are no such inputs, the modality has no such module, or the pieces are too short.
     """
-    class_path = encoder.recipe["class_path"]
+    class_path = encoder.recipe["front"]["class_path"]
     module = f"{class_path.rpartition('.')[0].rpartition('.')[0]}.inputs"
     if find_spec(module) is None:
         raise UserError(f"--checkpoint: nothing here reads what {class_path} encodes; a module {module} would")

@@ -26,6 +26,7 @@ _OPTIONAL = {
     "scikit-image": "photographs of `d2v prepare demo vision`",
     "espeakng-loader": "voices of `make demo-speech`",
     "kenlm": "language models in speech recognition",
+    "onnxruntime": "`d2v export --format onnx`",
 }
 
 
@@ -98,7 +99,7 @@ def _packages() -> Iterator[Finding]:
     for name, use in _OPTIONAL.items():
         version = _version(name)
         if version is None:
-            yield Finding(NOTE, name, f"not installed, it serves {use}: pip install {name}")
+            yield Finding(NOTE, name, f"not installed; only needed for {use}: pip install {name}")
         else:
             yield Finding(OK, name, version)
 

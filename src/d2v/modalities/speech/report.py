@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from d2v.data.files import list_files
+from d2v.data.file_index import list_files
+from d2v.data.sources.source import Files
+from d2v.data.sources.splits import ARCHIVES
 from d2v.errors import UserError
-from d2v.modalities.speech.decoding import AUDIO_SUFFIXES, SAMPLE_RATE
-from d2v.modalities.speech.sources import Clips, FileSource
+from d2v.modalities.speech.decoding import SAMPLE_RATE
+from d2v.modalities.speech.sound_files import SOUND, Clips
 from d2v.modalities.speech.survey import Survey, describe, hours_text, survey
 
 _WRITTEN = ("report.json", "lengths.png", "manifest.tsv")
@@ -56,8 +58,6 @@ def prepare_speech(input: str | Path, output: str | Path | None = None, decode: 
             folder.mkdir(parents=True, exist_ok=True)
         try:
             figures, clips = survey(str(input), decode)
-        except UserError as error:
-            raise UserError(str(error).replace("data.root", "--input")) from error
         except OSError as error:
             raise UserError(f"--input {input}: cannot be read ({error.strerror or error})") from error
         written = []
@@ -117,7 +117,7 @@ def write_report(figures: Survey, clips: Clips, folder: Path) -> list[Path]:
     report, picture, manifest = (folder / name for name in _WRITTEN)
     _draw(clips, picture)
     digest = None
-    if isinstance(clips.source, FileSource):
+    if isinstance(clips.source, Files):
         root = clips.source.folder
         frames = np.rint(clips.num_samples * (clips.sample_rate / SAMPLE_RATE)).astype(np.int64)
         rows = (f"{os.path.relpath(clips.name(i), root)}\t{frames[i]}\n" for i in range(len(clips)))
@@ -137,7 +137,7 @@ def _is_read(source: Path, manifest: Path) -> bool:
         return manifest.exists() and source.samefile(manifest)
     if not os.path.isdir(source) or not manifest.resolve().is_relative_to(source.resolve()):
         return False
-    return bool(list_files(source, (".tsv",))) and not list_files(source, (*AUDIO_SUFFIXES, ".parquet", ".tar"))
+    return bool(list_files(source, (".tsv",))) and not list_files(source, (*SOUND.suffixes, *ARCHIVES))
 
 
 def _stored_report(path: Path) -> dict[str, Any] | None:
