@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import RobertaTokenizer
 
-from d2v.data.files import PackedStrings
+from d2v.data.file_index import PackedStrings
 from d2v.errors import UserError
 from d2v.modalities.text.corpus.encoding import LineEncoder, splits_at_spaces
 from d2v.modalities.text.labelled.examples import Examples

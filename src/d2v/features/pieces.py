@@ -10,9 +10,8 @@ from jaxtyping import Bool
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from d2v.data.dataset import BrokenSample
-from d2v.data.inputs import Inputs
-from d2v.errors import UserError
+from d2v.data.encoder_inputs import Inputs
+from d2v.errors import BrokenSample, UserError
 from d2v.features.chunks import Chunk, plan_chunks
 from d2v.features.settings import FeatureOptions
 from d2v.model.encoder import Encoder
@@ -70,7 +69,7 @@ class Pieces(Dataset[PieceBatch]):
             self._first = np.arange(len(inputs) + 1)
             self._batches = np.split(self._input_of, np.arange(lengths, len(inputs), lengths))
             return
-        extractor: Any = encoder.feature_extractor
+        extractor: Any = encoder.front.feature_extractor
         self.cut = (lengths.chunk, lengths.overlap, extractor.stride, extractor.receptive_field)
         plan_chunks(2 * lengths.chunk + extractor.receptive_field, *self.cut)  # a wrong length is told at once
         counts, flat = list[int](), list[int]()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from d2v.data.files import fingerprint, list_files
+from d2v.data.file_index import fingerprint, list_files
 from d2v.errors import UserError
 from d2v.modalities.text.line_blocks import COMPRESSED, ending_of, open_binary
 from d2v.modalities.text.records import END, Parquet, Reading, open_records
