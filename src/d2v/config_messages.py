@@ -29,7 +29,8 @@ def parser_message(error: Exception, options: dict[str, Iterable[str]]) -> str:
     text = str(error)
     if "required" in text and "model" in text:
         return "model: the config has no such section; give a whole recipe, such as --config vision.yaml"
-    if unknown := re.search(r"does not accept option '([^']+)'", text):
+    unknown = re.search(r"does not accept option '([^']+)'", text)
+    if unknown and "Parser key" not in text:
         section, _, name = unknown[1].partition(".")
         if section in options and name:
             return f"{unknown[1]}: there is no such key{_suggest(name, options[section])}"
@@ -98,6 +99,10 @@ def _innermost(text: str) -> tuple[str, str]:
             names = _arguments(option[1])
         name = unknown.rpartition(".")[2]
         return ".".join([*keys, unknown]), f"{_short(option[1])} has no such key{_suggest(name, names)}"
+    if option := re.search(r"Group '([^']+)' does not accept option '([^']+)'", reason):
+        return ".".join(
+            [*keys, option[1], option[2]]
+        ), "there is no such key; --print_config shows those that there are"
     return ".".join(keys), _reason(reason)
 
 
@@ -120,7 +125,9 @@ def _indented_below(lines: list[str], number: int, indent: int) -> list[str]:
 
 def _reason(text: str) -> str:
     """What is wrong with a value, in plain words."""
-    if wrong := re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", text):
+    wrong = re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", text)
+    wrong = wrong or re.search(r"Expected '(\S+)' to be a subclass of <class '(\w+)'>", text)
+    if wrong:
         return f"{wrong[1]} is not a subclass of {wrong[2]}; name one that is"
     if wrong := re.search(r"class_path '([^']+)':\s+(.*)", text):
         return f"class_path {wrong[1]}: {wrong[2].strip()}; check its spelling"

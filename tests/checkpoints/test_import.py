@@ -130,7 +130,7 @@ def test_v1_of_any_shape_arrives_whole(
         assert config["left_out"] == ["model_ema.lm_head.weight", "model_ema.lm_head.bias"]
         ema = {name: value for name, value in content["model_ema"].items() if not name.startswith("lm_head")}
         if shape["bias"] == "per_block":
-            table = weights["student.attention_bias.table"]
+            table = weights["student.front.attention_bias.table"]
             official = content["model"][f"blocks.{depth - 1}.attn.relative_position_bias_table"]
             torch.testing.assert_close(table[depth - 1], official)
     else:
@@ -210,7 +210,7 @@ def test_contradictions_are_told_and_the_weights_win(
     content["cfg"]["model"]["depth"] = 5
     folder = import_content(content)
     assert "note: cfg.model.depth says 5, the weights say 2" in capsys.readouterr().out
-    assert len(d2v.load(folder).transformer.blocks) == 2
+    assert len(d2v.load(folder).trunk.blocks) == 2
 
 
 @pytest.mark.parametrize("wrap", ["model", "module", "state_dict", None])
@@ -352,9 +352,9 @@ def broken(make_v2_image: Make, make_v1_vision: Make) -> dict[str, tuple[Any, st
     no_tensor = make_v2_image()
     no_tensor["model"]["blocks.0.norm1.bias"] = "a text"
     return {
-        "missing": (missing, "student.transformer.blocks.1.norm1.weight is missing"),
-        "odd": (odd, r"student.transformer.blocks.0.mlp.2.bias has the shape \[7\] and not \[32\]"),
-        "half a teacher": (half_teacher, "teacher.encoder.transformer.blocks.1.attention.proj.weight is missing"),
+        "missing": (missing, "student.trunk.blocks.1.norm1.weight is missing"),
+        "odd": (odd, r"student.trunk.blocks.0.mlp.2.bias has the shape \[7\] and not \[32\]"),
+        "half a teacher": (half_teacher, "teacher.encoder.trunk.blocks.1.attention.proj.weight is missing"),
         "flat": (flat, r"cls_token has the shape \[32\]"),
         "no block": (no_block, "blocks.0.mlp.0.weight is missing"),
         "not square": (uneven, "14 positions are no square"),
@@ -387,7 +387,7 @@ def broken(make_v2_image: Make, make_v1_vision: Make) -> dict[str, tuple[Any, st
             "give the folder, with the config.json",
         ),
         "ours": (
-            {"state_dict": {"method.student.cls_token": torch.ones(1)}, "d2v": {}},
+            {"state_dict": {"method.student.front.cls_token": torch.ones(1)}, "d2v": {}},
             "itself, which needs no import",
         ),
         "something else": ({"model": {"conv1.weight": torch.ones(1)}}, r"not recognised \(it holds conv1.weight\)"),

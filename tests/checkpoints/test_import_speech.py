@@ -100,7 +100,7 @@ def test_v1_of_any_shape_arrives_whole(seed: int, prenorm: bool, import_content:
         read_weights(folder), content["model"], {**ema, "mask": content["model"]["mask_emb"]}, sorted_values
     )
     # Queries, keys and values stand in this order.
-    qkv = read_weights(folder)["student.transformer.blocks.0.attention.qkv.weight"].chunk(3)
+    qkv = read_weights(folder)["student.trunk.blocks.0.attention.qkv.weight"].chunk(3)
     for part, letter in zip(qkv, "qkv", strict=True):
         assert torch.equal(part, content["model"][f"encoder.layers.0.self_attn.{letter}_proj.weight"])
     one_step(folder)
@@ -115,7 +115,7 @@ def test_half_precision_positions_are_still_a_copy(import_content: Import) -> No
 
 def test_v2_with_a_teacher_of_blocks_only(import_content: Import) -> None:
     folder = import_content(v2_audio(blocks_only=True))
-    shared = ["feature_extractor", "positions", "transformer.input_norm"]
+    shared = ["feature_extractor", "positions", "input_norm"]
     assert read_config(folder)["method"]["shared_with_teacher"] == shared
     one_step(folder)
 
@@ -123,7 +123,7 @@ def test_v2_with_a_teacher_of_blocks_only(import_content: Import) -> None:
 @pytest.mark.parametrize("shape", [(1, 4, 1, 1), (1, 1, 1, 1, 1), None])
 def test_v2_of_other_alibi(shape: tuple[int, ...] | None, import_content: Import) -> None:
     folder = import_content(v2_audio(alibi=shape))
-    scale = read_weights(folder).get("student.attention_bias.scale")
+    scale = read_weights(folder).get("student.front.attention_bias.scale")
     assert (scale is None) == (shape is None)
     assert scale is None or scale.shape == (4,)
     one_step(folder)

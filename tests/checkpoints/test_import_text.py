@@ -20,7 +20,7 @@ from d2v.types import Batch
 
 Import = Callable[..., Path]
 Values = Callable[[State], Tensor]
-SHARED = ["feature_extractor", "positions", "transformer.input_norm"]
+SHARED = ["feature_extractor", "positions", "input_norm"]
 IDS = torch.randint(4, 39, (2, 18), generator=torch.Generator().manual_seed(0))
 
 
@@ -72,7 +72,7 @@ def test_v1_of_any_shape_arrives_whole(seed: int, import_content: Import, sorted
     ema = {name: value for name, value in ema.items() if not copied or name.startswith("layers.")}
     assert_same_values(weights, content["model"], ema, sorted_values)
     # Queries, keys and values stand in this order.
-    qkv = weights["student.transformer.blocks.0.attention.qkv.weight"].chunk(3)
+    qkv = weights["student.trunk.blocks.0.attention.qkv.weight"].chunk(3)
     for part, letter in zip(qkv, "qkv", strict=True):
         name = f"encoder.sentence_encoder.layers.0.self_attn.{letter}_proj.weight"
         assert torch.equal(part, content["model"][name])
@@ -241,7 +241,7 @@ def test_odd_settings_are_told(import_content: Import) -> None:
     for words in (
         "head_layers is 3",
         "cfg.task.mask_whole_words is True",
-        "cfg.model.transformer.encoder.layers says 5, the weights say 2",
+        "cfg.model.trunk.encoder.layers says 5, the weights say 2",
         "max_source_positions says 99, the weights say 20",
     ):
         assert words in notes
@@ -293,7 +293,7 @@ def broken() -> dict[str, tuple[State, str]]:
         "few positions": (few, "has 2 positions, of which the first 2 are unused"),
         "no embedding": (without(v2_text(), "embed_tokens"), "feature_extractor.embedding.weight is missing"),
         "no key": (without(v1_text(), "layers.1.self_attn.k_proj.bias"), "one is missing or odd"),
-        "half a teacher": (half, "teacher.encoder.transformer.blocks.1.mlp.0.bias is missing"),
+        "half a teacher": (half, "teacher.encoder.trunk.blocks.1.mlp.0.bias is missing"),
         "no settings": (no_cfg, "no cfg.model section"),
         "heads": (v2_text(num_heads=5), "width 32 is not a multiple of num_heads 5"),
         "text for a number": (v1_text(encoder={"attention_heads": "x"}), "cannot be understood: ValueError"),

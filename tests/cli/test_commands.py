@@ -46,7 +46,7 @@ def test_every_command_has_help(d2v: D2V, command: str) -> None:
 
 
 def test_help_of_a_class(d2v: D2V) -> None:
-    code, out, _ = d2v("fit", "--model.help", "d2v.training.module.Data2VecModule")
+    code, out, _ = d2v("fit", "--model.help", "d2v.training.module.Pretraining")
     assert code == 0
     assert "masks a sample" in out
 
@@ -82,7 +82,7 @@ def test_a_run_writes_its_folder_and_starts_again_from_its_config(d2v: D2V, tiny
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["trainer"]["default_root_dir"] == "runs"
     assert config["checkpoint"]["dirpath"] is None
-    assert config["model"]["init_args"]["student"]["init_args"]["relative_bias"] is None  # null is written
+    assert config["model"]["init_args"]["student"]["front"]["init_args"]["relative_bias"] is None  # null is written
     assert "ckpt_path" not in config
 
     assert d2v("fit", "--config", "runs/a/config.yaml")[0] == 0
@@ -122,7 +122,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(d2v: D2V, tiny: list[str], t
     assert code == 0
     assert "continuing from runs/whole/checkpoints/last.ckpt" in err  # not from the newer one of another name
 
-    code, _, err = d2v("fit", *tiny, "--resume", "runs/whole", "--model.student.depth", "3")
+    code, _, err = d2v("fit", *tiny, "--resume", "runs/whole", "--model.student.trunk.depth", "3")
     assert code == 2
     assert "does not fit the model of this config: method.student" in err
 
@@ -140,7 +140,7 @@ def test_what_a_checkpoint_holds_never_overrides_the_config(
     options = ["--model.ema.end", "0.5", "--model.num_masks", "2", "--trainer.max_steps", "4"]
     assert d2v("fit", *tiny, *options, "--resume", path)[0] == 0
     model = seen["cli"].model
-    assert (model.method.num_masks, model.ema.end, model.seed) == (2, 0.5, 1)
+    assert (model.method.task.num_masks, model.ema.end, model.seed) == (2, 0.5, 1)
 
 
 def test_a_list_of_callbacks_drops_nothing_that_the_method_needs(
@@ -183,7 +183,7 @@ def test_a_failure_while_running_is_one_line_with_the_run_folder(
     def fail(*args: object) -> None:
         raise RuntimeError("something broke\nand more")
 
-    monkeypatch.setattr("d2v.training.module.Data2VecModule._log_step", fail)
+    monkeypatch.setattr("d2v.training.callbacks.log.describe", fail)
     code, _, err = d2v("fit", *tiny, "--run_name", "a")
     last = err.strip().splitlines()[-1]
     assert code == 1

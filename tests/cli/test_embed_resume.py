@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
+from encoders import speech_encoder
 
 from d2v.cli import main
 from d2v.features import journal as row_journal
 from d2v.features.encode import Row
 from d2v.features.journal import RowJournal
-from d2v.modalities.speech.front_end import SpeechEncoder
 from d2v.modalities.speech.inputs import SpeechInputs
 
 TINY = ((16, 10, 5), *[(16, 3, 2)] * 4, *[(16, 2, 2)] * 2)
@@ -45,7 +45,7 @@ sys.exit(main(sys.argv[2:]))
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    encoder = SpeechEncoder(
+    encoder = speech_encoder(
         width=16, depth=2, num_heads=2, extractor=TINY, position_layers=1, position_kernel=3, position_groups=2
     )
     path = tmp_path_factory.mktemp("model") / "last.ckpt"
@@ -198,11 +198,11 @@ def test_an_interrupt_within_a_write_loses_the_open_part_alone(tmp_path: Path, m
     journal.commit()
     journal.write(rows_of("b", 2, 3))
 
-    def interrupt(*args: object) -> None:
+    def interrupt(*args: object, **more: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pq.ParquetWriter, "write_table", interrupt)
+        patch.setattr(pq, "write_table", interrupt)
         with pytest.raises(KeyboardInterrupt):
             journal.commit()
     journal.close()

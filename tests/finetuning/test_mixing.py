@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from encoders import vision_encoder
 from pictures import write_pictures
 from torch.nn.functional import one_hot
 from toy import MelodyModule, Seen, changed, make_module, make_trainer, weights
@@ -16,7 +17,6 @@ from d2v.errors import UserError
 from d2v.finetuning.classifier import Classifier
 from d2v.finetuning.mixing import Mixing
 from d2v.modalities.vision.data import ImageNetDataModule
-from d2v.modalities.vision.front_end import VisionEncoder
 from d2v.modalities.vision.rand_augment import RandAugment
 from d2v.training.callbacks.checkpoint import RunCheckpoint
 
@@ -25,7 +25,7 @@ BOTH = {"mixup": 0.8, "cutmix": 1.0}
 
 def picture_module(**settings: Any) -> Classifier:
     torch.manual_seed(0)
-    encoder = VisionEncoder(image_size=16, patch_size=4, width=16, depth=2, num_heads=2, drop_path=0.3, dropout=0.1)
+    encoder = vision_encoder(image_size=16, patch_size=4, width=16, depth=2, num_heads=2, drop_path=0.3, dropout=0.1)
     return make_module("classifier", encoder=encoder, **settings)
 
 
@@ -100,7 +100,7 @@ def test_only_training_is_mixed_and_smoothed() -> None:
 
 def test_what_cannot_be_mixed_is_refused(tmp_path: Path) -> None:
     module = make_module("classifier", mixing=Mixing(mixup=0.8))
-    with pytest.raises(UserError, match=r"model\.mixing: pictures can be mixed, and the inputs are of shape \[8, "):
+    with pytest.raises(UserError, match=r"model\.mixing: only pictures can be mixed, not inputs of shape \[8, "):
         make_trainer(tmp_path, max_steps=1).fit(module, datamodule=MelodyModule(labels="class"))
     with pytest.raises(UserError, match=r"model\.mixing is for model\.task single"):
         picture_module(mixing=Mixing(mixup=0.8), task="multi")

@@ -29,7 +29,7 @@ from d2v.nn.positional import LearnedPositions
 from d2v.types import Batch, EncoderOutput, TokenSequence
 
 NAMES = ["v1_text", "v2_text"]
-BEFORE_BLOCKS = ("feature_extractor", "positions", "transformer.input_norm")
+BEFORE_BLOCKS = ("feature_extractor", "positions", "input_norm")
 PADDING_ID = 1
 TASK = {
     "_name": "masked_lm", "mask_prob": 0.35, "mask_multiple_length": 4, "random_token_prob": 0.0,
@@ -93,10 +93,10 @@ def put_leaks_back(case: Case) -> None:
     """The official leaks: positions, targets, decoder (by FixedMasking). The embedding of <pad> is never trained."""
     table = case.golden["state_dict"]["modality_encoders.TEXT.local_encoder.embed_positions.weight"]
     method = case.method
-    leaky = LeakyPositions(method.student.positions, table[PADDING_ID])
-    method.student.positions = leaky
+    leaky = LeakyPositions(method.student.front.positions, table[PADDING_ID])
+    method.student.front.positions = leaky
     method.teacher.encoder.__dict__["positions"] = leaky
-    method.student.feature_extractor.embedding.padding_idx = PADDING_ID
+    method.student.front.feature_extractor.embedding.padding_idx = PADDING_ID
     targets = method.targets
     method.targets = LeakyTargets(targets.top_k, targets.source, targets.layer_norm, targets.mean_norm)
 
@@ -135,7 +135,7 @@ def test_teacher_is_loaded_by_itself(case: Case) -> None:
 
 def test_every_gradient(case: Case) -> None:
     assert_gradients(case, lambda grads: checkpoint(case.golden, grads))
-    embedding = case.method.student.feature_extractor.embedding.weight.grad
+    embedding = case.method.student.front.feature_extractor.embedding.weight.grad
     assert embedding[-1].any() == case.golden["name"].startswith("v1")  # <mask>, which 2.0 never reads
 
 
@@ -167,7 +167,7 @@ def test_teacher_with_the_students_embeddings_borrows_them(tmp_path: Path) -> No
     after = read_golden("v1_text")["state_dict_after"]  # as fairseq writes it: the embeddings are a copy
     case = text_case("v1_text", tmp_path, after)
     assert case.method.teacher.shared == BEFORE_BLOCKS
-    assert all(name.startswith("transformer.blocks.") for name, _ in case.method.teacher.encoder.named_parameters())
+    assert all(name.startswith("trunk.blocks.") for name, _ in case.method.teacher.encoder.named_parameters())
     assert not any("averaged instead" in note for note in read_config(case.folder)["notes"])
     ema = after["encoder._ema"]
     close(d2v.load(case.folder, weights="teacher").feature_extractor.embedding.weight, ema["embed_tokens.weight"])

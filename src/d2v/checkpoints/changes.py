@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from d2v.checkpoints.layout import StateDict
-from d2v.checkpoints.recipe import build
+from d2v.checkpoints.recipe import build_encoder
 from d2v.model.encoder import Encoder
 from d2v.nn.positional import PositionTable, RelativePositionBias
 
-_OUTPUT_NORM = "transformer.output_norm."
+_OUTPUT_NORM = "trunk.output_norm."
 
 
 def adapt_weights(
@@ -27,11 +27,11 @@ def adapt_weights(
         weights = {name: value for name, value in weights.items() if not name.startswith(_OUTPUT_NORM)}
     if "image_size" not in changes:
         return weights
-    original, weights = build(recipe), dict(weights)
+    original, weights = build_encoder(recipe), dict(weights)
     for name, module in changed.named_modules():
         table = f"{name}.table"
         if isinstance(module, (PositionTable, RelativePositionBias)) and table in weights:
-            before = original.get_submodule(name)
+            before: Any = original.get_submodule(name)
             before.get_parameter("table").data = weights[table]
             weights[table] = before.table_for(module.grid).detach().clone()
     return weights

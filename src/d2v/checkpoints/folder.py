@@ -20,7 +20,7 @@ CONFIG = "config.json"
 FORMAT = 1
 """Counts the changes of ``config.json`` that an older d2v could not read."""
 
-_PARTS = ("student", "teacher", "head")
+_PARTS = ("student", "teacher", "task")
 
 
 def is_folder(path: Path) -> bool:

@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from d2v.checkpoints.recipe import build
+from d2v.checkpoints.recipe import build, build_encoder
 from d2v.errors import UserError
 from d2v.model.data2vec import Data2Vec
+from d2v.model.task import Task
 from d2v.model.teacher import Part
 
 StateDict = dict[str, Tensor]
@@ -93,14 +94,17 @@ def build_method(method: Mapping[str, Any]) -> Data2Vec:
         UserError: A part is missing, is none of ours, or refuses its arguments.
     """
     try:
-        parts = {name: build(method[name]) for name in ("student", "masking", "targets", "loss")}
-        return Data2Vec(
+        parts = {name: build(method[name]) for name in ("masking", "targets", "loss")}
+        student = build_encoder(method["student"])
+        task = Task(
+            student,
             **parts,
             head=lambda width: build(method["head"], width),
             cls_loss=build(method["cls_loss"]) if method.get("cls_loss") else None,
             num_masks=method["num_masks"],
             shared_with_teacher=method["shared_with_teacher"],
         )
+        return Data2Vec(student, task)
     except KeyError as error:
         raise UserError(f"the recipe of the method has no {error}") from error
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:

@@ -17,16 +17,17 @@ from d2v.checkpoints.folder import (
     require_fit,
 )
 from d2v.checkpoints.layout import StateDict, build_method
-from d2v.checkpoints.recipe import build, part_class
+from d2v.checkpoints.recipe import build_encoder, part_class
 from d2v.checkpoints.unpickle import load_untrusted
 from d2v.errors import UserError
 from d2v.model.data2vec import Data2Vec
 from d2v.model.encoder import Encoder
 from d2v.model.teacher import Part
+from d2v.nn.transformer import Transformer
 
 Weights = Literal["student", "teacher"]
 
-_STUDENT, _TEACHER, _HEAD = "student.", "teacher.encoder.", "head."
+_STUDENT, _TEACHER, _HEAD = "student.", "teacher.encoder.", "task.head."
 
 
 def load(path: str | Path, weights: Weights = "student", **changes: Any) -> Encoder:
@@ -46,9 +47,7 @@ def load(path: str | Path, weights: Weights = "student", **changes: Any) -> Enco
     if weights not in get_args(Weights):
         raise UserError(f"weights={weights!r}: give one of {', '.join(get_args(Weights))}")
     recipe, state, assets, licence = _read(_local(path))
-    if not issubclass(part_class(recipe), Encoder):
-        raise UserError(f"{path}: its student is a {recipe['class_path']}, and no encoder")
-    encoder = build(_changed(recipe, changes))
+    encoder = build_encoder(_changed(recipe, changes))
     found = _part(state, _STUDENT)
     if weights == "teacher":
         found = _with_borrowed(_part(state, _TEACHER), found)
@@ -68,14 +67,19 @@ def _changed(recipe: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """The recipe of an encoder with other arguments."""
     if not changes:
         return recipe
-    encoder = part_class(recipe)
-    known = list(inspect.signature(encoder).parameters)
-    for name in changes:
-        if name not in known:
-            raise UserError(
-                f"{name}={changes[name]!r}: {encoder.__name__} has no such argument; it has {', '.join(known)}"
-            )
-    return {**recipe, "init_args": {**recipe.get("init_args", {}), **changes}}
+    front = part_class(recipe["front"])
+    of_front = list(inspect.signature(front).parameters)[1:]
+    of_trunk = list(inspect.signature(Transformer).parameters)
+    changed_front, changed_trunk = dict(recipe["front"]["init_args"]), dict(recipe["trunk"])
+    for name, value in changes.items():
+        if name in of_front:
+            changed_front[name] = value
+        elif name in of_trunk:
+            changed_trunk[name] = value
+        else:
+            known = ", ".join([*of_front, *of_trunk])
+            raise UserError(f"{name}={value!r}: {front.__name__} on a trunk has no such argument; it has {known}")
+    return {"front": {**recipe["front"], "init_args": changed_front}, "trunk": changed_trunk}
 
 
 def load_method(folder: str | Path) -> Data2Vec:
@@ -125,10 +129,10 @@ def init_weights(method: Data2Vec, path: str | Path) -> list[str]:
     problems = mismatches(averaged, teacher)
     if problems:
         raise UserError(f"model.init_from {path}: the weights do not fit the teacher: {in_short(problems)}")
-    if problems := mismatches(method.head.state_dict(), head):
+    if problems := mismatches(method.task.head.state_dict(), head):
         notes.append(f"the head starts anew: {in_short(problems, shown=3)}")
     else:
-        method.head.load_state_dict(head)
+        method.task.head.load_state_dict(head)
     method.student.load_state_dict(student)
     method.student.licence = licence
     method.student.assets = assets  # data with another tokenizer are refused when they meet the encoder
@@ -161,12 +165,13 @@ def _read(path: Path) -> tuple[dict[str, Any], StateDict, dict[str, str], str | 
     content = load_untrusted(file)
     state = content.get("state_dict")
     ours = content.get("d2v")
-    if not isinstance(state, dict) or not isinstance(ours, dict) or "student" not in ours:
+    if not isinstance(state, dict) or not isinstance(ours, dict) or "" not in ours.get("encoders", {}):
         raise UserError(
             f"{file}: no checkpoint of d2v. One of fairseq or BEiT is imported first: "
             f"d2v import {file} --output FOLDER, and then FOLDER is loaded"
         )
-    return ours["student"], _part(state, "method."), checkpoint_assets(ours, file), ours.get("licence")
+    ours = ours["encoders"][""]
+    return ours["recipe"], _part(state, "method."), checkpoint_assets(ours, file), ours.get("licence")
 
 
 def checkpoint_assets(ours: dict[str, Any], file: Path) -> dict[str, str]:
@@ -204,6 +209,6 @@ def _with_borrowed(teacher: StateDict, student: StateDict) -> StateDict:
     """The teacher's tensors with those of the parts that it borrows from the student."""
     if not teacher:
         return {}
-    prefixes = [f"{part}." for part in get_args(Part)]
+    prefixes = [f"front.{part}." for part in get_args(Part)]
     borrowed = tuple(prefix for prefix in prefixes if not any(name.startswith(prefix) for name in teacher))
     return {**teacher, **{name: value for name, value in student.items() if name.startswith(borrowed)}}

@@ -6,6 +6,8 @@ from typing import Any
 from torch import nn
 
 from d2v.errors import UserError
+from d2v.model.encoder import Encoder
+from d2v.nn.transformer import Transformer
 
 # Not of training or fine-tuning, whose modules read other files when they are built.
 _PARTS = ("d2v.model.", "d2v.nn.", "d2v.modalities.")
@@ -34,6 +36,19 @@ def build(recipe: dict[str, Any], *args: Any) -> Any:
         return part(*args, **recipe.get("init_args", {}))
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"class_path {recipe['class_path']!r}: {error}") from error
+
+
+def build_encoder(recipe: dict[str, Any]) -> Encoder:
+    """Build an encoder from its recipe, ``{"front": node, "trunk": arguments}``.
+
+    Raises:
+        UserError: The front end is none of ours, or one of the two refuses its arguments.
+    """
+    try:
+        front, trunk = recipe["front"], Transformer(**recipe["trunk"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"the recipe of the encoder cannot be built: {error}") from error
+    return Encoder(lambda of_trunk: build(front, of_trunk), trunk)
 
 
 def part_class(recipe: dict[str, Any]) -> type[nn.Module]:

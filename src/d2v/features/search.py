@@ -13,7 +13,7 @@ from jaxtyping import Float32, Float64, Int64
 from d2v.errors import UserError
 from d2v.evaluation.frozen import find_device
 from d2v.features.embed import load_encoder, open_pieces
-from d2v.features.encode import Row, Skipped, embed_inputs
+from d2v.features.encode import Skipped, embed_inputs
 from d2v.features.files import PooledFeatures, read_pooled
 from d2v.features.settings import FeatureOptions, encoder_digest
 from d2v.model.encoder import Encoder
@@ -198,7 +198,7 @@ def _embedded(query: str, features: PooledFeatures, embeddings: Path, encoder: E
     for item in embed_inputs(encoder, pieces, where, options):
         if isinstance(item, Skipped):
             broken[item.name] = item.reason
-        elif isinstance(item, Row):
+        else:
             name = query
             if len(pieces.inputs) > 1:
                 name = f"{query}: {item.name}"

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from d2v.checkpoints.load import Weights, load
-from d2v.checkpoints.recipe import build
+from d2v.checkpoints.recipe import build, build_encoder
 from d2v.config_messages import parser_message
 from d2v.configs import find_config, read_config
 from d2v.data.data_module import PretrainingDataModule
@@ -197,7 +197,7 @@ def _untrained(config: dict[str, Any], seed: int) -> Encoder:
         raise UserError("--checkpoint random: the config has no `model.init_args.student` to build an encoder from")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return build(student)
+        return build_encoder(student)
 
 
 def _model_args(config: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from d2v.data.normalisation import IMAGENET, read_normalisation
 from d2v.data.sources.source import Source
 from d2v.data.sources.splits import open_everything
 from d2v.errors import BrokenSample, UserError
-from d2v.modalities.vision.front_end import VisionEncoder
+from d2v.modalities.vision.front_end import VisionFrontEnd
 from d2v.modalities.vision.transforms import IMAGES, EvalTransform, decode_image
 from d2v.model.encoder import Encoder
 
@@ -24,7 +24,6 @@ def open_inputs(root: str, encoder: Encoder) -> "VisionInputs":
     Raises:
         UserError: there are none.
     """
-    assert isinstance(encoder, VisionEncoder)
     return VisionInputs(open_everything(root, IMAGES, "--input"), encoder)
 
 
@@ -39,14 +38,15 @@ class VisionInputs(Inputs):
     unit = "picture"
     part = "patch"
 
-    def __init__(self, source: Source, encoder: VisionEncoder) -> None:
+    def __init__(self, source: Source, encoder: Encoder) -> None:
         super().__init__(source.ids(), {})
         self.archives = source.archives
         self._source = source
-        self._patch = int(encoder.recipe["init_args"]["patch_size"])
+        front = encoder.front
+        assert isinstance(front, VisionFrontEnd)
+        self._patch = front.patch_size
         self._normalisation = read_normalisation(encoder.assets) or IMAGENET
-        size = encoder.recipe["init_args"]["image_size"]
-        self.resize(*((size, size) if isinstance(size, int) else size))
+        self.resize(*front.image_size)
 
     def resize(self, height: int, width: int) -> None:
         if min(height, width) < self._patch or height % self._patch or width % self._patch:

@@ -45,7 +45,7 @@ class ToPixels:
 
 
 class TrainTransform:
-    """Colour jitter (if any), random resized crop, horizontal flip; for fine-tuning also more, and random erasing.
+    """Colour jitter (if any), random resized crop, horizontal flip; in fine-tuning also ``augment`` and erasing.
 
     data2vec 2.0: crops of 20 to 100 % of the area, no jitter (fairseq ``mae_image_dataset.py``). data2vec 1.0: crops of
     8 to 100 %, jitter 0.4, as in BEiT (``beit/datasets.py``). Both bicubic, aspect ratios 3:4 to 4:3. The jitter comes
@@ -65,7 +65,7 @@ class TrainTransform:
             1708.04896).
 
     Raises:
-        UserError: ``augment`` returns something else than such a picture.
+        UserError: ``augment`` returns anything else.
     """
 
     def __init__(
