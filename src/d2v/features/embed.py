@@ -21,10 +21,10 @@ from d2v.data.encoder_inputs import Inputs
 from d2v.errors import Interrupted, UserError
 from d2v.evaluation.frozen import find_device
 from d2v.features.encode import Skipped, embed_inputs
-from d2v.features.files import read_file_settings, require_format, write_features
+from d2v.features.feature_files import read_file_settings, require_format, write_features
+from d2v.features.feature_settings import FeatureOptions, all_settings, differences
 from d2v.features.journal import RowJournal, discard, read_settings
 from d2v.features.pieces import Pieces, plan_lengths
-from d2v.features.settings import FeatureOptions, all_settings, differences
 from d2v.model.encoder import Encoder, Layer, Pooling
 
 _NAMED = 20  # of the inputs that are left out; the others are counted

@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 
 from d2v.errors import UserError
 from d2v.evaluation.frozen import eval_mode
+from d2v.features.feature_settings import FeatureOptions
 from d2v.features.pieces import PieceBatch, Pieces
-from d2v.features.settings import FeatureOptions
 from d2v.model.encoder import Encoder, Pooling
 
 MAX_FRAMES = 15_000

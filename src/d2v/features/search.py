@@ -14,8 +14,8 @@ from d2v.errors import UserError
 from d2v.evaluation.frozen import find_device
 from d2v.features.embed import load_encoder, open_pieces
 from d2v.features.encode import Skipped, embed_inputs
-from d2v.features.files import PooledFeatures, read_pooled
-from d2v.features.settings import FeatureOptions, encoder_digest
+from d2v.features.feature_files import PooledFeatures, read_pooled
+from d2v.features.feature_settings import FeatureOptions, encoder_digest
 from d2v.model.encoder import Encoder
 
 _PICTURES = (".png", ".jpg", ".pdf", ".svg")
