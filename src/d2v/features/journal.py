@@ -59,11 +59,11 @@ class RowJournal:
         self._schema = pa.schema(
             {
                 "id": pa.string(),
-                "embedding": vector if pooled else pa.large_list(vector),
                 "num_frames": pa.int64(),
                 "first_frame": pa.int64(),
                 "duration": pa.float64(),
                 "times": pa.large_list(pa.float64()),
+                "embedding": vector if pooled else pa.large_list(vector),
             }
         )
         try:
@@ -101,11 +101,10 @@ class RowJournal:
             return
         rows = [row for row in entries if row is not None]
         num_skipped = len(entries) - len(rows)
-        counts = {
-            "inputs": sum(row.is_last for row in rows) + num_skipped,
-            "skipped": num_skipped,
-            "vectors": sum(row.num_vectors for row in rows),
-        }
+        counts = {"inputs": num_skipped, "skipped": num_skipped, "vectors": 0}
+        for row in rows:
+            counts["inputs"] += row.is_last
+            counts["vectors"] += row.num_vectors
         table = self._table(rows).replace_schema_metadata({_COUNTS: json.dumps(counts)})
         unfinished = self.folder / "part.unfinished"
         pq.write_table(table, unfinished, compression="none", use_dictionary=False)
@@ -189,15 +188,12 @@ class RowJournal:
         if not self.pooled:
             offsets = np.cumsum([0, *(row.num_vectors for row in rows)])
             embedding = pa.LargeListArray.from_arrays(pa.array(offsets), embedding)
-        columns = {
-            "embedding": embedding,
-            "id": [row.name for row in rows],
-            "num_frames": [row.num_frames for row in rows],
-            "first_frame": [row.first_frame for row in rows],
-            "duration": [row.duration for row in rows],
-            "times": [row.times for row in rows],
-        }
-        return pa.table({name: columns[name] for name in self._schema.names}, schema=self._schema)
+        known = []
+        for row in rows:
+            values = (row.name, row.num_frames, row.first_frame, row.duration, row.times)
+            known.append(dict(zip(self._schema.names, values, strict=False)))
+        *fields, last = self._schema
+        return pa.Table.from_pylist(known, pa.schema(fields)).append_column(last, embedding)
 
     def _parts(self) -> list[Path]:
         return sorted(self.folder.glob("[0-9]*.parquet"))

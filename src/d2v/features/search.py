@@ -86,12 +86,12 @@ def search(
         else:
             encoder = encoder or _encoder_of(features, path, checkpoint, device)
             queries += _embedded(text, features, path, encoder, device)
-    vectors = np.stack([asked_for.vector for asked_for in queries])
-    rows, similarities = nearest(features.vectors, vectors, top, [asked_for.row for asked_for in queries])
+    names, vectors, rows_of_queries = zip(*queries, strict=True)
+    rows, similarities = nearest(features.vectors, np.stack(vectors), top, rows_of_queries)
     found = []
-    for number, (name, _, row_of_query) in enumerate(queries):
+    for number, name in enumerate(names):
         ids = [features.ids[row] for row in rows[number]]
-        found.append(Neighbours(name, row_of_query, ids, similarities[number].tolist()))
+        found.append(Neighbours(name, rows_of_queries[number], ids, similarities[number].tolist()))
     if output is not None:
         _write_table(Path(output), found)
     if picture is not None:
