@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from d2v.data.alphabet import Alphabet
-from d2v.data.data_module import PretrainingDataModule, Split
+from d2v.data.data_module import PretrainingDataModule, Split, require
 from d2v.data.length_buckets import LengthBuckets, consecutive_batches
 from d2v.data.sampler import OrderedBatches, OrderedSampler, StreamSampler
 from d2v.data.samples import Sample, SampleDataset
-from d2v.data.sources.source import Source
+from d2v.data.sources.source import Categories, Source
 from d2v.data.sources.splits import open_everything, open_splits
 from d2v.data.sources.subsets import FewLabels, hold_out
 from d2v.errors import UserError
@@ -89,23 +89,18 @@ class LibriSpeechDataModule(PretrainingDataModule):
     ) -> None:
         super().__init__(root, batch_size, global_batch_size, num_workers, seed, max_skipped_fraction)
         for key, value in (("max_seconds", max_seconds), ("max_eval_seconds", max_eval_seconds)):
-            if value is not None and value < _LEAST_SECONDS:
-                raise UserError(f"data.{key} is {value}: it must be at least {_LEAST_SECONDS}, which is four frames.")
-        if not 0 <= min_seconds <= max_seconds:
-            raise UserError(
-                f"data.min_seconds is {min_seconds}: it must lie between 0 and data.max_seconds {max_seconds}."
-            )
+            long_enough = value is None or value >= _LEAST_SECONDS
+            require(long_enough, key, value, f"be at least {_LEAST_SECONDS}, which is four frames")
+        must = f"lie between 0 and data.max_seconds {max_seconds}"
+        require(0 <= min_seconds <= max_seconds, "min_seconds", min_seconds, must)
         if max_seconds > batch_size:
             raise UserError(
                 f"data.max_seconds {max_seconds} is above data.batch_size {batch_size} (seconds of audio): a single "
                 "clip would not fit into a batch. Raise data.batch_size, or lower data.max_seconds."
             )
-        if not 0 <= val_fraction < 1:
-            raise UserError(f"data.val_fraction is {val_fraction}: it must be at least 0 and less than 1.")
-        if hold_out not in ("clips", "speakers"):
-            raise UserError(f"data.hold_out is {hold_out}: it must be clips or speakers.")
-        if predict_on not in ("val", "all"):
-            raise UserError(f"data.predict_on is {predict_on}: it must be val or all.")
+        require(0 <= val_fraction < 1, "val_fraction", val_fraction, "be at least 0 and less than 1")
+        require(hold_out in ("clips", "speakers"), "hold_out", hold_out, "be clips or speakers")
+        require(predict_on in ("val", "all"), "predict_on", predict_on, "be val or all")
         if labels == "transcript" and max_eval_seconds is not None:
             raise UserError(
                 f"data.max_eval_seconds is {max_eval_seconds}, but data.labels is transcript, and the text of a clip "
@@ -144,7 +139,7 @@ class LibriSpeechDataModule(PretrainingDataModule):
         kept = self.few_labels.choose(
             "clips",
             len(fit.clips),
-            fit.classes(),
+            fit.labels if isinstance(fit.labels, Categories) else None,
             lengths=fit.clips.num_samples,
             per_hour=3600 * SAMPLE_RATE,
             names=fit.clips.file_names,
@@ -188,9 +183,8 @@ class LibriSpeechDataModule(PretrainingDataModule):
         if self.predict_on == "val":
             return super().predict_dataset()
         clips = self._everything
-        split = SpeechSplit(clips, None, np.arange(len(clips)))
         skipped = self.skipped_samples("all", clips.name, len(clips))
-        return SpeechDataset(split, None, False, self.normalize, self.seed, skipped)
+        return SpeechDataset(SpeechSplit(clips, None), None, False, self.normalize, self.seed, skipped)
 
     def transcript(self, sample_id: int) -> str | None:
         """Of a clip of the validation split, as it was given.

@@ -85,10 +85,11 @@ class Headers(NamedTuple):
     """Why each of the others cannot be, by position in the source."""
 
 
-def speaker_of(file_name: str) -> str:
+def speaker_of(path: str) -> str:
     """Who speaks, as LibriSpeech names its files; empty if another name does not say."""
-    match = _SPEAKER.match(file_name)
-    return match[1] if match else ""
+    if match := _SPEAKER.match(os.path.basename(path)):
+        return match[1]
+    return ""
 
 
 def transcripts_beside(files: Files) -> Iterator[str]:
