@@ -343,7 +343,7 @@ def test_no_clip_of_fewer_than_four_frames_is_trained_or_validated_on(tmp_path: 
     data = make(tmp_path, min_seconds=0.0)
     assert [batch.inputs.shape for batch in batches(data)] == [(1, 1_360)]
     assert [batch.inputs.shape for batch in data.val_dataloader()] == [(1, 1_360)]
-    frames = speech_encoder(width=8, depth=1, num_heads=1, position_groups=1).feature_extractor.num_frames
+    frames = speech_encoder(width=8, depth=1, num_heads=1, position_groups=1).front.feature_extractor.num_frames
     assert (frames(1_359), frames(1_360)) == (3, 4)
 
 
