@@ -26,7 +26,7 @@ _OF_ANOTHER_ROOT = {
     "min_seconds": 0.0, "max_eval_seconds": None, "label_fraction": 1.0, "max_samples": None,
     "subset": None,
 }  # fmt: skip
-"""Arguments of DataModules that choose and divide what one root holds, and what to read another with."""
+"""Arguments of DataModules that select from a root and split it, and their values for another root."""
 _SPLITS = ("train_split", "val_split", "val_fraction")
 
 
@@ -39,8 +39,11 @@ def read_another_root(data: Namespace, words: Sequence[str]) -> None:
         data: Section of the config; changed in place.
         words: The command line; what it states stays.
     """
-    options = [word.partition("=")[0] for word in words if word.startswith("--data.")]
-    stated = {option.removeprefix("--data.").removeprefix("init_args.") for option in options}
+    stated = set()
+    for word in words:
+        if word.startswith("--data."):
+            option = word.partition("=")[0]
+            stated.add(option.removeprefix("--data.").removeprefix("init_args."))
     if "root" not in stated:
         return
     module, _, class_name = data.class_path.rpartition(".")
@@ -48,20 +51,22 @@ def read_another_root(data: Namespace, words: Sequence[str]) -> None:
     if getattr(data_module, "has_fixed_splits", False):
         return
     parameters = inspect.signature(data_module).parameters
-    values = {**_OF_ANOTHER_ROOT, "predict_on": "val" if stated.intersection(_SPLITS) else "all"}
+    values = {**_OF_ANOTHER_ROOT, "predict_on": "all"}
+    if stated.intersection(_SPLITS):
+        values["predict_on"] = "val"
     for name, value in values.items():
         if name in parameters and name not in stated:
             data.init_args[name] = parameters[name].default if value is None else value
 
 
 class Table(Callback):
-    """Writes the rows of a module as they come, with the samples' names: tab-separated, one line a sample.
+    """Writes the rows of a module as they come: tab-separated, one line a sample, beginning with the sample's name.
 
     Several processes write a file each. Until all rows are written, a file has the suffix ``.part``. Samples that
     cannot be read are left out.
 
     Args:
-        path: Of the file of a single process.
+        path: The file; if there are several processes, each adds its rank to the name.
     """
 
     def __init__(self, path: Path) -> None:
@@ -79,7 +84,7 @@ class Table(Callback):
         return self.path.with_name(f"{self.path.name}.part")
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        # Processes that Lightning did not start itself have found a folder of their own: rank zero's counts.
+        # Processes that Lightning did not start have each made a folder of their own; all use that of rank zero.
         if trainer.world_size > 1:
             folder = Path(trainer.strategy.broadcast(str(self.path.parent)))
             self.path = self._of_rank(folder, trainer.global_rank)
@@ -120,7 +125,7 @@ class Table(Callback):
             self._file = self.part.open("w", encoding="utf-8", errors="backslashreplace")
             self._line("file", *rows.columns)
         for sample_id, values in zip(rows.sample_ids.tolist(), rows.values, strict=True):
-            if self._samples.is_broken(sample_id):  # another sample stands in its place
+            if self._samples.is_broken(sample_id):  # the batch has another sample in its place
                 self._left_out += 1
             else:
                 self._line(self._samples.name(sample_id), *values)
@@ -134,7 +139,7 @@ class Table(Callback):
         self._file.write("\t".join(" ".join(value.split()) for value in values) + "\n")
 
     def _close(self) -> bool:
-        """Whether there was something to close."""
+        """Close the file; False if there was none."""
         if self._bar is not None:
             self._bar.close()
         if self._file is None:
@@ -155,7 +160,7 @@ class Table(Callback):
             rank_zero_info(f"{self._stem}: {path}, {count:,} rows{more}")
 
 
-class Features(Callback):
+class FeatureFile(Callback):
     """Collects the features that each encoder gives, on the CPU."""
 
     def __init__(self) -> None:
@@ -176,18 +181,23 @@ class Features(Callback):
             self.arrays.setdefault(of_encoder("sample_ids", name), []).append(part.sample_ids.cpu())
 
     def save(self, trainer: L.Trainer, run_dir: Path) -> None:
-        """Write them, with the samples' ids, to ``features.npz``; each process its own."""
+        """Write features and sample ids to ``features.npz``; each process writes a file of its own."""
         import numpy as np
 
-        rank = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
-        path = Path(trainer.strategy.broadcast(str(run_dir))) / f"features{rank}.npz"
-        np.savez(path, **{name: torch.cat(values).numpy() for name, values in self.arrays.items()})  # type: ignore[arg-type]
+        name = "features.npz"
+        if trainer.world_size > 1:
+            name = f"features-rank{trainer.global_rank}.npz"
+        path = Path(trainer.strategy.broadcast(str(run_dir))) / name
+        arrays: dict[str, Any] = {name: torch.cat(values).numpy() for name, values in self.arrays.items()}
+        np.savez(path, **arrays)
         rank_zero_info(f"features: {path}")
 
 
 def metrics_line(metrics: dict[str, Any], kind: Literal["val", "test"]) -> str:
     """Metrics of a split in one line; rates in percent."""
-    found = {name.removeprefix(f"{kind}/"): float(value) for name, value in metrics.items() if name.startswith(kind)}
-    return ", ".join(
-        f"{name} {value:.4f}" if name == "loss" else f"{name} {value:.2%}" for name, value in found.items()
-    )
+    found = []
+    for metric, value in metrics.items():
+        if metric.startswith(kind):
+            name = metric.removeprefix(f"{kind}/")
+            found.append(f"{name} {value:.4f}" if name == "loss" else f"{name} {value:.2%}")
+    return ", ".join(found)

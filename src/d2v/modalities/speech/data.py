@@ -136,14 +136,9 @@ class LibriSpeechDataModule(PretrainingDataModule):
         train_clips, val_clips = self._clips
         train, without = labelled("training", train_clips, self.labels, None, self.alphabet)
         fit, left_out = self._for_training(train)
-        kept = self.few_labels.choose(
-            "clips",
-            len(fit.clips),
-            fit.labels if isinstance(fit.labels, Categories) else None,
-            lengths=fit.clips.num_samples,
-            per_hour=3600 * SAMPLE_RATE,
-            names=fit.clips.file_names,
-        )
+        classes = fit.labels if isinstance(fit.labels, Categories) else None
+        lengths, an_hour, names = fit.clips.num_samples, 3600 * SAMPLE_RATE, fit.clips.file_names
+        kept = self.few_labels.choose("clips", len(fit.clips), classes, lengths, an_hour, names)
         if kept is not None:
             train = fit = fit.select(kept)
         splits = {"fit": fit, "train": train}
@@ -168,7 +163,8 @@ class LibriSpeechDataModule(PretrainingDataModule):
         if self.labels is None:
             return ()  # without a look at the data, which need not have splits
         labels = self.splits["fit"].labels
-        return () if labels is None else labels.names
+        assert labels is not None
+        return labels.names
 
     def train_dataset(self) -> SpeechDataset:
         return self._dataset("fit", _samples(self.max_seconds), random_crop=True)
@@ -210,13 +206,11 @@ class LibriSpeechDataModule(PretrainingDataModule):
         indices = list(sampler.indices)
         groups = consecutive_batches(dataset.lengths[indices], self.batch_size * SAMPLE_RATE)
         batches = OrderedBatches([[indices[i] for i in group] for group in groups])
-        warnings.filterwarnings(
-            "ignore", "You are using a custom batch sampler"
-        )  # Lightning's `predict` cannot know it
-        workers = self._workers()
-        if workers and dataset.lengths[indices].max() > _LONG_SECONDS * SAMPLE_RATE:
-            return self._loader(dataset, batch_sampler=batches, num_workers=1, prefetch_factor=1)
-        return self._loader(dataset, batch_sampler=batches, num_workers=workers)
+        warnings.filterwarnings("ignore", "You are using a custom batch sampler")  # Lightning's `predict` cannot know
+        options = {}
+        if self._workers() and dataset.lengths[indices].max() > _LONG_SECONDS * SAMPLE_RATE:
+            options = {"num_workers": 1, "prefetch_factor": 1}
+        return self._loader(dataset, batch_sampler=batches, **options)
 
     def count_units(self, batch: Batch) -> float | Tensor:
         """Seconds of audio without padding; a tensor where that would have to wait for the device."""

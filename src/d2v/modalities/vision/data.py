@@ -19,7 +19,7 @@ from d2v.data.sources.source import Categories, Files, Source
 from d2v.data.sources.splits import VAL_NAMES, open_splits
 from d2v.data.sources.subsets import FewLabels, hold_out
 from d2v.errors import UserError
-from d2v.modalities.vision.transforms import IMAGES, EvalTransform, TrainTransform, decode_image
+from d2v.modalities.vision.transforms import IMAGES, EvalTransform, ToPixels, TrainTransform, decode_image
 from d2v.model.encoder import Encoder
 from d2v.types import Batch
 
@@ -144,16 +144,10 @@ class ImageNetDataModule(PretrainingDataModule):
         self.val_fraction = val_fraction
         self.few_labels = FewLabels(subset=subset, max_samples=max_samples, label_fraction=label_fraction)
         self.mean, self.std = mean, std
-        self._make_train = functools.partial(
-            TrainTransform,
-            self.image_size,
-            min_crop_scale,
-            flip,
-            color_jitter,
-            augment=augment,
-            random_erasing=random_erasing,
+        self.train_transform = TrainTransform(
+            self.image_size, min_crop_scale, flip, color_jitter, augment=augment, random_erasing=random_erasing
         )
-        self._make_eval = functools.partial(EvalTransform, self.image_size, eval_crop=eval_crop)
+        self.eval_transform = EvalTransform(self.image_size, eval_crop=eval_crop)
         self._normalise(IMAGENET)
 
     def adapt_to(self, encoder: Encoder) -> None:
@@ -163,8 +157,7 @@ class ImageNetDataModule(PretrainingDataModule):
 
     def _normalise(self, usual: Normalisation) -> Normalisation:
         chosen = Normalisation(self.mean or usual.mean, self.std or usual.std)
-        self.train_transform = self._make_train(mean=chosen.mean, std=chosen.std)
-        self.eval_transform = self._make_eval(mean=chosen.mean, std=chosen.std)
+        self.train_transform.to_pixels = self.eval_transform.to_pixels = ToPixels(*chosen)
         return chosen
 
     def setup(self, stage: str | None = None) -> None:
@@ -182,11 +175,9 @@ class ImageNetDataModule(PretrainingDataModule):
             train, val = train.select(~held_out), train.select(held_out)
         elif val_source is not None:
             val = _pictures(val_source, train)
-        if self.few_labels.label_fraction < 1 and train.classes is None:
-            raise UserError(
-                f"data.label_fraction is {self.few_labels.label_fraction}: the training images have no labels; set it "
-                "to 1"
-            )
+        share = self.few_labels.label_fraction
+        if share < 1 and train.classes is None:
+            raise UserError(f"data.label_fraction is {share}: the training images have no labels; set it to 1")
         kept = self.few_labels.choose("images", len(train), train.classes, names=train.file_names)
         if kept is not None:
             train = train.select(kept)
