@@ -170,9 +170,9 @@ def _find_tasks(root: str | Path, folder: Path, names: Sequence[str] | None) -> 
 
 def _fine_tune(task: str, lr: float, seed: int, results: "GlueResults") -> "GlueRun":
     """One run: train, and score what the last epoch left on each development set."""
-    from d2v.modalities.text.labelled.glue_results import GlueRun, last_metrics
     from d2v.commands.run_folder import newest_checkpoint
     from d2v.modalities.text.labelled.glue import TASKS
+    from d2v.modalities.text.labelled.glue_results import GlueRun, last_metrics
 
     spec, runs, name = TASKS[task], results.output / "runs", f"{task}-lr{lr:g}-seed{seed}"
     words = [f"--config=finetune/glue/{task}.yaml", f"--model.checkpoint={results.checkpoint}"]
@@ -199,8 +199,8 @@ def _fine_tune(task: str, lr: float, seed: int, results: "GlueResults") -> "Glue
 
 def _predict(task: str, folder: Path, run: str, results: "GlueResults") -> None:
     """The files to hand in of the test sets that are there, unless they have been made from this run already."""
-    from d2v.modalities.text.labelled.glue_results import predictions
     from d2v.modalities.text.labelled.glue import TASKS, find_glue_split, submission
+    from d2v.modalities.text.labelled.glue_results import predictions
 
     for split, name in TASKS[task].submissions.items():
         file = results.submission / f"{name}.tsv"
