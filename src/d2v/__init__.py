@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from d2v.checkpoints.load import load
+    from d2v.commands.glue import fine_tune_on_glue
     from d2v.demo import prepare_demo
     from d2v.features.embed import embed_files
     from d2v.features.search import search
@@ -18,6 +19,7 @@ __all__ = [
     "__version__",
     "check_machine",
     "embed_files",
+    "fine_tune_on_glue",
     "load",
     "prepare_demo",
     "prepare_speech",
@@ -29,6 +31,7 @@ __all__ = [
 _PLACES = {
     "check_machine": "d2v.monitoring.machine.check_machine",
     "embed_files": "d2v.features.embed.embed_files",
+    "fine_tune_on_glue": "d2v.commands.glue.fine_tune_on_glue",
     "load": "d2v.checkpoints.load.load",
     "prepare_demo": "d2v.demo.prepare_demo",
     "prepare_speech": "d2v.modalities.speech.report.prepare_speech",
