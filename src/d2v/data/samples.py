@@ -9,6 +9,7 @@ from itertools import islice
 from struct import pack
 from typing import ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -155,6 +156,11 @@ class SampleDataset(Dataset[Sample], ABC):
         Raises:
             BrokenSample: if it cannot be read.
         """
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 [n]: values of each sample, for a DataModule that has ``values_per_unit``."""
+        raise NotImplementedError
 
     def candidates(self, index: int) -> Iterator[int]:
         """The sample, then those that take its place if it is broken."""

@@ -1,20 +1,16 @@
 """Speech and other sound for pretraining, fine-tuning and probing."""
 
 import functools
-import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from d2v.data.alphabet import Alphabet
 from d2v.data.data_module import PretrainingDataModule, Split, require
-from d2v.data.length_buckets import LengthBuckets, consecutive_batches
-from d2v.data.sampler import OrderedBatches, OrderedSampler, StreamSampler
 from d2v.data.samples import Sample, SampleDataset
 from d2v.data.sources.source import Categories, Source
 from d2v.data.sources.splits import open_everything, open_splits
@@ -62,6 +58,7 @@ class LibriSpeechDataModule(PretrainingDataModule):
 
     unit = "audio_seconds"
     pads = True
+    values_per_unit = SAMPLE_RATE
 
     def __init__(
         self,
@@ -192,32 +189,6 @@ class LibriSpeechDataModule(PretrainingDataModule):
             return None
         return self.splits["val"].transcript(sample_id)
 
-    def train_sampler(self, num_samples: int) -> StreamSampler:
-        """A stream of batches of clips of about the same length."""
-        buckets = LengthBuckets(self.train_dataset().lengths, self.batch_size * SAMPLE_RATE, self.seed)
-        consumed = None if self.trainer is None else self._consumed
-        return StreamSampler(
-            len(buckets), 1, self.seed, self.rank, self.world_size, self.accumulation, consumed, buckets.batch
-        )
-
-    def eval_loader(self, dataset: SampleDataset, sampler: OrderedSampler) -> DataLoader[Any]:
-        """Clips in their order, in batches of at most ``batch_size`` seconds; a longer clip has a batch of its own."""
-        assert isinstance(dataset, SpeechDataset)
-        indices = list(sampler.indices)
-        groups = consecutive_batches(dataset.lengths[indices], self.batch_size * SAMPLE_RATE)
-        batches = OrderedBatches([[indices[i] for i in group] for group in groups])
-        warnings.filterwarnings("ignore", "You are using a custom batch sampler")  # Lightning's `predict` cannot know
-        options = {}
-        if self._workers() and dataset.lengths[indices].max() > _LONG_SECONDS * SAMPLE_RATE:
-            options = {"num_workers": 1, "prefetch_factor": 1}
-        return self._loader(dataset, batch_sampler=batches, **options)
-
-    def count_units(self, batch: Batch) -> float | Tensor:
-        """Seconds of audio without padding; a tensor where that would have to wait for the device."""
-        if batch.padding_mask is None:
-            return batch.inputs.numel() / SAMPLE_RATE
-        return (~batch.padding_mask).sum() / SAMPLE_RATE
-
     @property
     def skipped(self) -> int:
         """Files left out for their headers count, too."""
@@ -289,6 +260,11 @@ class LibriSpeechDataModule(PretrainingDataModule):
             (int(long.sum()), f"longer than data.max_seconds {self.max_seconds:g} and with a transcript"),
         ]
         return split.select(kept), left_out
+
+    def _loader(self, dataset: SampleDataset, **options: Any) -> DataLoader[Any]:
+        if self._workers() and dataset.lengths.max() > _LONG_SECONDS * SAMPLE_RATE:
+            options |= {"num_workers": 1, "prefetch_factor": 1}
+        return super()._loader(dataset, **options)
 
     def _dataset(self, split: str, max_samples: int | None, random_crop: bool) -> SpeechDataset:
         clips = self.splits[split].clips

@@ -44,14 +44,18 @@ class SpeechDataset(SampleDataset):
         skipped: SkippedSamples,
     ) -> None:
         super().__init__(len(split.clips), seed, skipped)
-        whole = split.clips.num_samples
-        self.lengths: np.ndarray = whole if max_samples is None else np.minimum(whole, max_samples)
-        """int64 [n]: samples of each waveform."""
+        self._lengths = split.clips.num_samples
+        if max_samples is not None:
+            self._lengths = np.minimum(self._lengths, max_samples)
         self._split, self._clips = split, split.clips
         self._random_crop = random_crop
         self._normalize = normalize
         self._by_length = np.argsort(self.lengths, kind="stable")
         self._rank = np.argsort(self._by_length, kind="stable")
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self._lengths
 
     def candidates(self, index: int) -> Iterator[int]:
         """Ever shorter clips take the place of a broken one, and the batch keeps within its seconds; then longer."""
