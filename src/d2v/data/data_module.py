@@ -2,7 +2,7 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -16,7 +16,7 @@ from d2v.data.batching import derive_accumulation, plain_number
 from d2v.data.cores import available_cores
 from d2v.data.length_buckets import LengthBuckets, consecutive_batches
 from d2v.data.sampler import OrderedBatches, OrderedSampler, StreamSampler
-from d2v.data.samples import Sample, SampleDataset, SkippedSamples
+from d2v.data.samples import Sample, SampleDataset, SkippedSamples, collate_samples
 from d2v.errors import UserError
 from d2v.model.encoder import Encoder
 from d2v.types import Batch
@@ -95,9 +95,9 @@ class PretrainingDataModule(LightningDataModule, ABC):
         """Names of the classes by label; empty without labels."""
 
     @staticmethod
-    @abstractmethod
     def collate(samples: list[Sample]) -> Batch:
         """Make a batch. Static, so that worker processes receive the function and not the DataModule."""
+        return collate_samples(samples)
 
     def adapt_to(self, encoder: Encoder) -> None:
         """Meet the encoder that will read the batches; called before anything is read for it.

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from d2v.data.alphabet import Alphabet
 from d2v.data.data_module import PretrainingDataModule, Split, require
-from d2v.data.samples import Sample, SampleDataset
+from d2v.data.samples import SampleDataset
 from d2v.data.sources.source import Categories, Source
 from d2v.data.sources.splits import open_everything, open_splits
 from d2v.data.sources.subsets import FewLabels, hold_out
@@ -19,8 +19,7 @@ from d2v.errors import UserError
 from d2v.modalities.speech.decoding import SAMPLE_RATE
 from d2v.modalities.speech.labels import SpeechSplit, labelled
 from d2v.modalities.speech.sound_files import LEAST_SAMPLES, SOUND, Clips, read_headers, report_headers
-from d2v.modalities.speech.waveforms import SpeechDataset, collate_waveforms
-from d2v.types import Batch
+from d2v.modalities.speech.waveforms import SpeechDataset
 
 _LEAST_SECONDS = LEAST_SAMPLES / SAMPLE_RATE
 # Waveforms of longer clips are gigabytes: no more of them are fetched ahead than one.
@@ -193,11 +192,6 @@ class LibriSpeechDataModule(PretrainingDataModule):
     def skipped(self) -> int:
         """Files left out for their headers count, too."""
         return self._num_broken + super().skipped
-
-    @staticmethod
-    def collate(samples: list[Sample]) -> Batch:
-        """Pad with zeros to waveforms [B, samples]; letters with -100."""
-        return collate_waveforms(samples)
 
     @functools.cached_property
     def _clips(self) -> tuple[Clips, Clips | None]:

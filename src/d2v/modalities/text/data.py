@@ -8,12 +8,12 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from d2v.data.data_module import PretrainingDataModule, Split
 from d2v.data.sampler import StreamSampler
-from d2v.data.samples import Sample
+from d2v.data.samples import Sample, collate_samples
 from d2v.errors import UserError
 from d2v.modalities.text.corpus.blocks import LEAST_TOKENS, Blocks, EvenBlocks, sentence_blocks
 from d2v.modalities.text.corpus.opening import open_shards, verify_once
 from d2v.modalities.text.corpus.shards import Shards
-from d2v.modalities.text.dataset import TextDataset, collate_blocks
+from d2v.modalities.text.dataset import TextDataset
 from d2v.modalities.text.front_end import TextFrontEnd
 from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.modalities.text.tokenizer_files import TOKENIZER
@@ -175,7 +175,7 @@ class TextDataModule(PretrainingDataModule):
     @property
     def collate(self) -> Callable[[list[Sample]], Batch]:  # type: ignore[override]  # it needs the id of <pad>
         """Pad with ``<pad>`` to ids [B, N]."""
-        return functools.partial(collate_blocks, self.tokenizer.pad_id)
+        return functools.partial(collate_samples, padding=self.tokenizer.pad_id)
 
     @functools.cached_property
     def _shards(self) -> dict[str, Shards]:

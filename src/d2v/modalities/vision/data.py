@@ -8,20 +8,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from d2v.data.data_module import PretrainingDataModule, Split, require
 from d2v.data.normalisation import ASSET, IMAGENET, Normalisation, read_normalisation
-from d2v.data.samples import Sample, SampleDataset, SkippedSamples
+from d2v.data.samples import SampleDataset, SkippedSamples
 from d2v.data.sources.source import Categories, Files, Source
 from d2v.data.sources.splits import VAL_NAMES, open_splits
 from d2v.data.sources.subsets import FewLabels, hold_out
 from d2v.errors import UserError
 from d2v.modalities.vision.transforms import IMAGES, EvalTransform, ToPixels, TrainTransform, decode_image
 from d2v.model.encoder import Encoder
-from d2v.types import Batch
 
 log = logging.getLogger(__name__)
 
@@ -204,17 +201,6 @@ class ImageNetDataModule(PretrainingDataModule):
         pictures = self.splits[split]
         skipped = self.skipped_samples(split, pictures.name, len(pictures))
         return ImageDataset(pictures, transform, self.seed, skipped)
-
-    @staticmethod
-    def collate(samples: list[Sample]) -> Batch:
-        """Stack to pixels [B, 3, H, W]."""
-        inputs, sample_ids, epochs, labels = zip(*samples, strict=True)
-        return Batch(
-            default_collate(list(inputs)),  # inside a worker it stacks into shared memory, without another copy
-            torch.tensor(sample_ids),
-            torch.tensor(epochs),
-            None if labels[0] is None else torch.tensor(labels),
-        )
 
 
 def _pictures(source: Source, train: Pictures | None = None) -> Pictures:
