@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from d2v.data.data_module import PretrainingDataModule, Split
 from d2v.data.sampler import StreamSampler
-from d2v.data.samples import Sample, collate_samples
+from d2v.data.samples import Sample, SampleDataset, collate_samples
 from d2v.errors import UserError
 from d2v.modalities.text.corpus.blocks import LEAST_TOKENS, Blocks, EvenBlocks, sentence_blocks
 from d2v.modalities.text.corpus.opening import open_shards, verify_once
