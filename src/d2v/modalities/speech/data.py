@@ -271,7 +271,7 @@ def _describe(name: str, split: SpeechSplit, left_out: Sequence[tuple[int, str]]
     text = f"data: {name}: {len(split.clips):,} clips, {split.hours:,.2f} h"
     speakers = split.clips.categories("speaker")
     if speakers is not None:
-        text += f", {len(np.unique(speakers.ids[speakers.ids >= 0])):,} speakers"
+        text += f", {len(speakers.used()):,} speakers"
     reasons = ", ".join(f"{count:,} {reason}" for count, reason in left_out if count)
     if reasons:
         text += f"; left out: {reasons}"
