@@ -256,6 +256,7 @@ class FinetuningModule(L.LightningModule):
             "assets": self.student.assets,
             "licence": self.student.licence,
             self.stored_as: list(self.names),
+            "head": {"recipe": self.head.recipe, "task": "ctc", "pool": "none"},  # for `d2v export`
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
-"""Heads that turn the pooled features of an input into one output a class."""
+"""Heads of fine-tuned models, in training, import and export alike: scores of an input, or of each of its tokens."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,8 +21,9 @@ class ClassifierHead(nn.Module):
         eps: Of the norm.
     """
 
-    def __init__(self, width: int, num_classes: int, norm: bool, dropout: float, eps: float = 1e-6) -> None:
+    def __init__(self, width: int, num_classes: int, norm: bool, dropout: float = 0.0, eps: float = 1e-6) -> None:
         super().__init__()
+        self.recipe = _recipe(type(self), width=width, num_classes=num_classes, norm=norm, dropout=dropout, eps=eps)
         self.norm = nn.LayerNorm(width, eps=eps) if norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.proj = small_linear(width, num_classes)
@@ -43,8 +44,9 @@ class TanhHead(nn.Module):
         eps: Of the norm.
     """
 
-    def __init__(self, width: int, num_classes: int, norm: bool, dropout: float, eps: float = 1e-6) -> None:
+    def __init__(self, width: int, num_classes: int, norm: bool, dropout: float = 0.0, eps: float = 1e-6) -> None:
         super().__init__()
+        self.recipe = _recipe(type(self), width=width, num_classes=num_classes, norm=norm, dropout=dropout, eps=eps)
         self.norm = nn.LayerNorm(width, eps=eps) if norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.hidden = small_linear(width, width)
@@ -54,6 +56,36 @@ class TanhHead(nn.Module):
         """Scores before softmax or sigmoid, in fp32."""
         x = self.hidden(self.dropout(self.norm(features))).tanh()
         return _in_fp32(self.proj, self.dropout(x))
+
+
+class CTCHead(nn.Module):
+    """Dropout and one linear layer on each frame, started as fairseq starts it.
+
+    Args:
+        width: D.
+        num_symbols: A, with the blank.
+        dropout: Of the encoder's output.
+    """
+
+    def __init__(self, width: int, num_symbols: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.recipe = _recipe(type(self), width=width, num_symbols=num_symbols, dropout=dropout)
+        self.dropout = nn.Dropout(dropout)
+        self.proj = nn.Linear(width, num_symbols)
+        nn.init.xavier_uniform_(self.proj.weight)
+        nn.init.zeros_(self.proj.bias)
+
+    def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n a"]:
+        """Log-probabilities of the symbols, in fp32."""
+        return self.proj(self.dropout(tokens)).float().log_softmax(dim=-1)
+
+
+TaskHead = CTCHead | ClassifierHead | TanhHead
+
+
+def _recipe(head: type[nn.Module], **init_args: Any) -> dict[str, Any]:
+    """The plain values that build a head again, as a checkpoint stores them."""
+    return {"class_path": f"{head.__module__}.{head.__qualname__}", "init_args": init_args}
 
 
 def _in_fp32(layer: nn.Linear, x: Float[Tensor, "b d"]) -> Float[Tensor, "b c"]:

@@ -2,19 +2,21 @@
 
 from typing import Any
 
-from d2v.checkpoints.classifier_head import take_fairseq_text_head
-from d2v.checkpoints.layout import SHAREABLE, Imported, first_match
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
-from d2v.official import published, text
+from d2v.official import published
+from d2v.official import text_tensors as text
 from d2v.official.fairseq import v2
-from d2v.official.fairseq.settings import contradictions, ema_schedule, ignored
+from d2v.official.fairseq.cfg import contradictions, ema_schedule, ignored, other_dropouts, own_model_settings
+from d2v.official.foreign_heads import take_fairseq_text_classifier
+from d2v.official.imported import Imported, Recipe
+from d2v.official.names import SHAREABLE, by_rows
 
-_ENCODER_PARTS = (
-    (r"^local_encoder\.embed_tokens\.weight$", "feature_extractor.embedding.weight"),
-    (r"^local_encoder\.embed_positions\.weight$", "positions.table"),
-    (r"^local_encoder\.layernorm_embedding\.", "transformer.input_norm."),
-    (r"^blocks\.", "transformer.blocks."),
+_ROWS = (
+    (r"^local_encoder\.embed_tokens\.weight$", "front.feature_extractor.embedding.weight"),
+    (r"^local_encoder\.embed_positions\.weight$", "front.positions.table"),
+    (r"^local_encoder\.layernorm_embedding\.", "front.input_norm."),
+    (r"^blocks\.", "trunk.blocks."),
 )
 # With prenet blocks fairseq normalises the embeddings twice; no published model of text has them.
 _REFUSED = ("prenet_depth", "num_extra_tokens", "use_alibi_encoder", "no_token_positional_embeddings")
@@ -30,12 +32,7 @@ _PUBLISHED_DECODER = {
 }  # fmt: skip
 
 
-def matches(content: dict[str, Any]) -> bool:
-    """Whether a checkpoint has this layout, judged by its keys."""
-    return v2.matches(content, "TEXT")
-
-
-def convert(content: dict[str, Any]) -> Imported:
+def read_v2_text(content: dict[str, Any]) -> Imported:
     """Translate a 2.0 text checkpoint, pretrained or fine-tuned.
 
     What the tensors tell is taken from them; missing settings are fairseq's defaults.
@@ -43,64 +40,52 @@ def convert(content: dict[str, Any]) -> Imported:
     Raises:
         UserError: It is not whole, or its encoder is a variant that no published model uses.
     """
-    checkpoint = v2.read(content, "TEXT", _encoder_name, _REFUSED, SHAREABLE)
+    checkpoint = v2.sort_v2(content, "TEXT", by_rows(_ROWS), _REFUSED, SHAREABLE)
     settings, section, weights, notes = checkpoint.settings, checkpoint.section, checkpoint.weights, checkpoint.notes
     for key in _WANTED:
         if not section.get(key, True):
             raise UserError(f"cfg.model.modalities.text.{key} is off: no published model of 2.0 is such; unsupported")
     if any(key.startswith("context_encoder.") for key in checkpoint.state):
         raise UserError("the encoder has a prenet (modalities.text.prenet_depth), of which d2v's has none for text")
-    v2.add_teacher(checkpoint, _encoder_name)
+    v2.add_teacher(checkpoint, by_rows(_ROWS))
     text.cut_positions(weights)
-    head = v2.decoder(checkpoint, "d2v.model.heads.ConvDecoder1d", _PUBLISHED_DECODER)
-    student = text.student(
-        weights,
-        activation_dropout=settings.get("activation_dropout", 0.0),
-        layer_drop=settings.get("layerdrop", 0.0),
-        **v2.transformer(checkpoint),
-    )
-    arguments = student["init_args"]
-    if arguments["eps"] != 1e-5:
-        notes.append(f"norm_eps is {arguments['eps']}: d2v takes it for the norm of the embeddings too (fairseq: 1e-5)")
+    decoder = v2.decoder(checkpoint, "d2v.model.heads.ConvDecoder1d", _PUBLISHED_DECODER)
     dropouts = {
-        "post_mlp_drop": settings.get("post_mlp_drop", 0.1),
-        "modalities.text.dropout": section.get("dropout", 0.1),
-    }
-    notes += [
-        f"{key} is {value}, encoder_dropout {arguments['dropout']}: d2v has one dropout, the latter is taken"
-        for key, value in dropouts.items()
-        if value != arguments["dropout"]
-    ]
+        "activation_dropout": settings.get("activation_dropout", 0.0), "layer_drop": settings.get("layerdrop", 0.0)
+    }  # fmt: skip
+    student = text.student_recipe(weights, {**v2.trunk(checkpoint), **dropouts})
+    front, trunk = student["front"]["init_args"], student["trunk"]
+    if trunk["eps"] != 1e-5:
+        notes.append(f"norm_eps is {trunk['eps']}: d2v takes it for the norm of the embeddings too (fairseq: 1e-5)")
+    dropouts = {
+        "post_mlp_drop": settings.get("post_mlp_drop", 0.1), "modalities.text.dropout": section.get("dropout", 0.1)
+    }  # fmt: skip
+    notes += other_dropouts(dropouts, trunk["dropout"])
     notes += ignored(settings, "cfg.model", _OFF_IN_MODEL) + ignored(section, "cfg.model.modalities.text", _OFF)
     said = {
-        "depth": (settings.get("depth", 8), arguments["depth"]),
-        "embed_dim": (settings.get("embed_dim", 768), arguments["width"]),
-        "modalities.text.max_source_positions": (section.get("max_source_positions", 512), arguments["max_positions"]),
+        "depth": (settings.get("depth", 8), trunk["depth"]),
+        "embed_dim": (settings.get("embed_dim", 768), trunk["width"]),
+        "modalities.text.max_source_positions": (section.get("max_source_positions", 512), front["max_positions"]),
     }
     notes += contradictions(said)
-    recipe = published.by_width(published.V2_TEXT, arguments["width"])
-    notes += published.differences(published.flat(settings, "text", section), recipe)
+    notes += published.v2_differences(settings, "text", section, published.V2_TEXT, trunk["width"])
     fine_tuned = any("classification_head" in name for name in checkpoint.left_out)
-    classifier = take_fairseq_text_head(content, checkpoint.state, arguments["width"], checkpoint.left_out, notes)
+    classifier = take_fairseq_text_classifier(
+        own_model_settings(content), checkpoint.state, trunk["width"], checkpoint.left_out, notes
+    )
     return Imported(
         layout="fairseq data2vec 2.0 text" + (", fine-tuned" if fine_tuned else ""),
         licence="MIT (fairseq)",
-        method=v2.method(checkpoint, student, _masking(section), head, cls_loss=None),
+        method=v2.v2_method(checkpoint, student, _masking(section), decoder),
         ema=ema_schedule(settings),
         weights=weights,
-        example=text.example(arguments["width"]),
-        sizes=text.shown(student),
-        classifier=classifier,
+        head=classifier,
         left_out=checkpoint.left_out,
         notes=notes,
     )
 
 
-def _encoder_name(key: str) -> str | None:
-    return first_match(key, _ENCODER_PARTS)
-
-
-def _masking(section: dict[str, Any]) -> dict[str, Any]:
+def _masking(section: dict[str, Any]) -> Recipe:
     ratio, span = section.get("mask_prob", 0.7), section.get("mask_length", 5)
     if span == 1:
         return node("d2v.model.masking.RandomMasking", mask_ratio=ratio)

@@ -1,10 +1,11 @@
-"""The settings in a fairseq checkpoint, and those parts of the method that both of its layouts set alike."""
+"""The settings in a fairseq checkpoint (``cfg``), and those parts of the method that both of its layouts set alike."""
 
 from collections.abc import Mapping
 from typing import Any
 
-from d2v.checkpoints.layout import given, one_norm
 from d2v.checkpoints.recipe import node
+from d2v.official.imported import Recipe, one_norm
+from d2v.official.names import given
 
 
 def model_settings(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -13,12 +14,16 @@ def model_settings(content: Mapping[str, Any]) -> dict[str, Any]:
     Of a classifier or a recogniser on a pretrained model it is the section of the pretrained one.
     """
     config = content.get("cfg")
-    model = config.get("model") if isinstance(config, dict) else content.get("args")
+    model = content.get("args")
+    if isinstance(config, dict):
+        model = config.get("model")
     if not isinstance(model, dict):
         return {}
     if "w2v_args" in model:  # a recogniser, whose own section says nothing about the encoder
         pretrained = model["w2v_args"]
-        return given(pretrained.get("model", pretrained)) if isinstance(pretrained, dict) else {}
+        if not isinstance(pretrained, dict):
+            return {}
+        return given(pretrained.get("model", pretrained))
     pretrained = model.get("pretrained_model_args")
     if isinstance(pretrained, dict) and isinstance(pretrained.get("model"), dict):
         model = pretrained["model"]
@@ -31,8 +36,17 @@ def task_settings(content: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(config, dict):
         return {}
     model = config.get("model")
-    pretrained = model.get("pretrained_model_args") if isinstance(model, dict) else None
-    return given((pretrained if isinstance(pretrained, dict) else config).get("task"))
+    if isinstance(model, dict) and isinstance(model.get("pretrained_model_args"), dict):
+        config = model["pretrained_model_args"]
+    return given(config.get("task"))
+
+
+def own_model_settings(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Section ``model`` of a classifier itself; empty if there is none."""
+    config = content.get("cfg")
+    if not isinstance(config, dict):
+        return {}
+    return given(config.get("model"))
 
 
 def ema_schedule(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,34 +60,41 @@ def ema_schedule(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def contradictions(said: Mapping[str, tuple[Any, Any]]) -> list[str]:
     """Notes about settings (value of each, and what the weights say) that the weights belie."""
-    return [
-        f"cfg.model.{key} says {value}, the weights say {real}: taken from the weights"
-        for key, (value, real) in said.items()
-        if value != real
-    ]
+    notes = []
+    for key, (value, real) in said.items():
+        if value != real:
+            notes.append(f"cfg.model.{key} says {value}, the weights say {real}: taken from the weights")
+    return notes
 
 
 def ignored(settings: Mapping[str, Any], section: str, off: Mapping[str, Any]) -> list[str]:
     """Notes about settings that ask for what d2v has not; ``off`` holds the value of each that asks for nothing."""
-    return [
-        f"{section}.{key} is {settings[key]}: d2v has no such thing"
-        for key, value in off.items()
-        if settings.get(key, value) != value
-    ]
+    notes = []
+    for key, value in off.items():
+        if settings.get(key, value) != value:
+            notes.append(f"{section}.{key} is {settings[key]}: d2v has no such thing")
+    return notes
 
 
-def regression_loss(settings: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+def other_dropouts(said: Mapping[str, float], dropout: float) -> list[str]:
+    """Notes about dropouts that differ from the one that d2v has."""
+    notes = []
+    for key, value in said.items():
+        if value != dropout:
+            notes.append(f"{key} is {value}, encoder_dropout {dropout}: d2v has one dropout, the latter is taken")
+    return notes
+
+
+def regression_loss(settings: Mapping[str, Any], notes: list[str]) -> Recipe:
     """fairseq's loss settings: beta 0 is the squared distance, scale null is 1/sqrt(D)."""
     scale, beta = settings.get("loss_scale"), settings.get("loss_beta", 0)
     if scale not in (None, 1):
         notes.append(f"loss_scale {scale} is not kept: only null (1/sqrt(D)) and 1 can be said; taken as 1")
-    reduction = "scaled_sum" if scale is None else "sum"
-    if beta:
-        return node("d2v.model.losses.RegressionLoss", kind="smooth_l1", beta=float(beta), reduction=reduction)
-    return node("d2v.model.losses.RegressionLoss", kind="mse", reduction=reduction)
+    kind = {"kind": "smooth_l1", "beta": float(beta)} if beta else {"kind": "mse"}
+    return node("d2v.model.losses.RegressionLoss", **kind, reduction="scaled_sum" if scale is None else "sum")
 
 
-def targets(settings: Mapping[str, Any], depth: int, end_of_block: bool, notes: list[str]) -> dict[str, Any]:
+def targets(settings: Mapping[str, Any], depth: int, end_of_block: bool, notes: list[str]) -> Recipe:
     """fairseq's target settings.
 
     Args:
