@@ -22,10 +22,10 @@ from tempfile import mkdtemp
 import torch
 from IPython.display import Image
 
+from encoders import vision_encoder
 from d2v.data.normalisation import IMAGENET
 from d2v.demo.vision import prepare_demo
 from d2v.modalities.vision.data import ImageNetDataModule
-from d2v.modalities.vision.front_end import VisionEncoder
 from d2v.model.masking import InverseBlockMasking
 from d2v.monitoring.pictures import denormalise, draw_feature_pca, draw_masks
 
@@ -56,6 +56,6 @@ Image(str(draw_masks(images, mask, (8, 8), folder / "masks.png")))
 
 # %%
 torch.manual_seed(0)
-encoder = VisionEncoder(image_size=32, patch_size=4, width=96, depth=4, num_heads=4).eval()
+encoder = vision_encoder(image_size=32, patch_size=4, width=96, depth=4, num_heads=4).eval()
 features = encoder.embed(batch.inputs, pool="none")
 Image(str(draw_feature_pca(images, {"untrained": features}, (8, 8), folder / "features.png")))

@@ -4,6 +4,7 @@ Dimension letters, here and in every file: B samples, M masks a sample, R = B*M 
 sample, V visible tokens, K masked tokens (V + K = N), C CLS tokens, T = C + N or C + V, D width, H heads, L blocks.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -26,6 +27,11 @@ class Batch(NamedTuple):
     hold, float32 [B, classes]. None where nothing is."""
     padding_mask: Bool[Tensor, "b _"] | None = None
     """True = padding, at the rate of ``inputs``; None when nothing is padded."""
+
+
+def by_encoder(batches: "Batch | Mapping[str, Batch]") -> "Mapping[str, Batch]":
+    """Batches by the name of the encoder that reads them; the only encoder of a method is called ``""``."""
+    return {"": batches} if isinstance(batches, Batch) else batches
 
 
 @dataclass(frozen=True)

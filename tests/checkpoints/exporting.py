@@ -5,13 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from encoders import speech_encoder, text_encoder, vision_encoder
 from torch import Tensor
 
 from d2v import __version__
 from d2v.commands import export
-from d2v.modalities.speech.front_end import SpeechEncoder
-from d2v.modalities.text.front_end import TextEncoder
-from d2v.modalities.vision.front_end import VisionEncoder
 from d2v.model.encoder import Encoder
 
 EXTRACTOR = ((8, 10, 5), (12, 3, 2), (12, 2, 2))
@@ -32,12 +30,12 @@ def make_encoder(kind: str, **changes: Any) -> Encoder:
     """One with random biases and norms, too, which are built as zeros and ones."""
     torch.manual_seed(2)
     encoder: Encoder = {
-        "speech1": lambda: SpeechEncoder(**{**SPEECH, "masked_input": "replace", "alibi": False, **changes}),
-        "speech2": lambda: SpeechEncoder(**{**SPEECH, **changes}),
-        "text1": lambda: TextEncoder(**{**TEXT, "masked_input": "replace", **changes}),
-        "text2": lambda: TextEncoder(**{**TEXT, "alibi": True, "max_positions": None, **changes}),
-        "vision1": lambda: VisionEncoder(**{**VISION, **BEIT, **changes}),
-        "vision2": lambda: VisionEncoder(**{**VISION, "prenet_depth": 1, **changes}),
+        "speech1": lambda: speech_encoder(**{**SPEECH, "masked_input": "replace", "alibi": False, **changes}),
+        "speech2": lambda: speech_encoder(**{**SPEECH, **changes}),
+        "text1": lambda: text_encoder(**{**TEXT, "masked_input": "replace", **changes}),
+        "text2": lambda: text_encoder(**{**TEXT, "alibi": True, "max_positions": None, **changes}),
+        "vision1": lambda: vision_encoder(**{**VISION, **BEIT, **changes}),
+        "vision2": lambda: vision_encoder(**{**VISION, "prenet_depth": 1, **changes}),
     }[kind]()
     for parameter in encoder.parameters():
         parameter.add_(0.2 * torch.randn_like(parameter))

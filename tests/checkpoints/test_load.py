@@ -25,7 +25,7 @@ STUDENT = {"image_size": 16, "patch_size": 4, "width": 16, "depth": 2, "num_head
 
 def recipe(**student: Any) -> dict[str, Any]:
     return {
-        "student": node("d2v.modalities.vision.front_end.VisionEncoder", **{**STUDENT, **student}),
+        "student": node("d2v.modalities.vision.front_end.VisionFrontEnd", **{**STUDENT, **student}),
         "masking": node("d2v.model.masking.InverseBlockMasking", mask_ratio=0.5),
         "targets": node("d2v.model.targets.TopKTargets", top_k=2),
         "head": node("d2v.model.heads.ConvDecoder2d", decoder_width=8, num_layers=1, groups=2),
@@ -168,7 +168,7 @@ def test_changed_arguments_of_the_encoder(tmp_path: Path) -> None:
     assert changed.transformer.checkpoint_activations
     assert changed.recipe["init_args"]["dropout"] == 0.2
     assert same(plain, changed)
-    with pytest.raises(UserError, match=r"layer_drip=0.1: VisionEncoder has no such argument; it has .*depth"):
+    with pytest.raises(UserError, match=r"layer_drip=0.1: Encoder has no such argument; it has .*depth"):
         d2v.load(path, layer_drip=0.1)
     with pytest.raises(UserError, match="do not fit the encoder"):
         d2v.load(path, width=32)

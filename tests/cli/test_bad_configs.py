@@ -34,7 +34,7 @@ VALUES = [
     ("--config section.yaml", r"--config section\.yaml: there is no section 'modle'; there are: .*model"),
     ("--config number.yaml", r"--config number\.yaml: trainer is 3"),
     ("--config trainer_key.yaml", r"trainer\.max_stepz: there is no such key; did you mean max_steps"),
-    ("--config student_key.yaml", r"model\.student\.widht: VisionEncoder has no such key; did you mean width\?"),
+    ("--config student_key.yaml", r"model\.student\.widht: Encoder has no such key; did you mean width\?"),
     ("--config callback.yaml", r"trainer\.callbacks: NoSuch names no class"),
     ("--config model_only.yaml", r"data: the config has no such section"),
     ("--foo 1", r"--foo: there is no such option"),

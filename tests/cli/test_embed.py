@@ -13,14 +13,13 @@ import soundfile
 import torch
 import torch.nn.functional as F
 from embedding import embed
+from encoders import speech_encoder, vision_encoder
 from safetensors import safe_open
 
 from d2v.features import encode as embedding
 from d2v.features.encode import Row
 from d2v.features.files import FORMATS, write_features
 from d2v.features.journal import RowJournal
-from d2v.modalities.speech.front_end import SpeechEncoder
-from d2v.modalities.vision.front_end import VisionEncoder
 from d2v.model.encoder import Encoder
 
 WIDTH, STRIDE, FIELD = 16, 320, 400
@@ -34,16 +33,16 @@ def save(encoder: Encoder, path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def encoder() -> SpeechEncoder:
+def encoder() -> Encoder:
     torch.manual_seed(0)
-    model = SpeechEncoder(
+    model = speech_encoder(
         width=WIDTH, depth=2, num_heads=2, extractor=TINY, position_layers=1, position_kernel=3, position_groups=2
     )
     return model.eval()
 
 
 @pytest.fixture(scope="module")
-def checkpoint(encoder: SpeechEncoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(encoder, tmp_path_factory.mktemp("model") / "last.ckpt")
 
 
@@ -70,7 +69,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
 GOOD = ["a/long.wav", "b/short.flac", "c.wav"]
 
 
-def whole(encoder: SpeechEncoder, path: Path) -> torch.Tensor:
+def whole(encoder: Encoder, path: Path) -> torch.Tensor:
     """Frames of a 16 kHz clip in one pass."""
     samples, rate = soundfile.read(path, dtype="float32")
     assert rate == 16_000
@@ -89,7 +88,7 @@ def test_a_name_that_is_not_utf_8_is_escaped(checkpoint: Path, sound: Path, tmp_
 
 
 def test_a_row_a_file_and_the_broken_ones_named(
-    checkpoint: Path, encoder: SpeechEncoder, sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, encoder: Encoder, sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "new" / "features.parquet"
     assert embed(checkpoint, sound, output) == 0
@@ -112,7 +111,7 @@ def test_a_row_a_file_and_the_broken_ones_named(
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_frames_have_times_and_long_files_are_cut(
-    checkpoint: Path, encoder: SpeechEncoder, sound: Path, tmp_path: Path, workers: int
+    checkpoint: Path, encoder: Encoder, sound: Path, tmp_path: Path, workers: int
 ) -> None:
     output = tmp_path / "features.parquet"
     options = ["--pool", "none", "--layer", 0, "--chunk_seconds", 2, "--overlap_seconds", 1, "--num_workers", workers]
@@ -181,7 +180,7 @@ def test_one_file_or_a_glob(checkpoint: Path, sound: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("pool", ["mean", "none"])
 def test_many_clips_are_encoded_together(
-    checkpoint: Path, encoder: SpeechEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: str
+    checkpoint: Path, encoder: Encoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: str
 ) -> None:
     root = tmp_path / "sound"
     root.mkdir()
@@ -297,7 +296,7 @@ def test_bad_input(checkpoint: Path, sound: Path, tmp_path: Path, capsys: pytest
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "x.wav").write_bytes(b"RIFF")
     (tmp_path / "nothing").mkdir()
-    vision = save(VisionEncoder(16, 4, 16, 1, 2), tmp_path / "vision.ckpt")
+    vision = save(vision_encoder(16, 4, 16, 1, 2), tmp_path / "vision.ckpt")
     output = tmp_path / "out" / "x.parquet"
     for args, message in (
         ((checkpoint, tmp_path / "broken", output), "not one of 1 files could be embedded"),

@@ -10,13 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from encoders import vision_encoder
 from PIL import Image
 
 import d2v
 from d2v.cli import main
 from d2v.modalities.vision.decoding import decode_image
-from d2v.modalities.vision.front_end import VisionEncoder
 from d2v.modalities.vision.transforms import EvalTransform
+from d2v.model.encoder import Encoder
 
 WIDTH, SIZE, PATCH = 16, 16, 4
 NAMES = ["a/0.png", "a/1.jpg", "b/deep/2.png", "b/3.png"]
@@ -24,13 +25,13 @@ SORTED = sorted(NAMES)
 
 
 @pytest.fixture(scope="module")
-def encoder() -> VisionEncoder:
+def encoder() -> Encoder:
     torch.manual_seed(0)
-    return VisionEncoder(SIZE, PATCH, WIDTH, depth=3, num_heads=2).eval()
+    return vision_encoder(SIZE, PATCH, WIDTH, depth=3, num_heads=2).eval()
 
 
 @pytest.fixture(scope="module")
-def checkpoint(encoder: VisionEncoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "last.ckpt"
     state = {f"method.student.{name}": value for name, value in encoder.state_dict().items()}
     torch.save({"state_dict": state, "d2v": {"version": "0.1.0", "student": encoder.recipe}}, path)
@@ -64,7 +65,7 @@ def pixels(path: Path, size: tuple[int, int] = (SIZE, SIZE)) -> torch.Tensor:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_row_a_picture_and_the_broken_ones_named(
     checkpoint: Path,
-    encoder: VisionEncoder,
+    encoder: Encoder,
     pictures: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -86,7 +87,7 @@ def test_a_row_a_picture_and_the_broken_ones_named(
     assert list(tmp_path.iterdir()) == [output]
 
 
-def test_patches_layers_and_cls(checkpoint: Path, encoder: VisionEncoder, pictures: Path, tmp_path: Path) -> None:
+def test_patches_layers_and_cls(checkpoint: Path, encoder: Encoder, pictures: Path, tmp_path: Path) -> None:
     output = tmp_path / "x.npz"
     x = torch.cat([pixels(pictures / name) for name in SORTED])
     assert embed(checkpoint, pictures, output, "--pool", "none", "--layer", "0,2") == 0
@@ -100,7 +101,7 @@ def test_patches_layers_and_cls(checkpoint: Path, encoder: VisionEncoder, pictur
 
 
 def test_another_size(
-    checkpoint: Path, encoder: VisionEncoder, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, encoder: Encoder, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     output = tmp_path / "x.npz"
     assert embed(checkpoint, pictures / "b/3.png", output, "--image_size", "24,32") == 0
@@ -161,7 +162,7 @@ def test_bad_input(checkpoint: Path, pictures: Path, tmp_path: Path, capsys: pyt
         assert [path.name for path in tmp_path.iterdir()] == ["nothing"]
 
 
-def test_three_lines_of_python(checkpoint: Path, encoder: VisionEncoder) -> None:
+def test_three_lines_of_python(checkpoint: Path, encoder: Encoder) -> None:
     x = torch.randn(2, 3, SIZE, SIZE)
     model = d2v.load(checkpoint)
     features = model.embed(x, layer=[-2, -1])

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from encoders import speech_encoder
 
 from d2v.cli import main
 from d2v.features import journal as row_journal
 from d2v.features.encode import Row
 from d2v.features.journal import RowJournal
-from d2v.modalities.speech.front_end import SpeechEncoder
 from d2v.modalities.speech.inputs import SpeechInputs
 
 TINY = ((16, 10, 5), *[(16, 3, 2)] * 4, *[(16, 2, 2)] * 2)
@@ -44,7 +44,7 @@ sys.exit(main(sys.argv[2:]))
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    encoder = SpeechEncoder(
+    encoder = speech_encoder(
         width=16, depth=2, num_heads=2, extractor=TINY, position_layers=1, position_kernel=3, position_groups=2
     )
     path = tmp_path_factory.mktemp("model") / "last.ckpt"

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from embedding import embed
+from encoders import text_encoder
 
-from d2v.modalities.text.front_end import TextEncoder
 from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.model.encoder import Encoder
 
@@ -31,9 +31,9 @@ def tokenizer() -> TextTokenizer:
 
 
 @pytest.fixture(scope="module")
-def encoder(tokenizer: TextTokenizer) -> TextEncoder:
+def encoder(tokenizer: TextTokenizer) -> Encoder:
     torch.manual_seed(0)
-    model = TextEncoder(len(tokenizer), WIDTH, depth=2, num_heads=2, max_positions=POSITIONS)
+    model = text_encoder(len(tokenizer), WIDTH, depth=2, num_heads=2, max_positions=POSITIONS)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))  # so that outputs differ much
@@ -48,7 +48,7 @@ def save(encoder: Encoder, path: Path, assets: dict[str, str]) -> Path:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(encoder: TextEncoder, tokenizer: TextTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def checkpoint(encoder: Encoder, tokenizer: TextTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(encoder, tmp_path_factory.mktemp("model") / "last.ckpt", {"tokenizer.json": tokenizer.to_json()})
 
 
@@ -56,7 +56,7 @@ def rows(path: Path) -> dict[str, dict]:
     return {row["id"]: row for row in pq.read_table(path).to_pylist()}
 
 
-def whole(encoder: TextEncoder, tokenizer: TextTokenizer, text: str, pool: str = "mean") -> np.ndarray:
+def whole(encoder: Encoder, tokenizer: TextTokenizer, text: str, pool: str = "mean") -> np.ndarray:
     """Of a text that fits the positions, in one pass."""
     ids = torch.tensor([[tokenizer.bos_id, *tokenizer.encode(text)[: POSITIONS - 2], tokenizer.eos_id]])
     return encoder.embed(ids, pool=pool)[0].numpy()  # type: ignore[arg-type]
@@ -64,7 +64,7 @@ def whole(encoder: TextEncoder, tokenizer: TextTokenizer, text: str, pool: str =
 
 def test_a_folder_has_a_row_a_file(
     checkpoint: Path,
-    encoder: TextEncoder,
+    encoder: Encoder,
     tokenizer: TextTokenizer,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -110,7 +110,7 @@ def test_lines_of_a_file_and_of_stdin_are_numbered(
 
 
 def test_tables_are_named_by_their_ids_or_numbers(
-    checkpoint: Path, encoder: TextEncoder, tokenizer: TextTokenizer, tmp_path: Path
+    checkpoint: Path, encoder: Encoder, tokenizer: TextTokenizer, tmp_path: Path
 ) -> None:
     texts = ["cold tea", "", 'the "old", quick fox']
     (tmp_path / "x.jsonl").write_text("\n".join(json.dumps({"n": 1, "Sentence": text}) for text in texts))
@@ -131,7 +131,7 @@ def test_tables_are_named_by_their_ids_or_numbers(
         np.testing.assert_allclose([row["embedding"] for row in found.values()], expected, atol=1e-5)
 
 
-def windows(encoder: TextEncoder, tokenizer: TextTokenizer, text: str) -> tuple[np.ndarray, np.ndarray]:
+def windows(encoder: Encoder, tokenizer: TextTokenizer, text: str) -> tuple[np.ndarray, np.ndarray]:
     """Vectors of the tokens of a long text by hand, and the one of the first <s>."""
     ids = [tokenizer.bos_id, *tokenizer.encode(text), tokenizer.eos_id]
     hop = POSITIONS - POSITIONS // 4
@@ -149,7 +149,7 @@ def windows(encoder: TextEncoder, tokenizer: TextTokenizer, text: str) -> tuple[
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_long_texts_are_cut_into_windows(
-    checkpoint: Path, encoder: TextEncoder, tokenizer: TextTokenizer, tmp_path: Path, workers: int
+    checkpoint: Path, encoder: Encoder, tokenizer: TextTokenizer, tmp_path: Path, workers: int
 ) -> None:
     texts = [text_of(length, seed=length) for length in (60, 3, 25)]
     (tmp_path / "x.txt").write_text("\n".join(texts))
@@ -196,7 +196,7 @@ def test_a_text_alone_and_among_others_has_the_same_row(
 
 
 def test_without_positions_a_text_may_be_long(tokenizer: TextTokenizer, tmp_path: Path) -> None:
-    model = TextEncoder(len(tokenizer), WIDTH, depth=1, num_heads=2, max_positions=None, alibi=True).eval()
+    model = text_encoder(len(tokenizer), WIDTH, depth=1, num_heads=2, max_positions=None, alibi=True).eval()
     path = save(model, tmp_path / "last.ckpt", {"tokenizer.json": tokenizer.to_json()})
     text = text_of(100)
     (tmp_path / "x.txt").write_text(text)
@@ -209,11 +209,11 @@ def test_without_positions_a_text_may_be_long(tokenizer: TextTokenizer, tmp_path
 
 
 def test_bad_input(
-    checkpoint: Path, encoder: TextEncoder, tokenizer: TextTokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    checkpoint: Path, encoder: Encoder, tokenizer: TextTokenizer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     without = save(encoder, tmp_path / "without.ckpt", {})
     large = TextTokenizer.train([text_of(500)], vocab_size=400)
-    small = TextEncoder(len(large) - 1, WIDTH, depth=1, num_heads=2)
+    small = text_encoder(len(large) - 1, WIDTH, depth=1, num_heads=2)
     too_small = save(small, tmp_path / "small.ckpt", {"tokenizer.json": large.to_json()})
     (tmp_path / "none").mkdir()
     (tmp_path / "x.txt").write_text("cold tea")

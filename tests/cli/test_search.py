@@ -6,20 +6,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from encoders import vision_encoder
 from PIL import Image
 
 from d2v.cli import main
 from d2v.errors import UserError
 from d2v.features.search import nearest
 from d2v.features.table import read_pooled
-from d2v.modalities.vision.front_end import VisionEncoder
 
 SIZE = 16
 
 
 def save(path: Path, seed: int) -> Path:
     torch.manual_seed(seed)
-    encoder = VisionEncoder(SIZE, 4, 16, 2, 2)
+    encoder = vision_encoder(SIZE, 4, 16, 2, 2)
     state = {f"method.student.{name}": value for name, value in encoder.state_dict().items()}
     torch.save({"state_dict": state, "d2v": {"version": "0.1.0", "student": encoder.recipe}}, path)
     return path

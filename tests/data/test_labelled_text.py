@@ -13,17 +13,16 @@ import pandas
 import pyarrow
 import pytest
 import torch
+from encoders import text_encoder, vision_encoder
 from hypothesis import given
 from hypothesis import strategies as st
 
 from d2v.data.files import PackedStrings
 from d2v.errors import UserError
-from d2v.modalities.text.front_end import TextEncoder
 from d2v.modalities.text.labelled.data import LabelledTextDataModule
 from d2v.modalities.text.labelled.examples import Examples
 from d2v.modalities.text.labelled.sequences import tokenise
 from d2v.modalities.text.tokenizer import TextTokenizer
-from d2v.modalities.vision.front_end import VisionEncoder
 
 TOKENIZER = TextTokenizer.train(["it was a good film, and not a bad one"] * 3, 270)
 TRAIN = [
@@ -324,7 +323,7 @@ def test_scores(tmp_path: Path, tokenizer: str) -> None:
 def test_the_tokenizer_is_the_encoders(tmp_path: Path, tokenizer: str) -> None:
     write_tsv(tmp_path, "train", TRAIN)
     write_tsv(tmp_path, "dev", DEV)
-    encoder = TextEncoder(vocab_size=len(TOKENIZER), width=8, depth=1, num_heads=1, max_positions=16)
+    encoder = text_encoder(vocab_size=len(TOKENIZER), width=8, depth=1, num_heads=1, max_positions=16)
     data = make(tmp_path, None, max_length=16)
     with pytest.raises(UserError, match=r"data\.tokenizer: the encoder brings no tokenizer"):
         data.adapt_to(encoder)
@@ -350,9 +349,9 @@ def test_the_tokenizer_is_the_encoders(tmp_path: Path, tokenizer: str) -> None:
     with pytest.raises(UserError, match=r"data\.max_length is 17, and the encoder has 16 positions; set it to 16"):
         make(tmp_path, tokenizer, max_length=17).adapt_to(encoder)
     with pytest.raises(UserError, match=r"data\.tokenizer: it has \d+ ids, and the encoder embeds 50"):
-        own.adapt_to(TextEncoder(vocab_size=50, width=8, depth=1, num_heads=1, max_positions=16))
-    with pytest.raises(UserError, match="a VisionEncoder does not read it"):
-        own.adapt_to(VisionEncoder(image_size=16, patch_size=8, width=8, depth=1, num_heads=1))
+        own.adapt_to(text_encoder(vocab_size=50, width=8, depth=1, num_heads=1, max_positions=16))
+    with pytest.raises(UserError, match="a VisionFrontEnd does not read it"):
+        own.adapt_to(vision_encoder(image_size=16, patch_size=8, width=8, depth=1, num_heads=1))
 
 
 def test_some_rows_may_be_unusable(tmp_path: Path, tokenizer: str, recwarn: pytest.WarningsRecorder) -> None:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from encoders import vision_encoder
 from PIL import Image
 
 from d2v.data.normalisation import ASSET, IMAGENET, Normalisation, read_normalisation
 from d2v.modalities.vision.data import ImageNetDataModule
-from d2v.modalities.vision.front_end import VisionEncoder
 from d2v.modalities.vision.inputs import open_inputs
 
 HALF = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -32,7 +32,7 @@ def pixels_of(module: ImageNetDataModule) -> torch.Tensor:
 
 
 def test_an_encoder_keeps_what_it_was_trained_with(pictures: Path) -> None:
-    encoder = VisionEncoder(16, 4, 16, 1, 2)
+    encoder = vision_encoder(16, 4, 16, 1, 2)
     module = data(pictures)
     module.adapt_to(encoder)
     assert read_normalisation(encoder.assets) == IMAGENET

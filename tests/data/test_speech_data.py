@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from encoders import speech_encoder
 from recording import Recorder, SaveAfter, trainer
 from speech_files import encoded, tones, write_audio, write_librispeech
 from torch import Tensor
@@ -17,7 +18,6 @@ from d2v.data.dataset import Sample
 from d2v.errors import UserError
 from d2v.modalities.speech.data import LibriSpeechDataModule
 from d2v.modalities.speech.decoding import AudioReader
-from d2v.modalities.speech.front_end import SpeechEncoder
 from d2v.training.callbacks.throughput import ThroughputCallback
 from d2v.types import Batch
 
@@ -343,7 +343,7 @@ def test_no_clip_of_fewer_than_four_frames_is_trained_or_validated_on(tmp_path: 
     data = make(tmp_path, min_seconds=0.0)
     assert [batch.inputs.shape for batch in batches(data)] == [(1, 1_360)]
     assert [batch.inputs.shape for batch in data.val_dataloader()] == [(1, 1_360)]
-    frames = SpeechEncoder(width=8, depth=1, num_heads=1, position_groups=1).feature_extractor.num_frames
+    frames = speech_encoder(width=8, depth=1, num_heads=1, position_groups=1).feature_extractor.num_frames
     assert (frames(1_359), frames(1_360)) == (3, 4)
 
 

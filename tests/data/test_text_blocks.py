@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from d2v.modalities.text.corpus import blocks
 from d2v.modalities.text.corpus.blocks import LEAST_TOKENS, EvenBlocks, SentenceBlocks, sentence_blocks
-from d2v.modalities.text.corpus.files import blocks
 
 EOS = 2
 # Words of a sentence, by sentence and document; an empty document is one without a sentence.

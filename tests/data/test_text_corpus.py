@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2v.errors import UserError
-from d2v.modalities.text.corpus.files import Corpus, TextFile, _files, reading
+from d2v.modalities.text.corpus import reading
+from d2v.modalities.text.corpus.files import Corpus, TextFile, _files
 from d2v.modalities.text.corpus.reading import END, LINE, PART, SegmentReader
 from d2v.modalities.text.corpus.tokenizer_sample import sample
 

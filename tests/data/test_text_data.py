@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from encoders import text_encoder, vision_encoder
 from recording import Recorder, SaveAfter, trainer
 
+from d2v.model.encoder import Encoder
 from d2v.errors import UserError
 from d2v.modalities.text.corpus.shard_writer import ShardWriter, dtype_for, write_index
 from d2v.modalities.text.corpus.shards import Shards
 from d2v.modalities.text.data import TextDataModule
-from d2v.modalities.text.front_end import TextEncoder
 from d2v.modalities.text.tokenizer import TextTokenizer
-from d2v.modalities.vision.front_end import VisionEncoder
 from d2v.training.callbacks.throughput import ThroughputCallback
 from d2v.types import Batch
 
@@ -230,9 +230,9 @@ def test_the_tokenizer_of_the_shards_is_the_one_asked_for(root: Path, tmp_path: 
 
 
 def test_data_and_encoder_meet(root: Path, tokenizer: TextTokenizer) -> None:
-    def encoder(**values: Any) -> TextEncoder:
+    def encoder(**values: Any) -> Encoder:
         small = {"vocab_size": len(tokenizer), "width": 8, "depth": 1, "num_heads": 1, "max_positions": 32}
-        return TextEncoder(**{**small, **values})
+        return text_encoder(**{**small, **values})
 
     data = make(root)
     fitting = encoder()
@@ -244,8 +244,8 @@ def test_data_and_encoder_meet(root: Path, tokenizer: TextTokenizer) -> None:
         data.adapt_to(encoder(vocab_size=200))
     with pytest.raises(UserError, match=r"data\.block_size is 32, and the encoder has 31 positions"):
         data.adapt_to(encoder(max_positions=31))
-    with pytest.raises(UserError, match="VisionEncoder does not read it"):
-        data.adapt_to(VisionEncoder(width=8, depth=1, num_heads=1))
+    with pytest.raises(UserError, match="VisionFrontEnd does not read it"):
+        data.adapt_to(vision_encoder(width=8, depth=1, num_heads=1))
     fitting.assets["tokenizer.json"] = TextTokenizer.train(["another"] * 2, 256).to_json()
     with pytest.raises(UserError, match="was trained with another tokenizer"):
         data.adapt_to(fitting)

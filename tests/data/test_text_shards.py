@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from d2v.errors import UserError
-from d2v.modalities.text.corpus.files import jobs
+from d2v.modalities.text.corpus import jobs
 from d2v.modalities.text.corpus.opening import open_shards
 from d2v.modalities.text.corpus.prepare import prepare_corpus
 from d2v.modalities.text.corpus.shard_writer import ShardWriter, dtype_for, write_index
@@ -132,8 +132,8 @@ def test_a_kill_keeps_what_is_finished(prepared: Path, corpus: Path, tmp_path: P
     output = tmp_path / "out"
     code = f"""
 import os, signal
-from d2v.modalities.text.corpus.files import files as corpus
-from d2v.modalities.text.corpus.files import prepare
+from d2v.modalities.text.corpus import files as corpus
+from d2v.modalities.text.corpus import prepare
 corpus._JOB_BYTES = {JOB_BYTES}
 run_jobs = prepare.run_jobs
 def killed(*args):

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from encoders import vision_encoder
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
@@ -16,7 +17,6 @@ from d2v.cli import main
 from d2v.errors import UserError
 from d2v.evaluation.features import extract_features
 from d2v.modalities.vision.data import ImageNetDataModule
-from d2v.modalities.vision.front_end import VisionEncoder
 from d2v.model.heads import LinearHead
 from d2v.model.losses import RegressionLoss
 from d2v.model.masking import InverseBlockMasking
@@ -55,7 +55,7 @@ def fit(root: Path, run_dir: Path, callbacks: list[L.Callback]) -> Data2VecModul
     """Four optimizer steps of two micro-batches each, with dropout."""
     torch.manual_seed(0)
     module = Data2VecModule(
-        student=VisionEncoder(**STUDENT),
+        student=vision_encoder(**STUDENT),
         masking=InverseBlockMasking(0.5, block_size=2),
         targets=TopKTargets(top_k=2),
         head=LinearHead,
@@ -110,7 +110,7 @@ def test_callback_wants_a_datamodule() -> None:
 
 
 def test_features_come_in_order_and_leave_the_modes_alone(pictures: Path) -> None:
-    encoder = VisionEncoder(**STUDENT).train()
+    encoder = vision_encoder(**STUDENT).train()
     encoder.transformer.blocks[0].eval()
     loader = ImageNetDataModule(str(pictures), batch_size=5, image_size=16, num_workers=0).probe_dataloaders()[0]
     features = extract_features(encoder, loader, "cpu", progress=False)
@@ -135,7 +135,7 @@ def config(pictures: Path, tmp_path: Path) -> Path:
         "model": {
             "class_path": "d2v.training.module.Data2VecModule",
             "init_args": {
-                "student": {"class_path": "d2v.modalities.vision.front_end.VisionEncoder", "init_args": STUDENT},
+                "student": {"class_path": "d2v.modalities.vision.front_end.VisionFrontEnd", "init_args": STUDENT},
                 "masking": {"class_path": "d2v.model.masking.InverseBlockMasking", "init_args": {"mask_ratio": 0.5}},
                 "num_masks": 2,
             },

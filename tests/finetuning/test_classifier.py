@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+from encoders import vision_encoder
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 from toy import MelodyModule, make_encoder, make_module, make_trainer, weights
 
 from d2v.errors import UserError
 from d2v.finetuning.classifier import Classifier
-from d2v.modalities.vision.front_end import VisionEncoder
 from d2v.nn.task_heads import ClassifierHead, TanhHead
 from d2v.training.callbacks.checkpoint import RunCheckpoint
 from d2v.types import Batch
@@ -163,7 +163,7 @@ def test_it_knows_no_modality(tmp_path):
             return len(batch.inputs)
 
     for pool in ("mean", "cls"):
-        encoder = VisionEncoder(image_size=16, patch_size=4, width=16, depth=2, num_heads=2)
+        encoder = vision_encoder(image_size=16, patch_size=4, width=16, depth=2, num_heads=2)
         module = make_module("classifier", encoder=encoder, pool=pool, lr=3e-3)
         trainer = make_trainer(tmp_path, max_steps=30, limit_val_batches=None)
         trainer.fit(module, datamodule=Pictures())
@@ -217,7 +217,7 @@ class Vectors(LightningDataModule):
 
 
 def picture_module(**settings: Any) -> Classifier:
-    encoder = VisionEncoder(image_size=16, patch_size=4, width=16, depth=1, num_heads=2)
+    encoder = vision_encoder(image_size=16, patch_size=4, width=16, depth=1, num_heads=2)
     return make_module("classifier", encoder=encoder, norm=False, lr=3e-3, **settings)
 
 

@@ -41,7 +41,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 ENCODER = {
-    "class_path": "d2v.modalities.speech.front_end.SpeechEncoder",
+    "class_path": "d2v.modalities.speech.front_end.SpeechFrontEnd",
     "init_args": {
         "width": 32, "depth": 2, "num_heads": 2, "extractor": [list(layer) for layer in EXTRACTOR],
         "position_layers": 1, "position_kernel": 5, "position_groups": 4,

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from encoders import vision_encoder
 from torchmetrics.functional.text import char_error_rate
 from toy import (
     MelodyModule,
@@ -333,7 +334,7 @@ def test_a_checkpoint_holds_alphabet_and_recipe_as_plain_values_and_gives_the_en
     module, folder = learned
     content = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert content["d2v"]["alphabet"] == ["<blank>", "|", "a", "b", "c"]
-    assert content["d2v"]["student"]["class_path"] == "d2v.modalities.speech.front_end.SpeechEncoder"
+    assert content["d2v"]["student"]["class_path"] == "d2v.modalities.speech.front_end.SpeechFrontEnd"
     encoder = d2v.load(folder)
     for name, value in encoder.state_dict().items():
         assert torch.equal(value, module.student.state_dict()[name])
@@ -432,13 +433,12 @@ def test_bad_input_is_named(tmp_path):
 
 
 def test_an_encoder_of_another_modality_is_named(tmp_path):
-    from d2v.modalities.vision.front_end import VisionEncoder
 
     class Sound(MelodyModule):
         __module__ = "d2v.modalities.speech.data"
 
-    encoder = VisionEncoder(image_size=16, patch_size=4, width=16, depth=1, num_heads=2)
-    with pytest.raises(UserError, match=r"model\.encoder: a VisionEncoder cannot read what data \(Sound\) gives"):
+    encoder = vision_encoder(image_size=16, patch_size=4, width=16, depth=1, num_heads=2)
+    with pytest.raises(UserError, match=r"model\.encoder: a VisionFrontEnd cannot read what data \(Sound\) gives"):
         make_trainer(tmp_path).fit(make_module(encoder=encoder), datamodule=Sound())
 
 

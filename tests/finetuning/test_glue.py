@@ -10,11 +10,11 @@ import datasets
 import pytest
 import torch
 from command_line import D2V
+from encoders import text_encoder
 
 from d2v.commands.glue_results import Results, Run, best_lr, best_of, table
 from d2v.configs import SHIPPED
 from d2v.errors import UserError
-from d2v.modalities.text.front_end import TextEncoder
 from d2v.modalities.text.labelled.glue import TASKS, GlueDataModule, submission
 from d2v.modalities.text.tokenizer import TextTokenizer
 
@@ -76,7 +76,7 @@ ENTAILMENT = ("entailment", "not_entailment")
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
     torch.manual_seed(0)
-    encoder = TextEncoder(vocab_size=len(TOKENIZER), width=8, depth=1, num_heads=1, max_positions=32)
+    encoder = text_encoder(vocab_size=len(TOKENIZER), width=8, depth=1, num_heads=1, max_positions=32)
     state = {f"method.student.{name}": value for name, value in encoder.state_dict().items()}
     ours = {"student": encoder.recipe, "assets": {"tokenizer.json": TOKENIZER.to_json()}}
     torch.save({"state_dict": state, "d2v": ours}, tmp_path / "encoder.ckpt")

@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from encoders import text_encoder, vision_encoder
 from torch import nn
 from toy import MelodyModule, make_encoder, make_module, make_trainer
 
 from d2v.errors import UserError
-from d2v.modalities.text.front_end import TextEncoder
-from d2v.modalities.vision.front_end import VisionEncoder
 from d2v.model.encoder import Encoder
 from d2v.nn.task_heads import ClassifierHead
 from d2v.training.callbacks.checkpoint import RunCheckpoint
@@ -61,7 +60,7 @@ def beit(name: str, depth: int) -> float:
 
 
 def test_pictures_have_the_rates_of_beit() -> None:
-    encoder = VisionEncoder(image_size=16, patch_size=4, width=16, depth=12, num_heads=2, **V1)  # type: ignore[arg-type]
+    encoder = vision_encoder(image_size=16, patch_size=4, width=16, depth=12, num_heads=2, **V1)  # type: ignore[arg-type]
     found, decaying = scales(encoder)
     assert found == pytest.approx({name: beit(name, 12) for name in found})
     assert found["student.cls_token"] == pytest.approx(0.65**13)
@@ -75,7 +74,7 @@ def test_pictures_have_the_rates_of_beit() -> None:
 
 
 def test_prenet_blocks_are_blocks() -> None:
-    found, _ = scales(VisionEncoder(image_size=16, patch_size=4, width=16, depth=2, prenet_depth=2, num_heads=2))
+    found, _ = scales(vision_encoder(image_size=16, patch_size=4, width=16, depth=2, prenet_depth=2, num_heads=2))
     first, second = (found[f"student.transformer.{stack}.0.norm1.weight"] for stack in ("prenet", "blocks"))
     assert (first, second) == pytest.approx((0.65**4, 0.65**2))
     assert found["student.transformer.input_norm.weight"] == pytest.approx(0.65**5)
@@ -86,7 +85,7 @@ def test_prenet_blocks_are_blocks() -> None:
     ("encoder", "lowest", "highest"),
     [
         (make_encoder(alibi=True), "positions.layers.0.weight", "attention_bias.scale"),
-        (TextEncoder(vocab_size=20, width=16, depth=2, num_heads=2), "feature_extractor.embedding.weight", None),
+        (text_encoder(vocab_size=20, width=16, depth=2, num_heads=2), "feature_extractor.embedding.weight", None),
     ],
 )
 def test_sound_and_text_have_such_rates_too(encoder: Encoder, lowest: str, highest: str | None) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from encoders import vision_encoder
 from pictures import write_pictures
 from timm.data.mixup import Mixup
 from timm.loss import SoftTargetCrossEntropy
@@ -16,7 +17,6 @@ from d2v.errors import UserError
 from d2v.finetuning.classifier import Classifier
 from d2v.finetuning.mixing import Mixing
 from d2v.modalities.vision.data import ImageNetDataModule
-from d2v.modalities.vision.front_end import VisionEncoder
 from d2v.training.callbacks.checkpoint import RunCheckpoint
 
 BOTH = {"mixup": 0.8, "cutmix": 1.0}
@@ -24,7 +24,7 @@ BOTH = {"mixup": 0.8, "cutmix": 1.0}
 
 def picture_module(**settings: Any) -> Classifier:
     torch.manual_seed(0)
-    encoder = VisionEncoder(image_size=16, patch_size=4, width=16, depth=2, num_heads=2, drop_path=0.3, dropout=0.1)
+    encoder = vision_encoder(image_size=16, patch_size=4, width=16, depth=2, num_heads=2, drop_path=0.3, dropout=0.1)
     return make_module("classifier", encoder=encoder, **settings)
 
 

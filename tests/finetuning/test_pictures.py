@@ -9,10 +9,10 @@ import pytest
 import torch
 import yaml
 from command_line import D2V
+from encoders import vision_encoder
 from pictures import CLASSES, write_pictures
 
 from d2v.configs import SHIPPED
-from d2v.modalities.vision.front_end import VisionEncoder
 
 TINY = {"image_size": 16, "patch_size": 4, "width": 16, "depth": 2, "num_heads": 2}
 KINDS: dict[str, dict[str, Any]] = {
@@ -30,7 +30,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pretrained(folder: Path, **settings: Any) -> Path:
     """What a run of pretraining leaves, as far as the student goes."""
     torch.manual_seed(0)
-    encoder = VisionEncoder(**{**TINY, **settings})
+    encoder = vision_encoder(**{**TINY, **settings})
     state = {f"method.student.{name}": value for name, value in encoder.state_dict().items()}
     torch.save({"state_dict": state, "d2v": {"version": "0", "student": encoder.recipe}}, folder / "pretrained.ckpt")
     return folder / "pretrained.ckpt"

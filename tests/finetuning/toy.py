@@ -11,8 +11,10 @@ from typing import Any
 import lightning as L
 import torch
 import torch.nn.functional as F
+from encoders import speech_encoder
 from torch import Tensor
 
+from d2v.model.encoder import Encoder
 from d2v.commands.predictions import Table
 from d2v.data.alphabet import Alphabet
 from d2v.data.dataset import SampleDataset, SkippedSamples
@@ -21,7 +23,6 @@ from d2v.finetuning.classifier import Classifier
 from d2v.finetuning.ctc import CTCModule
 from d2v.finetuning.masks import TokenMasks
 from d2v.modalities.speech.dataset import collate_waveforms
-from d2v.modalities.speech.front_end import SpeechEncoder
 from d2v.training.schedules import TriStage
 from d2v.types import Batch
 
@@ -104,13 +105,13 @@ class MelodyModule(PretrainingDataModule):
         return Melodies(range(10_000, 10_016), self.labels, self.letters, self.noise)
 
 
-def make_encoder(**changes: Any) -> SpeechEncoder:
+def make_encoder(**changes: Any) -> Encoder:
     settings: dict[str, Any] = {
         "width": 32, "depth": 2, "num_heads": 2, "extractor": EXTRACTOR, "position_layers": 1, "position_kernel": 5,
         "position_groups": 4,
     }  # fmt: skip
     torch.manual_seed(0)
-    return SpeechEncoder(**{**settings, **changes})
+    return speech_encoder(**{**settings, **changes})
 
 
 def make_module(kind: str = "ctc", lr: float = 3e-3, **changes: Any) -> CTCModule | Classifier:

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 import torch
+from encoders import vision_encoder
 from torch import Tensor, nn
 
-from d2v.modalities.vision.front_end import VisionEncoder
 from d2v.model.encoder import Encoder
 from d2v.model.masked_input import DropMasked, ReplaceMasked
 from d2v.nn.positional import ConvPositions
@@ -60,12 +60,12 @@ def token_encoder() -> Callable[..., Encoder]:
 
 
 @pytest.fixture
-def vision_encoder() -> Callable[..., VisionEncoder]:
+def vision_encoder() -> Callable[..., Encoder]:
     """Makes a small encoder of pictures of 6 x 6 patches of 4 pixels."""
 
-    def make(**changes: Any) -> VisionEncoder:
+    def make(**changes: Any) -> Encoder:
         torch.manual_seed(0)
-        encoder = VisionEncoder(
+        encoder = vision_encoder(
             **{"image_size": 24, "patch_size": 4, "width": WIDTH, "depth": 2, "num_heads": 2, **changes}
         )
         perturb(encoder)

@@ -349,7 +349,7 @@ def test_embed_chooses_layer_and_pooling(vision_encoder):
 def test_the_recipe_builds_the_encoder_again(vision_encoder):
     encoder = vision_encoder(depth=3, relative_bias="shared", layer_scale=0.1, num_cls=1)
     init_args = encoder.recipe["init_args"]
-    assert encoder.recipe["class_path"] == "d2v.modalities.vision.front_end.VisionEncoder"
+    assert encoder.recipe["class_path"] == "d2v.modalities.vision.front_end.VisionFrontEnd"
     again = type(encoder)(**init_args)
     again.load_state_dict(encoder.state_dict())
     x = torch.randn(1, 3, 24, 24)

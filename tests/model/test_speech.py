@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from encoders import speech_encoder
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from d2v.modalities.speech.front_end import SpeechEncoder
+from d2v.model.encoder import Encoder
 from d2v.model.data2vec import Data2Vec
 from d2v.model.heads import ConvDecoder1d, LinearHead
 from d2v.model.losses import RegressionLoss
@@ -23,10 +24,10 @@ LAYERS = ((8, 10, 5), (8, 3, 2), (8, 2, 2))  # a frame every 20 samples, of 30
 close = torch.testing.assert_close
 
 
-def make_encoder(**changes: Any) -> SpeechEncoder:
+def make_encoder(**changes: Any) -> Encoder:
     torch.manual_seed(0)
     settings = {"width": 16, "depth": 2, "num_heads": 2, "extractor": LAYERS, "position_groups": 4, **changes}
-    encoder = SpeechEncoder(**{"position_layers": 3, "position_kernel": 5, **settings})
+    encoder = speech_encoder(**{"position_layers": 3, "position_kernel": 5, **settings})
     with torch.no_grad():  # off the initial values, where zeros and ones hide mistakes
         for parameter in encoder.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)

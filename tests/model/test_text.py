@@ -5,14 +5,15 @@ from typing import Any
 
 import pytest
 import torch
+from encoders import text_encoder
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 import d2v
+from d2v.model.encoder import Encoder
 from d2v.checkpoints.folder import write_folder
 from d2v.errors import UserError
-from d2v.modalities.text.front_end import TextEncoder
 from d2v.model.data2vec import Data2Vec
 from d2v.model.heads import ConvDecoder1d, MLPHead
 from d2v.model.losses import RegressionLoss
@@ -30,9 +31,9 @@ VERSIONS = ["1.0", "BERT's masking", "2.0"]
 close = torch.testing.assert_close
 
 
-def make_encoder(**changes: Any) -> TextEncoder:
+def make_encoder(**changes: Any) -> Encoder:
     torch.manual_seed(0)
-    encoder = TextEncoder(
+    encoder = text_encoder(
         **{"vocab_size": VOCAB, "width": 16, "depth": 2, "num_heads": 2, "max_positions": 40, **changes}
     )
     with torch.no_grad():  # off the initial values, where zeros and ones hide mistakes
@@ -54,7 +55,7 @@ def parts(version: str) -> dict[str, Any]:
     return {**common, "masking": masking, "targets": TopKTargets(2, layer_norm="layer"), "head": MLPHead}
 
 
-def make_student(version: str) -> TextEncoder:
+def make_student(version: str) -> Encoder:
     tokens = {"random_tokens": 0.2, "unchanged_tokens": 0.2} if version == "BERT's masking" else {}
     return make_encoder(masked_input="drop" if version == "2.0" else "replace", **tokens)
 

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from encoders import speech_encoder
 from lightning.pytorch.loggers import CSVLogger
 from tiny_runs import SaveWeights, largest_difference, make_module, make_trainer, weights
 
 from d2v.modalities.speech.data import LibriSpeechDataModule
-from d2v.modalities.speech.front_end import SpeechEncoder
 from d2v.model.heads import ConvDecoder1d
 from d2v.model.masking import SpanMasking
 from d2v.model.targets import TopKTargets
@@ -28,7 +28,7 @@ from d2v.training.module import Data2VecModule
 def speech_module() -> Data2VecModule:
     """2.0 with everything that is random in it."""
     torch.manual_seed(0)
-    student = SpeechEncoder(
+    student = speech_encoder(
         width=16,
         depth=3,
         num_heads=2,

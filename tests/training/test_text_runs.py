@@ -6,12 +6,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from encoders import text_encoder
 from tiny_runs import largest_difference, make_module, make_trainer, weights
 
 import d2v
 from d2v.errors import UserError
 from d2v.modalities.text.data import TextDataModule
-from d2v.modalities.text.front_end import TextEncoder
 from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.model.heads import ConvDecoder1d, MLPHead
 from d2v.model.masking import RandomMasking, SpanMasking
@@ -50,7 +50,7 @@ def module(kind: str, **changes: Any) -> Data2VecModule:
     """With everything that is random in it."""
     torch.manual_seed(0)
     one = kind == "1.0"
-    student = TextEncoder(
+    student = text_encoder(
         vocab_size=305,
         width=16,
         depth=2,
@@ -117,7 +117,7 @@ def test_ids_never_change_their_meaning_under_a_run(tmp_path: Path, corpus: Path
 def test_mask_must_not_be_an_ordinary_token(corpus: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = data(corpus)
     text.prepare_data()
-    tight = TextEncoder(vocab_size=len(text.tokenizer), width=8, depth=1, num_heads=1, masked_input="replace")
+    tight = text_encoder(vocab_size=len(text.tokenizer), width=8, depth=1, num_heads=1, masked_input="replace")
     text.adapt_to(tight)  # its last id is <mask>
     tokenizer = text.tokenizer
     tokenizer.mask_id = 7  # as BERT's, whose [MASK] is not the last

@@ -10,12 +10,12 @@ from typing import Any
 
 import lightning as L
 import torch
+from encoders import vision_encoder
 from torch import Tensor
 
 from d2v.data.dataset import SampleDataset, SkippedSamples
 from d2v.data.module import PretrainingDataModule, Split
 from d2v.modalities.vision.data import ImageNetDataModule
-from d2v.modalities.vision.front_end import VisionEncoder
 from d2v.model.heads import ConvDecoder2d, LinearHead
 from d2v.model.losses import ClsLoss, RegressionLoss
 from d2v.model.masking import BlockMasking, InverseBlockMasking
@@ -61,7 +61,7 @@ def make_module(kind: str = "2.0", random: bool = False, **changes: Any) -> Data
     parts: dict[str, Any]
     if kind == "2.0":
         parts = {
-            "student": VisionEncoder(**common, prenet_depth=1),
+            "student": vision_encoder(**common, prenet_depth=1),
             "masking": InverseBlockMasking(0.7, 2),
             "head": lambda width: ConvDecoder2d(width, 16, 2, 3, 2, mask_noise=0.1 if random else 0.0),
             "loss": RegressionLoss(),
@@ -71,7 +71,7 @@ def make_module(kind: str = "2.0", random: bool = False, **changes: Any) -> Data
         }
     else:
         parts = {
-            "student": VisionEncoder(
+            "student": vision_encoder(
                 **common,
                 masked_input="replace",
                 positions=None,

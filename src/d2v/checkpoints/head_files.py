@@ -56,7 +56,13 @@ class StoredHead:
     def entry(self) -> dict[str, Any]:
         """What ``config.json`` says of it."""
         names = None if self.names is None else list(self.names)
-        return {"recipe": self.module.recipe, "task": self.task, "pool": self.pool, "names": names}
+        return {"recipe": head_recipe(self.module), "task": self.task, "pool": self.pool, "names": names}
+
+
+def head_recipe(module: nn.Module) -> dict[str, Any]:
+    """The plain values that build a head again."""
+    head = type(module)
+    return {"class_path": f"{head.__module__}.{head.__qualname__}", "init_args": module.init_args}
 
 
 def to_files(head: StoredHead | None) -> tuple[dict[str, StateDict], dict[str, Any]]:

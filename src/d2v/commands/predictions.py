@@ -2,7 +2,7 @@
 
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -16,7 +16,8 @@ from tqdm.auto import tqdm
 
 from d2v.data.dataset import SkippedSamples
 from d2v.finetuning.rows import Rows
-from d2v.types import Batch
+from d2v.metrics import of_encoder
+from d2v.types import Batch, by_encoder
 
 log = logging.getLogger(__name__)
 
@@ -154,23 +155,23 @@ class Table(Callback):
 
 
 class Features(Callback):
-    """Collects features on the CPU."""
+    """Collects the features that each encoder gives, on the CPU."""
 
     def __init__(self) -> None:
-        self.values: list[torch.Tensor] = []
-        self.sample_ids: list[torch.Tensor] = []
+        self.arrays: dict[str, list[torch.Tensor]] = {}
 
     def on_predict_batch_end(
         self,
         trainer: L.Trainer,
         pl_module: L.LightningModule,
         outputs: Any,
-        batch: Batch,
+        batch: Batch | Mapping[str, Batch],
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self.values.append(outputs.float().cpu())
-        self.sample_ids.append(batch.sample_ids.cpu())
+        for name, part in by_encoder(batch).items():
+            self.arrays.setdefault(of_encoder("features", name), []).append(outputs[name].float().cpu())
+            self.arrays.setdefault(of_encoder("sample_ids", name), []).append(part.sample_ids.cpu())
 
     def save(self, trainer: L.Trainer, run_dir: Path) -> None:
         """Write them, with the samples' ids, to ``features.npz``; each process its own."""
@@ -178,7 +179,7 @@ class Features(Callback):
 
         rank = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
         path = Path(trainer.strategy.broadcast(str(run_dir))) / f"features{rank}.npz"
-        np.savez(path, features=torch.cat(self.values).numpy(), sample_ids=torch.cat(self.sample_ids).numpy())
+        np.savez(path, **{name: torch.cat(values).numpy() for name, values in self.arrays.items()})  # type: ignore[arg-type]
         rank_zero_info(f"features: {path}")
 
 

@@ -2,7 +2,7 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -96,6 +96,11 @@ class PretrainingDataModule(LightningDataModule, ABC):
         A modality checks here that they fit, and exchanges what must be the same on both sides (``Encoder.assets``).
         """
 
+    @property
+    def parts(self) -> Mapping[str, "PretrainingDataModule"]:
+        """The DataModules that fill batches, by the names of the encoders that read them; one alone: ``""``."""
+        return {"": self}
+
     # Batch sizes.
 
     def setup(self, stage: str | None = None) -> None:
@@ -104,10 +109,11 @@ class PretrainingDataModule(LightningDataModule, ABC):
         Raises:
             UserError: the batch sizes cannot be met, Lightning would replace our sampler, or a split is missing.
         """
-        if self.trainer is not None and isinstance(
-            encoder := getattr(self.trainer.lightning_module, "student", None), Encoder
-        ):
-            self.adapt_to(encoder)
+        module = None if self.trainer is None else self.trainer.lightning_module
+        encoders: Mapping[str, Encoder] = getattr(module, "encoders", {})
+        for name, part in self.parts.items():
+            if name in encoders:
+                part.adapt_to(encoders[name])
         if stage in ("validate", "test") and self.eval_dataset("val") is None:
             raise UserError(
                 f"data.root {self.root}: there is no validation split, and `d2v {TrainerFn(stage).value}` needs one; "

@@ -109,7 +109,7 @@ def encode_chunks(
         UserError: As :func:`plan_chunks`.
     """
     apply = function or (lambda x: encoder.embed(x, pool="none"))
-    extractor: Any = encoder.feature_extractor
+    extractor: Any = encoder.front.feature_extractor
     chunks = plan_chunks(
         num_samples,
         round(chunk_seconds * sample_rate),

@@ -164,7 +164,7 @@ class _Gathered:
 
     def __init__(self, pieces: Pieces, encoder: Encoder, pool: Pooling, scratch: Path | None) -> None:
         self._pieces, self._pool, self._scratch = pieces, pool, scratch
-        self._extractor: Any = encoder.feature_extractor
+        self._extractor: Any = encoder.front.feature_extractor
         self._broken = -1
         self._sum: Any = 0.0
         self._reset()

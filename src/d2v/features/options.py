@@ -53,12 +53,10 @@ def open_inputs(encoder: "Encoder", root: str, options: FeatureOptions) -> "Inpu
     Raises:
         UserError: There are no such inputs, or the modality has no such module.
     """
-    package = encoder.recipe["class_path"].rpartition(".")[0].rpartition(".")[0]
+    class_path = encoder.recipe["front"]["class_path"]
+    package = class_path.rpartition(".")[0].rpartition(".")[0]
     if find_spec(f"{package}.inputs") is None:
-        raise UserError(
-            f"--checkpoint: nothing here reads what {encoder.recipe['class_path']} encodes; a module {package}.inputs "
-            "would"
-        )
+        raise UserError(f"--checkpoint: nothing here reads what {class_path} encodes; a module {package}.inputs would")
     inputs = import_module(f"{package}.inputs").open_inputs(root, encoder)
     if options.image_size is not None:
         inputs.resize(*options.image_size)

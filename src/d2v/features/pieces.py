@@ -65,7 +65,7 @@ class Pieces(Dataset[PieceBatch]):
             self._first = np.arange(len(inputs) + 1)
             self._batches = np.split(self._input_of, np.arange(lengths, len(inputs), lengths))
             return
-        extractor: Any = encoder.feature_extractor
+        extractor: Any = encoder.front.feature_extractor
         self.cut = (lengths.chunk, lengths.overlap, extractor.stride, extractor.receptive_field)
         plan_chunks(2 * lengths.chunk + extractor.receptive_field, *self.cut)  # a wrong length is told at once
         of_chunks = [[chunk.stop - chunk.start for chunk in self.chunks(index)] or [0] for index in range(len(inputs))]

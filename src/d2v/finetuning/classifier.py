@@ -103,7 +103,7 @@ class Classifier(FinetuningModule):
             masks=masks,
             seed=seed,
         )
-        if pool == "cls" and not (self.student.num_cls or self.student.first_is_cls):
+        if pool == "cls" and not self.student.has_cls:
             raise UserError("model.pool is cls: this encoder has no CLS token; set it to mean.")
         if not 0 <= label_smoothing < 1:
             raise UserError(f"model.label_smoothing is {label_smoothing}: it must be at least 0 and less than 1.")
@@ -136,8 +136,7 @@ class Classifier(FinetuningModule):
     def make_head(self, num_outputs: int) -> nn.Module:
         kind = {"linear": ClassifierHead, "tanh": TanhHead}[self.head_kind]
         # The eps of imported heads is their encoder's: 1e-6 of BEiT's and fairseq's, 1e-12 of Hugging Face's.
-        eps = self.student.recipe["init_args"].get("eps", 1e-6)
-        return kind(self.student.width, num_outputs, self.norm, self.dropout, eps)
+        return kind(self.student.width, num_outputs, self.norm, self.dropout, self.student.trunk.eps)
 
     def names_in_data(self, datamodule: Any) -> tuple[str, ...]:
         """Names of the classes; of a score, its own alone.

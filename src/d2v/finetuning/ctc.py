@@ -26,6 +26,7 @@ from d2v.finetuning.module import FinetuningModule
 from d2v.finetuning.rows import Rows
 from d2v.model.encoder import Encoder
 from d2v.nn.task_heads import CTCHead
+from d2v.training.callbacks.log import is_logged
 from d2v.training.optimizer import groups_with_rate
 from d2v.training.schedules import LRSchedule
 from d2v.types import Batch
@@ -126,6 +127,10 @@ class CTCModule(FinetuningModule):
             return None
         return found.names, found.weights
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["d2v"]["head"] |= {"task": "ctc", "pool": "none"}
+
     @property
     def alphabet(self) -> Alphabet:
         """What the head writes."""
@@ -139,11 +144,11 @@ class CTCModule(FinetuningModule):
         """Negative log-likelihood of the transcripts, summed over letters, mean over clips (fairseq's sentence_avg)."""
         return self._ctc_loss(*self.log_probs(batch), self._letters(batch))
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        loss = super().training_step(batch, batch_idx)
-        if self._logs_this_step():
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        output = super().training_step(batch, batch_idx)
+        if is_logged(self.trainer, self.trainer.global_step + 1):
             self._warn_of_short_clips()
-        return loss
+        return output
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._score(batch, "val", self.val_metrics, self._greedy)

@@ -39,18 +39,16 @@ def obtain_encoder(
 
 
 def require_same_modality(encoder: Encoder, datamodule: Any, checkpoint: str | None) -> None:
-    """Compare where an encoder and a DataModule of ours live: those of one modality share a folder.
+    """Compare where a front end and a DataModule of ours live: those of one modality share a folder.
 
     Raises:
         UserError: They are of two modalities.
     """
-    rooms = [type(part).__module__.rpartition(".")[0] for part in (encoder, datamodule)]
+    rooms = [type(part).__module__.rpartition(".")[0] for part in (encoder.front, datamodule)]
     if rooms[0] != rooms[1] and all(room.startswith(MODALITIES) for room in rooms):
         key = "model.encoder" if checkpoint is None else f"model.checkpoint {checkpoint}"
-        raise UserError(
-            f"{key}: a {type(encoder).__name__} cannot read what data ({type(datamodule).__name__}) gives; take an "
-            "encoder and data of one modality"
-        )
+        front, data = type(encoder.front).__name__, type(datamodule).__name__
+        raise UserError(f"{key}: a {front} cannot read what data ({data}) gives; take both of one modality")
 
 
 class FrozenParts:

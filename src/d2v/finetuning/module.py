@@ -1,28 +1,27 @@
 """What recognition and classification share: encoder, freezing, masks, optimizer, checkpoints."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-import lightning as L
 import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
-from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from d2v import __version__
+from d2v.checkpoints.head_files import head_recipe
 from d2v.checkpoints.load import Weights
 from d2v.errors import UserError
 from d2v.finetuning.encoder import FrozenParts, described, obtain_encoder, require_same_modality
 from d2v.finetuning.masks import TokenMasks
+from d2v.metrics import MASKED_FRACTION
 from d2v.model.encoder import Encoder
 from d2v.model.masked_input import ReplaceMasked
 from d2v.model.randomness import combine_keys
-from d2v.training.callbacks.throughput import ThroughputCallback
-from d2v.training.optimizer import build_optimizer, let_config_win, parameter_groups
+from d2v.training.callbacks.log import is_logged
 from d2v.training.schedules import LRSchedule
+from d2v.training.step import TrainingModule
 from d2v.types import Batch, EncoderOutput
 
 
@@ -38,7 +37,7 @@ class FineTuned(nn.Module):
         self.register_module("head", None)  # its size depends on the data
 
 
-class FinetuningModule(L.LightningModule):
+class FinetuningModule(TrainingModule):
     """Trains a head on an encoder, and the encoder with it.
 
     The head has one output a name (a letter, a class). The names come from the data when training starts, are kept in
@@ -65,20 +64,18 @@ class FinetuningModule(L.LightningModule):
         masks: TokenMasks | None,
         seed: int,
     ) -> None:
-        super().__init__()
+        super().__init__(optimizer, schedule, seed)
         if freeze_encoder_steps < 0:
             raise UserError(f"model.freeze_encoder_steps is {freeze_encoder_steps}: it must be 0 (never) or more.")
         self.method = FineTuned(obtain_encoder(checkpoint, weights, encoder_changes, encoder))
         self.checkpoint = checkpoint
-        self.optimizer = optimizer
-        self.schedule = schedule
         self.freeze_encoder_steps = freeze_encoder_steps
         self.masks = masks
-        self.seed = seed
         self.names: tuple[str, ...] = ()
         self._trained = False
-        if isinstance(self.student.masked_input, ReplaceMasked) and not (masks and masks.time_prob):
-            self.student.masked_input.requires_grad_(False)  # plain DDP would wait for its gradient
+        hidden = self.student.front.masked_input
+        if isinstance(hidden, ReplaceMasked) and not (masks and masks.time_prob):
+            hidden.requires_grad_(False)  # plain DDP would wait for its gradient
         self._frozen = FrozenParts(self.student, freeze)
         self.train()  # a loaded encoder is in eval mode
 
@@ -104,6 +101,10 @@ class FinetuningModule(L.LightningModule):
         return self.method.student
 
     @property
+    def encoders(self) -> Mapping[str, Encoder]:
+        return {"": self.student}
+
+    @property
     def head(self) -> nn.Module:
         """There once the names of its outputs are known."""
         assert self.method.head is not None
@@ -125,12 +126,12 @@ class FinetuningModule(L.LightningModule):
             sequence = self.student.extract(batch.inputs, batch.padding_mask)
             if self.training and self.masks is not None:
                 keys = combine_keys(self.seed, batch.epochs, batch.sample_ids)
-                hidden = self.student.masked_input
+                hidden = self.student.front.masked_input
                 token = hidden.mask_token if isinstance(hidden, ReplaceMasked) else None
                 sequence, masked = self.masks.apply(sequence, keys, token)
-                if self._logs_this_step():
+                if is_logged(self.trainer, self.trainer.global_step + 1):
                     valid = masked.numel() if sequence.padding_mask is None else (~sequence.padding_mask).sum()
-                    self.log("train/masked_fraction", masked.sum() / valid)
+                    self.log(MASKED_FRACTION, masked.sum() / valid)
             return self.student.encode(sequence)
 
     # Names of the outputs.
@@ -217,65 +218,32 @@ class FinetuningModule(L.LightningModule):
     def on_predict_start(self) -> None:
         self._require_trained("predict")
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        self._seed_step(batch_idx)
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        self.seed_step()
         loss = self.loss(batch)
-        self.log("train/loss", loss.detach(), prog_bar=True)
-        if self._logs_this_step():
-            self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"])
         if self.encoder_is_frozen and self.trainer.world_size > 1:
             # Plain DDP waits for a gradient of every parameter that can have one.
             loss = loss + 0.0 * sum(p.sum() for p in self.student.parameters() if p.requires_grad)
-        return loss
+        return {"loss": loss}
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         if self.encoder_is_frozen:
             for parameter in self.student.parameters():
                 parameter.grad = None  # neither moved nor decayed, and no moments of it
-        if self._logs_this_step():
-            gradients = [p.grad for p in self.parameters() if p.grad is not None]
-            self.log("train/grad_norm", torch.nn.utils.get_total_norm(gradients))
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups of the optimizer, which may have rates of their own."""
-        return parameter_groups(self)
-
-    def configure_optimizers(self) -> OptimizerLRScheduler:
-        return build_optimizer(self, self.parameter_groups(), self.optimizer, self.schedule)
-
-    def configure_callbacks(self) -> list[L.Callback]:
-        return [ThroughputCallback()]
 
     # Checkpoints.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # Plain values only, as in pretraining: `student` makes d2v.load find the encoder.
-        checkpoint["d2v"] = {
-            "version": __version__,
-            "student": self.student.recipe,
-            "assets": self.student.assets,
-            "licence": self.student.licence,
-            self.stored_as: list(self.names),
-            "head": {"recipe": self.head.recipe, "task": "ctc", "pool": "none"},  # for `d2v export`
-        }
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["d2v"][self.stored_as] = list(self.names)
+        checkpoint["d2v"]["head"] = {"recipe": head_recipe(self.head)}  # with which `d2v export` builds it
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build the head that the checkpoint has; on a resume the config given wins for the optimizer's settings."""
         self.prepare_for(checkpoint)
         self._trained = True
-        if self._trainer is None or self._trainer.state.fn != TrainerFn.FITTING:
-            return
-        let_config_win(checkpoint, self.parameter_groups(), self.optimizer)
+        super().on_load_checkpoint(checkpoint)
 
     def _require_trained(self, command: str) -> None:
         if not self._trained:
             raise UserError(f"--ckpt_path: the head is untrained; give `d2v {command}` the run to take it from")
-
-    def _seed_step(self, batch_idx: int) -> None:
-        # As in pretraining: what is random in a step is a function of (seed, step, micro-batch, rank).
-        key = combine_keys(self.seed, self.trainer.global_step, batch_idx, self.global_rank)
-        torch.manual_seed(int(key) & (2**63 - 1))
-
-    def _logs_this_step(self) -> bool:
-        log_every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        return (self.trainer.global_step + 1) % log_every == 0

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Sequence
-from operator import attrgetter
 from typing import Literal
 
 import torch
@@ -11,7 +10,8 @@ from torch import Tensor, nn
 from d2v.model.encoder import Encoder
 from d2v.types import Batch, EncoderOutput, TokenSequence
 
-Part = Literal["feature_extractor", "positions", "transformer.input_norm"]
+Part = Literal["feature_extractor", "positions", "input_norm"]
+"""A part of the front end that a teacher may borrow."""
 
 
 class EMATeacher(nn.Module):
@@ -22,26 +22,24 @@ class EMATeacher(nn.Module):
 
     Args:
         student: The encoder to follow.
-        shared: Parts that are borrowed: none (vision), the feature extractor (2.0 speech), the feature extractor and
+        shared: Parts of the front end that are borrowed: none (vision), the feature extractor (2.0 speech), it and
             the positions (1.0 speech), or all that lies before the blocks (text).
     """
 
     def __init__(self, student: Encoder, shared: Sequence[Part] = ()) -> None:
         super().__init__()
-        parts = {path: attrgetter(path)(student) for path in shared}
-        for path, part in parts.items():
-            if part is None:
-                raise ValueError(f"shared_with_teacher names {path!r}, but the student has none")
         self.shared = tuple(shared)
-        self.encoder = copy.deepcopy(
-            student, {id(part): None for part in parts.values()}
-        )  # shared parts are not copied
-        for path, part in parts.items():
-            parent, _, name = path.rpartition(".")
-            owner = self.encoder.get_submodule(parent)
+        borrowed = {name: getattr(student.front, name) for name in shared}
+        for name, part in borrowed.items():
+            if part is None:
+                raise ValueError(f"shared_with_teacher names {name!r}, but the student has none")
+        not_copied = {id(part): None for part in borrowed.values()}
+        self.encoder = copy.deepcopy(student, not_copied)
+        front = self.encoder.front
+        for name, part in borrowed.items():
             # In the instance's dict and not in _modules: found by attribute lookup, seen by nothing else.
-            del owner._modules[name]
-            owner.__dict__[name] = part
+            del front._modules[name]
+            front.__dict__[name] = part
         self.encoder.requires_grad_(False)
         self.encoder.eval()
 

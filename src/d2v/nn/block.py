@@ -1,5 +1,6 @@
 """The Transformer block, in both orders of norm and residual, with its intermediates named."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,7 +53,8 @@ class Block(nn.Module):
         dropout: Dropout of the output of attention and of the feed-forward network.
         attention_dropout: Dropout of the attention weights.
         activation_dropout: Dropout inside the feed-forward network.
-        drop_path: Probability that a sample skips a residual branch (stochastic depth).
+
+    Stochastic depth is set by :func:`spread_drop_path`, which knows how many blocks an input passes.
     """
 
     def __init__(
@@ -68,7 +70,6 @@ class Block(nn.Module):
         dropout: float = 0.0,
         attention_dropout: float = 0.0,
         activation_dropout: float = 0.0,
-        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         self.norm_first = norm_first
@@ -80,10 +81,6 @@ class Block(nn.Module):
         self.scale2 = LayerScale(width, layer_scale) if layer_scale is not None else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.drop_path: nn.Module = nn.Identity()
-        if drop_path > 0:
-            from torchvision.ops import StochasticDepth  # here, because it takes seconds to import
-
-            self.drop_path = StochasticDepth(drop_path, mode="row")
 
     def forward(self, x: Float[Tensor, "b t d"], bias: Float[Tensor, "#b #h #t t"] | None = None) -> BlockOutput:
         if self.norm_first:
@@ -93,3 +90,21 @@ class Block(nn.Module):
         x = self.norm1(x + self.drop_path(self.scale1(self.dropout(self.attention(x, bias)))))
         ffn = self.scale2(self.mlp(x))
         return BlockOutput(ffn=ffn, end=self.norm2(x + self.drop_path(ffn)))
+
+
+def spread_drop_path(blocks: Sequence[Block], last_rate: float) -> None:
+    """Let samples skip residual branches (stochastic depth) with a probability that grows linearly over the blocks.
+
+    Args:
+        blocks: All that an input passes, in order; changed in place.
+        last_rate: Probability in the last of them; the first has 0.
+    """
+    if last_rate == 0:
+        return
+    from torchvision.ops import StochasticDepth  # here, because it takes seconds to import
+
+    rates = torch.linspace(0, last_rate, len(blocks), device="cpu").tolist()  # also if the blocks are on meta
+    for block, rate in zip(blocks, rates, strict=True):
+        block.drop_path = nn.Identity()
+        if rate > 0:
+            block.drop_path = StochasticDepth(rate, mode="row")

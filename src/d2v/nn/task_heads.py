@@ -1,15 +1,18 @@
 """Heads of fine-tuned models, in training, import and export alike: scores of an input, or of each of its tokens."""
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from d2v.nn.arguments import remember_arguments
+
 HeadKind = Literal["linear", "tanh"]
 
 
+@remember_arguments
 class ClassifierHead(nn.Module):
     """[LayerNorm], dropout, one linear layer with small weights.
 
@@ -23,7 +26,6 @@ class ClassifierHead(nn.Module):
 
     def __init__(self, width: int, num_classes: int, norm: bool, dropout: float = 0.0, eps: float = 1e-6) -> None:
         super().__init__()
-        self.recipe = _recipe(type(self), width=width, num_classes=num_classes, norm=norm, dropout=dropout, eps=eps)
         self.norm = nn.LayerNorm(width, eps=eps) if norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.proj = small_linear(width, num_classes)
@@ -33,6 +35,7 @@ class ClassifierHead(nn.Module):
         return _in_fp32(self.proj, self.dropout(self.norm(features)))
 
 
+@remember_arguments
 class TanhHead(nn.Module):
     """[LayerNorm], dropout, linear, tanh, dropout, linear: RoBERTa's and BERT's, of which the pretraining has no part.
 
@@ -46,7 +49,6 @@ class TanhHead(nn.Module):
 
     def __init__(self, width: int, num_classes: int, norm: bool, dropout: float = 0.0, eps: float = 1e-6) -> None:
         super().__init__()
-        self.recipe = _recipe(type(self), width=width, num_classes=num_classes, norm=norm, dropout=dropout, eps=eps)
         self.norm = nn.LayerNorm(width, eps=eps) if norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
         self.hidden = small_linear(width, width)
@@ -58,6 +60,7 @@ class TanhHead(nn.Module):
         return _in_fp32(self.proj, self.dropout(x))
 
 
+@remember_arguments
 class CTCHead(nn.Module):
     """Dropout and one linear layer on each frame, started as fairseq starts it.
 
@@ -69,7 +72,6 @@ class CTCHead(nn.Module):
 
     def __init__(self, width: int, num_symbols: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.recipe = _recipe(type(self), width=width, num_symbols=num_symbols, dropout=dropout)
         self.dropout = nn.Dropout(dropout)
         self.proj = nn.Linear(width, num_symbols)
         nn.init.xavier_uniform_(self.proj.weight)
@@ -81,11 +83,6 @@ class CTCHead(nn.Module):
 
 
 TaskHead = CTCHead | ClassifierHead | TanhHead
-
-
-def _recipe(head: type[nn.Module], **init_args: Any) -> dict[str, Any]:
-    """The plain values that build a head again, as a checkpoint stores them."""
-    return {"class_path": f"{head.__module__}.{head.__qualname__}", "init_args": init_args}
 
 
 def _in_fp32(layer: nn.Linear, x: Float[Tensor, "b d"]) -> Float[Tensor, "b c"]:

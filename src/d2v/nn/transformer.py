@@ -1,12 +1,15 @@
-"""A stack of blocks, with the norms and prenet blocks around it."""
+"""The trunk: a stack of blocks that knows nothing of what its tokens came from."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal, final
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from d2v.nn.arguments import remember_arguments
 from d2v.nn.block import Block, BlockOutput
 
 
@@ -15,38 +18,88 @@ class TransformerOutput:
     x: Float[Tensor, "b t d"]
     """After the last norm, if there is one."""
     blocks: list[BlockOutput]
-    """One entry a block, prenet blocks left out."""
+    """One entry a block."""
 
 
+class BlockStack(nn.ModuleList):
+    """Blocks that are run one after the other.
+
+    Args:
+        blocks: In order.
+        layer_drop: Probability that a whole block is left out of a training step (LayerDrop, arXiv 1909.11556).
+        checkpoint_activations: Recompute each block in the backward pass: less memory, about a third more time.
+    """
+
+    def __init__(self, blocks: Iterable[Block], layer_drop: float, checkpoint_activations: bool) -> None:
+        super().__init__(blocks)
+        self.layer_drop = layer_drop
+        self.checkpoint_activations = checkpoint_activations
+
+    def forward(
+        self, x: Float[Tensor, "b t d"], bias: Float[Tensor, "l #b #h t t"] | None = None
+    ) -> tuple[Float[Tensor, "b t d"], list[BlockOutput]]:
+        """What the last block gives, and what each gives; ``bias`` has one entry a block, or one for all."""
+        outputs = []
+        for number, leave_out in enumerate(self._blocks_to_leave_out()):
+            block = self[number]
+            block_bias = None
+            if bias is not None:
+                block_bias = bias[number if len(bias) > 1 else 0]
+            if leave_out:
+                output = _left_out(block, x)
+            elif self.checkpoint_activations and torch.is_grad_enabled():
+                output = checkpoint(block, x, block_bias, use_reentrant=False)
+            else:
+                output = block(x, block_bias)
+            x = output.end
+            outputs.append(output)
+        return x, outputs
+
+    def _blocks_to_leave_out(self) -> list[bool]:
+        depth = len(self)
+        if not self.training or self.layer_drop == 0 or depth == 0:
+            return [False] * depth
+        leave_out = torch.rand(depth, device="cpu") < self.layer_drop
+        if leave_out.all():  # one stays, or what only the blocks use (ALiBi's scale) would get no gradient
+            leave_out[-1] = False
+        return leave_out.tolist()
+
+
+@final
+@remember_arguments
 class Transformer(nn.Module):
-    """[input norm] -> prenet blocks -> blocks -> [output norm].
+    """Blocks and, if they are pre-norm, a last norm.
 
-    Pre-norm stacks end with a norm, post-norm stacks begin with one: so it is in every published model, except that a
-    pre-norm one that was fine-tuned on the mean of its tokens has no norm before the mean (BEiT's). Prenet blocks (2.0)
-    are ordinary blocks that no target is taken from.
+    Pre-norm stacks end with a norm, post-norm stacks have one in front of them, which belongs to the front end: so it
+    is in every published model, except that a pre-norm one that was fine-tuned on the mean of its tokens has no norm
+    before the mean (BEiT's).
 
     Args:
         width: D.
         depth: L, blocks that targets can be taken from.
         num_heads: H.
-        prenet_depth: Blocks before those.
-        norm_first: Pre-norm or post-norm.
-        output_norm: Whether a pre-norm stack ends with a norm.
-        output_eps: Of the output norm, where it differs from ``eps`` (fairseq's 1.0 vision).
-        drop_path: Stochastic depth of the last block; it grows linearly from 0 at the first of all blocks.
-        layer_drop: Probability that a whole block is left out of a training step (LayerDrop, arXiv 1909.11556).
-        checkpoint_activations: Recompute each block in the backward pass: less memory, about a third more time.
-        mlp_ratio, eps, key_bias, layer_scale, dropout, attention_dropout, activation_dropout: See :class:`Block`.
+        norm_first: Pre-norm (1.0 vision) or post-norm (all others as published).
+        mlp_ratio: Hidden width of the feed-forward network over D.
+        eps: Of the layer norms.
+        output_norm: Whether pre-norm blocks are followed by a last norm.
+        output_eps: Of that one, where it differs from ``eps`` (fairseq's 1.0 vision).
+        key_bias: Whether keys have a bias; data2vec 1.0 vision has none.
+        layer_scale: Initial LayerScale (1.0 vision), or null.
+        dropout: Of the input and of both branches of a block.
+        attention_dropout: Of the attention weights.
+        activation_dropout: Inside the feed-forward networks.
+        drop_path: Stochastic depth of the last block; it grows from 0 at the first block, prenet included.
+        layer_drop: Probability that a whole block is left out of a training step.
+        checkpoint_activations: Save memory, spend about a third more time.
+        weight_init: BERT's, or BEiT's (1.0 vision), which divides what enters the residuals of block i by sqrt(2 i).
     """
 
     def __init__(
         self,
-        width: int,
-        depth: int,
-        num_heads: int,
-        *,
-        norm_first: bool,
-        prenet_depth: int = 0,
+        width: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        norm_first: bool = False,
         mlp_ratio: float = 4.0,
         eps: float = 1e-6,
         output_norm: bool = True,
@@ -59,77 +112,72 @@ class Transformer(nn.Module):
         drop_path: float = 0.0,
         layer_drop: float = 0.0,
         checkpoint_activations: bool = False,
+        weight_init: Literal["bert", "beit"] = "bert",
     ) -> None:
         super().__init__()
+        self.width = width
+        self.num_heads = num_heads
+        self.norm_first = norm_first
+        self.eps = eps
+        self.dropout = dropout
+        self.drop_path = drop_path
         self.layer_drop = layer_drop
         self.checkpoint_activations = checkpoint_activations
-        rates = torch.linspace(0, drop_path, prenet_depth + depth, device="cpu").tolist()  # also if built on meta
-        blocks = [
-            Block(
-                width,
-                num_heads,
-                norm_first=norm_first,
-                mlp_ratio=mlp_ratio,
-                eps=eps,
-                key_bias=key_bias,
-                layer_scale=layer_scale,
-                dropout=dropout,
-                attention_dropout=attention_dropout,
-                activation_dropout=activation_dropout,
-                drop_path=rate,
-            )
-            for rate in rates
-        ]
-        self.input_norm = nn.Identity() if norm_first else nn.LayerNorm(width, eps=eps)
-        self.input_dropout = nn.Dropout(dropout)
-        self.prenet = nn.ModuleList(blocks[:prenet_depth])
-        self.blocks = nn.ModuleList(blocks[prenet_depth:])
-        self.output_norm = (
-            nn.LayerNorm(width, eps=eps if output_eps is None else output_eps)
-            if norm_first and output_norm
-            else nn.Identity()
-        )
+        self.weight_init = weight_init
+        self._block_args = {
+            "norm_first": norm_first,
+            "mlp_ratio": mlp_ratio,
+            "eps": eps,
+            "key_bias": key_bias,
+            "layer_scale": layer_scale,
+            "dropout": dropout,
+            "attention_dropout": attention_dropout,
+            "activation_dropout": activation_dropout,
+        }
+        self.blocks = self.stack(depth)
+        self.output_norm: nn.Module = nn.Identity()
+        if norm_first and output_norm:
+            self.output_norm = nn.LayerNorm(width, eps=eps if output_eps is None else output_eps)
 
-    def forward(
-        self,
-        x: Float[Tensor, "b t d"],
-        bias: Float[Tensor, "l #b #h t t"] | None = None,
-        padding_mask: Bool[Tensor, "b t"] | None = None,
-    ) -> TransformerOutput:
-        """Encode. ``bias`` has one entry a block (prenet first), or one for all; padded keys are never attended to."""
-        biases = self._biases(bias, padding_mask)
-        x = self.input_dropout(self.input_norm(x))
-        outputs = []
-        left_out = self._blocks_to_leave_out()
-        for block, block_bias, leave_out in zip([*self.prenet, *self.blocks], biases, left_out, strict=True):
-            if leave_out:
-                output = _left_out(block, x)
-            elif self.checkpoint_activations and torch.is_grad_enabled():
-                output = checkpoint(block, x, block_bias, use_reentrant=False)
-            else:
-                output = block(x, block_bias)
-            x = output.end
-            outputs.append(output)
-        return TransformerOutput(self.output_norm(x), outputs[len(self.prenet) :])
+    @property
+    def depth(self) -> int:
+        """L."""
+        return len(self.blocks)
 
-    def _blocks_to_leave_out(self) -> list[bool]:
-        depth = len(self.prenet) + len(self.blocks)
-        if not self.training or self.layer_drop == 0:
-            return [False] * depth
-        leave_out = torch.rand(depth, device="cpu") < self.layer_drop
-        if leave_out.all():  # one stays, or what only the blocks use (ALiBi's scale) would get no gradient
-            leave_out[-1] = False
-        return leave_out.tolist()
+    def stack(self, depth: int) -> BlockStack:
+        """New blocks like its own: what a front end may put before it (2.0's prenet)."""
+        blocks = []
+        for number in range(1, depth + 1):
+            block = Block(self.width, self.num_heads, **self._block_args)
+            init_weights(block)
+            if self.weight_init == "beit":
+                with torch.no_grad():  # BEiT's fix_init_weight
+                    block.attention.proj.weight.div_((2 * number) ** 0.5)
+                    block.mlp[2].weight.div_((2 * number) ** 0.5)
+            blocks.append(block)
+        return BlockStack(blocks, self.layer_drop, self.checkpoint_activations)
 
-    def _biases(self, bias: Tensor | None, padding_mask: Tensor | None) -> list[Tensor | None]:
-        depth = len(self.prenet) + len(self.blocks)
-        if padding_mask is not None:
-            hidden = torch.zeros(padding_mask.shape, device=padding_mask.device).masked_fill(padding_mask, -torch.inf)
-            hidden = hidden[:, None, None, :]  # [B, 1, 1, T]
-            bias = hidden[None] if bias is None else bias + hidden
-        if bias is None:
-            return [None] * depth
-        return list(bias.expand(depth, *bias.shape[1:]))
+    def input_norm(self) -> nn.Module:
+        """A new norm for what a front end hands in, where the blocks expect one (post-norm)."""
+        return nn.Identity() if self.norm_first else nn.LayerNorm(self.width, eps=self.eps)
+
+    def forward(self, x: Float[Tensor, "b t d"], bias: Float[Tensor, "l #b #h t t"] | None = None) -> TransformerOutput:
+        """Contextualise. ``bias`` has one entry a block, or one for all; -inf hides a key."""
+        x, outputs = self.blocks(x, bias)
+        return TransformerOutput(self.output_norm(x), outputs)
+
+
+@torch.no_grad()
+def init_weights(module: nn.Module) -> None:
+    """BERT's: N(0, 0.02) for linear layers and embeddings, zero for biases (fairseq ``init_bert_params``).
+
+    BEiT's is the same: it cuts at 2 in absolute value, which is 100 deviations.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            nn.init.normal_(part.weight, std=0.02)
+        if isinstance(part, nn.Linear) and part.bias is not None:
+            nn.init.zeros_(part.bias)
 
 
 def _left_out(block: nn.Module, x: Float[Tensor, "b t d"]) -> BlockOutput:

@@ -56,7 +56,7 @@ def layer_decayed_groups(module: nn.Module, encoder: Encoder, decay: float) -> l
         decay: Above 0, at most 1.
     """
     depths = depth_of_parameters(encoder)
-    last = len(encoder.transformer.prenet) + len(encoder.transformer.blocks) + 1
+    last = len(encoder.front.prenet) + encoder.trunk.depth + 1
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
@@ -70,11 +70,12 @@ def layer_decayed_groups(module: nn.Module, encoder: Encoder, decay: float) -> l
 def depth_of_parameters(encoder: Encoder) -> dict[nn.Parameter, int]:
     """0 for what lies before the blocks, 1 to L for those of the blocks, L + 1 for what lies behind or beside them."""
     depths = dict.fromkeys(encoder.parameters(), 0)
-    blocks = [*encoder.transformer.prenet, *encoder.transformer.blocks]
+    blocks = [*encoder.front.prenet, *encoder.trunk.blocks]
     for number, block in enumerate(blocks, start=1):
         depths.update(dict.fromkeys(block.parameters(), number))
-    beside = [] if encoder.attention_bias is None else [*encoder.attention_bias.parameters()]
-    depths.update(dict.fromkeys([*encoder.transformer.output_norm.parameters(), *beside], len(blocks) + 1))
+    for part in (encoder.trunk.output_norm, encoder.front.attention_bias):
+        if part is not None:
+            depths.update(dict.fromkeys(part.parameters(), len(blocks) + 1))
     return depths
 
 

@@ -18,7 +18,7 @@ from d2v.modalities.text.corpus.blocks import LEAST_TOKENS, Blocks, EvenBlocks, 
 from d2v.modalities.text.corpus.opening import open_shards, verify_once
 from d2v.modalities.text.corpus.shards import Shards
 from d2v.modalities.text.dataset import TextDataset, collate_blocks
-from d2v.modalities.text.front_end import TextEncoder
+from d2v.modalities.text.front_end import TextFrontEnd
 from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.modalities.text.tokenizer_files import TOKENIZER
 from d2v.model.encoder import Encoder
@@ -116,23 +116,24 @@ class TextDataModule(PretrainingDataModule):
         Raises:
             UserError: it has not.
         """
-        if not isinstance(encoder, TextEncoder):
-            raise UserError(f"The data are text, and {type(encoder).__name__} does not read it: use TextEncoder.")
-        tokenizer, options = self.tokenizer, "model.student.init_args"
-        if encoder.vocab_size < len(tokenizer):
+        front = encoder.front
+        if not isinstance(front, TextFrontEnd):
+            raise UserError(f"The data are text, and {type(front).__name__} does not read it: use TextFrontEnd.")
+        tokenizer, options = self.tokenizer, "model.student.front"
+        if front.vocab_size < len(tokenizer):
             raise UserError(
                 f"The tokenizer of data.root {self.root} has {len(tokenizer):,} ids, and the encoder embeds "
-                f"{encoder.vocab_size:,}. Set {options}.vocab_size to {len(tokenizer)}."
+                f"{front.vocab_size:,}. Set {options}.vocab_size to {len(tokenizer)}."
             )
-        hidden = encoder.masked_input
+        hidden = front.masked_input
         if isinstance(hidden, ReplaceTokens) and tokenizer.mask_id != hidden.mask_id < len(tokenizer):
             raise UserError(
                 f"The encoder hides tokens behind its last id {hidden.mask_id}, which is an ordinary type of the "
                 f"tokenizer of data.root {self.root}. Set {options}.vocab_size to {len(tokenizer) + 1}."
             )
-        if encoder.max_positions is not None and encoder.max_positions < self.block_size:
+        if front.max_positions is not None and front.max_positions < self.block_size:
             raise UserError(
-                f"data.block_size is {self.block_size}, and the encoder has {encoder.max_positions} positions. Lower "
+                f"data.block_size is {self.block_size}, and the encoder has {front.max_positions} positions. Lower "
                 f"data.block_size, or set {options}.max_positions to {self.block_size}."
             )
         known = encoder.assets.get(TOKENIZER)

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from d2v.data.files import list_files
 from d2v.data.inputs import Inputs
 from d2v.errors import UserError
-from d2v.modalities.text.front_end import TextEncoder
+from d2v.modalities.text.front_end import TextFrontEnd
 from d2v.modalities.text.labelled.data import TEXT_COLUMNS
 from d2v.modalities.text.labelled.tables import Table, ending_of, open_table
 from d2v.modalities.text.tokenizer import TextTokenizer
@@ -45,20 +45,21 @@ def open_inputs(root: str, encoder: Encoder) -> "TextInputs":
     Raises:
         UserError: there is no text, a table has no column for it, or the encoder brings no tokenizer.
     """
-    assert isinstance(encoder, TextEncoder)
+    front = encoder.front
+    assert isinstance(front, TextFrontEnd)
     if TOKENIZER not in encoder.assets:
         raise UserError(
             "--checkpoint: no tokenizer goes with this encoder, so its token ids have no meaning; an official model is "
             "imported with `d2v import SOURCE --tokenizer PATH`, and a run of d2v on text always has one"
         )
     tokenizer = TextTokenizer.from_json(encoder.assets[TOKENIZER])
-    if len(tokenizer) > encoder.vocab_size:
+    if len(tokenizer) > front.vocab_size:
         raise UserError(
-            f"--checkpoint: its tokenizer has {len(tokenizer):,} ids, and the encoder embeds {encoder.vocab_size:,}; "
+            f"--checkpoint: its tokenizer has {len(tokenizer):,} ids, and the encoder embeds {front.vocab_size:,}; "
             "import it anew with the one that it was trained with"
         )
     try:
-        inputs = TextInputs(_texts(root), tokenizer, encoder.max_positions or LONGEST)
+        inputs = TextInputs(_texts(root), tokenizer, front.max_positions or LONGEST)
     except UserError as error:
         raise UserError(str(error).replace("data.root", "--input")) from error
     if not len(inputs) and not inputs.broken:

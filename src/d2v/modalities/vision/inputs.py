@@ -15,7 +15,7 @@ from d2v.data.normalisation import IMAGENET, read_normalisation
 from d2v.errors import UserError
 from d2v.modalities.vision.archives import ParquetSource, TarSource
 from d2v.modalities.vision.decoding import IMAGE_SUFFIXES, decode_image
-from d2v.modalities.vision.front_end import VisionEncoder
+from d2v.modalities.vision.front_end import VisionFrontEnd
 from d2v.modalities.vision.sources import ImageSource
 from d2v.modalities.vision.transforms import EvalTransform
 from d2v.model.encoder import Encoder
@@ -32,7 +32,6 @@ def open_inputs(root: str, encoder: Encoder) -> "VisionInputs":
     Raises:
         UserError: there are none.
     """
-    assert isinstance(encoder, VisionEncoder)
     path = Path(root).expanduser()
     try:
         if path.is_dir():
@@ -71,15 +70,16 @@ class VisionInputs(Inputs):
         ids: list[str],
         files: Sequence[str],
         archives: Sequence[str],
-        encoder: VisionEncoder,
+        encoder: Encoder,
     ) -> None:
         super().__init__(ids, {})
         self.archives = archives
         self._source, self._files = source, files
-        self._patch = int(encoder.recipe["init_args"]["patch_size"])
+        front = encoder.front
+        assert isinstance(front, VisionFrontEnd)
+        self._patch = front.patch_size
         self._normalisation = read_normalisation(encoder.assets) or IMAGENET
-        size = encoder.recipe["init_args"]["image_size"]
-        self.resize(*((size, size) if isinstance(size, int) else size))
+        self.resize(*front.image_size)
 
     def resize(self, height: int, width: int) -> None:
         if min(height, width) < self._patch or height % self._patch or width % self._patch:
@@ -123,7 +123,7 @@ class _Pictures(ImageSource):
         return os.path.join(self._folder, self._files[index])
 
 
-def _from_folder(folder: Path, encoder: VisionEncoder) -> VisionInputs:
+def _from_folder(folder: Path, encoder: Encoder) -> VisionInputs:
     if files := list_files(folder, IMAGE_SUFFIXES):
         return _of_files(str(folder), files, encoder)
     for suffix, open_archives in ((ParquetSource.suffix, _of_parquet), (TarSource.suffix, _of_tars)):
@@ -134,7 +134,7 @@ def _from_folder(folder: Path, encoder: VisionEncoder) -> VisionInputs:
     )
 
 
-def _from_file(path: Path, encoder: VisionEncoder) -> VisionInputs:
+def _from_file(path: Path, encoder: Encoder) -> VisionInputs:
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         return _of_files(str(path.parent), [path.name], encoder)
@@ -145,13 +145,13 @@ def _from_file(path: Path, encoder: VisionEncoder) -> VisionInputs:
     raise UserError(f"--input {path}: of no known kind; give a picture ({', '.join(IMAGE_SUFFIXES)}), .parquet or .tar")
 
 
-def _of_files(folder: str, files: list[str], encoder: VisionEncoder) -> VisionInputs:
+def _of_files(folder: str, files: list[str], encoder: Encoder) -> VisionInputs:
     source = _Pictures(folder, files)
     paths = [source.name(index) for index in range(len(source))]
     return VisionInputs(source, [_printable(file) for file in files], paths, (), encoder)
 
 
-def _of_parquet(folder: Path, files: list[Path], encoder: VisionEncoder) -> VisionInputs:
+def _of_parquet(folder: Path, files: list[Path], encoder: Encoder) -> VisionInputs:
     """Rows are called what their files were, if that tells them apart; else by their number from 0."""
     source = ParquetSource(files)
     paths = source.paths()
@@ -161,7 +161,7 @@ def _of_parquet(folder: Path, files: list[Path], encoder: VisionEncoder) -> Visi
     return VisionInputs(source, ids, names, names, encoder)
 
 
-def _of_tars(folder: Path, files: list[Path], encoder: VisionEncoder) -> VisionInputs:
+def _of_tars(folder: Path, files: list[Path], encoder: Encoder) -> VisionInputs:
     """Members are called ``TAR/MEMBER``, the tar by its path below the input."""
     source = TarSource(files)
     places = (source.place(index) for index in range(len(source)))

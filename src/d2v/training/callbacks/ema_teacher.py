@@ -4,7 +4,8 @@ from typing import Any
 
 import lightning as L
 
-from d2v.model.data2vec import Data2Vec
+from d2v.metrics import EMA_DECAY
+from d2v.model.data2vec import Method
 from d2v.training.schedules import EMADecay
 
 
@@ -12,11 +13,11 @@ class EMATeacherCallback(L.Callback):
     """Keeps the EMA on the clock of the optimizer: neither accumulation nor a resume moves it.
 
     Args:
-        method: Holds the student and the teacher.
+        method: Whose teacher is moved.
         decay: The schedule.
     """
 
-    def __init__(self, method: Data2Vec, decay: EMADecay) -> None:
+    def __init__(self, method: Method, decay: EMADecay) -> None:
         self.method = method
         self.decay = decay
         self._step = 0
@@ -31,7 +32,7 @@ class EMATeacherCallback(L.Callback):
             return
         self._step = trainer.global_step
         decay = self.decay.at(self._step)
-        self.method.teacher.update(self.method.student, decay)
+        self.method.move_teacher(decay)
         log_every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if self._step % log_every == 0:  # sending a number to the device waits for it
-            pl_module.log("train/ema_decay", decay, rank_zero_only=True)
+            pl_module.log(EMA_DECAY, decay, rank_zero_only=True)

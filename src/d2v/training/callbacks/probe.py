@@ -10,8 +10,9 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from d2v.data.module import PretrainingDataModule
 from d2v.errors import UserError
 from d2v.evaluation.probe import probe
-from d2v.model.encoder import Encoder
+from d2v.metrics import KNN_TOP1, LINEAR_TOP1, of_encoder
 from d2v.training.callbacks.throughput import ThroughputCallback
+from d2v.training.step import TrainingModule
 
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -45,7 +46,8 @@ class ProbeCallback(Callback):
         if stage == "fit" and not isinstance(getattr(trainer, "datamodule", None), PretrainingDataModule):
             raise UserError("ProbeCallback needs a labelled DataModule of d2v; give one, or take the callback out.")
         if stage == "fit":
-            trainer.datamodule.probe_dataloaders(self.max_samples)  # type: ignore[attr-defined]  # on every rank
+            for part in trainer.datamodule.parts.values():  # type: ignore[attr-defined]
+                part.probe_dataloaders(self.max_samples)  # on every rank
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The untrained encoder is the first point of the curve; a resumed run has it already."""
@@ -77,22 +79,23 @@ class ProbeCallback(Callback):
                 callback.pause()
 
     def _metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, float]:
-        student = pl_module.student
+        assert isinstance(pl_module, TrainingModule)
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(student, Encoder)
         assert isinstance(datamodule, PretrainingDataModule)
-        train_loader, val_loader = datamodule.probe_dataloaders(self.max_samples)
-        result = probe(
-            student,
-            train_loader,
-            val_loader,
-            pl_module.device,
-            k=self.k,
-            linear=self.linear,
-            autocast=_AUTOCAST.get(str(trainer.precision)),
-            progress=False,
-        )
-        metrics = {"probe/knn_top1": result.knn_top1}
-        if result.linear is not None:
-            metrics["probe/linear_top1"] = result.linear.top1
+        metrics = {}
+        for name, encoder in pl_module.encoders.items():
+            train_loader, val_loader = datamodule.parts[name].probe_dataloaders(self.max_samples)
+            result = probe(
+                encoder,
+                train_loader,
+                val_loader,
+                pl_module.device,
+                k=self.k,
+                linear=self.linear,
+                autocast=_AUTOCAST.get(str(trainer.precision)),
+                progress=False,
+            )
+            metrics[of_encoder(KNN_TOP1, name)] = result.knn_top1
+            if result.linear is not None:
+                metrics[of_encoder(LINEAR_TOP1, name)] = result.linear.top1
         return metrics

@@ -1,10 +1,15 @@
 """How fast training goes, in the units of the data."""
 
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
 from torch import Tensor
+
+from d2v import metrics
+from d2v.training.callbacks.log import step_is_logged
+from d2v.types import Batch, by_encoder
 
 
 class ThroughputCallback(L.Callback):
@@ -17,10 +22,7 @@ class ThroughputCallback(L.Callback):
     def __init__(self) -> None:
         self._last_end: float | None = None
         self._seconds = 0.0
-        self._positions = 0
-        # Counts of padded batches are tensors on their device: reading them for each batch would wait for it.
-        self._units: float | Tensor = 0.0
-        self._padding: float | Tensor = 0.0
+        self._counts: dict[str, _Counts] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._last_end = None
@@ -45,27 +47,47 @@ class ThroughputCallback(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         now = time.perf_counter()
-        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it on the instance
-        if data.pads:
-            self._positions += batch.inputs.numel()
-            if batch.padding_mask is not None:
-                self._padding = self._padding + batch.padding_mask.sum()
+        counted = self._last_end is not None
         if self._last_end is not None:
             self._seconds += now - self._last_end
             self._last_end = now
-            self._units += data.count_units(batch) * trainer.world_size
-        log_every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if trainer.global_step % log_every == 0 and (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
-            name = f"throughput/{data.unit}_per_second"
-            if self._seconds > 0:
-                pl_module.log(name, self._units / self._seconds, prog_bar=True, rank_zero_only=True)
-            if data.pads and self._positions:
-                pl_module.log("throughput/padding_fraction", self._padding / self._positions, rank_zero_only=True)
-            pl_module.log("data/skipped", float(data.skipped), rank_zero_only=True)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it on the instance
+        for name, part in by_encoder(batch).items():
+            self._count(self._counts.setdefault(name, _Counts()), data.parts[name], part, trainer.world_size, counted)
+        if step_is_logged(trainer, batch_idx):
+            for name, counts in self._counts.items():
+                self._log(pl_module, name, data.parts[name], counts)
             self._reset()
+
+    @staticmethod
+    def _count(counts: "_Counts", data: Any, batch: Batch, world_size: int, counted: bool) -> None:
+        if data.pads:
+            counts.positions += batch.inputs.numel()
+            if batch.padding_mask is not None:
+                counts.padding = counts.padding + batch.padding_mask.sum()
+        if counted:
+            counts.units = counts.units + data.count_units(batch) * world_size
+
+    def _log(self, pl_module: L.LightningModule, name: str, data: Any, counts: "_Counts") -> None:
+        def log(metric: str, value: Any, prog_bar: bool = False) -> None:
+            pl_module.log(metrics.of_encoder(metric, name), value, prog_bar=prog_bar, rank_zero_only=True)
+
+        if self._seconds > 0:
+            log(metrics.per_second(data.unit), counts.units / self._seconds, prog_bar=True)
+        if data.pads and counts.positions:
+            log(metrics.PADDING_FRACTION, counts.padding / counts.positions)
+        log(metrics.SKIPPED, float(data.skipped))
 
     def _reset(self) -> None:
         self._seconds = 0.0
-        self._positions = 0
-        self._units = 0.0
-        self._padding = 0.0
+        self._counts = {}
+
+
+@dataclass
+class _Counts:
+    """Of the batches of one encoder since the last log."""
+
+    # Those of padded batches are tensors on their device: reading them for each batch would wait for it.
+    units: float | Tensor = 0.0
+    positions: int = 0
+    padding: float | Tensor = 0.0

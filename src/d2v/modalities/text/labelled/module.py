@@ -13,7 +13,7 @@ from d2v.data.dataset import Sample
 from d2v.data.module import PretrainingDataModule, Split
 from d2v.data.sources.subsets import HOLD_OUT_SEED, balanced_subset, permutation, size_of_share
 from d2v.errors import UserError
-from d2v.modalities.text.front_end import TextEncoder
+from d2v.modalities.text.front_end import TextFrontEnd
 from d2v.modalities.text.labelled.examples import Examples, label_order, require_known
 from d2v.modalities.text.labelled.sequences import SentenceDataset, Sequences, collate_sentences, tokenise
 from d2v.modalities.text.tokenizer import TextTokenizer
@@ -109,9 +109,10 @@ class SentenceDataModule(PretrainingDataModule):
         Raises:
             UserError: The encoder reads no text, brings no tokenizer, or is too small for it or for ``max_length``.
         """
-        if not isinstance(encoder, TextEncoder):
+        front = encoder.front
+        if not isinstance(front, TextFrontEnd):
             raise UserError(
-                f"data: the data are text, and a {type(encoder).__name__} does not read it; take an encoder of text"
+                f"data: the data are text, and a {type(front).__name__} does not read it; take an encoder of text"
             )
         tokenizer = self._tokenizer if self._has_own_tokenizer else None
         if tokenizer is None:
@@ -121,15 +122,15 @@ class SentenceDataModule(PretrainingDataModule):
                     "tokenizer.json, or a folder with one or with vocab.json and merges.txt)"
                 )
             tokenizer = TextTokenizer.from_json(encoder.assets[TOKENIZER])
-        if encoder.vocab_size < len(tokenizer):
+        if front.vocab_size < len(tokenizer):
             raise UserError(
-                f"data.tokenizer: it has {len(tokenizer):,} ids, and the encoder embeds {encoder.vocab_size:,}; name "
+                f"data.tokenizer: it has {len(tokenizer):,} ids, and the encoder embeds {front.vocab_size:,}; name "
                 "the tokenizer that the encoder was trained with, or give a new encoder this vocab_size"
             )
-        if encoder.max_positions is not None and encoder.max_positions < self.max_length:
+        if front.max_positions is not None and front.max_positions < self.max_length:
             raise UserError(
-                f"data.max_length is {self.max_length}, and the encoder has {encoder.max_positions} positions; set it "
-                f"to {encoder.max_positions} or less"
+                f"data.max_length is {self.max_length}, and the encoder has {front.max_positions} positions; set it "
+                f"to {front.max_positions} or less"
             )
         if self._tokenizer is None or self._tokenizer.fingerprint != tokenizer.fingerprint:
             self._sequences = {}

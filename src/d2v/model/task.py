@@ -1,0 +1,65 @@
+"""What a student must do: which tokens are hidden, what is predicted of them, and how the prediction is judged."""
+
+from collections.abc import Callable, Sequence
+
+from torch import nn
+
+from d2v.model.encoder import Encoder
+from d2v.model.heads import Head
+from d2v.model.losses import ClsLoss, RegressionLoss
+from d2v.model.masked_input import DropMasked
+from d2v.model.masking import Masking
+from d2v.model.targets import TopKTargets
+from d2v.model.teacher import Part
+
+
+class Task(nn.Module):
+    """The parts of the method beside the encoder; a recipe picks them.
+
+    Args:
+        student: The encoder that has this task; it is not kept.
+        masking: Which tokens are masked.
+        targets: What is predicted.
+        head: Built for the student's width: how it is predicted.
+        loss: Distance of predictions and targets.
+        cls_loss: What CLS must predict; null: nothing (1.0).
+        num_masks: M, masks a sample; the teacher's targets serve all of them (2.0, section 3.2).
+        shared_with_teacher: Parts of the student's front end that the teacher borrows instead of averaging.
+
+    Raises:
+        ValueError: The parts do not fit one another or the student.
+    """
+
+    def __init__(
+        self,
+        student: Encoder,
+        masking: Masking,
+        targets: TopKTargets,
+        head: Callable[[int], Head],
+        loss: RegressionLoss,
+        cls_loss: ClsLoss | None = None,
+        num_masks: int = 1,
+        shared_with_teacher: Sequence[Part] = (),
+    ) -> None:
+        super().__init__()
+        depth = student.trunk.depth
+        if cls_loss is not None and student.front.num_cls == 0:
+            raise ValueError("cls_loss needs a CLS token: set the front end's num_cls to 1, or cls_loss to null")
+        if targets.top_k > depth:
+            raise ValueError(
+                f"targets.top_k is {targets.top_k}, but the student has only {depth} blocks to take targets from"
+            )
+        if num_masks < 1:
+            raise ValueError(f"num_masks must be at least 1, not {num_masks}")
+        self.masking = masking
+        self.targets = targets
+        self.head = head(student.width)
+        if self.head.reads_masked_tokens and isinstance(student.front.masked_input, DropMasked):
+            raise ValueError(
+                f"head {type(self.head).__name__} predicts from masked tokens, but the student drops them: set the "
+                "front end's masked_input to replace, or take a decoder as head"
+            )
+        self.loss = loss
+        self.cls_loss = cls_loss
+        self.num_masks = num_masks
+        self.shared_with_teacher = tuple(shared_with_teacher)
