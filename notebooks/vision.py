@@ -20,9 +20,9 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import torch
+from encoders import vision_encoder
 from IPython.display import Image
 
-from encoders import vision_encoder
 from d2v.data.normalisation import IMAGENET
 from d2v.demo.vision import prepare_demo
 from d2v.modalities.vision.data import ImageNetDataModule

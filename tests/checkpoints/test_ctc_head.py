@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from d2v.checkpoints.ctc_head import FILE, load_ctc_head
 from speech_checkpoints import State, recogniser, v1_audio, v2_audio
 
 import d2v
-from d2v.checkpoints.ctc_head import FILE, load_ctc_head
 from d2v.checkpoints.folder import read_config
 from d2v.commands import import_
 from d2v.errors import UserError

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from d2v.checkpoints.classifier_head import load_classifier_head
+from d2v.checkpoints.ctc_head import load_ctc_head
+from d2v.checkpoints.layout import build_method
 from exporting import linear_head, make_encoder, run_export, save
 
 import d2v
-from d2v.checkpoints.classifier_head import load_classifier_head
-from d2v.checkpoints.ctc_head import load_ctc_head
 from d2v.checkpoints.folder import read_config
-from d2v.checkpoints.layout import build_method
 from d2v.checkpoints.load import init_weights, load_method
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+from d2v.checkpoints.ctc_head import load_ctc_head
 from exporting import linear_head, make_encoder, run_export, save
 from torch import Tensor
 
 import d2v
-from d2v.checkpoints.ctc_head import load_ctc_head
 from d2v.checkpoints.load import load
 from d2v.commands import import_
 from d2v.errors import UserError

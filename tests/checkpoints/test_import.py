@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from d2v.checkpoints.classifier_head import load_classifier_head
 from torch import Tensor
 
 import d2v
-from d2v.checkpoints.classifier_head import load_classifier_head
 from d2v.checkpoints.folder import read_config, read_weights
 from d2v.checkpoints.load import load_method
 from d2v.commands import import_

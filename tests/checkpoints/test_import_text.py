@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from d2v.checkpoints.classifier_head import load_classifier_head
 from text_checkpoints import State, classifier, v1_text, v2_text
 from torch import Tensor
 
 import d2v
-from d2v.checkpoints.classifier_head import load_classifier_head
 from d2v.checkpoints.folder import read_config, read_weights
 from d2v.checkpoints.load import load_method
 from d2v.errors import UserError

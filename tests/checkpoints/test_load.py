@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 import torch
+from d2v.checkpoints.layout import build_method
 from safetensors.torch import save_file
 
 import d2v
 from d2v.checkpoints.folder import read_config, read_weights, write_folder
-from d2v.checkpoints.layout import build_method
 from d2v.checkpoints.load import init_weights
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError

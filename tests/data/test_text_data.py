@@ -14,12 +14,12 @@ import torch
 from encoders import text_encoder, vision_encoder
 from recording import Recorder, SaveAfter, trainer
 
-from d2v.model.encoder import Encoder
 from d2v.errors import UserError
 from d2v.modalities.text.corpus.shard_writer import ShardWriter, dtype_for, write_index
 from d2v.modalities.text.corpus.shards import Shards
 from d2v.modalities.text.data import TextDataModule
 from d2v.modalities.text.tokenizer import TextTokenizer
+from d2v.model.encoder import Encoder
 from d2v.training.callbacks.throughput import ThroughputCallback
 from d2v.types import Batch
 

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from d2v.checkpoints.ctc_head import head_files
+from d2v.checkpoints.layout import CTCHead
 from encoders import vision_encoder
 from torchmetrics.functional.text import char_error_rate
 from toy import (
@@ -27,9 +29,7 @@ from toy import (
 )
 
 import d2v
-from d2v.checkpoints.ctc_head import head_files
 from d2v.checkpoints.folder import write_folder
-from d2v.checkpoints.layout import CTCHead
 from d2v.errors import UserError
 from d2v.finetuning.ctc import CTCModule, ctc_loss
 from d2v.finetuning.decoding import BeamSearchDecoder

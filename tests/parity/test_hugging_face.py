@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-
-import d2v
 from d2v.checkpoints.classifier_head import load_classifier_head
 from d2v.checkpoints.ctc_head import load_ctc_head
+
+import d2v
 from d2v.checkpoints.folder import read_config
 from d2v.commands import import_
 from d2v.errors import UserError

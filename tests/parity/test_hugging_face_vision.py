@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from d2v.checkpoints.classifier_head import load_classifier_head
 
 import d2v
-from d2v.checkpoints.classifier_head import load_classifier_head
 from d2v.checkpoints.folder import read_config
 from d2v.checkpoints.load import load_method
 from d2v.commands import export, import_

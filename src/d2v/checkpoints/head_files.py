@@ -1,4 +1,4 @@
-"""The head of a fine-tuned model, as it lies beside an encoder: ``head.safetensors``, and ``head`` in ``config.json``."""
+"""The head of a fine-tuned model beside an encoder: ``head.safetensors``, and ``head`` in ``config.json``."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

@@ -109,17 +109,20 @@ def init_weights(method: Method, path: str | Path) -> list[str]:
     """
     checkpoint = open_checkpoint(path)
     if checkpoint.encoders.keys() != method.encoders.keys():
-        raise UserError(f"model.init_from {path}: has other encoders ({', '.join(checkpoint.encoders)}) than the method")
+        names = ", ".join(checkpoint.encoders)
+        raise UserError(f"model.init_from {path}: has other encoders ({names}) than the method")
     expected, stored = method.state_dict(), checkpoint.weights
     student = {name: value for name, value in stored.items() if name.startswith(_STUDENT)}
     _require_equal({name: expected[name] for name in expected if name.startswith(_STUDENT)}, student, "student", path)
     teacher, borrowed = {}, set()
     for name in expected:
-        if name.startswith(_TEACHER):
-            teacher[name] = stored.get(name)
-            if teacher[name] is None:
-                teacher[name] = student[name.replace(_TEACHER, _STUDENT, 1)]
-                borrowed.add(name.removeprefix(_TEACHER).split(".")[1])
+        if not name.startswith(_TEACHER):
+            continue
+        if name in stored:
+            teacher[name] = stored[name]
+        else:
+            teacher[name] = student[name.replace(_TEACHER, _STUDENT, 1)]
+            borrowed.add(name.removeprefix(_TEACHER).split(".")[1])
     _require_equal({name: expected[name] for name in teacher}, teacher, "teacher", path)
     notes = []
     if borrowed:

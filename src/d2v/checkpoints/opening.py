@@ -1,4 +1,4 @@
-"""The one place that finds and opens a checkpoint of ours: a run's ``.ckpt``, or a folder of `d2v import` or `export`."""
+"""The one place that finds and opens a checkpoint of ours: a run's ``.ckpt``, an imported or exported folder."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -9,7 +9,7 @@ import importlib
 import importlib.metadata
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import nn
 
@@ -31,8 +31,6 @@ ENTRY_POINTS = "d2v.packages"
 _PARTS = ("d2v.model.", "d2v.nn.", "d2v.modalities.")
 _allowed_for_all: set[str] = set()
 
-P = TypeVar("P", bound=nn.Module)
-
 
 def node(class_path: str, **init_args: Any) -> dict[str, Any]:
     """A part as a recipe writes it: ``{"class_path": ..., "init_args": {...}}``."""
@@ -48,12 +46,12 @@ def allow_packages(packages: Iterable[str]) -> None:
     _allowed_for_all.update(_checked(packages))
 
 
-def build(recipe: Any, kind: type[P], *args: Any, allow: Iterable[str] = ()) -> P:
+def build(recipe: Any, kind: Any, *args: Any, allow: Iterable[str] = ()) -> Any:
     """Build a part from its node.
 
     Args:
         recipe: ``{"class_path": ..., "init_args": {...}}``.
-        kind: What the part must be.
+        kind: What the part must be: a class, which may be abstract.
         args: Values that the caller knows, such as the width of a head; they come first.
         allow: Packages outside d2v that may be named, beside those that are allowed anyway.
 
@@ -67,7 +65,7 @@ def build(recipe: Any, kind: type[P], *args: Any, allow: Iterable[str] = ()) -> 
         raise UserError(f"class_path {recipe['class_path']!r}: {error}") from error
 
 
-def part_class(recipe: Any, kind: type[P], allow: Iterable[str] = ()) -> type[P]:
+def part_class(recipe: Any, kind: Any, allow: Iterable[str] = ()) -> Any:
     """The class that a node names; nothing is imported before its package is known to be allowed.
 
     Raises:

@@ -15,7 +15,6 @@ import torch
 
 from d2v.errors import UserError
 
-
 _HARMLESS = ("torch.", "torch._utils ", "collections ", "numpy", "argparse ", "omegaconf.")
 _LARGEST = 64_000_000
 """Bytes of pickles that are looked at; those of a checkpoint are a few hundred kilobytes."""

@@ -76,7 +76,7 @@ def by_rows(rows: Rows) -> Callable[[str], str | None]:
 
 
 def first_match(name: str, rows: Rows) -> str | None:
-    """``name`` rewritten by the first row whose pattern is found in it, the parts of a timm-style block in our names."""
+    """``name`` rewritten by the first row whose pattern is found in it, parts of a timm-style block in our names."""
     for pattern, replacement in rows:
         if re.search(pattern, name):
             name = re.sub(pattern, replacement, name)

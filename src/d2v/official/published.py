@@ -34,7 +34,11 @@ def differences(settings: Mapping[str, Any], recipe: PublishedRecipe) -> list[st
 
 
 def v2_differences(
-    settings: Mapping[str, Any], prefix: str, section: Mapping[str, Any], recipes: Mapping[int, PublishedRecipe], width: int
+    settings: Mapping[str, Any],
+    prefix: str,
+    section: Mapping[str, Any],
+    recipes: Mapping[int, PublishedRecipe],
+    width: int,
 ) -> list[str]:
     """The same of a 2.0 model with a section of its modality, by the recipe of its width."""
     return differences(flat(settings, prefix, section), by_width(recipes, width))

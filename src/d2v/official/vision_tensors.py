@@ -145,8 +145,14 @@ def take_beit_classifier(
     layers = {"proj": "head"}
     if "fc_norm.weight" in state:
         layers["norm"] = "fc_norm"
-    pool = "mean" if "norm" in layers else "cls"
-    return take_classifier(state, layers, width=width, pool=pool, left_out=left_out, notes=notes)
+    return take_classifier(
+        state,
+        layers,
+        width=width,
+        pool="mean" if "norm" in layers else "cls",
+        left_out=left_out,
+        notes=notes,
+    )
 
 
 def ends_without_norm(state: dict[str, Any]) -> bool:

@@ -41,9 +41,7 @@ def read_v1_vision(content: dict[str, Any]) -> Imported:
     layers = {"proj": "head"}
     if "fc_norm.weight" in state:
         layers["norm"] = "fc_norm"
-    classifier = take_classifier(
-        state, layers, width=sizes["width"], pool="mean", left_out=left_out, notes=notes
-    )
+    classifier = take_classifier(state, layers, width=sizes["width"], pool="mean", left_out=left_out, notes=notes)
     if classifier is not None:
         notes.append("fairseq's classifier leaves the first patch out of the mean as well as CLS; d2v's does not")
 

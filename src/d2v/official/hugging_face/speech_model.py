@@ -1,4 +1,4 @@
-"""``Data2VecAudioModel`` of Hugging Face transformers and its models with a head, all data2vec 1.0: read and written."""
+"""``Data2VecAudioModel`` of Hugging Face transformers and its models with a head (1.0), read and written."""
 
 import re
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ from d2v.official.hugging_face.terms import (
     refused,
 )
 from d2v.official.imported import Imported
-from d2v.official.names import by_rows, join_qkv, rename
+from d2v.official.names import join_qkv, rename
 
 _ROWS = (
     (r"^feature_extractor\.conv_layers\.(\d+)\.conv\.", r"front.feature_extractor.layers.\1.conv."),
@@ -171,15 +171,14 @@ def write_speech_model(
 ) -> HuggingFaceModel:
     """Our encoder as ``Data2VecAudioModel``, with a head as ``ForCTC`` or ``ForSequenceClassification``."""
     front, trunk = encoder.recipe["front"]["init_args"], encoder.recipe["trunk"]
-    classifies = head is not None and head.task != "ctc"
     problems = refused(
         (front["alibi"], "its attention has ALiBi (data2vec 2.0)"),
         (front["prenet_depth"] > 0, "it has prenet blocks (data2vec 2.0)"),
         (trunk["norm_first"], "its blocks are pre-norm"),
         (trunk["eps"] != _EXTRACTOR_EPS, f"its norms have eps {trunk['eps']}, and one of them {_EXTRACTOR_EPS}"),
-        (classifies and head.kind != "linear", "its classifier has a tanh"),
-        (classifies and head.has_norm, "its classifier has a norm (model.norm)"),
-        (classifies and head.pool != "mean", "its classifier does not read the mean (model.pool)"),
+        (head is not None and head.kind != "linear", "its classifier has a tanh"),
+        (head is not None and head.has_norm, "its classifier has a norm (model.norm)"),
+        (head is not None and head.pool == "cls", "its classifier does not read the mean (model.pool)"),
     )
     if problems:
         return HuggingFaceModel(problems=problems)
@@ -224,8 +223,8 @@ def write_speech_model(
 
 
 def _recogniser_files(symbols: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings and files of a recogniser. The blank is transformers' pad token; names in <> are special tokens, which it
-    never writes either."""
+    """Settings and files of a recogniser. The blank is transformers' pad token; names in <> are special tokens, which
+    it never writes either."""
     blank, others = symbols[0], [symbol for symbol in symbols[1:] if symbol.startswith("<") and symbol.endswith(">")]
     config = {
         "vocab_size": len(symbols),

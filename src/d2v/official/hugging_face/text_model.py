@@ -1,4 +1,4 @@
-"""``Data2VecTextModel`` of Hugging Face transformers and its models with a head, all data2vec 1.0: read and written."""
+"""``Data2VecTextModel`` of Hugging Face transformers and its models with a head (1.0), read and written."""
 
 import json
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ from d2v.official.hugging_face.terms import (
     refused,
 )
 from d2v.official.imported import Imported
-from d2v.official.names import SHAREABLE, by_rows, join_qkv, rename
+from d2v.official.names import SHAREABLE, join_qkv, rename
 
 _ROWS = (
     (r"^embeddings\.word_embeddings\.weight$", "front.feature_extractor.embedding.weight"),

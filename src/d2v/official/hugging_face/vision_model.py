@@ -1,4 +1,4 @@
-"""``Data2VecVisionModel`` of Hugging Face transformers and its models with a head, all data2vec 1.0: read and written."""
+"""``Data2VecVisionModel`` of Hugging Face transformers and its models with a head (1.0), read and written."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -96,15 +96,15 @@ def read_vision_model(folder: Path, config: dict[str, Any], state: dict[str, Any
         drop_path=config.get("drop_path_rate", 0.1),
     )
     trunk = student["trunk"]
-    layers, pool = {"proj": "classifier"}, "cls"
+    layers = {"proj": "classifier"}
     if "output_norm" in trunk:  # use_mean_pooling: the norm comes after the mean
         notes.append("use_mean_pooling: the encoder ends without a norm, and so do its features; a classifier has one")
-        layers["norm"], pool = _NORM, "mean"
+        layers["norm"] = _NORM
     classifier = take_classifier(
         state,
         layers,
         width=trunk["width"],
-        pool=pool,
+        pool="mean" if "norm" in layers else "cls",
         left_out=left_out,
         notes=notes,
         eps=trunk["eps"],
@@ -140,16 +140,18 @@ def _add_up_tables(weights: StateDict) -> None:
     a block. In place."""
     shared = weights.pop("student.table.shared", None)
     own = pop_numbered(weights, "student.table.")
-    tables = own or [shared]
-    if tables == [None]:
+    if own:
+        if len(own) != trunk_sizes(weights)["depth"]:
+            raise UserError("of the relative_position_bias_table of the blocks one is missing")
+        table = torch.stack(own)  # [L, offsets + 3, H]
+        if shared is not None:
+            if shared.shape != own[0].shape:
+                raise UserError("the relative_position_bias_table of the blocks and of all of them differ in shape")
+            table = table + shared
+    elif shared is not None:
+        table = shared[None]  # [1, offsets + 3, H]
+    else:
         return
-    if own and len(own) != trunk_sizes(weights)["depth"]:
-        raise UserError("of the relative_position_bias_table of the blocks one is missing")
-    table = torch.stack(tables)  # [1 or L, offsets + 3, H]
-    if own and shared is not None:
-        if shared.shape != own[0].shape:
-            raise UserError("the relative_position_bias_table of the blocks and of all of them differ in shape")
-        table = table + shared
     weights["student.front.attention_bias.table"] = table
     tensor(weights, "student.front.attention_bias.table", dims=3)
 
