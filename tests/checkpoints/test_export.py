@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from d2v.checkpoints.classifier_head import load_classifier_head
-from d2v.checkpoints.ctc_head import load_ctc_head
-from d2v.checkpoints.layout import build_method
+from d2v.checkpoints.head_files import load_head
+from d2v.checkpoints.recipe import build_method
 from exporting import linear_head, make_encoder, run_export, save
 
 import d2v
@@ -82,7 +81,7 @@ def test_fine_tuned_models_keep_their_heads(tmp_path: Path) -> None:
     head = linear_head(3)
     checkpoint = save(tmp_path / "a.ckpt", make_encoder("speech2"), head, alphabet=["<blank>", "|", "A"])
     folder = run_export(checkpoint, "safetensors", tmp_path / "ctc")
-    weight, bias, symbols = load_ctc_head(folder)
+    weight, bias, symbols = load_head(folder)
     assert torch.equal(weight, head["proj.weight"])
     assert torch.equal(bias, head["proj.bias"])
     assert symbols == ["<blank>", "|", "A"]
@@ -95,7 +94,7 @@ def test_fine_tuned_models_keep_their_heads(tmp_path: Path) -> None:
         classifier=settings,
     )  # fmt: skip
     folder = run_export(checkpoint, "safetensors", tmp_path / "score")
-    found = load_classifier_head(folder)
+    found = load_head(folder)
     assert (found.kind, found.pool, found.task, found.names) == ("tanh", "cls", "regression", ("score",))
     assert torch.equal(found.weights["proj.weight"], 5 * head["proj.weight"])  # in the units of the data
     assert torch.equal(found.weights["hidden.weight"], head["hidden.weight"])

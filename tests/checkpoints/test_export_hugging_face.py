@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from d2v.checkpoints.ctc_head import load_ctc_head
+from d2v.checkpoints.head_files import load_head
 from exporting import linear_head, make_encoder, run_export, save
 from torch import Tensor
 
@@ -110,7 +110,7 @@ def test_recogniser(tmp_path: Path) -> None:
     assert processor.decode([0, 5, 5, 0, 5, 4, 4, 6, 0, 7, 6, 0]) == "AA B'B"
     assert tokenizer("AB A").input_ids == [5, 6, 4, 5]
     again = import_folder(folder)
-    weight, bias, symbols = load_ctc_head(again)
+    weight, bias, symbols = load_head(again)
     assert (torch.equal(weight, head["proj.weight"]), torch.equal(bias, head["proj.bias"])) == (True, True)
     assert symbols == SYMBOLS
 

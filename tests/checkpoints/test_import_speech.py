@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from encoders import arguments
 from speech_checkpoints import State, recogniser, v1_audio, v2_audio
 from torch import Tensor
 
@@ -55,7 +56,7 @@ def test_v2_of_any_shape_arrives_whole(seed: int, import_content: Import, sorted
     folder = import_content(content)
     method = read_config(folder)["method"]
     assert not any("activation_dropout" in note for note in read_config(folder)["notes"])
-    student, head = method["student"]["init_args"], method["head"]["init_args"]
+    student, head = arguments(method["student"]), method["head"]["init_args"]
     assert (student["depth"], student["prenet_depth"], student["num_heads"]) == (depth, prenet, heads)
     assert (student["position_layers"], student["position_kernel"], student["position_groups"]) == positions
     assert student["extractor"] == [[8, 10, 5], [12, 3, 2]]
@@ -86,7 +87,7 @@ def test_v1_of_any_shape_arrives_whole(seed: int, prenorm: bool, import_content:
     )  # fmt: skip
     folder = import_content(content)
     config = read_config(folder)
-    student = config["method"]["student"]["init_args"]
+    student = arguments(config["method"]["student"])
     assert (student["depth"], student["num_heads"], student["norm_first"]) == (depth, heads, prenorm)
     assert (student["position_layers"], student["position_kernel"], student["position_groups"]) == positions
     assert (student["alibi"], student["masked_input"]) == (False, "replace")
@@ -100,7 +101,7 @@ def test_v1_of_any_shape_arrives_whole(seed: int, prenorm: bool, import_content:
         read_weights(folder), content["model"], {**ema, "mask": content["model"]["mask_emb"]}, sorted_values
     )
     # Queries, keys and values stand in this order.
-    qkv = read_weights(folder)["student.transformer.blocks.0.attention.qkv.weight"].chunk(3)
+    qkv = read_weights(folder)["student.trunk.blocks.0.attention.qkv.weight"].chunk(3)
     for part, letter in zip(qkv, "qkv", strict=True):
         assert torch.equal(part, content["model"][f"encoder.layers.0.self_attn.{letter}_proj.weight"])
     one_step(folder)
@@ -115,7 +116,7 @@ def test_half_precision_positions_are_still_a_copy(import_content: Import) -> No
 
 def test_v2_with_a_teacher_of_blocks_only(import_content: Import) -> None:
     folder = import_content(v2_audio(blocks_only=True))
-    shared = ["feature_extractor", "positions", "transformer.input_norm"]
+    shared = ["feature_extractor", "positions", "input_norm"]
     assert read_config(folder)["method"]["shared_with_teacher"] == shared
     one_step(folder)
 
@@ -123,7 +124,7 @@ def test_v2_with_a_teacher_of_blocks_only(import_content: Import) -> None:
 @pytest.mark.parametrize("shape", [(1, 4, 1, 1), (1, 1, 1, 1, 1), None])
 def test_v2_of_other_alibi(shape: tuple[int, ...] | None, import_content: Import) -> None:
     folder = import_content(v2_audio(alibi=shape))
-    scale = read_weights(folder).get("student.attention_bias.scale")
+    scale = read_weights(folder).get("student.front.attention_bias.scale")
     assert (scale is None) == (shape is None)
     assert scale is None or scale.shape == (4,)
     one_step(folder)

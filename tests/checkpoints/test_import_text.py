@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from d2v.checkpoints.classifier_head import load_classifier_head
+from d2v.checkpoints.head_files import load_head
+from encoders import arguments
 from text_checkpoints import State, classifier, v1_text, v2_text
 from torch import Tensor
 
@@ -20,7 +21,7 @@ from d2v.types import Batch
 
 Import = Callable[..., Path]
 Values = Callable[[State], Tensor]
-SHARED = ["feature_extractor", "positions", "transformer.input_norm"]
+SHARED = ["feature_extractor", "positions", "input_norm"]
 IDS = torch.randint(4, 39, (2, 18), generator=torch.Generator().manual_seed(0))
 
 
@@ -60,7 +61,7 @@ def test_v1_of_any_shape_arrives_whole(seed: int, import_content: Import, sorted
     )  # fmt: skip
     folder = import_content(content)
     config, weights = read_config(folder), read_weights(folder)
-    student = config["method"]["student"]["init_args"]
+    student = arguments(config["method"]["student"])
     assert (student["depth"], student["num_heads"], student["masked_input"]) == (depth, heads, "replace")
     assert (student["vocab_size"], student["max_positions"]) == (40, 20)
     assert (student["activation_dropout"], student["layer_drop"]) == (0.2, 0.05)
@@ -72,7 +73,7 @@ def test_v1_of_any_shape_arrives_whole(seed: int, import_content: Import, sorted
     ema = {name: value for name, value in ema.items() if not copied or name.startswith("layers.")}
     assert_same_values(weights, content["model"], ema, sorted_values)
     # Queries, keys and values stand in this order.
-    qkv = weights["student.transformer.blocks.0.attention.qkv.weight"].chunk(3)
+    qkv = weights["student.trunk.blocks.0.attention.qkv.weight"].chunk(3)
     for part, letter in zip(qkv, "qkv", strict=True):
         name = f"encoder.sentence_encoder.layers.0.self_attn.{letter}_proj.weight"
         assert torch.equal(part, content["model"][name])
@@ -94,7 +95,7 @@ def test_v2_of_any_shape_arrives_whole(
     )  # fmt: skip
     folder = import_content(content)
     config = read_config(folder)
-    student, head = config["method"]["student"]["init_args"], config["method"]["head"]["init_args"]
+    student, head = arguments(config["method"]["student"]), config["method"]["head"]["init_args"]
     assert (student["depth"], student["num_heads"], student["layer_drop"]) == (depth, heads, 0.05)
     assert (student["vocab_size"], student["max_positions"]) == (40, 20)
     assert student.get("masked_input", "drop") == "drop"
@@ -142,8 +143,8 @@ def test_a_classifier_gives_its_encoder_and_head(
     config = read_config(folder)
     assert config["source"]["layout"].endswith("text, fine-tuned")
     assert config["left_out"] == []
-    assert config["classifier"] == {"kind": "tanh", "pool": "cls", "names": None, "task": "single", "norm": False}
-    head = load_classifier_head(folder)
+    assert config["head"] == {"kind": "tanh", "pool": "cls", "names": None, "task": "single", "norm": False}
+    head = load_head(folder)
     assert head is not None
     for ours, theirs in (("hidden", "dense"), ("proj", "out_proj")):
         official = content["model"][f"classification_heads.sentence_classification_head.{theirs}.weight"]
@@ -174,7 +175,7 @@ def test_a_classifier_that_ours_cannot_be_is_left_out(
             content["model"][name] = torch.randn(shape)
     folder = import_content(content)
     config = read_config(folder)
-    assert "classifier" not in config
+    assert "head" not in config
     assert any(re.search(f"classifier .* is left out: .*{note}", told) for told in config["notes"])
     assert any(name.startswith("classification_heads.") for name in config["left_out"])
 
@@ -187,7 +188,7 @@ def test_of_several_classifiers_the_usual_one_is_taken(import_content: Import) -
     assert any("of its 2 classifiers sentence_classification_head" in note for note in config["notes"])
     assert config["left_out"][0].startswith("classification_heads.another.")
     content["cfg"]["model"]["pooler_activation_fn"] = "relu"
-    assert "classifier" not in read_config(import_content(content, "other"))
+    assert "head" not in read_config(import_content(content, "other"))
 
 
 @pytest.mark.parametrize(
@@ -205,7 +206,7 @@ def test_masking_of_v1(
     method = read_config(import_content(v1_text(task=task)))["method"]
     expected = {**masking, "whole_spans": True} if "span" in masking else masking
     assert method["masking"]["init_args"] == expected
-    student = method["student"]["init_args"]
+    student = arguments(method["student"])
     assert (student["random_tokens"], student["unchanged_tokens"]) == tokens
 
 
@@ -221,7 +222,7 @@ def test_v1_without_settings_is_taken_for_the_published_one(import_content: Impo
     del content["cfg"]
     folder = import_content(content)
     config = read_config(folder)
-    assert config["method"]["student"]["init_args"]["num_heads"] == 1
+    assert config["method"]["student"]["trunk"]["num_heads"] == 1
     assert config["method"]["loss"]["init_args"] == {"kind": "smooth_l1", "beta": 4.0, "reduction": "sum"}
     assert config["method"]["targets"]["init_args"] == {
         "top_k": 2, "source": "ffn", "layer_norm": "layer", "mean_norm": None
@@ -278,7 +279,7 @@ def broken() -> dict[str, tuple[State, str]]:
         "no positions": (sinusoidal, "positions.table is missing"),
         "no norm 1.0": (v1_text(transformer={"layernorm_embedding": False}), "layernorm_embedding is False"),
         "no norm 2.0": (v2_text(text={"layernorm_embedding": False}), "layernorm_embedding is off"),
-        "no norm in the file": (without(v1_text(), "layernorm_embedding"), "transformer.input_norm.weight is missing"),
+        "no norm in the file": (without(v1_text(), "layernorm_embedding"), "front.input_norm.weight is missing"),
         "pre-norm": (v1_text(encoder={"normalize_before": True}), "normalize_before is True"),
         "pre-norm in the file": (output_norm, "normalize_before"),
         "pre-norm 2.0": (v2_text(layer_norm_first=True), "layer_norm_first"),
@@ -293,7 +294,7 @@ def broken() -> dict[str, tuple[State, str]]:
         "few positions": (few, "has 2 positions, of which the first 2 are unused"),
         "no embedding": (without(v2_text(), "embed_tokens"), "feature_extractor.embedding.weight is missing"),
         "no key": (without(v1_text(), "layers.1.self_attn.k_proj.bias"), "one is missing or odd"),
-        "half a teacher": (half, "teacher.encoder.transformer.blocks.1.mlp.0.bias is missing"),
+        "half a teacher": (half, "teacher.encoder.trunk.blocks.1.mlp.0.bias is missing"),
         "no settings": (no_cfg, "no cfg.model section"),
         "heads": (v2_text(num_heads=5), "width 32 is not a multiple of num_heads 5"),
         "text for a number": (v1_text(encoder={"attention_heads": "x"}), "cannot be understood: ValueError"),

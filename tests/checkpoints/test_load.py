@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from d2v.checkpoints.layout import build_method
+from d2v.checkpoints.recipe import build_method
 from safetensors.torch import save_file
 
 import d2v

@@ -1,7 +1,7 @@
 """A recipe in a checkpoint can name the parts of the method, and nothing else."""
 
 import pytest
-from d2v.checkpoints.layout import build_method
+from d2v.checkpoints.recipe import build_method
 
 from d2v.checkpoints.recipe import build, node
 from d2v.errors import UserError

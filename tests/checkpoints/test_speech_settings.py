@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from d2v.official.speech import convolutions
+from d2v.official.speech_tensors import convolutions
 
 from d2v.errors import UserError
 from d2v.official.fairseq.v1 import span_masking

@@ -83,7 +83,7 @@ def make_case(
 
 def in_our_names(content: dict[str, Any]) -> dict[str, Tensor]:
     """Official tensors (weights or gradients) under our names, by the importer's renaming."""
-    return recognise.convert(content).weights
+    return recognise.read_content(content).weights
 
 
 def close(ours: Tensor, official: Tensor, atol: float = 1e-5) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from d2v.checkpoints.classifier_head import load_classifier_head
+from d2v.checkpoints.head_files import load_head
 from torch import Tensor
 
 import d2v
@@ -88,7 +88,7 @@ def test_base_size(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "model")
     folder = import_folder(tmp_path / "model")
     assert_same_features(model, folder, (16, 5))
-    student = read_config(folder)["method"]["student"]["init_args"]
+    student = arguments(read_config(folder)["method"]["student"])
     assert (student["max_positions"], student["width"], student["depth"], student["num_heads"]) == (512, 768, 4, 12)
 
 
@@ -111,7 +111,7 @@ def test_a_classifier_gives_its_encoder_and_head(tmp_path: Path, labels: dict[in
     model = random_model("Data2VecTextForSequenceClassification", {**SMALL, "id2label": labels})
     model.save_pretrained(tmp_path / "model")
     folder = import_folder(tmp_path / "model")
-    config, head = read_config(folder), load_classifier_head(folder)
+    config, head = read_config(folder), load_head(folder)
     assert head is not None
     assert config["left_out"] == []
     assert config["source"]["layout"].endswith("fine-tuned")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from d2v.checkpoints.classifier_head import load_classifier_head
+from d2v.checkpoints.head_files import load_head
 
 import d2v
 from d2v.checkpoints.folder import read_config
@@ -118,12 +118,12 @@ def test_an_index_that_leads_elsewhere_or_nowhere(tmp_path: Path) -> None:
 
 @torch.no_grad()
 def logits(folder: Path, pixels: torch.Tensor) -> torch.Tensor:
-    head = load_classifier_head(folder)
+    head = load_head(folder)
     assert head is not None
     encoder = d2v.load(folder)
     x = encoder.embed(pixels, pool=head.pool)
     if "norm.weight" in head.weights:
-        eps = encoder.recipe["init_args"]["eps"]
+        eps = encoder.trunk.eps
         x = F.layer_norm(x, x.shape[-1:], head.weights["norm.weight"], head.weights["norm.bias"], eps)
     return F.linear(x, head.weights["proj.weight"], head.weights["proj.bias"])
 
@@ -134,14 +134,14 @@ def test_logits_of_a_classifier(tmp_path: Path, mean: bool) -> None:
     model = random_model("Data2VecVisionForImageClassification", use_mean_pooling=mean, id2label=names)
     model.save_pretrained(tmp_path / "model")
     folder = import_folder(tmp_path / "model")
-    head = load_classifier_head(folder)
+    head = load_head(folder)
     assert head is not None
     assert (head.kind, head.pool, head.names, head.task) == (
         "linear", "mean" if mean else "cls", ("tench", "shark, white", "hen"), "single",
     )  # fmt: skip
     config = read_config(folder)
     assert config["left_out"] == []
-    assert config["classifier"]["norm"] is mean
+    assert config["head"]["recipe"]["init_args"]["norm"] is mean
     pixels = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         official = model(pixels).logits
@@ -156,7 +156,7 @@ def test_segmentation_gives_its_encoder(tmp_path: Path) -> None:
     config = read_config(folder)
     assert config["source"]["layout"].endswith("fine-tuned for segmentation")
     assert "decode_head.classifier.weight" in config["left_out"]
-    assert load_classifier_head(folder) is None
+    assert load_head(folder) is None
 
 
 def test_an_imported_folder_trains(tmp_path: Path) -> None:

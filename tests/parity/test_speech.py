@@ -205,7 +205,7 @@ def test_padding_changes_nothing_here(padded: Case) -> None:
 def test_recipe_of_the_goldens(case: Case) -> None:
     config: dict[str, Any] = read_config(case.folder)["method"]
     masking = config["masking"]["init_args"]
-    assert config["student"]["init_args"]["extractor"] == [[16, 10, 5], [16, 3, 2], [16, 3, 2], [16, 2, 2]]
+    assert config["student"]["front"]["init_args"]["extractor"] == [[16, 10, 5], [16, 3, 2], [16, 3, 2], [16, 2, 2]]
     if case.golden["name"].startswith("v1"):
         assert masking == {"mask_ratio": 0.49, "span": 10, "adjust": 0.16, "whole_spans": True}
     else:

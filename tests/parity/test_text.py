@@ -29,7 +29,7 @@ from d2v.nn.positional import LearnedPositions
 from d2v.types import Batch, EncoderOutput, TokenSequence
 
 NAMES = ["v1_text", "v2_text"]
-BEFORE_BLOCKS = ("feature_extractor", "positions", "transformer.input_norm")
+BEFORE_BLOCKS = ("feature_extractor", "positions", "input_norm")
 PADDING_ID = 1
 TASK = {
     "_name": "masked_lm", "mask_prob": 0.35, "mask_multiple_length": 4, "random_token_prob": 0.0,
@@ -158,7 +158,7 @@ def test_teacher_of_the_goldens(case: Case) -> None:
     notes = read_config(case.folder)["notes"]
     if case.golden["name"].startswith("v1"):
         assert case.method.teacher.shared == ()
-        assert any("feature_extractor, positions, transformer.input_norm are not the student's" in n for n in notes)
+        assert any("feature_extractor, positions, input_norm are not the student's" in n for n in notes)
     else:
         assert case.method.teacher.shared == BEFORE_BLOCKS
 
@@ -167,7 +167,7 @@ def test_teacher_with_the_students_embeddings_borrows_them(tmp_path: Path) -> No
     after = read_golden("v1_text")["state_dict_after"]  # as fairseq writes it: the embeddings are a copy
     case = text_case("v1_text", tmp_path, after)
     assert case.method.teacher.shared == BEFORE_BLOCKS
-    assert all(name.startswith("transformer.blocks.") for name, _ in case.method.teacher.encoder.named_parameters())
+    assert all(name.startswith("trunk.blocks.") for name, _ in case.method.teacher.encoder.named_parameters())
     assert not any("averaged instead" in note for note in read_config(case.folder)["notes"])
     ema = after["encoder._ema"]
     close(d2v.load(case.folder, weights="teacher").feature_extractor.embedding.weight, ema["embed_tokens.weight"])
@@ -233,7 +233,7 @@ def test_padding_changes_nothing_here(padded: Case) -> None:
 
 def test_recipe_of_the_goldens(case: Case) -> None:
     config: dict[str, Any] = read_config(case.folder)["method"]
-    student, masking = config["student"]["init_args"], config["masking"]
+    student, masking = arguments(config["student"]), config["masking"]
     assert (student["vocab_size"], student["max_positions"], student["eps"]) == (50, 32, 1e-5)
     if case.golden["name"].startswith("v1"):
         assert masking["class_path"] == "d2v.model.masking.SpanMasking"
