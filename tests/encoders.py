@@ -1,14 +1,20 @@
 """Small encoders for tests, from the arguments of front end and trunk together."""
 
 import inspect
+from pathlib import Path
 from typing import Any
+
+import torch
 
 from d2v.modalities.speech.front_end import SpeechFrontEnd
 from d2v.modalities.text.front_end import TextFrontEnd
 from d2v.modalities.vision.front_end import VisionFrontEnd
+from d2v.model.data2vec import Data2Vec
 from d2v.model.encoder import Encoder
 from d2v.model.front_end import FrontEnd
+from d2v.model.task import Task
 from d2v.nn.transformer import Transformer
+from d2v.types import Batch, Data2VecOutput
 
 OF_TRUNK = set(inspect.signature(Transformer).parameters)
 
@@ -35,3 +41,21 @@ def speech_encoder(**arguments: Any) -> Encoder:
 
 def text_encoder(**arguments: Any) -> Encoder:
     return make(TextFrontEnd, **{"eps": 1e-5, **arguments})
+
+
+def save_checkpoint(encoder: Encoder, path: Path, state: dict[str, Any] | None = None, **entry: Any) -> Path:
+    """A checkpoint of ours with nothing but an encoder, ``state`` and more of its entry ``d2v``."""
+    weights = {f"method.student.{name}": value for name, value in encoder.state_dict().items()}
+    encoders = {"": {"recipe": encoder.recipe, "assets": encoder.assets, "licence": encoder.licence}}
+    torch.save({"state_dict": weights | (state or {}), "d2v": {"version": "0", "encoders": encoders, **entry}}, path)
+    return path
+
+
+def data2vec(student: Encoder, *arguments: Any, **task: Any) -> Data2Vec:
+    """A method of one encoder, by the arguments of its task."""
+    return Data2Vec(student, Task(student, *arguments, **task))
+
+
+def step(method: Data2Vec, batch: Batch, seed: int = 0) -> Data2VecOutput:
+    """One step of a method of one encoder."""
+    return method({"": batch}, seed)[""]

@@ -14,16 +14,18 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from encoders import data2vec, step
 from torch import Tensor
 
-from d2v.checkpoints.recipe import build
+from d2v.checkpoints.recipe import build, build_encoder
 from d2v.configs import SHIPPED
 from d2v.model.data2vec import Data2Vec
-from d2v.model.encoder import Encoder
+from d2v.model.front_end import FrontEnd
+from d2v.nn.transformer import Transformer
 from d2v.training.optimizer import parameter_groups
 from d2v.types import Batch
 
-MODULE = "d2v.training.module.Data2VecModule"
+MODULE = "d2v.training.module.Pretraining"
 GRID = 6
 STEPS = 180
 # Parameters that get no gradient by design: (config, name) -> why. None so far.
@@ -80,18 +82,19 @@ def typed(value: Any) -> Any:
 def shrink(args: dict[str, Any]) -> dict[str, Any]:
     """The same structure at a fraction of the size: every part and every option stays."""
     args = copy.deepcopy(args)
-    student = args["student"]["init_args"]
-    old_depth = student["depth"]
-    student.update(width=32, depth=2, num_heads=4)
-    if student.get("prenet_depth"):
-        student["prenet_depth"] = 1
-    if "image_size" in student:
-        student.update(image_size=4 * GRID, patch_size=4)
-    if "extractor" in (names := inspect.signature(encoder_class(args)).parameters):
-        student.update(extractor=((12, 10, 5), (12, 3, 2), (12, 2, 2)), position_layers=2, position_groups=4)
+    front, trunk = args["student"]["front"]["init_args"], args["student"]["trunk"]
+    old_depth = trunk["depth"]
+    trunk.update(width=32, depth=2, num_heads=4)
+    if front.get("prenet_depth"):
+        front["prenet_depth"] = 1
+    if "image_size" in front:
+        front.update(image_size=4 * GRID, patch_size=4)
+    if "extractor" in (names := inspect.signature(front_class(args)).parameters):
+        front.update(extractor=((12, 10, 5), (12, 3, 2), (12, 2, 2)), position_layers=2, position_groups=4)
     if "vocab_size" in names:
-        student["vocab_size"] = 60
-    assert set(student) <= set(names)
+        front["vocab_size"] = 60
+    assert set(front) <= set(names)
+    assert set(trunk) <= set(inspect.signature(Transformer).parameters)
     args["targets"]["init_args"]["top_k"] = max(1, round(args["targets"]["init_args"]["top_k"] * 2 / old_depth))
     head = args["head"].get("init_args", {})
     if "decoder_width" in head:
@@ -106,14 +109,14 @@ def shrink(args: dict[str, Any]) -> dict[str, Any]:
     return args
 
 
-def encoder_class(args: dict[str, Any]) -> type[Encoder]:
-    module, _, name = args["student"]["class_path"].rpartition(".")
+def front_class(args: dict[str, Any]) -> type[FrontEnd]:
+    module, _, name = args["student"]["front"]["class_path"].rpartition(".")
     return getattr(importlib.import_module(module), name)
 
 
 def build_method(args: dict[str, Any]) -> Data2Vec:
-    return Data2Vec(
-        student=build(args["student"]),
+    return data2vec(
+        student=build_encoder(args["student"]),
         masking=build(args["masking"]),
         targets=build(args["targets"]),
         head=lambda width: build(args["head"], width),
@@ -132,24 +135,24 @@ def build_other(node: dict[str, Any], *positional: Any) -> Any:
 
 def example_batch(args: dict[str, Any]) -> Batch:
     """Random samples of the recipe's modality, which the arguments of its encoder show."""
-    student = args["student"]["init_args"]
+    front = args["student"]["front"]["init_args"]
     generator = torch.Generator().manual_seed(0)
     padding_mask = None
-    if "image_size" in student:
+    if "image_size" in front:
         inputs = torch.randn(
-            4, student.get("in_channels", 3), student["image_size"], student["image_size"], generator=generator
+            4, front.get("in_channels", 3), front["image_size"], front["image_size"], generator=generator
         )
-    elif "extractor" in student:
+    elif "extractor" in front:
         inputs = torch.randn(4, 760, generator=generator)
         padding_mask = torch.zeros(4, 760, dtype=torch.bool)
         padding_mask[3, 600:] = True
         inputs[padding_mask] = 0
-    elif "vocab_size" in student:
-        inputs = torch.randint(4, student["vocab_size"] - 1, (4, 20), generator=generator)
+    elif "vocab_size" in front:
+        inputs = torch.randint(4, front["vocab_size"] - 1, (4, 20), generator=generator)
         padding_mask = torch.zeros(4, 20, dtype=torch.bool)
         padding_mask[3, 16:] = True
     else:
-        pytest.fail(f"no example for {args['student']['class_path']}: add one here")
+        pytest.fail(f"no example for {args['student']['front']['class_path']}: add one here")
     return Batch(inputs, torch.arange(4), torch.zeros(4, dtype=torch.long), padding_mask=padding_mask)
 
 
@@ -169,7 +172,7 @@ def test_recipes_were_found():
     assert {"vision.yaml", "v2/vision.yaml", "sizes/large.yaml", "v2/sizes/large.yaml"} <= set(RECIPES)
     assert {"speech.yaml", "v2/speech.yaml", "v2/sizes/speech_large.yaml"} <= set(RECIPES)
     assert {"text.yaml", "text_bert_masking.yaml", "v2/text.yaml", "v2/sizes/text_large.yaml"} <= set(RECIPES)
-    assert load("v2/sizes/large.yaml")["model"]["init_args"]["student"]["init_args"]["positions"] == "sincos"
+    assert load("v2/sizes/large.yaml")["model"]["init_args"]["student"]["front"]["init_args"]["positions"] == "sincos"
 
 
 def test_loss_is_finite_and_gradients_reach_the_student_and_not_the_teacher(name, small):
@@ -180,7 +183,7 @@ def test_loss_is_finite_and_gradients_reach_the_student_and_not_the_teacher(name
             module.p = 0.0
         if hasattr(module, "layer_drop"):
             module.layer_drop = 0.0
-    output = method(batch)
+    output = step(method, batch)
     assert output.loss.isfinite()
     assert output.loss.ndim == 0
     assert (output.cls_loss is not None) == bool(args.get("cls_loss"))
@@ -211,11 +214,11 @@ def test_one_batch_can_be_overfitted(small):
     optimizer = torch.optim.AdamW([p for p in method.parameters() if p.requires_grad], lr=1e-2, betas=(0.9, 0.95))
     losses = []
     features = method.student.extract(batch.inputs, batch.padding_mask)
-    mask = method.masking(batch, features.grid, method.num_masks, 0, features.padding_mask)
-    method.masking.forward = lambda *_: mask  # it would be the same each time: one saves the time
+    mask = method.task.masking(batch, features.grid, method.task.num_masks, 0, features.padding_mask)
+    method.task.masking.forward = lambda *_: mask  # it would be the same each time: one saves the time
     for _ in range(STEPS):
         optimizer.zero_grad()
-        loss = method(batch).loss
+        loss = step(method, batch).loss
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
@@ -236,22 +239,22 @@ def test_real_steps_stay_finite_and_move_student_and_teacher(name, small):
     assert 0 < warm < total
     assert schedule.factor(warm, total) == 1
     assert schedule.factor(total, total) < 0.02
-    for step in range(4):  # at the peak of the learning rate, where a run would diverge
+    for number in range(4):  # at the peak of the learning rate, where a run would diverge
         for group in optimizer.param_groups:
-            group["lr"] = peak * schedule.factor(warm + step, total)
-        loss = method(batch).loss
+            group["lr"] = peak * schedule.factor(warm + number, total)
+        loss = step(method, batch).loss
         loss.backward()
         if clip := config["trainer"].get("gradient_clip_val"):
             torch.nn.utils.clip_grad_norm_(method.parameters(), clip)
         optimizer.step()
         optimizer.zero_grad()
-        method.teacher.update(method.student, ema.at(step + 1))
+        method.teacher.update(method.student, ema.at(number + 1))
         assert loss.isfinite()
     moved: dict[str, Tensor] = {n: (v - before[n]).abs().max() for n, v in method.state_dict().items()}
     assert all(v.isfinite() for v in moved.values())
-    for part in ("student.transformer.", "head.", "teacher.encoder.transformer."):
+    for part in ("student.trunk.", "task.head.", "teacher.encoder.trunk."):
         changes = [v for n, v in moved.items() if n.startswith(part) and n.endswith("weight") and "norm" not in n]
-        assert (changes and min(changes) > 0) or (part == "head." and not changes), part
+        assert (changes and min(changes) > 0) or (part == "task.head." and not changes), part
 
 
 def test_the_full_size_builds_and_its_masks_fit(name):
@@ -260,14 +263,16 @@ def test_the_full_size_builds_and_its_masks_fit(name):
     with torch.device("meta"):
         method = build_method(args)
     assert all(p.is_meta for p in method.parameters())
-    student = args["student"]["init_args"]
-    if "image_size" in student:
-        side = student["image_size"] // student["patch_size"]
-        assert 0 < method.masking.num_masked((side, side)) < side**2
-    if hasattr(method.student.feature_extractor, "num_frames"):
-        frames = method.student.feature_extractor.num_frames(int(16_000 * config["data"]["init_args"]["min_seconds"]))
-        assert 0 < method.masking.num_masked((frames,)) < frames
-    assert method.targets.top_k <= student["depth"]
+    front = args["student"]["front"]["init_args"]
+    if "image_size" in front:
+        side = front["image_size"] // front["patch_size"]
+        assert 0 < method.task.masking.num_masked((side, side)) < side**2
+    if hasattr(method.student.front.feature_extractor, "num_frames"):
+        frames = method.student.front.feature_extractor.num_frames(
+            int(16_000 * config["data"]["init_args"]["min_seconds"])
+        )
+        assert 0 < method.task.masking.num_masked((frames,)) < frames
+    assert method.task.targets.top_k <= method.student.trunk.depth
 
 
 def count(parameters: Any) -> int:
@@ -295,7 +300,7 @@ def count(parameters: Any) -> int:
 def test_base_models_have_the_official_number_of_parameters(recipe, trainable, frozen, averaged):
     with torch.device("meta"):
         method = build_method(load(recipe)["model"]["init_args"])
-    ours = [*method.student.parameters(), *method.head.parameters()]
+    ours = [*method.student.parameters(), *method.task.head.parameters()]
     assert count(p for p in ours if p.requires_grad) == trainable
     assert count(p for p in ours if not p.requires_grad) == frozen
     assert count(method.teacher.parameters()) == averaged

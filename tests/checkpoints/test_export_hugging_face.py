@@ -43,7 +43,7 @@ def assert_same_features(encoder: Encoder, model: Any, x: Tensor, mask: Tensor |
     theirs = model(x, attention_mask=mask) if mask is not None else model(x)
     ours = encoder(x, None if mask is None else mask == 0)
     valid = torch.ones(x.shape[0], ours.tokens.shape[1], dtype=torch.bool) if mask is None else mask.bool()
-    assert_close(ours.tokens[valid], theirs.last_hidden_state[:, encoder.num_cls :][valid])
+    assert_close(ours.tokens[valid], theirs.last_hidden_state[:, encoder.front.num_cls :][valid])
 
 
 @pytest.mark.parametrize("changes", [{}, {"masked_input": "drop", "position_layers": 1}])

@@ -242,7 +242,7 @@ def test_odd_settings_are_told(import_content: Import) -> None:
     for words in (
         "head_layers is 3",
         "cfg.task.mask_whole_words is True",
-        "cfg.model.transformer.encoder.layers says 5, the weights say 2",
+        "cfg.model.trunk.encoder.layers says 5, the weights say 2",
         "max_source_positions says 99, the weights say 20",
     ):
         assert words in notes

@@ -67,7 +67,7 @@ def test_our_checkpoint(tmp_path: Path) -> None:
     assert same(student, method.student)
     assert same(teacher, method.teacher.encoder)
     assert not student.training
-    assert all(value.requires_grad for value in student.transformer.parameters())
+    assert all(value.requires_grad for value in student.trunk.parameters())
     with pytest.raises(UserError, match="weights='ema'"):
         d2v.load(path, weights="ema")  # type: ignore[arg-type]
 
@@ -126,7 +126,7 @@ def test_what_cannot_be_loaded(tmp_path: Path, make_v1_vision: Callable[..., Any
     method = make()
     state = {f"method.{name}": value for name, value in method.state_dict().items()}
     damaged = tmp_path / "damaged.ckpt"
-    del state["method.student.cls_token"]
+    del state["method.student.front.cls_token"]
     torch.save({"state_dict": state, "d2v": {"version": "0.1.0", "student": method.student.recipe}}, damaged)
     with pytest.raises(UserError, match=r"damaged.ckpt.*cls_token is missing"):
         d2v.load(damaged)
@@ -164,8 +164,8 @@ def test_damaged_weights_of_a_folder(tmp_path: Path) -> None:
 def test_changed_arguments_of_the_encoder(tmp_path: Path) -> None:
     path = save(make(), tmp_path / "a.ckpt")
     plain, changed = d2v.load(path), d2v.load(path, dropout=0.2, checkpoint_activations=True)
-    assert changed.transformer.input_dropout.p == 0.2
-    assert changed.transformer.checkpoint_activations
+    assert changed.front.input_dropout.p == 0.2
+    assert changed.trunk.checkpoint_activations
     assert changed.recipe["init_args"]["dropout"] == 0.2
     assert same(plain, changed)
     with pytest.raises(UserError, match=r"layer_drip=0.1: Encoder has no such argument; it has .*depth"):
@@ -191,8 +191,8 @@ def test_init_weights_tells_what_starts_otherwise(tmp_path: Path) -> None:
     assert notes[0] == "the teacher starts as the student in feature_extractor"
     assert notes[1].startswith("the head starts anew: ")
     assert "proj.weight has the shape [16, 8] and not [16, 16]" in notes[1]
-    assert same(method.teacher.encoder.feature_extractor, source.student.feature_extractor)
-    assert same(method.teacher.encoder.transformer, source.teacher.encoder.transformer)
+    assert same(method.teacher.encoder.front.feature_extractor, source.student.front.feature_extractor)
+    assert same(method.teacher.encoder.trunk, source.teacher.encoder.trunk)
 
     no_teacher = {name: value for name, value in source.state_dict().items() if not name.startswith("teacher.")}
     write_folder(tmp_path / "model", no_teacher, {"method": recipe()}, "")

@@ -136,7 +136,7 @@ def test_what_a_checkpoint_holds_never_overrides_the_config(
     options = ["--model.ema.end", "0.5", "--model.num_masks", "2", "--trainer.max_steps", "4"]
     assert d2v("fit", *tiny, *options, "--resume", path)[0] == 0
     model = seen["cli"].model
-    assert (model.method.num_masks, model.ema.end, model.seed) == (2, 0.5, 1)
+    assert (model.method.task.num_masks, model.ema.end, model.seed) == (2, 0.5, 1)
 
 
 def test_a_list_of_callbacks_drops_nothing_that_the_method_needs(

@@ -26,7 +26,7 @@ class ConvEncoder(nn.Module):
         self.frames = nn.Conv1d(1, 5, 4, stride=2)
         self.mix = nn.Conv1d(5, 6, 2 * reach + 1, padding=reach)
         self.dropout = nn.Dropout(0.5)
-        self.feature_extractor = SimpleNamespace(stride=2, receptive_field=4)
+        self.front = SimpleNamespace(feature_extractor=SimpleNamespace(stride=2, receptive_field=4))
         self.longest = 0
 
     def embed(self, x: Tensor, pool: str) -> Tensor:

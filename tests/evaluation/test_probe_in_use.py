@@ -4,6 +4,7 @@ import csv
 import json
 from pathlib import Path
 
+import encoders
 import lightning as L
 import numpy as np
 import pytest
@@ -17,12 +18,13 @@ from d2v.cli import main
 from d2v.errors import UserError
 from d2v.evaluation.features import extract_features
 from d2v.modalities.vision.data import ImageNetDataModule
+from d2v.modalities.vision.front_end import VisionFrontEnd
 from d2v.model.heads import LinearHead
 from d2v.model.losses import RegressionLoss
 from d2v.model.masking import InverseBlockMasking
 from d2v.model.targets import TopKTargets
 from d2v.training.callbacks.probe import ProbeCallback
-from d2v.training.module import Data2VecModule
+from d2v.training.module import Data2VecModule, Pretraining
 from d2v.training.schedules import EMADecay, WarmupCosine
 
 STUDENT = {
@@ -54,7 +56,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fit(root: Path, run_dir: Path, callbacks: list[L.Callback]) -> Data2VecModule:
     """Four optimizer steps of two micro-batches each, with dropout."""
     torch.manual_seed(0)
-    module = Data2VecModule(
+    module = Pretraining(
         student=vision_encoder(**STUDENT),
         masking=InverseBlockMasking(0.5, block_size=2),
         targets=TopKTargets(top_k=2),
@@ -90,7 +92,7 @@ def run_dir(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     after = probed.state_dict()
     assert all(torch.equal(value, after[name]) for name, value in plain.state_dict().items())
     assert probed.training
-    assert probed.student.training
+    assert probed.method.student.training
     return run_dir
 
 
@@ -111,11 +113,11 @@ def test_callback_wants_a_datamodule() -> None:
 
 def test_features_come_in_order_and_leave_the_modes_alone(pictures: Path) -> None:
     encoder = vision_encoder(**STUDENT).train()
-    encoder.transformer.blocks[0].eval()
+    encoder.trunk.blocks[0].eval()
     loader = ImageNetDataModule(str(pictures), batch_size=5, image_size=16, num_workers=0).probe_dataloaders()[0]
     features = extract_features(encoder, loader, "cpu", progress=False)
     assert encoder.training
-    assert not encoder.transformer.blocks[0].training
+    assert not encoder.trunk.blocks[0].training
     assert features.features.shape == (36, 16)
     assert features.features.dtype == torch.float32
     assert features.labels.tolist() == sorted(features.labels.tolist())
@@ -133,9 +135,9 @@ def config(pictures: Path, tmp_path: Path) -> Path:
     content = {
         "seed_everything": 3,
         "model": {
-            "class_path": "d2v.training.module.Data2VecModule",
+            "class_path": "d2v.training.module.Pretraining",
             "init_args": {
-                "student": {"class_path": "d2v.modalities.vision.front_end.VisionFrontEnd", "init_args": STUDENT},
+                "student": encoders.recipe(VisionFrontEnd, **STUDENT),
                 "masking": {"class_path": "d2v.model.masking.InverseBlockMasking", "init_args": {"mask_ratio": 0.5}},
                 "num_masks": 2,
             },

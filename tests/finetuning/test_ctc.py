@@ -267,8 +267,8 @@ def test_frozen_parts_stay_as_they_are_and_in_eval_mode(tmp_path):
 
     class Watch(Seen):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-            modes.append([layer.training for layer in pl_module.student.feature_extractor.layers])
-            modes.append([not pl_module.student.transformer.training])
+            modes.append([layer.training for layer in pl_module.student.front.feature_extractor.layers])
+            modes.append([not pl_module.student.trunk.training])
 
     trainer = make_trainer(tmp_path, max_steps=4, callbacks=[Watch()], limit_val_batches=1, val_check_interval=2)
     trainer.fit(module, datamodule=MelodyModule())
@@ -297,7 +297,7 @@ def test_a_whole_encoder_can_be_frozen(tmp_path):
     trainer = make_trainer(tmp_path, max_steps=2)
     trainer.fit(module, datamodule=MelodyModule())
     assert all("student" not in name for name in changed(module, before))
-    assert not module.student.transformer.training
+    assert not module.student.trunk.training
 
 
 # Checkpoints
@@ -344,16 +344,16 @@ def test_another_run_can_start_from_a_fine_tuned_encoder(learned, tmp_path):
     module, folder = learned
     other = make_module(checkpoint=str(folder))
     assert torch.equal(
-        other.student.state_dict()["transformer.blocks.0.mlp.0.weight"],
-        module.student.state_dict()["transformer.blocks.0.mlp.0.weight"],
+        other.student.state_dict()["trunk.blocks.0.mlp.0.weight"],
+        module.student.state_dict()["trunk.blocks.0.mlp.0.weight"],
     )
-    assert other.student.transformer.training
+    assert other.student.trunk.training
 
 
 def test_other_arguments_of_the_encoder(learned):
     _, folder = learned
     module = make_module(checkpoint=str(folder), encoder_changes={"layer_drop": 0.25, "dropout": 0.5})
-    assert module.student.transformer.layer_drop == 0.25
+    assert module.student.trunk.layer_drop == 0.25
     assert module.student.recipe["init_args"]["dropout"] == 0.5
     with pytest.raises(UserError, match=r"model\.checkpoint, with model\.encoder_changes \{'layer_dorp': 0\.25\}: "):
         make_module(checkpoint=str(folder), encoder_changes={"layer_dorp": 0.25})

@@ -46,14 +46,14 @@ def beit(name: str, depth: int) -> float:
     """BEiT's optim_factory.py and run_class_finetuning.py, for the names that the same tensors have here:
     ``decay ** (depth + 1 - layer)``, where layer is 0, the number of the block from 1, or depth + 1."""
     table = {
-        "student.feature_extractor.proj": 0,  # patch_embed
-        "student.cls_token": 0,
-        "student.positions": 0,  # pos_embed
-        "student.masked_input": 0,  # mask_token
-        "student.attention_bias": depth + 1,  # rel_pos_bias
-        "student.transformer.output_norm": depth + 1,  # norm
+        "student.front.feature_extractor.proj": 0,  # patch_embed
+        "student.front.cls_token": 0,
+        "student.front.positions": 0,  # pos_embed
+        "student.front.masked_input": 0,  # mask_token
+        "student.front.attention_bias": depth + 1,  # rel_pos_bias
+        "student.trunk.output_norm": depth + 1,  # norm
         "head": depth + 1,  # fc_norm, head
-        **{f"student.transformer.blocks.{number}.": number + 1 for number in range(depth)},
+        **{f"student.trunk.blocks.{number}.": number + 1 for number in range(depth)},
     }
     (layer,) = (layer for prefix, layer in table.items() if name.startswith(prefix))
     return DECAY ** (depth + 1 - layer)
@@ -63,22 +63,22 @@ def test_pictures_have_the_rates_of_beit() -> None:
     encoder = vision_encoder(image_size=16, patch_size=4, width=16, depth=12, num_heads=2, **V1)  # type: ignore[arg-type]
     found, decaying = scales(encoder)
     assert found == pytest.approx({name: beit(name, 12) for name in found})
-    assert found["student.cls_token"] == pytest.approx(0.65**13)
-    assert found["student.transformer.blocks.11.mlp.0.weight"] == pytest.approx(0.65)
+    assert found["student.front.cls_token"] == pytest.approx(0.65**13)
+    assert found["student.trunk.blocks.11.mlp.0.weight"] == pytest.approx(0.65)
     # BEiT's get_parameter_groups: nothing of one dimension, and of the named ones no pos_embed and cls_token.
     parameters = dict(Model(encoder).named_parameters())
     assert all(parameters[name].ndim > 1 for name in decaying)
-    spared = {"student.cls_token", "student.masked_input.mask_token", "student.positions.table",
-              "student.positions.cls_table", "student.attention_bias.table"}  # fmt: skip
+    spared = {"student.front.cls_token", "student.front.masked_input.mask_token", "student.front.positions.table",
+              "student.front.positions.cls_table", "student.front.attention_bias.table"}  # fmt: skip
     assert set(parameters) - decaying == {n for n, p in parameters.items() if p.ndim == 1} | spared
 
 
 def test_prenet_blocks_are_blocks() -> None:
     found, _ = scales(vision_encoder(image_size=16, patch_size=4, width=16, depth=2, prenet_depth=2, num_heads=2))
-    first, second = (found[f"student.transformer.{stack}.0.norm1.weight"] for stack in ("prenet", "blocks"))
+    first, second = (found[f"student.trunk.{stack}.0.norm1.weight"] for stack in ("prenet", "blocks"))
     assert (first, second) == pytest.approx((0.65**4, 0.65**2))
-    assert found["student.transformer.input_norm.weight"] == pytest.approx(0.65**5)
-    assert "student.positions.table" not in found, "it is not trained"
+    assert found["student.front.input_norm.weight"] == pytest.approx(0.65**5)
+    assert "student.front.positions.table" not in found, "it is not trained"
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_prenet_blocks_are_blocks() -> None:
 def test_sound_and_text_have_such_rates_too(encoder: Encoder, lowest: str, highest: str | None) -> None:
     found, _ = scales(encoder)
     assert found[f"student.{lowest}"] == min(found.values()) == pytest.approx(0.65**3)
-    assert found["student.transformer.blocks.1.norm1.weight"] == pytest.approx(0.65)
+    assert found["student.trunk.blocks.1.norm1.weight"] == pytest.approx(0.65)
     assert found["head.proj.weight"] == max(found.values()) == 1
     assert highest is None or found[f"student.{highest}"] == 1
 
@@ -126,12 +126,12 @@ def test_a_senseless_factor_is_refused(value: float) -> None:
 
 
 def test_what_is_frozen_is_in_no_group() -> None:
-    module = make_module("classifier", layer_decay=DECAY, freeze=["transformer.blocks.0"])
+    module = make_module("classifier", layer_decay=DECAY, freeze=["trunk.blocks.0"])
     torch.manual_seed(0)
     module.set_names(("a", "b"))
     grouped = {id(parameter) for group in module.parameter_groups() for parameter in group["params"]}
-    assert not grouped & {id(p) for p in module.student.transformer.blocks[0].parameters()}
-    assert grouped & {id(p) for p in module.student.transformer.blocks[1].parameters()}
+    assert not grouped & {id(p) for p in module.student.trunk.blocks[0].parameters()}
+    assert grouped & {id(p) for p in module.student.trunk.blocks[1].parameters()}
 
 
 def test_a_head_with_a_rate_of_its_own(tmp_path: Path) -> None:
@@ -148,13 +148,13 @@ def test_a_head_with_a_rate_of_its_own(tmp_path: Path) -> None:
     assert set(rates) == {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     assert sum(len(group["params"]) for group in groups) == len(rates), "no parameter is in two groups"
     assert {name for name, rate in rates.items() if rate != 1e-3} == {
-        "method.head.proj.weight",
-        "method.head.proj.bias",
+        "method.task.head.proj.weight",
+        "method.task.head.proj.bias",
     }
-    assert rates["method.head.proj.weight"] == rates["method.head.proj.bias"] == pytest.approx(1e-2)
+    assert rates["method.task.head.proj.weight"] == rates["method.task.head.proj.bias"] == pytest.approx(1e-2)
     left_alone = {names[p] for group in module.parameter_groups() if "weight_decay" in group for p in group["params"]}
-    assert "method.head.proj.bias" in left_alone
-    assert "method.head.proj.weight" not in left_alone
+    assert "method.task.head.proj.bias" in left_alone
+    assert "method.task.head.proj.weight" not in left_alone
     assert groups[0]["initial_lr"] == 1e-3, "the rate that is logged is the one that was asked for"
 
     file = tmp_path / "to-2" / "last.ckpt"

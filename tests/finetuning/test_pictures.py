@@ -65,7 +65,7 @@ def test_every_config_runs(d2v: D2V, root: Path, tmp_path: Path, name: str) -> N
     assert re.search(r"validation: loss [\d.]+, top1 [\d.]+%\)", err)
     assert not [line for line in err.splitlines() if "Warning" in line], err
     state = torch.load(tmp_path / "runs/a/checkpoints/last.ckpt", weights_only=True)["state_dict"]
-    assert ("method.student.transformer.output_norm.weight" in state) is False
+    assert ("method.student.trunk.output_norm.weight" in state) is False
 
     # At another size, by the size of the data alone and by resized tables.
     again = ["--config", "runs/a/config.yaml", "--ckpt_path", "runs/a"]

@@ -11,6 +11,8 @@ from typing import Any
 import lightning as L
 import torch
 import torch.nn.functional as F
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # as a script
 from encoders import speech_encoder
 from torch import Tensor
 

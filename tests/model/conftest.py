@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
+import encoders
 import pytest
 import torch
-from encoders import vision_encoder
 from torch import Tensor, nn
 
 from d2v.model.encoder import Encoder
+from d2v.model.front_end import FrontEnd
 from d2v.model.masked_input import DropMasked, ReplaceMasked
 from d2v.nn.positional import ConvPositions
 from d2v.nn.transformer import Transformer
@@ -44,14 +45,14 @@ def token_encoder() -> Callable[..., Encoder]:
 
     def make(masked_input: str = "drop", mixing: bool = False, num_cls: int = 0, **transformer: Any) -> Encoder:
         torch.manual_seed(0)
+        hidden = DropMasked() if masked_input == "drop" else ReplaceMasked(WIDTH)
+        positions = ConvPositions(WIDTH, 1, 5, 2) if mixing else None
+        prenet_depth = transformer.pop("prenet_depth", 0)
         encoder = Encoder(
-            Project(),
-            Transformer(WIDTH, 2, 2, **{"norm_first": False, **transformer}),
-            DropMasked() if masked_input == "drop" else ReplaceMasked(WIDTH),
-            width=WIDTH,
-            recipe={},
-            positions=ConvPositions(WIDTH, 1, 5, 2) if mixing else None,
-            num_cls=num_cls,
+            lambda trunk: FrontEnd(
+                trunk, Project(), hidden, positions=positions, num_cls=num_cls, prenet_depth=prenet_depth
+            ),
+            Transformer(WIDTH, 2, 2, **transformer),
         )
         perturb(encoder)
         return encoder.eval()
@@ -65,7 +66,7 @@ def vision_encoder() -> Callable[..., Encoder]:
 
     def make(**changes: Any) -> Encoder:
         torch.manual_seed(0)
-        encoder = vision_encoder(
+        encoder = encoders.vision_encoder(
             **{"image_size": 24, "patch_size": 4, "width": WIDTH, "depth": 2, "num_heads": 2, **changes}
         )
         perturb(encoder)

@@ -4,12 +4,20 @@ import pytest
 import torch
 from torch import Tensor
 
+from d2v.checkpoints.recipe import build_encoder
 from d2v.errors import UserError
+from d2v.model.encoder import Encoder
 from d2v.model.masked_input import gather_tokens
 from d2v.model.masking import InverseBlockMasking
 from d2v.model.targets import TopKTargets
-from d2v.nn.positional import PositionTable, RelativePositionBias, relative_position_index, sincos_table_2d
-from d2v.nn.transformer import Transformer
+from d2v.nn.positional import (
+    AttentionBias,
+    PositionTable,
+    RelativePositionBias,
+    relative_position_index,
+    sincos_table_2d,
+)
+from d2v.nn.transformer import TransformerOutput
 from d2v.types import Batch, EncoderOutput, Mask, TokenSequence
 
 close = torch.testing.assert_close
@@ -68,7 +76,7 @@ def test_replaced_tokens_are_told_apart_by_their_positions(vision_encoder):
     mask = random_mask(2, 36, 20)
     output = encoder.encode(sequence, mask)
     assert output.tokens.shape == (2, 36, 16)
-    by_hand = torch.where(mask.masked[..., None], encoder.masked_input.mask_token, sequence.tokens)
+    by_hand = torch.where(mask.masked[..., None], encoder.front.masked_input.mask_token, sequence.tokens)
     same(output, encoder.encode(TokenSequence(by_hand, (6, 6))), rtol=0, atol=1e-6)
     masked = output.tokens[0, mask.masked_index[0]]
     assert torch.cdist(masked, masked).fill_diagonal_(1).min() > 1e-3
@@ -93,18 +101,18 @@ def test_dropping_equals_encoding_the_kept_tokens_with_their_own_positions(
     for row in range(6):
         kept = (~mask.masked[row]).nonzero().flatten().tolist()
         x = sequence.tokens[row // 3]
-        cls = encoder.cls_token
+        cls = encoder.front.cls_token
         if positions is not None:
-            x = x + encoder.positions.table
-            cls = encoder.positions.encode_cls(cls[None])[0]
+            x = x + encoder.front.positions.table
+            cls = encoder.front.positions.encode_cls(cls[None])[0]
         x = torch.cat([cls, torch.stack([x[i] for i in kept])])[None]
         bias = None
         if relative_bias is not None:
-            full = encoder.attention_bias((6, 6), 2, None)  # [L, 1, H, T, T]
+            full = encoder.front.attention_bias((6, 6), 2, None)  # [L, 1, H, T, T]
             places = [0, 1, *(i + 2 for i in kept)]
             bias = torch.stack([full[..., i, :] for i in places], dim=-2)
             bias = torch.stack([bias[..., i] for i in places], dim=-1)
-        by_hand = encoder.transformer(x, bias)
+        by_hand = through_the_blocks(encoder, x, bias)
         close(output.tokens[row], by_hand.x[0, 2:], rtol=0, atol=1e-5)
         close(output.cls[row], by_hand.x[0, :2], rtol=0, atol=1e-5)
         close(output.ffn_outputs[1][row], by_hand.blocks[1].ffn[0, 2:], rtol=0, atol=1e-5)
@@ -188,7 +196,7 @@ def test_non_square_tables_are_row_major(vision_encoder):
             sines, cosines = torch.tensor(angles).sin(), torch.tensor(angles).cos()
             expected = torch.cat([sines[:4], cosines[:4], sines[4:], cosines[4:]])
             close(table[row * 5 + column], expected, rtol=0, atol=1e-6)
-    close(encoder.positions(TokenSequence(torch.zeros(1, 15, 16), (3, 5)))[0], table, rtol=0, atol=0)
+    close(encoder.front.positions(TokenSequence(torch.zeros(1, 15, 16), (3, 5)))[0], table, rtol=0, atol=0)
 
 
 def _table_at(table: PositionTable, grid: tuple[int, int]) -> Tensor:
@@ -264,15 +272,23 @@ def test_padding_leaves_valid_tokens_alone(token_encoder, mixing, num_cls, norm_
         )
 
 
-def test_padding_follows_the_kept_tokens_and_adds_to_a_bias():
-    torch.manual_seed(0)
-    transformer = Transformer(16, 2, 2, norm_first=False).eval()
-    x, bias = torch.randn(2, 7, 16), torch.randn(1, 1, 2, 7, 7)
+@pytest.mark.parametrize("num_tables", [1, 3])
+def test_padding_adds_to_a_bias(token_encoder, num_tables):
+    class Bias(AttentionBias):
+        values = torch.randn(num_tables, 1, 2, 7, 7)
+
+        def forward(self, grid, num_cls, visible_index):
+            return self.values[..., : grid[0], : grid[0]]
+
+    encoder = token_encoder(prenet_depth=1)
+    encoder.front.attention_bias = Bias()
+    x = torch.randn(2, 7, 16)
     padding_mask = torch.tensor([[False] * 7, [False] * 5 + [True] * 2])
-    for per_block in (bias, torch.cat([bias, -bias])):
-        padded = transformer(x, per_block, padding_mask)
-        close(padded.x[1, :5], transformer(x[1:, :5], per_block[..., :5, :5]).x[0], rtol=0, atol=1e-5)
-        close(padded.x[0], transformer(x[:1], per_block).x[0], rtol=0, atol=1e-5)
+    padded = encoder(x, padding_mask).tokens
+    close(padded[1, :5], encoder(x[1:, :5]).tokens[0], rtol=0, atol=1e-5)
+    close(padded[0], encoder(x[:1]).tokens[0], rtol=0, atol=1e-5)
+    by_hand = through_the_blocks(encoder, encoder.extract(x).tokens, Bias.values).x
+    close(encoder(x).tokens, by_hand, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("masked_input", ["drop", "replace"])
@@ -348,9 +364,9 @@ def test_embed_chooses_layer_and_pooling(vision_encoder):
 
 def test_the_recipe_builds_the_encoder_again(vision_encoder):
     encoder = vision_encoder(depth=3, relative_bias="shared", layer_scale=0.1, num_cls=1)
-    init_args = encoder.recipe["init_args"]
-    assert encoder.recipe["class_path"] == "d2v.modalities.vision.front_end.VisionFrontEnd"
-    again = type(encoder)(**init_args)
+    assert encoder.recipe["front"]["class_path"] == "d2v.modalities.vision.front_end.VisionFrontEnd"
+    assert encoder.recipe["trunk"]["depth"] == 3
+    again = build_encoder(encoder.recipe)
     again.load_state_dict(encoder.state_dict())
     x = torch.randn(1, 3, 24, 24)
     close(again.eval()(x).tokens, encoder(x).tokens, rtol=0, atol=0)
@@ -358,3 +374,12 @@ def test_the_recipe_builds_the_encoder_again(vision_encoder):
 
 def _ids(count: int) -> Batch:
     return Batch(torch.empty(count, 0), torch.arange(count), torch.zeros(count, dtype=torch.long))
+
+
+def through_the_blocks(encoder: Encoder, x: torch.Tensor, bias: torch.Tensor | None) -> TransformerOutput:
+    """Norm, prenet and trunk with one bias a block, or one for all."""
+    prenet, trunk = bias, bias
+    if bias is not None and len(bias) > 1:
+        prenet, trunk = bias[: len(encoder.front.prenet)], bias[len(encoder.front.prenet) :]
+    x, _ = encoder.front.prenet(encoder.front.input_norm(x), prenet)
+    return encoder.trunk(x, trunk)

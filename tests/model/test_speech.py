@@ -5,13 +5,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from encoders import speech_encoder
+from encoders import data2vec, speech_encoder, step
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from d2v.model.encoder import Encoder
 from d2v.model.data2vec import Data2Vec
+from d2v.model.encoder import Encoder
 from d2v.model.heads import ConvDecoder1d, LinearHead
 from d2v.model.losses import RegressionLoss
 from d2v.model.masking import SpanMasking
@@ -36,7 +36,7 @@ def make_encoder(**changes: Any) -> Encoder:
 
 def make_method(version: str, **changes: Any) -> Data2Vec:
     first = version == "1.0"
-    return Data2Vec(
+    return data2vec(
         make_encoder(masked_input="replace" if first else "drop", alibi=not first, prenet_depth=0 if first else 1),
         SpanMasking(0.49, 4, 0.16, whole_spans=True) if first else SpanMasking(0.5, 3, 0.05),
         TopKTargets(2),
@@ -84,12 +84,12 @@ def test_a_padded_clip_has_the_features_of_the_clip_alone(alibi, norm_first):
 def test_a_padded_clip_has_the_mask_targets_and_loss_of_the_clip_alone(version):
     method = make_method(version).eval()
     batch = padded_batch()
-    together = method(batch)
-    rows = method.num_masks
+    together = step(method, batch)
+    rows = method.task.num_masks
     total = torch.zeros(())
     count = 0
     for row in range(3):
-        single = method(alone(batch, row))
+        single = step(method, alone(batch, row))
         frames = single.mask.masked.shape[1]
         mine = slice(row * rows, (row + 1) * rows)
         assert torch.equal(together.mask.masked[mine, :frames], single.mask.masked)
@@ -104,7 +104,7 @@ def test_a_padded_clip_has_the_mask_targets_and_loss_of_the_clip_alone(version):
 
 def test_a_padded_batch_trains_every_parameter():
     method = make_method("2.0").train()
-    method(padded_batch()).loss.backward()
+    step(method, padded_batch()).loss.backward()
     for name, parameter in method.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None, name
@@ -202,7 +202,7 @@ def test_layer_drop_leaves_blocks_out_and_gives_their_weights_a_gradient_of_zero
     encoder = make_encoder(layer_drop=0.5, depth=6)
     wave = padded_batch((1000,)).inputs
     calls: list[nn.Module] = []
-    for block in encoder.transformer.blocks:
+    for block in encoder.trunk.blocks:
         block.register_forward_hook(lambda block, *_: calls.append(block))
     encoder(wave)
     assert len(calls) == 6  # in eval mode, all
@@ -211,7 +211,7 @@ def test_layer_drop_leaves_blocks_out_and_gives_their_weights_a_gradient_of_zero
     torch.manual_seed(0)
     encoder(wave).tokens.square().sum().backward()
     assert 0 < len(calls) < 6
-    for block in encoder.transformer.blocks:
+    for block in encoder.trunk.blocks:
         gradients = [parameter.grad for parameter in block.parameters()]
         assert all(gradient is not None for gradient in gradients)
         assert any(gradient.any() for gradient in gradients) == (block in calls)
@@ -313,8 +313,8 @@ def test_borrowed_positions_keep_their_gradient_under_autocast():
     # The teacher runs them first, without a gradient: autocast must not keep that cast (pytorch pull request 165068).
     method = make_method("1.0").train()
     with torch.autocast("cpu", torch.bfloat16):
-        loss = method(padded_batch()).loss
+        loss = step(method, padded_batch()).loss
     loss.backward()
-    for name, parameter in method.student.positions.named_parameters():
+    for name, parameter in method.student.front.positions.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().max() > 0, name

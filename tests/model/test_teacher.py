@@ -5,6 +5,7 @@ import io
 
 import pytest
 import torch
+from encoders import data2vec, step
 from torch import nn
 
 from d2v.model.data2vec import Data2Vec
@@ -20,7 +21,7 @@ EVERY_SHARE = [(), ("feature_extractor",), ("positions",), ("feature_extractor",
 
 
 def method_of(student: nn.Module, shared: tuple = ()) -> Data2Vec:
-    return Data2Vec(
+    return data2vec(
         student,
         InverseBlockMasking(0.7, 2),
         TopKTargets(2),
@@ -37,7 +38,7 @@ def shared(request):
 
 
 def is_shared(name: str, shared: tuple) -> bool:
-    return name.split(".")[0] in shared
+    return name.startswith(tuple(f"front.{part}." for part in shared))
 
 
 def test_state_dict_and_parameters_hold_the_averaged_parts_alone(vision_encoder, shared):
@@ -51,7 +52,7 @@ def test_state_dict_and_parameters_hold_the_averaged_parts_alone(vision_encoder,
     assert not any(id(p) in own for p in teacher.parameters())
     assert all(p.requires_grad for p in student.parameters()), "freezing the teacher must not freeze the student"
     for name in shared:
-        assert getattr(teacher.encoder, name) is getattr(student, name)
+        assert getattr(teacher.encoder.front, name) is getattr(student.front, name)
 
 
 def test_borrowed_parts_follow_the_student_at_once_and_averaged_ones_do_not(vision_encoder, picture_batch, shared):
@@ -61,9 +62,9 @@ def test_borrowed_parts_follow_the_student_at_once_and_averaged_ones_do_not(visi
     before = teacher(batch, student.extract(batch.inputs)).tokens
     close(before, student(batch.inputs).tokens)
     with torch.no_grad():
-        student.feature_extractor.proj.weight.mul_(2)
-        student.positions.table.add_(torch.randn_like(student.positions.table))
-        student.transformer.blocks[0].mlp[0].weight.normal_()
+        student.front.feature_extractor.proj.weight.mul_(2)
+        student.front.positions.table.add_(torch.randn_like(student.front.positions.table))
+        student.trunk.blocks[0].mlp[0].weight.normal_()
     after = teacher(batch, student.extract(batch.inputs)).tokens
     if not shared:
         close(after, before, rtol=0, atol=0)
@@ -82,7 +83,7 @@ def test_borrowed_parts_follow_the_student_at_once_and_averaged_ones_do_not(visi
 def test_the_teacher_is_always_in_eval_mode_and_gives_no_gradient(vision_encoder, picture_batch, shared):
     student = vision_encoder(positions="learned", dropout=0.5, drop_path=0.5, attention_dropout=0.5).train()
     method = method_of(student, shared).train()
-    assert method.student.transformer.training
+    assert method.student.trunk.training
     assert not any(module.training for module in method.teacher.encoder.modules())
     batch = picture_batch()
     features = student.extract(batch.inputs)
@@ -98,7 +99,7 @@ def test_no_gradient_reaches_the_teacher_or_comes_through_it(vision_encoder, pic
     student = vision_encoder(positions="learned")
     method = method_of(student, shared)
     batch = picture_batch()
-    output = method(batch)
+    output = step(method, batch)
     assert not output.targets.requires_grad
     output.loss.backward()
     assert all(p.grad is None for p in method.teacher.parameters())
@@ -106,7 +107,7 @@ def test_no_gradient_reaches_the_teacher_or_comes_through_it(vision_encoder, pic
     frozen = copy.deepcopy(method)
     frozen.zero_grad()
     frozen.teacher = EMATeacher(frozen.student)  # the same weights, nothing borrowed
-    frozen(batch).loss.backward()
+    step(frozen, batch).loss.backward()
     for (name, p), q in zip(student.named_parameters(), frozen.student.parameters(), strict=True):
         close(p.grad, q.grad, rtol=0, atol=1e-6, msg=name)
 
@@ -118,19 +119,19 @@ def test_update_is_the_published_formula_and_copies_buffers(token_encoder):
     with torch.no_grad():
         for parameter in student.parameters():
             parameter.add_(torch.randn_like(parameter))
-        student.feature_extractor.calls += 5
-    borrowed = copy.deepcopy(student.positions.state_dict())
+        student.front.feature_extractor.calls += 5
+    borrowed = copy.deepcopy(student.front.positions.state_dict())
     teacher.update(student, 0.75)
     new, source = teacher.state_dict(), student.state_dict()
     assert not any("positions" in name for name in new)
     for name, value in new.items():
         inner = name.removeprefix("encoder.")
-        if inner == "feature_extractor.calls":
+        if inner == "front.feature_extractor.calls":
             assert value == 5
         else:
             close(value, 0.75 * old[name] + 0.25 * source[inner], rtol=0, atol=1e-6)
     for name, value in borrowed.items():
-        close(student.positions.state_dict()[name], value, rtol=0, atol=0)
+        close(student.front.positions.state_dict()[name], value, rtol=0, atol=0)
     teacher.update(student, 1.0)
     for name, value in new.items():
         close(teacher.state_dict()[name], value, rtol=0, atol=0)
@@ -145,7 +146,7 @@ def test_the_average_stays_fp32_under_autocast(vision_encoder, picture_batch, dt
     optimizer = torch.optim.SGD([p for p in method.parameters() if p.requires_grad], lr=1e-3)
     before = copy.deepcopy(method.teacher.state_dict())
     with torch.autocast("cpu", dtype=dtype):
-        output: Data2VecOutput = method(picture_batch())
+        output: Data2VecOutput = step(method, picture_batch())
     assert output.loss.dtype == torch.float32
     assert output.targets.dtype == torch.float32
     output.loss.backward()
@@ -168,12 +169,12 @@ def test_a_copy_of_the_method_borrows_from_its_own_student(vision_encoder, pictu
     method = method_of(vision_encoder(positions="learned"), shared)
     again = copy.deepcopy(method)
     for name in shared:
-        assert getattr(again.teacher.encoder, name) is getattr(again.student, name)
-        assert getattr(again.teacher.encoder, name) is not getattr(method.student, name)
+        assert getattr(again.teacher.encoder.front, name) is getattr(again.student.front, name)
+        assert getattr(again.teacher.encoder.front, name) is not getattr(method.student.front, name)
     own = {id(p) for p in method.parameters()}
     assert not any(id(p) in own for p in again.parameters())
     batch = picture_batch()
-    close(again(batch).loss, method(batch).loss, rtol=0, atol=0)
+    close(step(again, batch).loss, step(method, batch).loss, rtol=0, atol=0)
 
 
 def test_state_dict_round_trip(vision_encoder, picture_batch, shared):
@@ -190,8 +191,8 @@ def test_state_dict_round_trip(vision_encoder, picture_batch, shared):
             parameter.zero_()
     again.load_state_dict(torch.load(file, weights_only=True), strict=True)
     batch = picture_batch()
-    close(again(batch).loss, method(batch).loss, rtol=0, atol=0)
-    assert again(batch).targets.abs().max() > 0
+    close(step(again, batch).loss, step(method, batch).loss, rtol=0, atol=0)
+    assert step(again, batch).targets.abs().max() > 0
 
 
 def test_what_the_student_has_not_cannot_be_borrowed(vision_encoder):
@@ -203,11 +204,11 @@ def test_the_teacher_sees_everything(vision_encoder, picture_batch):
     """Targets are those of the unmasked input: neither the masks nor their number change them."""
     method = method_of(vision_encoder())
     batch = picture_batch()
-    output = method(batch)
-    every = method.targets(method.teacher(batch, method.student.extract(batch.inputs)))
+    output = step(method, batch)
+    every = method.task.targets(method.teacher(batch, method.student.extract(batch.inputs)))
     for row in range(8):
         close(output.targets[row], every[row // 2, output.mask.masked_index[row]], rtol=0, atol=0)
-    method.num_masks = 1
-    close(method(batch).targets, output.targets[::2], rtol=0, atol=1e-6)
+    method.task.num_masks = 1
+    close(step(method, batch).targets, output.targets[::2], rtol=0, atol=1e-6)
     other = Batch(batch.inputs.roll(1, 0), batch.sample_ids, batch.epochs)
-    assert (method(other).targets - output.targets[::2]).abs().max() > 0.01
+    assert (step(method, other).targets - output.targets[::2]).abs().max() > 0.01

@@ -5,28 +5,28 @@ from typing import Any
 
 import pytest
 import torch
-from encoders import text_encoder
+from encoders import data2vec, step, text_encoder
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 import d2v
-from d2v.model.encoder import Encoder
 from d2v.checkpoints.folder import write_folder
 from d2v.errors import UserError
 from d2v.model.data2vec import Data2Vec
+from d2v.model.encoder import Encoder
 from d2v.model.heads import ConvDecoder1d, MLPHead
 from d2v.model.losses import RegressionLoss
 from d2v.model.masked_input import ReplaceTokens
 from d2v.model.masking import RandomMasking, SpanMasking
 from d2v.model.targets import TopKTargets
 from d2v.nn.positional import LearnedPositions
-from d2v.training.module import Data2VecModule
+from d2v.training.module import Data2VecModule, Pretraining
 from d2v.training.schedules import EMADecay, WarmupCosine
 from d2v.types import Batch, Mask, TokenSequence
 
 VOCAB = 50
-SHARED = ("feature_extractor", "positions", "transformer.input_norm")
+SHARED = ("feature_extractor", "positions", "input_norm")
 VERSIONS = ["1.0", "BERT's masking", "2.0"]
 close = torch.testing.assert_close
 
@@ -61,7 +61,7 @@ def make_student(version: str) -> Encoder:
 
 
 def make_method(version: str) -> Data2Vec:
-    return Data2Vec(student=make_student(version), **parts(version)).eval()
+    return data2vec(student=make_student(version), **parts(version)).eval()
 
 
 def padded_batch(lengths: tuple[int, ...] = (32, 9, 20)) -> Batch:
@@ -110,11 +110,11 @@ def test_what_stands_at_padding_does_not_matter():
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_padded_text_has_the_mask_targets_and_loss_of_the_text_alone(version):
     method, batch = make_method(version), padded_batch()
-    together = method(batch)
-    rows = method.num_masks
+    together = step(method, batch)
+    rows = method.task.num_masks
     total, count = torch.zeros(()), 0
     for row in range(3):
-        single = method(alone(batch, row))
+        single = step(method, alone(batch, row))
         length = single.mask.masked.shape[1]
         mine = slice(row * rows, (row + 1) * rows)
         assert torch.equal(together.mask.masked[mine, :length], single.mask.masked)
@@ -130,7 +130,7 @@ def test_a_padded_text_has_the_mask_targets_and_loss_of_the_text_alone(version):
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_padded_batch_trains_every_parameter(version):
     method = make_method(version).train()
-    method(padded_batch()).loss.backward()
+    step(method, padded_batch()).loss.backward()
     for name, parameter in method.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None, name
@@ -217,8 +217,8 @@ def test_replacing_needs_a_vocabulary_and_random_tokens_need_keys():
 def test_the_embedding_of_mask_is_trained_only_where_it_is_read():
     for version in VERSIONS:
         method = make_method(version)
-        method(padded_batch()).loss.backward()
-        gradient = method.student.feature_extractor.embedding.weight.grad
+        step(method, padded_batch()).loss.backward()
+        gradient = method.student.front.feature_extractor.embedding.weight.grad
         assert gradient[-1].any() == (version != "2.0")
 
 
@@ -307,10 +307,10 @@ def test_the_teacher_borrows_what_stands_before_the_blocks(version):
     method = make_method(version).train()
     averaged = list(method.teacher.encoder.state_dict())
     assert averaged
-    assert all(name.startswith("transformer.blocks.") for name in averaged)
-    assert method.teacher.encoder.transformer.input_norm is method.student.transformer.input_norm
-    method(padded_batch()).loss.backward()
-    norm = method.student.transformer.input_norm
+    assert all(name.startswith("trunk.blocks.") for name in averaged)
+    assert method.teacher.encoder.front.input_norm is method.student.front.input_norm
+    step(method, padded_batch()).loss.backward()
+    norm = method.student.front.input_norm
     assert all(parameter.requires_grad and parameter.grad.any() for parameter in norm.parameters())
 
     before = {name: value.clone() for name, value in method.teacher.encoder.state_dict().items()}
@@ -331,14 +331,14 @@ ASSETS = {"tokenizer.json": '{"größe": "字"}\n'}
 
 def save_run(path: Path, version: str) -> Data2VecModule:
     """A checkpoint as training writes it, of a teacher that differs from the student."""
-    module = Data2VecModule(
+    module = Pretraining(
         student=make_student(version),
         ema=EMADecay(0.9, 0.99, 4),
         optimizer=torch.optim.AdamW,
         schedule=WarmupCosine(1),
         **parts(version),
     )
-    module.student.assets.update(ASSETS)
+    module.method.student.assets.update(ASSETS)
     with torch.no_grad():
         for parameter in module.method.teacher.encoder.parameters():
             parameter.add_(torch.randn_like(parameter))
@@ -354,8 +354,8 @@ def test_student_teacher_and_assets_of_a_run_are_loaded(version, tmp_path):
     batch = padded_batch((20, 20))._replace(padding_mask=None)
     student, teacher = (d2v.load(tmp_path / "last.ckpt", weights=which) for which in ("student", "teacher"))
     assert student.assets == teacher.assets == ASSETS
-    close(student(batch.inputs).tokens, module.student(batch.inputs).tokens)
-    expected = module.method.teacher(batch, module.student.extract(batch.inputs)).tokens
+    close(student(batch.inputs).tokens, module.method.student(batch.inputs).tokens)
+    expected = module.method.teacher(batch, module.method.student.extract(batch.inputs)).tokens
     close(teacher(batch.inputs).tokens, expected)
     assert (teacher(batch.inputs).tokens - student(batch.inputs).tokens).abs().max() > 1e-3
 

@@ -93,10 +93,10 @@ def put_leaks_back(case: Case) -> None:
     """The official leaks: positions, targets, decoder (by FixedMasking). The embedding of <pad> is never trained."""
     table = case.golden["state_dict"]["modality_encoders.TEXT.local_encoder.embed_positions.weight"]
     method = case.method
-    leaky = LeakyPositions(method.student.positions, table[PADDING_ID])
-    method.student.positions = leaky
+    leaky = LeakyPositions(method.student.front.positions, table[PADDING_ID])
+    method.student.front.positions = leaky
     method.teacher.encoder.__dict__["positions"] = leaky
-    method.student.feature_extractor.embedding.padding_idx = PADDING_ID
+    method.student.front.feature_extractor.embedding.padding_idx = PADDING_ID
     targets = method.targets
     method.targets = LeakyTargets(targets.top_k, targets.source, targets.layer_norm, targets.mean_norm)
 
@@ -135,7 +135,7 @@ def test_teacher_is_loaded_by_itself(case: Case) -> None:
 
 def test_every_gradient(case: Case) -> None:
     assert_gradients(case, lambda grads: checkpoint(case.golden, grads))
-    embedding = case.method.student.feature_extractor.embedding.weight.grad
+    embedding = case.method.student.front.feature_extractor.embedding.weight.grad
     assert embedding[-1].any() == case.golden["name"].startswith("v1")  # <mask>, which 2.0 never reads
 
 

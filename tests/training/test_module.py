@@ -80,7 +80,7 @@ def test_the_teacher_moves_once_an_optimizer_step(tmp_path, monkeypatch):
 
     class Watch(L.Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-            micro_batches.append(module.method.teacher.encoder.transformer.blocks[0].mlp[0].weight.clone())
+            micro_batches.append(module.method.teacher.encoder.trunk.blocks[0].mlp[0].weight.clone())
 
     trainer = make_trainer(tmp_path, max_steps=5, callbacks=[Watch()])
     trainer.fit(module, datamodule=PictureModule(num_samples=13, batch_size=2, global_batch_size=6))
@@ -217,7 +217,7 @@ def test_the_optimizer_holds_the_student_and_the_head_and_nothing_of_the_teacher
     assert not any(name.endswith(("bias", "cls_token", "mask_token")) or "norm" in name for name in decay)
     assert all(name.endswith("weight") for name in decay)
     assert len(decay) > 8
-    assert "method.student.positions.table" not in trained
+    assert "method.student.front.positions.table" not in trained
     assert optimizer.state.keys() <= {p for p in module.parameters() if p.requires_grad}
 
 
@@ -229,7 +229,7 @@ def test_the_teacher_stays_in_eval_mode_and_without_gradients_through_fit_and_va
             teacher = pl_module.method.teacher
             modes.append(any(m.training for m in teacher.encoder.modules()))
             modes.append(any(p.grad is not None for p in teacher.parameters()))
-            modes.append(not pl_module.student.transformer.blocks[0].training)
+            modes.append(not pl_module.method.student.trunk.blocks[0].training)
 
     fit(tmp_path, random=True, data={"num_samples": 16}, max_steps=6, limit_val_batches=1, callbacks=[Watch()])
     assert len(modes) == 18
@@ -306,7 +306,7 @@ def test_predict_gives_features(tmp_path):
     features = torch.cat(make_trainer(tmp_path, limit_val_batches=1.0).predict(module, datamodule=data))
     assert features.shape == (10, 16)
     inputs = torch.stack([data.eval_dataset("val")[(0, i)].inputs for i in range(10)])
-    torch.testing.assert_close(features, module.student.eval().embed(inputs))
+    torch.testing.assert_close(features, module.method.student.eval().embed(inputs))
 
 
 def test_a_resumed_run_takes_its_learning_rate_and_decay_from_the_config(tmp_path: Path) -> None:

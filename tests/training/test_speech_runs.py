@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # as a script
 from encoders import speech_encoder
 from lightning.pytorch.loggers import CSVLogger
 from tiny_runs import SaveWeights, largest_difference, make_module, make_trainer, weights

@@ -68,7 +68,7 @@ def module(kind: str, **changes: Any) -> Data2VecModule:
         targets=TopKTargets(2),
         cls_loss=None,
         num_masks=1 if one else 2,
-        shared_with_teacher=["feature_extractor", "positions", "transformer.input_norm"],
+        shared_with_teacher=["feature_extractor", "positions", "input_norm"],
         **changes,
     )
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import lightning as L
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # as a script
 from encoders import vision_encoder
 from torch import Tensor
 
@@ -20,7 +22,7 @@ from d2v.model.heads import ConvDecoder2d, LinearHead
 from d2v.model.losses import ClsLoss, RegressionLoss
 from d2v.model.masking import BlockMasking, InverseBlockMasking
 from d2v.model.targets import TopKTargets
-from d2v.training.module import Data2VecModule
+from d2v.training.module import Data2VecModule, Pretraining
 from d2v.training.schedules import EMADecay, WarmupCosine
 
 
@@ -90,7 +92,7 @@ def make_module(kind: str = "2.0", random: bool = False, **changes: Any) -> Data
         "schedule": WarmupCosine(5),
         "seed": 1,
     }
-    return Data2VecModule(**{**parts, **settings, **changes})
+    return Pretraining(**{**parts, **settings, **changes})
 
 
 def make_trainer(folder: Path | str, **changes: Any) -> L.Trainer:

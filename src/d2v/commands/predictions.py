@@ -169,8 +169,9 @@ class Features(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
+        features = {"": outputs} if isinstance(batch, Batch) else outputs
         for name, part in by_encoder(batch).items():
-            self.arrays.setdefault(of_encoder("features", name), []).append(outputs[name].float().cpu())
+            self.arrays.setdefault(of_encoder("features", name), []).append(features[name].float().cpu())
             self.arrays.setdefault(of_encoder("sample_ids", name), []).append(part.sample_ids.cpu())
 
     def save(self, trainer: L.Trainer, run_dir: Path) -> None:

@@ -156,7 +156,7 @@ def _build_encoder(name: str, config: dict[str, Any], args: argparse.Namespace) 
         return load(name, weights=args.weights)
     import torch
 
-    from d2v.checkpoints.recipe import build
+    from d2v.checkpoints.recipe import build_encoder
 
     student = _model_args(config).get("student")
     if not isinstance(student, dict):
@@ -164,7 +164,7 @@ def _build_encoder(name: str, config: dict[str, Any], args: argparse.Namespace) 
     seed = config.get("seed_everything", 0) if args.seed is None else args.seed
     with torch.random.fork_rng():
         torch.manual_seed(int(seed))
-        return build(student)
+        return build_encoder(student)
 
 
 def _model_args(config: dict[str, Any]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ class Encoder(nn.Module):
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """The plain values that build this encoder again: ``{"front": {"class_path", "init_args"}, "trunk": {...}}``."""
+        """The plain values that build it again: ``{"front": {"class_path", "init_args"}, "trunk": {...}}``."""
         front = type(self.front)
         class_path = f"{front.__module__}.{front.__qualname__}"
         return {"front": {"class_path": class_path, "init_args": self.front.init_args}, "trunk": self.trunk.init_args}

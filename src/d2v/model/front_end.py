@@ -22,7 +22,7 @@ class TrunkInput:
 
     x: Float[Tensor, "r t d"]
     """CLS tokens, then the tokens that go on."""
-    bias: Float[Tensor, "l #r #h t t"] | None
+    bias: Float[Tensor, "l #r #h #t t"] | None
     """Of the attention of each of the trunk's blocks, or (L = 1) of all of them; -inf hides keys that are padding."""
     padding_mask: Bool[Tensor, "r v"] | None
     """True = padding, CLS left out."""
@@ -106,9 +106,11 @@ class FrontEnd(nn.Module):
             bias = self.attention_bias(sequence.grid, self.num_cls, visible_index)
         bias = self._hide_padding(bias, padding_mask)
         x = self.input_dropout(self.input_norm(self._prepend_cls(x)))  # [R, T, D]
-        shared = bias is None or len(bias) == 1
-        x, _ = self.prenet(x, bias if shared else bias[: len(self.prenet)])
-        return TrunkInput(x, bias if shared else bias[len(self.prenet) :], padding_mask)
+        trunk_bias = bias
+        if bias is not None and len(bias) > 1:  # one entry a block
+            bias, trunk_bias = bias[: len(self.prenet)], bias[len(self.prenet) :]
+        x, _ = self.prenet(x, bias)
+        return TrunkInput(x, trunk_bias, padding_mask)
 
     def _prepend_cls(self, x: Float[Tensor, "r v d"]) -> Float[Tensor, "r t d"]:
         if self.cls_token is None:
@@ -118,7 +120,7 @@ class FrontEnd(nn.Module):
             cls = self.positions.encode_cls(cls)
         return torch.cat([cls, x], dim=1)
 
-    def _hide_padding(self, bias: Tensor | None, padding_mask: Tensor | None) -> Float[Tensor, "l #r #h t t"] | None:
+    def _hide_padding(self, bias: Tensor | None, padding_mask: Tensor | None) -> Float[Tensor, "l #r #h #t t"] | None:
         """The bias with -inf at keys that are padding."""
         if padding_mask is None:
             return bias

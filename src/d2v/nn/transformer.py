@@ -1,5 +1,6 @@
 """The trunk: a stack of blocks that knows nothing of what its tokens came from."""
 
+import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, final
@@ -36,7 +37,7 @@ class BlockStack(nn.ModuleList):
         self.checkpoint_activations = checkpoint_activations
 
     def forward(
-        self, x: Float[Tensor, "b t d"], bias: Float[Tensor, "l #b #h t t"] | None = None
+        self, x: Float[Tensor, "b t d"], bias: Float[Tensor, "l #b #h #t t"] | None = None
     ) -> tuple[Float[Tensor, "b t d"], list[BlockOutput]]:
         """What the last block gives, and what each gives; ``bias`` has one entry a block, or one for all."""
         outputs = []
@@ -124,16 +125,19 @@ class Transformer(nn.Module):
         self.layer_drop = layer_drop
         self.checkpoint_activations = checkpoint_activations
         self.weight_init = weight_init
-        self._block_args = {
-            "norm_first": norm_first,
-            "mlp_ratio": mlp_ratio,
-            "eps": eps,
-            "key_bias": key_bias,
-            "layer_scale": layer_scale,
-            "dropout": dropout,
-            "attention_dropout": attention_dropout,
-            "activation_dropout": activation_dropout,
-        }
+        self._make_block = functools.partial(
+            Block,
+            width,
+            num_heads,
+            norm_first=norm_first,
+            mlp_ratio=mlp_ratio,
+            eps=eps,
+            key_bias=key_bias,
+            layer_scale=layer_scale,
+            dropout=dropout,
+            attention_dropout=attention_dropout,
+            activation_dropout=activation_dropout,
+        )
         self.blocks = self.stack(depth)
         self.output_norm: nn.Module = nn.Identity()
         if norm_first and output_norm:
@@ -148,12 +152,12 @@ class Transformer(nn.Module):
         """New blocks like its own: what a front end may put before it (2.0's prenet)."""
         blocks = []
         for number in range(1, depth + 1):
-            block = Block(self.width, self.num_heads, **self._block_args)
+            block = self._make_block()
             init_weights(block)
             if self.weight_init == "beit":
                 with torch.no_grad():  # BEiT's fix_init_weight
-                    block.attention.proj.weight.div_((2 * number) ** 0.5)
-                    block.mlp[2].weight.div_((2 * number) ** 0.5)
+                    for name in ("attention.proj.weight", "mlp.2.weight"):
+                        block.get_parameter(name).div_((2 * number) ** 0.5)
             blocks.append(block)
         return BlockStack(blocks, self.layer_drop, self.checkpoint_activations)
 
@@ -161,7 +165,9 @@ class Transformer(nn.Module):
         """A new norm for what a front end hands in, where the blocks expect one (post-norm)."""
         return nn.Identity() if self.norm_first else nn.LayerNorm(self.width, eps=self.eps)
 
-    def forward(self, x: Float[Tensor, "b t d"], bias: Float[Tensor, "l #b #h t t"] | None = None) -> TransformerOutput:
+    def forward(
+        self, x: Float[Tensor, "b t d"], bias: Float[Tensor, "l #b #h #t t"] | None = None
+    ) -> TransformerOutput:
         """Contextualise. ``bias`` has one entry a block, or one for all; -inf hides a key."""
         x, outputs = self.blocks(x, bias)
         return TransformerOutput(self.output_norm(x), outputs)

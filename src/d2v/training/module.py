@@ -49,6 +49,7 @@ class Data2VecModule(TrainingModule):
         if init_from is not None:
             from d2v.checkpoints.load import init_weights
 
+            assert isinstance(method, Data2Vec)
             for note in init_weights(method, init_from):
                 rank_zero_info(f"init_from: {note}")
 
@@ -68,12 +69,12 @@ class Data2VecModule(TrainingModule):
     def test_step(self, batches: Batches, batch_idx: int) -> None:
         self._log_losses(TEST_LOSS, batches, prog_bar=False)
 
-    def predict_step(self, batches: Batches, batch_idx: int) -> dict[str, Tensor]:
-        """Features of a batch [B, D] of each encoder: the mean over tokens of its last layer."""
+    def predict_step(self, batches: Batches, batch_idx: int) -> Tensor | dict[str, Tensor]:
+        """Features of a batch [B, D], the mean over tokens of the last layer; of batches by name, by name too."""
         features = {}
         for name, batch in by_encoder(batches).items():
             features[name] = self.encoders[name].embed(batch.inputs, padding_mask=batch.padding_mask)
-        return features
+        return features[""] if isinstance(batches, Batch) else features
 
     def configure_callbacks(self) -> list[L.Callback]:
         return [*super().configure_callbacks(), EMATeacherCallback(self.method, self.ema)]

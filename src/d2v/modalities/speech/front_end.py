@@ -43,9 +43,7 @@ class SpeechFrontEnd(FrontEnd):
             hidden = ReplaceMasked(trunk.width)
             nn.init.uniform_(hidden.mask_token)  # fairseq's mask_emb
         else:
-            init_weights(
-                frames
-            )  # as published, the projection of 2.0 begins like the Transformer, that of 1.0 does not
+            init_weights(frames)  # as published: 2.0's projection begins like the Transformer, 1.0's does not
         super().__init__(
             trunk,
             frames,

@@ -71,7 +71,7 @@ def _of_checkpoint(path: Path) -> str:
 
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        return content["d2v"]["assets"][TOKENIZER]
+        return content["d2v"]["encoders"][""]["assets"][TOKENIZER]
     except (KeyError, TypeError) as error:
         raise UserError(
             f"tokenizer {path}: this checkpoint holds no tokenizer; name the one it was trained with"

@@ -16,7 +16,7 @@ RANK_SAMPLES = 1024  # rows that the effective rank is computed from: enough for
 
 
 class LogCallback(L.Callback):
-    """The loss at every step; at every ``trainer.log_every_n_steps``-th, gradient norm, rate and what tells a collapse."""
+    """Logs each step's loss, and every ``trainer.log_every_n_steps`` also gradient norm, rate, spreads and ranks."""
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
         if is_logged(trainer, trainer.global_step + 1):
@@ -27,7 +27,8 @@ class LogCallback(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        pl_module.log(metrics.TRAIN_LOSS, outputs["loss"].detach(), prog_bar=True)
+        loss = outputs["loss"].detach() * trainer.accumulate_grad_batches  # by which Lightning has divided it
+        pl_module.log(metrics.TRAIN_LOSS, loss, prog_bar=True)
         # The rest costs time, and Lightning writes it for the last micro-batch of such a step only.
         if step_is_logged(trainer, batch_idx):
             for name, output in outputs.get("outputs", {}).items():
