@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from encoders import arguments, step
 import torch
 from d2v.checkpoints.head_files import load_head
 from torch import Tensor
@@ -30,7 +31,7 @@ def one_step(folder: Path) -> None:
     size = student["image_size"]
     height, width = (size, size) if isinstance(size, int) else size
     batch = Batch(torch.randn(2, 3, height, width), torch.arange(2), torch.zeros(2, dtype=torch.int64))
-    output = method(batch)
+    output = step(method, batch)
     assert torch.isfinite(output.loss)
     output.loss.backward()
     with torch.no_grad():

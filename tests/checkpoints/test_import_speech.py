@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from encoders import arguments
+from encoders import arguments, step
 from speech_checkpoints import State, recogniser, v1_audio, v2_audio
 from torch import Tensor
 
@@ -24,7 +24,7 @@ def one_step(folder: Path) -> None:
     """The imported method trains: a finite loss, and a teacher that differs from the student."""
     method = load_method(folder)
     batch = Batch(torch.randn(2, 400), torch.arange(2), torch.zeros(2, dtype=torch.int64))
-    output = method(batch)
+    output = step(method, batch)
     assert torch.isfinite(output.loss)
     output.loss.backward()
     with torch.no_grad():

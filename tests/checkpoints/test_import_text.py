@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from d2v.checkpoints.head_files import load_head
-from encoders import arguments
+from encoders import arguments, step
 from text_checkpoints import State, classifier, v1_text, v2_text
 from torch import Tensor
 
@@ -28,7 +28,7 @@ IDS = torch.randint(4, 39, (2, 18), generator=torch.Generator().manual_seed(0))
 def one_step(folder: Path) -> None:
     """The imported method trains: a finite loss, and a teacher that differs from the student."""
     method = load_method(folder)
-    output = method(Batch(IDS, torch.arange(2), torch.zeros(2, dtype=torch.int64)))
+    output = step(method, Batch(IDS, torch.arange(2), torch.zeros(2, dtype=torch.int64)))
     assert torch.isfinite(output.loss)
     output.loss.backward()
     with torch.no_grad():
@@ -114,7 +114,7 @@ def test_a_teacher_that_the_file_does_not_hold(make: Callable[..., State], impor
     content["model"] = {name: value for name, value in content["model"].items() if not name.endswith("_ema")}
     folder = import_content(content)
     assert read_config(folder)["method"]["shared_with_teacher"] == SHARED
-    assert load_method(folder)(Batch(IDS, torch.arange(2), torch.zeros(2, dtype=torch.int64))).loss.isfinite()
+    assert step(load_method(folder), Batch(IDS, torch.arange(2), torch.zeros(2, dtype=torch.int64))).loss.isfinite()
     with pytest.raises(UserError, match="no teacher"):
         d2v.load(folder, weights="teacher")
 

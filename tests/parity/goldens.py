@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from encoders import step
 import torch
 from torch import Tensor
 
@@ -76,7 +77,7 @@ def make_case(
     torch.save(content, source)
     import_.run(argparse.Namespace(source=source, output=folder, dict=None, classes=None, tokenizer=None))
     method = load_method(folder)
-    method.masking = FixedMasking(mask)
+    method.task.masking = FixedMasking(mask)
     ids = torch.arange(len(inputs))
     return Case(golden, folder, method, Batch(inputs, ids, torch.zeros_like(ids), padding_mask=padding_mask))
 
@@ -101,13 +102,13 @@ def assert_teacher_targets_predictions_and_loss(case: Case) -> None:
     golden, method, batch = case.golden, case.method, case.batch
     captures = golden["captures"]
     teacher = method.teacher(batch, method.student.extract(batch.inputs, batch.padding_mask))
-    layers = teacher.ffn_outputs if method.targets.source == "ffn" else teacher.layers
+    layers = teacher.ffn_outputs if method.task.targets.source == "ffn" else teacher.layers
     # fairseq's 1.0 hands out the layers that enter the target, all others every layer.
     all_close(layers[-len(captures["teacher_layers"]) :], captures["teacher_layers"])
     if "targets_all" in captures:
-        close(method.targets(teacher), captures["targets_all"])
+        close(method.task.targets(teacher), captures["targets_all"])
 
-    output = method(batch)
+    output = step(method, batch)
     scored = output.mask.scored
     close(output.targets[scored], captures["target_masked"])
     close(output.predictions[scored], captures["pred_masked"])
@@ -119,7 +120,7 @@ def assert_teacher_targets_predictions_and_loss(case: Case) -> None:
 def assert_gradients(case: Case, checkpoint: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """Every gradient; ``checkpoint`` makes the content of a file from a state dict."""
     golden = case.golden
-    case.method(case.batch).loss.backward()
+    step(case.method, case.batch).loss.backward()
     ours = {name: value.grad for name, value in case.method.named_parameters() if value.grad is not None}
 
     # Official gradients in our names; parameters without one are zeros on the way.
@@ -162,7 +163,7 @@ def assert_step(
     optimizer = torch.optim.AdamW(
         [group for group in groups if group["params"]], lr=optim["lr"], betas=optim["betas"], eps=eps
     )
-    method(case.batch).loss.backward()
+    step(method, case.batch).loss.backward()
     if "clip" in optim:
         torch.nn.utils.clip_grad_norm_(method.parameters(), optim["clip"])
     optimizer.step()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from encoders import arguments, step
 import torch
 import torch.nn.functional as F
 from d2v.checkpoints.head_files import load_head
@@ -140,7 +141,7 @@ def test_an_imported_folder_trains(tmp_path: Path) -> None:
     random_model("Data2VecTextModel", SMALL).save_pretrained(tmp_path / "model")
     method = load_method(import_folder(tmp_path / "model"))
     ids, padding = padded_ids(60, (30, 20))
-    loss = method(Batch(ids, torch.arange(2), torch.zeros(2, dtype=torch.int64), padding_mask=padding)).loss
+    loss = step(method, Batch(ids, torch.arange(2), torch.zeros(2, dtype=torch.int64), padding_mask=padding)).loss
     loss.backward()
     assert loss.isfinite()
 

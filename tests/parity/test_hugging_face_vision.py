@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from encoders import step
 import torch
 import torch.nn.functional as F
 from d2v.checkpoints.head_files import load_head
@@ -162,7 +163,7 @@ def test_segmentation_gives_its_encoder(tmp_path: Path) -> None:
 def test_an_imported_folder_trains(tmp_path: Path) -> None:
     random_model(use_mean_pooling=False).save_pretrained(tmp_path / "model")
     method = load_method(import_folder(tmp_path / "model"))
-    loss = method(Batch(torch.randn(2, 3, 32, 32), torch.arange(2), torch.zeros(2, dtype=torch.int64))).loss
+    loss = step(method, Batch(torch.randn(2, 3, 32, 32), torch.arange(2), torch.zeros(2, dtype=torch.int64))).loss
     loss.backward()
     assert loss.isfinite()
 

@@ -56,6 +56,7 @@ def adapt_weights(weights: StateDict, original: Encoder, changed: Encoder, chang
         table = f"{name}.table"
         if isinstance(module, (PositionTable, RelativePositionBias)) and table in weights:
             before = original.get_submodule(name)
+            assert isinstance(before, (PositionTable, RelativePositionBias))
             before.get_parameter("table").data = weights[table]
             weights[table] = before.table_for(module.grid).detach().clone()
     return weights

@@ -1,5 +1,6 @@
 """Checkpoints of data2vec_vision (BEiT's code): the published data2vec 1.0 vision, pretrained and fine-tuned."""
 
+import re
 from typing import Any
 
 from d2v.checkpoints.recipe import node
@@ -112,8 +113,15 @@ def _state_of(state: dict[str, Any]) -> str:
     return ", without its head"
 
 
+def _block_numbers(layers: Any) -> list[int]:
+    """A list of block numbers, which BEiT's command line takes and stores as a string."""
+    if isinstance(layers, str):
+        return [int(number) for number in re.findall(r"-?\d+", layers)]
+    return list(layers or ())
+
+
 def _targets(args: dict[str, Any], depth: int, notes: list[str]) -> Recipe:
-    layers = block_numbers(args.get("target_layers")) or list(range(depth - depth // 2, depth))
+    layers = _block_numbers(args.get("target_layers")) or list(range(depth - depth // 2, depth))
     if sorted(number % depth for number in layers) != list(range(depth - len(layers), depth)):
         notes.append(f"target_layers {layers} are not the last of {depth} blocks: the last {len(layers)} are averaged")
     norms = {

@@ -26,7 +26,7 @@ from d2v.official.hugging_face.terms import (
     refused,
 )
 from d2v.official.imported import Imported
-from d2v.official.names import join_qkv, rename
+from d2v.official.names import by_rows, join_qkv, rename
 
 _ROWS = (
     (r"^feature_extractor\.conv_layers\.(\d+)\.conv\.", r"front.feature_extractor.layers.\1.conv."),
@@ -65,7 +65,7 @@ def read_speech_model(folder: Path, config: dict[str, Any], state: dict[str, Any
 
     notes = ["the settings of the pretraining are not in the folder: those of the published Base run are taken"]
 
-    weights, left_out = rename(state, lambda key: first_match(key, ENCODER_PARTS), "student.")
+    weights, left_out = rename(state, by_rows(_ROWS), "student.")
     join_qkv(weights)
     mask_token_is_zero(weights, notes)
     eps = config.get("layer_norm_eps", 1e-5)

@@ -24,7 +24,7 @@ from d2v.official.hugging_face.terms import (
     refused,
 )
 from d2v.official.imported import Imported
-from d2v.official.names import SHAREABLE, join_qkv, rename
+from d2v.official.names import SHAREABLE, by_rows, join_qkv, rename
 
 _ROWS = (
     (r"^embeddings\.word_embeddings\.weight$", "front.feature_extractor.embedding.weight"),
@@ -67,7 +67,7 @@ def read_text_model(folder: Path, config: dict[str, Any], state: dict[str, Any])
     state.pop(_NUMBERS, None)
     notes = ["the settings of the pretraining are not in the folder: those of the published Base run are taken"]
 
-    weights, left_out = rename(state, lambda key: first_match(key, ENCODER_PARTS), "student.")
+    weights, left_out = rename(state, by_rows(_ROWS), "student.")
     join_qkv(weights)
     _add_token_type(weights, types, left_out, notes)
     text.cut_positions(weights, int(config.get("pad_token_id", text.PADDING_ID)))
