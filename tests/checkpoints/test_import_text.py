@@ -8,14 +8,15 @@ from typing import Any
 
 import pytest
 import torch
-from d2v.checkpoints.head_files import load_head
 from encoders import arguments, step
 from text_checkpoints import State, classifier, v1_text, v2_text
 from torch import Tensor
 
 import d2v
 from d2v.checkpoints.folder import read_config, read_weights
+from d2v.checkpoints.head_files import load_head
 from d2v.checkpoints.load import load_method
+from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
 from d2v.types import Batch
 
@@ -143,7 +144,8 @@ def test_a_classifier_gives_its_encoder_and_head(
     config = read_config(folder)
     assert config["source"]["layout"].endswith("text, fine-tuned")
     assert config["left_out"] == []
-    assert config["head"] == {"kind": "tanh", "pool": "cls", "names": None, "task": "single", "norm": False}
+    recipe = node("d2v.nn.task_heads.TanhHead", width=32, num_classes=3, norm=False, dropout=0.0, eps=1e-6)
+    assert config["head"] == {"recipe": recipe, "task": "single", "pool": "cls", "names": None}
     head = load_head(folder)
     assert head is not None
     for ours, theirs in (("hidden", "dense"), ("proj", "out_proj")):
@@ -159,9 +161,9 @@ def test_a_classifier_gives_its_encoder_and_head(
 @pytest.mark.parametrize(
     ("change", "note"),
     [
-        ({"out_proj.bias": None}, "it has no classification_heads.sentence_classification_head.out_proj.bias"),
-        ({"dense.weight": (16, 32)}, r"dense.weight is \[16, 32\], where d2v's head has \[32, 32\]"),
-        ({"out_proj.weight": (0, 32), "out_proj.bias": (0,)}, "it has no outputs"),
+        ({"out_proj.bias": None}, "classification_heads.sentence_classification_head.out_proj.bias is missing"),
+        ({"dense.weight": (16, 32)}, r"dense.weight has the shape \[16, 32\] and not \[32, 32\]"),
+        ({"out_proj.weight": (0, 32), "out_proj.bias": (0,)}, r"out_proj.weight has the shape \[0, 32\]"),
     ],
 )
 def test_a_classifier_that_ours_cannot_be_is_left_out(
@@ -242,7 +244,7 @@ def test_odd_settings_are_told(import_content: Import) -> None:
     for words in (
         "head_layers is 3",
         "cfg.task.mask_whole_words is True",
-        "cfg.model.trunk.encoder.layers says 5, the weights say 2",
+        "cfg.model.transformer.encoder.layers says 5, the weights say 2",
         "max_source_positions says 99, the weights say 20",
     ):
         assert words in notes

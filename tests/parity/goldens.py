@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from encoders import step
 import torch
+from encoders import step
 from torch import Tensor
 
 from d2v.checkpoints.load import load_method

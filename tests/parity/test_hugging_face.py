@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
-from d2v.checkpoints.head_files import load_head
 
 import d2v
 from d2v.checkpoints.folder import read_config
+from d2v.checkpoints.head_files import load_head
 from d2v.commands import import_
 from d2v.errors import UserError
 
@@ -113,11 +113,13 @@ def test_logits_of_a_recogniser(tmp_path: Path, blank: int) -> None:
     folder = import_folder(tmp_path / "model")
     head = load_head(folder)
     assert head is not None
-    weight, bias, symbols = head
+    symbols = head.names
     assert (symbols[0], set(symbols)) == ("<pad>", {"<pad>", "<s>", "</s>", "<unk>", "|", "A", "B", "C", "'"})
     waveform = torch.randn(2, 1600)
     with torch.no_grad():
-        ours = torch.nn.functional.linear(d2v.load(folder)(waveform).tokens, weight, bias)
+        ours = torch.nn.functional.linear(
+            d2v.load(folder)(waveform).tokens, head.weights["proj.weight"], head.weights["proj.bias"]
+        )
         official = model(waveform).logits
     order = [vocabulary["[UNK]" if symbol == "<unk>" else symbol] for symbol in symbols]
     torch.testing.assert_close(ours, official[..., order], atol=1e-5, rtol=1e-5)

@@ -6,14 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from encoders import arguments, step
 import torch
 import torch.nn.functional as F
-from d2v.checkpoints.head_files import load_head
+from encoders import arguments, step
 from torch import Tensor
 
 import d2v
 from d2v.checkpoints.folder import read_config
+from d2v.checkpoints.head_files import load_head
 from d2v.checkpoints.load import load_method
 from d2v.commands import import_
 from d2v.errors import UserError
@@ -99,7 +99,7 @@ def test_other_settings(tmp_path: Path) -> None:
     model = random_model("Data2VecTextModel", settings)
     model.save_pretrained(tmp_path / "model")
     folder = import_folder(tmp_path / "model")
-    assert d2v.load(folder).max_positions == 30
+    assert d2v.load(folder).front.max_positions == 30
     assert any("type 0" in note for note in read_config(folder)["notes"])
     ids = torch.randint(4, 60, (2, 30))
     with torch.no_grad():

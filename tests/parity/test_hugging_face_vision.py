@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from encoders import step
 import torch
 import torch.nn.functional as F
-from d2v.checkpoints.head_files import load_head
+from encoders import step
 
 import d2v
 from d2v.checkpoints.folder import read_config
+from d2v.checkpoints.head_files import load_head
 from d2v.checkpoints.load import load_method
 from d2v.commands import export, import_
 from d2v.errors import UserError

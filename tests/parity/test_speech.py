@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from encoders import step
 import torch
 import torch.nn.functional as F
+from encoders import step
 from goldens import (
     TEACHER,
     Case,

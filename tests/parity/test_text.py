@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from encoders import arguments, step
 import torch
+from encoders import arguments, step
 from goldens import (
     TEACHER,
     Case,

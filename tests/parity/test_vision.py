@@ -98,9 +98,8 @@ def test_features_and_layers_of_the_student(case: Case) -> None:
     if "layer_results_end" in official:  # BEiT
         pairs = [(output.layers, official["layer_results_end"]), (output.ffn_outputs, official["layer_results_fc"])]
     else:
-        pairs = [
-            (output.layers if case.method.task.targets.source == "end" else output.ffn_outputs, official["layer_results"])
-        ]
+        ends = case.method.task.targets.source == "end"
+        pairs = [(output.layers if ends else output.ffn_outputs, official["layer_results"])]
     for ours, theirs in pairs:
         all_close(ours, [layer[:, -num_tokens:] for layer in theirs])
 

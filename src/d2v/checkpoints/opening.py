@@ -105,12 +105,14 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         UserError: There is no such checkpoint, it is a foreign one, or it is damaged.
     """
     local = hub.local_path(path)
+    if hub.is_remote(path):
+        try:
+            read_config(local)
+        except UserError as error:
+            how = f"import it first (d2v import {path} --output FOLDER), and load FOLDER"
+            raise UserError(f"{path}: no model of d2v; {how}") from error
     if is_folder(local):
         return _open_folder(local)
-    if hub.is_remote(path):
-        raise UserError(
-            f"{path}: no model of d2v; import it first (d2v import {path} --output FOLDER), and load FOLDER"
-        )
     if is_folder(local.parent) and local.suffix == ".safetensors":
         raise UserError(f"{path}: give the folder that it lies in, {local.parent}")
     return _open_file(checkpoint_of_run(local) if local.is_dir() else local)

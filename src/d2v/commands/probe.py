@@ -235,6 +235,7 @@ def _draw(
 ) -> list[Path]:
     """Masks and features of a few validation pictures, and the curves of the run that a checkpoint lies in."""
     from d2v.checkpoints.recipe import build
+    from d2v.model.masking import Masking
     from d2v.monitoring.curves import draw_curves
     from d2v.monitoring.pictures import denormalise, draw_feature_pca, draw_masks
 
@@ -247,7 +248,7 @@ def _draw(
         images = denormalise(batch.inputs, data_args.get("mean"), data_args.get("std"))
         model_args = _model_args(config)
         if "masking" in model_args:
-            mask = build(model_args["masking"])(batch, grid, model_args.get("num_masks", 1), 0)
+            mask = build(model_args["masking"], Masking)(batch, grid, model_args.get("num_masks", 1), 0)
             drawn.append(draw_masks(images, mask, grid, output / "masks.png"))
         features = {name: e.eval().embed(batch.inputs.to(device), pool="none").cpu() for name, e in encoders.items()}
         drawn.append(draw_feature_pca(images, features, grid, output / "features_pca.png"))

@@ -95,8 +95,13 @@ def take_recogniser(
     Args:
         state, width, left_out, notes: See :func:`take_classifier`.
         layer: The official layer: ``w2v_encoder.proj`` of fairseq's ``wav2vec_ctc``.
+
+    Raises:
+        UserError: It reads another number of features than the encoder gives.
     """
-    bias = state.get(f"{layer}.bias")
+    weight, bias = state.get(f"{layer}.weight"), state.get(f"{layer}.bias")
+    if isinstance(weight, Tensor) and weight.ndim == 2 and weight.shape[1] != width:
+        raise UserError(f"the recogniser's head reads {weight.shape[1]} features, the encoder gives {width}")
     outputs = len(bias) if isinstance(bias, Tensor) and bias.ndim == 1 else 0
     with torch.device("meta"):
         module = CTCHead(width, outputs or 1)
