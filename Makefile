@@ -6,6 +6,11 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 UV_VERSION := 0.13.9
+# By default uv trusts only the certificates that it ships with. pip (since 24.2) also trusts the system's, where a company
+# installs that of its TLS proxy, so uv is told to read those too. Without a system store (slim containers) uv would refuse
+# to start, so it keeps its own there. UV_SYSTEM_CERTS and SSL_CERT_FILE override this.
+SYSTEM_CERTS = $(BIN)/uv --system-certs --offline pip compile --quiet --python $(BIN)/python - </dev/null >/dev/null 2>&1
+UV = UV_SYSTEM_CERTS=$${UV_SYSTEM_CERTS:-$$($(SYSTEM_CERTS) && echo true || echo false)} $(BIN)/uv
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-speech demo-text pretrain-vision pretrain-speech pretrain-text test notebooks lint lock clean
@@ -20,8 +25,9 @@ $(INSTALLED): requirements.lock pyproject.toml
 		{ echo "d2v needs Python 3.11 to 3.13, and $(PYTHON) is $$($(PYTHON) --version 2>&1); name another: make PYTHON=python3.12 ..."; exit 2; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
-	$(BIN)/uv pip sync --quiet --compile-bytecode --require-hashes --python $(BIN)/python requirements.lock
-	@$(BIN)/uv pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python --editable .
+	@echo "installing into $(VENV)"
+	@$(UV) pip sync --quiet --compile-bytecode --require-hashes --python $(BIN)/python requirements.lock
+	@$(UV) pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python --editable .
 	@touch $@
 
 demo: setup ## pretrain on real photographs in about two minutes, and show what was learned
@@ -73,7 +79,7 @@ lint: setup ## style, types and import contracts
 	$(BIN)/lint-imports
 
 lock: setup ## resolve the dependencies anew: versions and hashes only
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --group dev pyproject.toml -o requirements.lock
+	$(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 --group dev pyproject.toml -o requirements.lock
 
 clean: ## remove the environment and what tools left behind; data and runs stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

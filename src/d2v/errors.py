@@ -1,5 +1,7 @@
 """What the command line tells apart: bad input, and a run that a signal stopped."""
 
+from importlib import metadata
+
 
 class UserError(ValueError):
     """Bad input: a config value, a path, a file or a checkpoint.
@@ -20,3 +22,24 @@ class Interrupted(BaseException):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.signal_number = signal_number
+
+
+def how_to_install(extra: str) -> str:
+    """The command that installs what an optional part of d2v needs, such as ``onnx``.
+
+    It names the packages themselves and not ``d2v[onnx]``: d2v is on no package index, and whoever takes its name there
+    could hand out anything.
+
+    Args:
+        extra: a name under ``[project.optional-dependencies]`` in pyproject.toml.
+    """
+    try:
+        requirements = metadata.requires("d2v") or []
+    except metadata.PackageNotFoundError:
+        return f"pip install -e '.[{extra}]' in the folder with d2v's pyproject.toml"
+    packages = []
+    for requirement in requirements:
+        package, _, marker = requirement.partition(";")
+        if marker.strip() == f"extra == '{extra}'":
+            packages.append(f"'{package.strip()}'")
+    return f"pip install {' '.join(packages)}"

@@ -9,10 +9,10 @@ from PIL import Image
 
 TINY = {
     "--config": "learn/vision_cifar10.yaml",
-    "--model.student.image_size": "16",
-    "--model.student.width": "16",
-    "--model.student.depth": "2",
-    "--model.student.num_heads": "2",
+    "--model.student.front.image_size": "16",
+    "--model.student.trunk.width": "16",
+    "--model.student.trunk.depth": "2",
+    "--model.student.trunk.num_heads": "2",
     "--model.num_masks": "1",
     "--model.targets.top_k": "2",
     "--model.head.decoder_width": "8",

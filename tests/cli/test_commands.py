@@ -1,6 +1,7 @@
 """The commands as a user runs them."""
 
 import csv
+import importlib.metadata
 import os
 import re
 import signal
@@ -15,9 +16,12 @@ import pytest
 import torch
 import yaml
 
+import d2v as package
 from d2v.cli import COMMANDS, TRAINER_COMMANDS
 from d2v.commands.run import RunCLI
 from d2v.commands.run_folder import RUN_DIR_VARIABLE
+from d2v.configs import SHIPPED
+from d2v.errors import how_to_install
 from d2v.training.callbacks.ema_teacher import EMATeacherCallback
 from d2v.training.callbacks.progress import RunProgressBar
 
@@ -42,7 +46,7 @@ def test_every_command_has_help(d2v: D2V, command: str) -> None:
 
 
 def test_help_of_a_class(d2v: D2V) -> None:
-    code, out, _ = d2v("fit", "--model.help", "d2v.training.module.Data2VecModule")
+    code, out, _ = d2v("fit", "--model.help", "d2v.training.module.Pretraining")
     assert code == 0
     assert "masks a sample" in out
 
@@ -78,7 +82,7 @@ def test_a_run_writes_its_folder_and_starts_again_from_its_config(d2v: D2V, tiny
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["trainer"]["default_root_dir"] == "runs"
     assert config["checkpoint"]["dirpath"] is None
-    assert config["model"]["init_args"]["student"]["init_args"]["relative_bias"] is None  # null is written
+    assert config["model"]["init_args"]["student"]["front"]["init_args"]["relative_bias"] is None  # null is written
     assert "ckpt_path" not in config
 
     assert d2v("fit", "--config", "runs/a/config.yaml")[0] == 0
@@ -118,7 +122,7 @@ def test_a_resumed_run_ends_as_an_uninterrupted_one(d2v: D2V, tiny: list[str], t
     assert code == 0
     assert "continuing from runs/whole/checkpoints/last.ckpt" in err  # not from the newer one of another name
 
-    code, _, err = d2v("fit", *tiny, "--resume", "runs/whole", "--model.student.depth", "3")
+    code, _, err = d2v("fit", *tiny, "--resume", "runs/whole", "--model.student.trunk.depth", "3")
     assert code == 2
     assert "does not fit the model of this config: method.student" in err
 
@@ -179,7 +183,7 @@ def test_a_failure_while_running_is_one_line_with_the_run_folder(
     def fail(*args: object) -> None:
         raise RuntimeError("something broke\nand more")
 
-    monkeypatch.setattr("d2v.training.module.Data2VecModule._log_step", fail)
+    monkeypatch.setattr("d2v.training.callbacks.log.describe", fail)
     code, _, err = d2v("fit", *tiny, "--run_name", "a")
     last = err.strip().splitlines()[-1]
     assert code == 1
@@ -230,3 +234,17 @@ def test_doctor_says_which_sound_can_be_read(monkeypatch: pytest.MonkeyPatch) ->
     assert f"{library}, which cannot read MP3 and Opus" in text
     monkeypatch.setattr(doctor, "_version", lambda name: None)
     assert doctor._soundfile() == ("MISSING", "soundfile", "pip install soundfile")
+
+
+def test_messages_name_packages_that_can_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not d2v itself, whose name nobody has registered."""
+    assert re.fullmatch(r"pip install 'scikit-image>=[\d.]+'", how_to_install("demo"))
+    assert re.fullmatch(r"pip install 'onnx>=\S+ 'onnxruntime>=\S+ 'onnxscript>=\S+", how_to_install("onnx"))
+    for path in [*Path(package.__file__).parent.rglob("*.py"), *SHIPPED.rglob("*.yaml")]:
+        assert not re.search(r"pip install [\"']?d2v", path.read_text(encoding="utf-8")), path
+
+    def missing(name: str) -> list[str]:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "requires", missing)
+    assert how_to_install("onnx").startswith("pip install -e '.[onnx]' in the folder with")

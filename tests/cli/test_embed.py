@@ -273,8 +273,8 @@ def test_what_was_there_stays_until_the_new_file_is_whole(
     write_features(path, journal, {})
     before = path.read_bytes()
     journal.write(Row("b.wav", np.ones(4, np.float32), 3, 0, 0.5, None))
-    monkeypatch.setattr("pyarrow.parquet.ParquetWriter.write_table", fail)
-    monkeypatch.setattr("numpy.savez", fail)
+    monkeypatch.setattr("d2v.features.files.pq", SimpleNamespace(ParquetWriter=fail))
+    monkeypatch.setattr("zipfile.ZipFile.open", fail)
     # Not struct.pack itself, with which pytest-xdist talks to its workers.
     monkeypatch.setattr("d2v.features.files.struct", SimpleNamespace(pack=fail))
     with pytest.raises(OSError, match="no space"):

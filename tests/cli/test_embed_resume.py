@@ -10,6 +10,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
@@ -22,13 +23,13 @@ from d2v.features.journal import RowJournal
 from d2v.modalities.speech.inputs import SpeechInputs
 
 TINY = ((16, 10, 5), *[(16, 3, 2)] * 4, *[(16, 2, 2)] * 2)
-# Lines are committed at once, and the process waits to be stopped before it reads the clip of this number.
+# A part is complete with each input, and the process waits to be stopped before it reads the clip of this number.
 SCRIPT = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 from d2v.features import journal as row_journal
 from d2v.modalities.speech.inputs import SpeechInputs
-row_journal.COMMIT_SECONDS = 0
+row_journal.PART_SECONDS = 0
 read, number = SpeechInputs.read, int(sys.argv[1])
 def wait(self, index, start, stop):
     if index == number:
@@ -81,7 +82,7 @@ def killed_at(clip: int, command: list[str]) -> None:
         return read(self, index, start, stop)
 
     SpeechInputs.read = kill  # type: ignore[method-assign]
-    row_journal.COMMIT_SECONDS = 0
+    row_journal.PART_ROWS = 3
     main(command)
 
 
@@ -98,7 +99,9 @@ def test_a_killed_run_gives_the_same_file(
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert not output.exists()
-    assert len((tmp_path / f"x{suffix}.unfinished" / "rows.jsonl").read_bytes().splitlines()) > 5
+    parts = sorted((tmp_path / f"x{suffix}.unfinished").glob("[0-9]*.parquet"))
+    assert len(parts) > 1
+    assert sum(pq.read_metadata(part).num_rows for part in parts) > 5
     assert main(command) == 0
     out, err = capsys.readouterr()
     assert "going on: " in err
@@ -161,27 +164,64 @@ def test_the_beginning_of_other_features_is_not_continued(
     assert not np.array_equal(np.load(output)["embedding"][0], np.ones(16))
 
 
-def test_what_is_not_complete_is_cut_off(tmp_path: Path) -> None:
+def rows_of(name: str, value: float, count: int, first: int = 0, of: int | None = None) -> Row:
+    vectors = np.full((count, 2), value, np.float32)
+    return Row(name, vectors, of or count, first, 1.0, np.arange(first, first + count, dtype=np.float64))
+
+
+def test_what_is_not_complete_does_not_count(tmp_path: Path) -> None:
     journal = RowJournal(tmp_path / "j", {}, 2, pooled=False)
-    journal.write(Row("a", np.ones((3, 2), np.float32), 3, 0, 1.0, np.arange(3.0)))
-    journal.skip("b")
-    journal.write(Row("c", np.full((2, 2), 2, np.float32), 4, 0, 1.0, np.arange(2.0)))  # half of it
+    journal.write(rows_of("a", 1, 3))
+    journal.skip()
+    journal.write(rows_of("c", 2, 2, of=4))  # half of it
     journal.close()
-    with (tmp_path / "j/rows.jsonl").open("a") as file:
-        file.write('["c", 2, 4, 2, 1.0')
-    with (tmp_path / "j/embedding.f32").open("ab") as file:
-        file.write(b"torn")
+    (tmp_path / "j/part.unfinished").write_bytes(b"torn")
     journal = RowJournal(tmp_path / "j", {}, 2, pooled=False)
     assert (journal.num_done, journal.num_vectors, journal.num_skipped) == (2, 3, 1)
-    journal.write(Row("c", np.full((4, 2), 3, np.float32), 4, 0, 1.0, np.arange(4.0)))
-    index = journal.index()
-    assert index.names == ["a", "c"]
-    assert index.ends.tolist() == [3, 7]
-    assert journal.vectors()[:, 0].tolist() == [1, 1, 1, 3, 3, 3, 3]
-    times = journal.times()
-    assert times is not None
-    assert times.tolist() == [0, 1, 2, 0, 1, 2, 3]
+    journal.write(rows_of("c", 3, 2, of=4))
+    journal.write(rows_of("c", 4, 2, first=2, of=4))
+    journal.write(rows_of("d", 5, 1))
+    assert journal.known().to_pydict() == {
+        "id": ["a", "c", "c", "d"],
+        "num_frames": [3, 4, 4, 1],
+        "first_frame": [0, 0, 2, 0],
+        "duration": [1.0] * 4,
+    }
+    assert np.concatenate(list(journal.values("embedding")))[:, 0].tolist() == [1, 1, 1, 3, 3, 4, 4, 5]
+    assert np.concatenate(list(journal.values("times"))).tolist() == [0, 1, 2, 0, 1, 2, 3, 0]
     journal.close()
+
+
+def test_an_interrupt_within_a_write_loses_the_open_part_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = RowJournal(tmp_path / "j", {}, 2, pooled=False)
+    journal.write(rows_of("a", 1, 3))
+    journal.commit()
+    journal.write(rows_of("b", 2, 3))
+
+    def interrupt(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pq.ParquetWriter, "write_table", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            journal.commit()
+    journal.close()
+    journal = RowJournal(tmp_path / "j", {}, 2, pooled=False)
+    assert (journal.num_done, journal.num_vectors) == (1, 3)
+    journal.close()
+
+
+def test_groups_do_not_depend_on_the_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    for part_rows in (1, 3, 100):
+        monkeypatch.setattr(row_journal, "PART_ROWS", part_rows)
+        journal = RowJournal(tmp_path / str(part_rows), {}, 2, pooled=False)
+        for number, count in enumerate((3, 1, 1, 9, 2, 2, 4)):
+            journal.write(rows_of(str(number), number, count))
+        found.append([group.to_pydict() for group in journal.groups(5)])
+        journal.close()
+    assert found[0] == found[1] == found[2]
+    assert [group["id"] for group in found[0]] == [["0", "1", "2"], ["3"], ["4", "5"], ["6"]]
 
 
 def test_two_processes_do_not_write_one_output(tmp_path: Path) -> None:

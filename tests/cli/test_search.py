@@ -11,8 +11,8 @@ from PIL import Image
 
 from d2v.cli import main
 from d2v.errors import UserError
+from d2v.features.files import read_pooled
 from d2v.features.search import nearest
-from d2v.features.table import read_pooled
 
 SIZE = 16
 
@@ -123,10 +123,11 @@ def test_bad_input(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
 
 def test_equally_near_rows_come_in_their_order() -> None:
     vectors = np.array([[1, 0], [2, 0], [0, 1], [3, 0]], np.float32)
-    found = nearest(vectors, vectors[[3]], 2, [3])
-    assert found.rows.tolist() == [[0, 1]]
-    np.testing.assert_allclose(found.similarities, 1, atol=1e-6)
-    assert nearest(vectors, vectors[[3]], 9, [None]).rows.tolist() == [[0, 1, 3, 2]]
+    rows, similarities = nearest(vectors, vectors[[3]], 2, [3])
+    assert rows.tolist() == [[0, 1]]
+    np.testing.assert_allclose(similarities, 1, atol=1e-6)
+    rows, _ = nearest(vectors, vectors[[3]], 9, [None])
+    assert rows.tolist() == [[0, 1, 3, 2]]
     with pytest.raises(UserError, match="no other row"):
         nearest(vectors[:1], vectors[:1], 3, [0])
     with pytest.raises(UserError, match="not finite"):

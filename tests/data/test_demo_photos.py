@@ -90,5 +90,5 @@ def test_a_folder_with_another_demo_json_is_not_touched(tmp_path: Path, marker: 
 def test_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "skimage" else find(name))
-    with pytest.raises(UserError, match=r"pip install 'd2v\[demo\]'"):
+    with pytest.raises(UserError, match=r"pip install 'scikit-image>="):
         prepare_demo(tmp_path / "new")

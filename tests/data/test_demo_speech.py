@@ -141,7 +141,7 @@ def test_missing_package_is_named(
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "espeakng_loader" else find(name))
     assert main(["prepare", "demo", "speech", "--output", str(tmp_path / "new")]) == 2
-    assert "pip install 'd2v[demo-speech]'" in capsys.readouterr().err
+    assert "pip install 'espeakng-loader>=" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from d2v.errors import UserError
 from d2v.modalities.vision.data import ImageNetDataModule
+from d2v.modalities.vision.rand_augment import RandAugment
 from d2v.modalities.vision.transforms import EvalTransform, TrainTransform, random_crop_box
 from d2v.types import Batch
 
@@ -233,7 +234,7 @@ def test_transforms_agree_with_torchvision() -> None:
 
 
 def augmented(root: Path, **changes: Any) -> ImageNetDataModule:
-    return module(root, **{"rand_augment": "rand-m9-mstd0.5-inc1", "random_erasing": 0.5, **changes})
+    return module(root, **{"augment": RandAugment(), "random_erasing": 0.5, **changes})
 
 
 def test_augmentation_for_finetuning_has_keys_and_disturbs_nothing(tmp_path: Path) -> None:
@@ -251,20 +252,6 @@ def test_augmentation_for_finetuning_has_keys_and_disturbs_nothing(tmp_path: Pat
     plain = torch.stack([module(tmp_path).train_dataset()[(0, index)].inputs for index in range(12)])
     moved = (by_id[0] != plain).flatten(1).any(dim=1)
     assert int(moved.sum()) >= 6, "half are erased, three quarters augmented"
-
-
-def test_the_words_of_rand_augment_are_understood(tmp_path: Path) -> None:
-    data = augmented(write_tree(tmp_path), image_size=224, mean=(0.5, 0.5, 0.5))
-    operations = data.train_transform.rand_augment
-    assert operations is not None
-    assert operations.num_layers == 2
-    (magnitude,) = {operation.magnitude for operation in operations.ops}
-    assert (magnitude, operations.ops[0].magnitude_std) == (9, 0.5)
-    assert operations.ops[0].hparams["translate_const"] == 100
-    assert operations.ops[0].hparams["img_mean"] == (128, 128, 128)
-    for words in ("augment", "rand-x9"):
-        with pytest.raises(UserError, match=f"data.rand_augment is {words}: expected timm's words"):
-            augmented(tmp_path, rand_augment=words)
 
 
 def test_erased_pixels_are_noise() -> None:

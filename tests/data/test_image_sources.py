@@ -59,7 +59,7 @@ def write_parquet(path: Path, labels: list[object] | None, names: list[str] | No
     Dataset.from_dict(columns, features=Features(features)).to_parquet(path)
 
 
-def opened(root: Path, train: str = "train", val: str | None = None) -> tuple[ImageSource, ImageSource | None]:
+def opened(root: Path, train: str | None = None, val: str | None = None) -> tuple[ImageSource, ImageSource | None]:
     return open_sources(str(root), train, val)
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 
 from d2v.cli import main
 from d2v.errors import UserError
-from d2v.evaluation.features import extract_features
+from d2v.evaluation.frozen import extract_features
 from d2v.modalities.vision.data import ImageNetDataModule
 from d2v.modalities.vision.front_end import VisionFrontEnd
 from d2v.model.heads import LinearHead

@@ -10,20 +10,20 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from d2v.evaluation.effective_rank import effective_rank
-from d2v.evaluation.features import Features
+from d2v.evaluation.frozen import LabelledFeatures
 from d2v.evaluation.knn import knn_predict, knn_top1
 from d2v.evaluation.linear_probe import SoftmaxRegression, linear_probe, logits_of
 
 WIDTH, CLASSES = 12, 7
 
 
-def clusters(num_samples: int, seed: int) -> Features:
+def clusters(num_samples: int, seed: int) -> LabelledFeatures:
     """Overlapping classes whose dimensions have spreads from 1 to 100, off the origin."""
     generator = torch.Generator().manual_seed(seed)
     centres = torch.randn(CLASSES, WIDTH, generator=torch.Generator().manual_seed(99))
     labels = torch.randint(CLASSES, (num_samples,), generator=generator)
     x = centres[labels] + torch.randn(num_samples, WIDTH, generator=generator)
-    return Features(x * torch.logspace(0, 2, WIDTH) + 5, labels)
+    return LabelledFeatures(x * torch.logspace(0, 2, WIDTH) + 5, labels)
 
 
 TRAIN, VAL = clusters(600, 0), clusters(300, 1)
@@ -94,14 +94,14 @@ def test_linear_probe_is_as_good_as_sklearn_and_repeats_itself() -> None:
 
 
 def test_linear_probe_knows_nothing_of_scale_and_constant_features() -> None:
-    def disguise(x: Features) -> Features:
-        return Features(torch.cat([x.features * 1000 - 7, torch.full((len(x), 1), 3.7)], dim=1), x.labels)
+    def disguise(x: LabelledFeatures) -> LabelledFeatures:
+        return LabelledFeatures(torch.cat([x.features * 1000 - 7, torch.full((len(x), 1), 3.7)], dim=1), x.labels)
 
     assert linear_probe(disguise(TRAIN), disguise(VAL)).top1 == pytest.approx(linear_probe(TRAIN, VAL).top1, abs=0.7)
 
 
 def test_linear_probe_of_few_classes_and_samples() -> None:
-    few = Features(torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.1, 0.9]]), torch.tensor([0, 1, 0]))
+    few = LabelledFeatures(torch.tensor([[0.0, 1.0], [1.0, 0.0], [0.1, 0.9]]), torch.tensor([0, 1, 0]))
     probe = linear_probe(few, few)
     assert probe.top1 == 100
     assert probe.top5 is None

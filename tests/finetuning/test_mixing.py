@@ -1,6 +1,7 @@
-"""Mixup and CutMix: what timm does, with randomness that has keys."""
+"""Mixup and CutMix, with randomness that has keys."""
 
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +10,14 @@ import pytest
 import torch
 from encoders import vision_encoder
 from pictures import write_pictures
-from timm.data.mixup import Mixup
-from timm.loss import SoftTargetCrossEntropy
+from torch.nn.functional import one_hot
 from toy import MelodyModule, Seen, changed, make_module, make_trainer, weights
 
 from d2v.errors import UserError
 from d2v.finetuning.classifier import Classifier
 from d2v.finetuning.mixing import Mixing
 from d2v.modalities.vision.data import ImageNetDataModule
+from d2v.modalities.vision.rand_augment import RandAugment
 from d2v.training.callbacks.checkpoint import RunCheckpoint
 
 BOTH = {"mixup": 0.8, "cutmix": 1.0}
@@ -28,23 +29,39 @@ def picture_module(**settings: Any) -> Classifier:
     return make_module("classifier", encoder=encoder, **settings)
 
 
-def test_the_loss_is_timms() -> None:
+def test_pictures_and_labels_are_mixed_by_the_same_share() -> None:
     pixels, labels = torch.randn(6, 3, 8, 8), torch.tensor([0, 1, 2, 0, 1, 2])
-    scores = torch.randn(6, 3)
-    module = picture_module(label_smoothing=0.1).train()
-    ways = set()
-    for seed in range(20):
+    others = pixels.roll(1, 0)
+    own_class = one_hot(labels, 3).float()
+    ways = Counter[str]()
+    for seed in range(300):
         torch.manual_seed(seed)
         mixed, shares = Mixing(**BOTH, prob=0.8).apply(pixels, labels, 3)
-        torch.manual_seed(seed)
-        np.random.seed(int(torch.randint(2**32, ())))  # noqa: NPY002
-        theirs, targets = Mixup(0.8, 1.0, prob=0.8, label_smoothing=0.1, num_classes=3)(pixels.clone(), labels)
-        assert torch.equal(mixed, theirs)
-        torch.testing.assert_close(module._loss(scores, shares), SoftTargetCrossEntropy()(scores, targets))
-        torch.testing.assert_close(shares.sum(dim=1), torch.ones(6))
-        same = (mixed == pixels).all(dim=1)
-        ways.add("none" if same.all() else "cutmix" if same.any() else "mixup")
-    assert ways == {"none", "cutmix", "mixup"}
+        share = float(shares[0, 0])  # of the picture itself: no neighbour has its class
+        torch.testing.assert_close(shares, share * own_class + (1 - share) * own_class.roll(1, 0))
+        from_other = (mixed == others).all(dim=1)
+        if torch.equal(mixed, pixels):
+            ways["none"] += 1
+        elif from_other.any():
+            rows, columns = from_other[0].any(dim=1).sum(), from_other[0].any(dim=0).sum()
+            assert from_other.sum() == 6 * rows * columns, "a rectangle, the same in all"
+            assert 1 - share == pytest.approx(float(rows * columns) / 64)
+            assert torch.equal(mixed, torch.where(from_other[:, None], others, pixels))
+            ways["cutmix"] += 1
+        else:
+            torch.testing.assert_close(mixed, share * pixels + (1 - share) * others)
+            ways["mixup"] += 1
+    # One in five stays as it is, and so does a CutMix whose rectangle is smaller than a pixel.
+    assert ways["none"] == pytest.approx(70, abs=25)
+    assert ways["mixup"] == pytest.approx(120, abs=25)
+
+
+def test_the_loss_of_mixed_labels() -> None:
+    # 0.7 of its class, 0.3 of the other, smoothed by 0.1: mixup_target and SoftTargetCrossEntropy of timm 1.0.31.
+    scores = torch.tensor([[2.0, -1.0, 0.5], [0.0, 1.0, -2.0]])
+    shares = torch.tensor([[0.7, 0.0, 0.3], [0.3, 0.0, 0.7]])
+    module = picture_module(label_smoothing=0.1).train()
+    assert float(module._loss(scores, shares)) == pytest.approx(1.7193, abs=1e-4)
 
 
 def test_it_follows_torch_and_disturbs_nothing() -> None:
@@ -66,6 +83,13 @@ def test_it_follows_torch_and_disturbs_nothing() -> None:
     assert torch.equal(pixels, before), "a batch is left as it is"
 
 
+def test_a_batch_of_any_size_can_be_mixed() -> None:
+    for count in (1, 3):
+        mixed, shares = Mixing(mixup=0.8).apply(torch.randn(count, 3, 4, 4), torch.tensor([0, 1, 0][:count]), 2)
+        assert mixed.shape == (count, 3, 4, 4)
+        torch.testing.assert_close(shares.sum(dim=1), torch.ones(count))
+
+
 def test_only_training_is_mixed_and_smoothed() -> None:
     module = picture_module(mixing=Mixing(**BOTH), label_smoothing=0.1)
     module.set_names(("a", "b"))
@@ -78,8 +102,6 @@ def test_what_cannot_be_mixed_is_refused(tmp_path: Path) -> None:
     module = make_module("classifier", mixing=Mixing(mixup=0.8))
     with pytest.raises(UserError, match=r"model\.mixing: pictures can be mixed, and the inputs are of shape \[8, "):
         make_trainer(tmp_path, max_steps=1).fit(module, datamodule=MelodyModule(labels="class"))
-    with pytest.raises(UserError, match=r"a batch of 3 pictures.*set data\.batch_size to an even number"):
-        Mixing(mixup=0.8).apply(torch.randn(3, 3, 4, 4), torch.tensor([0, 1, 0]), 2)
     with pytest.raises(UserError, match=r"model\.mixing is for model\.task single"):
         picture_module(mixing=Mixing(mixup=0.8), task="multi")
     for settings, message in (
@@ -99,7 +121,7 @@ def test_a_resumed_run_repeats_an_uninterrupted_one_bit_for_bit(tmp_path: Path) 
         seen = Seen()
         data = ImageNetDataModule(
             str(root), batch_size=4, global_batch_size=8, num_workers=0, image_size=16, color_jitter=0.4, seed=3,
-            rand_augment="rand-m9-mstd0.5-inc1", random_erasing=0.5,
+            augment=RandAugment(), random_erasing=0.5,
         )  # fmt: skip
         module = picture_module(mixing=Mixing(**BOTH), label_smoothing=0.1, layer_decay=0.65)
         trainer["callbacks"] = [seen, *trainer.get("callbacks", [])]

@@ -55,8 +55,7 @@ def adapt_weights(weights: StateDict, original: Encoder, changed: Encoder, chang
     for name, module in changed.named_modules():
         table = f"{name}.table"
         if isinstance(module, (PositionTable, RelativePositionBias)) and table in weights:
-            before = original.get_submodule(name)
-            assert isinstance(before, (PositionTable, RelativePositionBias))
+            before: Any = original.get_submodule(name)
             before.get_parameter("table").data = weights[table]
             weights[table] = before.table_for(module.grid).detach().clone()
     return weights

@@ -1,12 +1,6 @@
 """Arguments that several commands take, and what they mean."""
 
 import argparse
-from typing import TYPE_CHECKING
-
-from d2v.errors import UserError
-
-if TYPE_CHECKING:  # nothing heavy is imported before the arguments are known to be right
-    import torch
 
 
 def add_features(parser: argparse.ArgumentParser) -> None:
@@ -20,24 +14,6 @@ def add_features(parser: argparse.ArgumentParser) -> None:
         "default: the output",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-
-
-def find_device(name: str) -> "torch.device":
-    """The device of ``--device``; auto: a GPU if there is one.
-
-    Raises:
-        UserError: This machine has no such device.
-    """
-    import torch
-
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name}: this machine has no such device; leave it out, or use cpu") from error
-    return device
 
 
 def positive(text: str) -> int:

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "modality",
         choices=["vision", "speech", "text"],
         help="vision: crops of the photographs in scikit-image and scikit-learn; speech: sentences and digits that "
-        "eSpeak NG says (GPL-3; pip install 'd2v[demo-speech]'); text: docstrings of the packages that d2v needs",
+        "eSpeak NG says (GPL-3; pip install espeakng-loader); text: docstrings of the packages that d2v needs",
     )
     demo.add_argument("--output", type=Path, help="folder to write (data/demo/MODALITY)")
     speech = kinds.add_parser("speech", help="check sound before a training: hours, rates, speakers, broken files")

@@ -20,7 +20,6 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from d2v.checkpoints.folder import in_short, mismatches
 from d2v.checkpoints.unpickle import refusal
-from d2v.commands.messages import key_of, one_line, parser_message
 from d2v.commands.predictions import Features, Table, metrics_line, read_another_root
 from d2v.commands.quiet import quieten
 from d2v.commands.run_folder import (
@@ -31,6 +30,7 @@ from d2v.commands.run_folder import (
     newest_checkpoint,
     remove_unused,
 )
+from d2v.config_messages import key_of, one_line, parser_message
 from d2v.configs import find_config, read_config
 from d2v.errors import UserError
 from d2v.finetuning.module import FinetuningModule

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -10,9 +10,6 @@ from pathlib import Path
 import numpy as np
 
 log = logging.getLogger(__name__)
-
-VAL_NAMES = ("val", "validation", "valid", "test")
-"""Names of a validation split, in the order in which they are looked for."""
 
 
 class PackedStrings:
@@ -55,53 +52,6 @@ def list_files(folder: Path, suffixes: tuple[str, ...], exclude: str | None = No
         wanted = (name for name in files if name.lower().endswith(suffixes) and not name.startswith("."))
         found += [name if prefix == "." else os.path.join(prefix, name) for name in wanted]
     return sorted(found)
-
-
-def archives_named(root: Path, suffix: str, name: str) -> list[Path]:
-    """Archives of one split: in a folder of its name, else in ``root`` or ``root/data`` with its words in their names.
-
-    None if the folder holds no archive: it is an extracted split, and an archive beside it is what that was made from.
-    """
-    if (root / name).is_dir():
-        return _archives(root / name, suffix)
-    beside = archives_beside(root, suffix)
-    return [file for file in beside if _dashed(name, suffix) in _dashed(file.name, suffix)]
-
-
-def archives_beside(root: Path, suffix: str) -> list[Path]:
-    """Archives in ``root``, or if there are none in ``root/data``."""
-    return _archives(root, suffix) or _archives(root / "data", suffix)
-
-
-def archives_of_splits(
-    root: Path, suffix: str, train_split: str, val_names: Sequence[str]
-) -> tuple[list[Path], list[Path]]:
-    """Archives of the training and of the validation split; without any split in their names, all are for training.
-
-    They lie in folders with the names of the splits, or in ``root`` or ``root/data`` with these words in their names.
-    """
-    inside = {name: _archives(root / name, suffix) for name in (train_split, *val_names)}
-    if (root / train_split).is_dir() and not inside[train_split]:
-        return [], []  # an extracted split; an archive beside it is what it was extracted from
-    if not inside[train_split]:
-        beside = archives_beside(root, suffix)
-        words = {file: _dashed(file.name, suffix).split("-") for file in beside}
-        inside = {name: [file for file in beside if name in words[file]] for name in (train_split, *val_names)}
-        if not any(inside.values()):
-            inside[train_split] = beside
-    return inside[train_split], next((inside[name] for name in val_names if inside[name]), [])
-
-
-def _dashed(name: str, suffix: str) -> str:
-    """With a dash before and after each word, since a split's must stand alone: "train-00000-of-00064.parquet",
-    "imagenet_train_000.tar", not "constrained.tar"."""
-    return f"-{name.removesuffix(suffix).replace('_', '-').replace('.', '-')}-"
-
-
-def _archives(folder: Path, suffix: str) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.name.endswith(suffix) and not path.name.startswith("."))
 
 
 def fingerprint(files: Iterable[str | Path]) -> str:

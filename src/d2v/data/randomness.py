@@ -1,12 +1,10 @@
 """Randomness that is a function of a key, never of a worker, a rank or what ran before."""
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from struct import pack
 
-import numpy as np
 import torch
 
 
@@ -29,18 +27,3 @@ def keyed_randomness(*key: int) -> Iterator[None]:
         yield
     finally:
         generator.set_state(state)
-
-
-@contextmanager
-def python_follows_torch() -> Iterator[None]:
-    """Inside, the global generators of Python and numpy start from a number drawn from torch's; outside, they have not
-    moved. So what draws from them (timm) has the key that torch was seeded with."""
-    seed = int(torch.randint(2**32, (), device="cpu"))
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 (others draw from it)
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)  # noqa: NPY002

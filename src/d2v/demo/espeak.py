@@ -1,7 +1,7 @@
 """Speech from text by eSpeak NG, in a process of its own.
 
 eSpeak NG is licensed under the GPL, version 3 or later. It comes with the package ``espeakng-loader``, an optional
-extra (``pip install 'd2v[demo-speech]'``) that nothing but the speech demo uses. It runs as a separate program, which
+extra (``pip install espeakng-loader``) that nothing but the speech demo uses. It runs as a separate program, which
 reads requests and writes samples: its state is global and not safe between threads, and a crash of the library must not
 take the caller with it.
 """
@@ -20,10 +20,9 @@ from typing import IO, Any, Never
 
 import numpy as np
 
-from d2v.errors import UserError
+from d2v.errors import UserError, how_to_install
 
 PACKAGE = "espeakng_loader"
-_INSTALL = "pip install 'd2v[demo-speech]' (the package espeakng-loader; it carries eSpeak NG, which is GPL-3)"
 # From espeak-ng's speak_lib.h: samples come by a callback, before espeak_Synth returns; text is UTF-8.
 _SYNCHRONOUS, _UTF8 = 2, 1
 _RATE, _VOLUME, _PITCH = 1, 2, 3
@@ -47,7 +46,8 @@ class Utterance:
 def require_espeak() -> None:
     """Raise UserError, saying what to install, where eSpeak NG is missing."""
     if importlib.util.find_spec(PACKAGE) is None:
-        raise UserError(f"Synthetic speech needs eSpeak NG, which is not installed: {_INSTALL}")
+        command = how_to_install("demo-speech")
+        raise UserError(f"Synthetic speech needs eSpeak NG (GPL-3), which is not installed: {command}")
 
 
 def synthesise(utterances: Sequence[Utterance]) -> Iterator[tuple[np.ndarray, int]]:
@@ -97,8 +97,8 @@ def _fail(code: int, errors: IO[bytes], what: str) -> Never:
     errors.seek(0)
     last = errors.read().decode(errors="replace").strip().splitlines()[-1:]
     raise UserError(
-        f"eSpeak NG failed with exit code {code} at {what}: {last[0] if last else 'it said nothing'}. Install it anew: "
-        f"{_INSTALL}"
+        f"eSpeak NG failed with exit code {code} at {what}: {last[0] if last else 'it said nothing'}. Reinstall it: "
+        f"{how_to_install('demo-speech')}"
     )
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from d2v.demo.folder import read_marker, write_marker
-from d2v.errors import UserError
+from d2v.errors import UserError, how_to_install
 
 log = logging.getLogger(__name__)
 
@@ -115,9 +115,9 @@ def prepare_demo(
 
 def find_photos() -> dict[str, Path]:
     """Files of the photographs by class; found by path, since scikit-image's own functions may download."""
-    for package, extra in (("skimage", "pip install 'd2v[demo]'"), ("sklearn", "pip install scikit-learn")):
+    for package, command in (("skimage", how_to_install("demo")), ("sklearn", "pip install scikit-learn")):
         if importlib.util.find_spec(package) is None:
-            raise UserError(f"The demo photographs come with {package}, which is not installed: {extra}")
+            raise UserError(f"The demo photographs come with {package}, which is not installed: {command}")
     found = {}
     for name, (folder, file, _) in PHOTOS.items():
         package, _, below = folder.partition("/")

@@ -19,7 +19,9 @@ def effective_rank(x: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
         x = x.cpu()
     x = x.double()
     x = x - x.mean(dim=0)
-    gram = x.T @ x if x.shape[1] <= x.shape[0] else x @ x.T
+    if x.shape[1] > x.shape[0]:
+        x = x.T
+    gram = x.T @ x
     finite = gram.isfinite().all()
     singular = torch.linalg.eigvalsh(torch.where(finite, gram, 0.0)).clamp(min=0).sqrt()
     share = singular / singular.sum().clamp(min=torch.finfo(x.dtype).tiny)

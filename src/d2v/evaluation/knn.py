@@ -5,14 +5,18 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from d2v.evaluation.features import Features
+from d2v.evaluation.frozen import LabelledFeatures
 
 _CHUNK_NUMBERS = 2**25
 """Similarities held at once: 128 MiB in fp32."""
 
 
 def knn_top1(
-    train: Features, val: Features, k: int = 20, temperature: float = 0.07, device: torch.device | str = "cpu"
+    train: LabelledFeatures,
+    val: LabelledFeatures,
+    k: int = 20,
+    temperature: float = 0.07,
+    device: torch.device | str = "cpu",
 ) -> float:
     """Top-1 accuracy in percent of the validation samples by their neighbours among the training samples."""
     predicted = knn_predict(train.features.to(device), train.labels.to(device), val.features.to(device), k, temperature)
@@ -29,9 +33,9 @@ def knn_predict(
     """Class of each query: its k most similar neighbours vote with weight ``exp(cosine / temperature)``.
 
     Args:
-        bank: Features whose class is known.
+        bank: LabelledFeatures whose class is known.
         labels: Their classes.
-        queries: Features to classify.
+        queries: LabelledFeatures to classify.
         k: Neighbours; all of the bank if it has fewer.
         temperature: The lower, the more the nearest neighbours decide.
     """

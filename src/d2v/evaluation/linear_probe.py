@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from d2v.evaluation.features import Features
+from d2v.evaluation.frozen import LabelledFeatures
 
 L2_GRID = (1e-1, 1e-2, 1e-3)
 """Penalties to choose from, strongest first, so that each solution is a start for the next.
@@ -36,13 +36,16 @@ class LinearProbe:
 
 
 def linear_probe(
-    train: Features, val: Features, device: torch.device | str = "cpu", l2_grid: Sequence[float] = L2_GRID
+    train: LabelledFeatures,
+    val: LabelledFeatures,
+    device: torch.device | str = "cpu",
+    l2_grid: Sequence[float] = L2_GRID,
 ) -> LinearProbe:
     """Fit on the training samples, report on the validation samples; the latter choose nothing.
 
     Args:
-        train: Features to fit on.
-        val: Features to report on.
+        train: LabelledFeatures to fit on.
+        val: LabelledFeatures to report on.
         device: Where to compute; the features are moved there whole.
         l2_grid: Penalties to choose from, strongest first.
     """
@@ -70,7 +73,10 @@ def linear_probe(
     weights = problem.solve(l2, start)
     logits = logits_of(((val.features - mean) * scale).to(device), weights)
     labels = val.labels.to(device)
-    return LinearProbe(_top_k(logits, labels, 1), _top_k(logits, labels, 5) if num_classes > 5 else None, l2)
+    top5 = None
+    if num_classes > 5:
+        top5 = _top_k(logits, labels, 5)
+    return LinearProbe(_top_k(logits, labels, 1), top5, l2)
 
 
 class SoftmaxRegression:

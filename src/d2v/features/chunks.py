@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from d2v.errors import UserError
-from d2v.evaluation.features import eval_mode
+from d2v.evaluation.frozen import eval_mode
 from d2v.model.encoder import Encoder
 
 SAMPLE_RATE = 16_000

@@ -11,9 +11,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from d2v.errors import UserError
-from d2v.evaluation.features import eval_mode
+from d2v.evaluation.frozen import eval_mode
 from d2v.features.pieces import PieceBatch, Pieces
-from d2v.model.encoder import Encoder, Layer, Pooling
+from d2v.features.settings import FeatureOptions
+from d2v.model.encoder import Encoder, Pooling
 
 MAX_FRAMES = 15_000
 """Most that a row without pooling has (five minutes of sound)."""
@@ -37,10 +38,20 @@ class Row:
     times: np.ndarray | None
     """float64 [n], seconds at the centres of the frames; None where inputs have no duration, or after pooling."""
 
+    @property
+    def num_vectors(self) -> int:
+        """In this row."""
+        return 1 if self.features.ndim == 1 else len(self.features)
+
+    @property
+    def is_last(self) -> bool:
+        """Whether no other row of the same input follows."""
+        return self.features.ndim == 1 or self.first_frame + len(self.features) == self.num_frames
+
 
 @dataclass(frozen=True)
 class Progress:
-    """So much more was read and encoded."""
+    """What was read and encoded since the last one."""
 
     amount: float
     """Seconds; samples where they have no duration; inputs where they have no samples."""
@@ -58,10 +69,8 @@ def embed_inputs(
     encoder: Encoder,
     pieces: Pieces,
     device: torch.device,
-    layer: Layer = None,
-    pool: Pooling = "mean",
-    autocast: torch.dtype | None = None,
-    num_workers: int = 1,
+    options: FeatureOptions,
+    num_workers: int = 0,
     scratch: Path | None = None,
     start: int = 0,
 ) -> Iterator[Row | Progress | Skipped]:
@@ -71,10 +80,8 @@ def embed_inputs(
         encoder: On ``device`` already.
         pieces: What to encode.
         device: Where the encoder is.
-        layer: As in :meth:`Encoder.embed`.
-        pool: As in :meth:`Encoder.embed`; over several pieces, the mean weighted by their kept frames, or the CLS token
-            of the first.
-        autocast: Precision to compute in where autocast sees fit; None: that of the weights.
+        options: Layer, pooling and precision; over several pieces, the mean is weighted by their kept frames, and the
+            CLS token is that of the first.
         num_workers: Processes that read; 0: this one.
         scratch: Folder for the frames of very long inputs, until they are complete; None: the system's.
         start: The first input that is wanted. Batches are those that they would be from the first input on, so that
@@ -94,18 +101,18 @@ def embed_inputs(
         num_workers=num_workers,
         pin_memory=device.type == "cuda",
     )
-    casting = torch.autocast(device.type, dtype=autocast, enabled=autocast is not None)
-    gathered = _Gathered(pieces, encoder, pool, scratch)
+    casting = torch.autocast(device.type, dtype=options.autocast, enabled=options.autocast is not None)
+    gathered = _Gathered(pieces, encoder, options.pool, scratch)
     waiting: dict[int, _Part | str] = {}
     with eval_mode(encoder), torch.no_grad(), casting:
         for batch in loader:
             read: list[tuple[int, _Part | str]] = [*batch.broken]
             if batch.x is not None:
-                read += _encode(encoder, pieces, batch, device, layer, pool)
-            wanted = {piece: part for piece, part in read if piece >= following}
-            waiting.update(wanted)
-            for piece in wanted:
-                yield Progress(_amount(pieces, piece))
+                read += _encode(encoder, pieces, batch, device, options)
+            for piece, part in read:
+                if piece >= following:
+                    waiting[piece] = part
+                    yield Progress(_amount(pieces, piece))
             while following in waiting:
                 yield from gathered.add(following, waiting.pop(following))
                 following += 1
@@ -121,29 +128,38 @@ class _Part(NamedTuple):
 
 
 def _encode(
-    encoder: Encoder,
-    pieces: Pieces,
-    batch: PieceBatch,
-    device: torch.device,
-    layer: Layer,
-    pool: Pooling,
+    encoder: Encoder, pieces: Pieces, batch: PieceBatch, device: torch.device, options: FeatureOptions
 ) -> list[tuple[int, _Part]]:
     """What stays of each piece of a batch."""
     assert batch.x is not None
     x = batch.x.to(device, non_blocking=True)
-    padding = None if batch.padding_mask is None else batch.padding_mask.to(device, non_blocking=True)
+    padding = batch.padding_mask
+    if padding is not None:
+        padding = padding.to(device, non_blocking=True)
+    pool = options.pool
+    if pool == "mean":  # over the kept frames alone, which the encoder does not know
+        pool = "none"
     try:
-        frames = encoder.embed(x, layer, "none" if pool == "mean" else pool, padding).float()
+        frames = encoder.embed(x, options.layer, pool, padding).float()
     except ValueError as error:
-        raise UserError(f"--layer {layer}, --pool {pool}: {error}") from error
-    whole = slice(0, frames.shape[1] if frames.ndim > 2 else pieces.inputs.num_parts or 1)  # of an input read whole
-    keeps = [chunk.keep if (chunk := pieces.chunk(piece)) else whole for piece in batch.pieces]
-    if pool == "mean":  # on the device
+        raise UserError(f"--layer {options.layer}, --pool {options.pool}: {error}") from error
+    keeps = []
+    for piece in batch.pieces:
+        chunk = pieces.chunk(piece)
+        if chunk is not None:
+            keeps.append(chunk.keep)
+        elif frames.ndim > 2:
+            keeps.append(slice(0, frames.shape[1]))
+        else:  # the CLS token of an input that was read whole
+            keeps.append(slice(0, pieces.inputs.num_parts or 1))
+    if options.pool == "mean":  # on the device
         frames = torch.stack([frames[row, keep].mean(dim=0) for row, keep in enumerate(keeps)])
-    array = frames.cpu().numpy()
-    kept = [array[row, keep] for row, keep in enumerate(keeps)] if pool == "none" else list(array)
-    parts = [_Part(features, keep.stop - keep.start) for features, keep in zip(kept, keeps, strict=True)]
-    return list(zip(batch.pieces, parts, strict=True))
+    parts = []
+    for piece, keep, features in zip(batch.pieces, keeps, frames.cpu().numpy(), strict=True):
+        if options.pool == "none":
+            features = features[keep]
+        parts.append((piece, _Part(features, keep.stop - keep.start)))
+    return parts
 
 
 def _amount(pieces: Pieces, piece: int) -> float:
@@ -163,7 +179,8 @@ class _Gathered:
     """Parts of the input that comes next, until they are all there: an input that breaks off has no row."""
 
     def __init__(self, pieces: Pieces, encoder: Encoder, pool: Pooling, scratch: Path | None) -> None:
-        self._pieces, self._pool, self._scratch = pieces, pool, scratch
+        self._pieces, self._pool = pieces, pool
+        self._scratch = None if scratch is None else str(scratch)
         self._extractor: Any = encoder.front.feature_extractor
         self._broken = -1
         self._sum: Any = 0.0
@@ -213,5 +230,4 @@ class _Gathered:
 
     def _reset(self) -> None:
         self._count, self._weight, self._sum = 0, 0, 0.0
-        folder = None if self._scratch is None else str(self._scratch)
-        self._frames: IO[bytes] = tempfile.SpooledTemporaryFile(_MOST_IN_MEMORY, dir=folder)  # noqa: SIM115
+        self._frames: IO[bytes] = tempfile.SpooledTemporaryFile(_MOST_IN_MEMORY, dir=self._scratch)  # noqa: SIM115

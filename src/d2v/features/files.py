@@ -1,127 +1,34 @@
-"""Features in one file: Parquet, NPZ or safetensors, written from a journal of rows."""
+"""Features in one file: Parquet, NPZ or safetensors, written from a journal of rows and read again."""
 
 import json
 import struct
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.compute as pc  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+from jaxtyping import Float32
 
 from d2v.errors import UserError
-from d2v.features.journal import RowIndex, RowJournal
+from d2v.features.journal import RowJournal, flat_values
 
 _ROW_GROUP_BYTES = 16 * 2**20
-SETTINGS = "d2v"
-"""Where a file keeps what its features are, as JSON."""
+_SETTINGS = "d2v"  # where a file keeps what its features are, as JSON
 
 
-def write_features(path: Path, journal: RowJournal, settings: dict[str, Any], part: str = "frame") -> None:
-    """Make the file of all rows of a journal, all at once: what was there under its name stays until it is whole.
+@dataclass(frozen=True)
+class PooledFeatures:
+    """What lies in a file of pooled features; n inputs."""
 
-    Args:
-        path: of the file; its ending is one of :data:`FORMATS`.
-        journal: whose rows; the unfinished file lies in its folder.
-        settings: what the features are, kept in the file as JSON under ``d2v``.
-        part: what a frame is called in the names of columns: "token" of a text, "patch" of a picture.
-    """
-    unfinished = journal.folder / path.name
-    FORMATS[path.suffix.lower()](unfinished, journal, json.dumps(settings), part)
-    unfinished.replace(path)
-
-
-def _write_parquet(path: Path, journal: RowJournal, settings: str, part: str) -> None:
-    """Columns ``id``, ``embedding``, ``num_frames``, ``duration``; without pooling ``embedding`` holds a list of
-    vectors, and ``times`` and ``first_frame`` stand beside it. In groups of rows of about 16 MB."""
-    import pyarrow as pa  # type: ignore[import-untyped]
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
-
-    index, vectors, times = journal.index(), journal.vectors(), journal.times()
-    writer: Any = None
-    row = 0
-    while row < len(index.names):
-        begin = int(index.ends[row - 1]) if row else 0
-        most = max(1, _ROW_GROUP_BYTES // (4 * journal.width))
-        stop = max(row + 1, int(np.searchsorted(index.ends, begin + most, side="right")))
-        end = int(index.ends[stop - 1])
-        embedding = pa.FixedSizeListArray.from_arrays(pa.array(vectors[begin:end].reshape(-1)), journal.width)
-        columns: dict[str, Any] = {"id": pa.array(index.names[row:stop], pa.string())}
-        if journal.pooled:
-            columns["embedding"] = embedding
-        else:
-            offsets = pa.array(np.concatenate([[0], index.ends[row:stop] - begin]))
-            columns["embedding"] = pa.LargeListArray.from_arrays(offsets, embedding)
-            columns[f"first_{part}"] = pa.array(index.first_frames[row:stop])
-            if times is not None:
-                columns["times"] = pa.LargeListArray.from_arrays(offsets, pa.array(times[begin:end]))
-        columns[f"num_{_plural(part)}"] = pa.array(index.num_frames[row:stop])
-        if index.durations is not None:
-            columns["duration"] = pa.array(index.durations[row:stop])
-        table = pa.table(columns).replace_schema_metadata({SETTINGS: settings})
-        writer = writer or pq.ParquetWriter(path, table.schema, use_dictionary=["id"])
-        writer.write_table(table)
-        row = stop
-    writer.close()
-
-
-def _arrays(journal: RowJournal, index: RowIndex, part: str) -> dict[str, np.ndarray]:
-    """Over all rows: ``embedding`` [rows, D], ``num_frames``, ``duration``; without pooling ``embedding`` and ``times``
-    hold the frames of all inputs, those of input i from ``offsets[i]`` to ``offsets[i + 1]``. Large ones lie on the
-    disk."""
-    is_first = index.first_frames == 0  # of the rows of an input
-    found = {"embedding": journal.vectors(), f"num_{_plural(part)}": index.num_frames[is_first]}
-    if (times := journal.times()) is not None:
-        found["times"] = times
-    if not journal.pooled:
-        found["offsets"] = np.cumsum([0, *found[f"num_{_plural(part)}"]])
-    if index.durations is not None:
-        found["duration"] = index.durations[is_first]
-    return found
-
-
-def _ids(index: RowIndex) -> list[str]:
-    return [name for name, first in zip(index.names, index.first_frames.tolist(), strict=True) if not first]
-
-
-def _write_npz(path: Path, journal: RowJournal, settings: str, part: str) -> None:
-    """The arrays, and ``id``, for ``numpy.load``."""
-    index = journal.index()
-    arrays = _arrays(journal, index, part)
-    with path.open("wb") as file:
-        np.savez(file, id=np.array(_ids(index)), d2v=np.array(settings), **arrays)  # type: ignore[arg-type]
-
-
-def _write_safetensors(path: Path, journal: RowJournal, settings: str, part: str) -> None:
-    """The arrays as tensors; ids stand as a JSON list under ``id`` in the metadata.
-
-    Written here, since the library's own writer wants all bytes in memory. The format: the length of the header in 8
-    bytes, the header in JSON, the tensors (https://huggingface.co/docs/safetensors).
-    """
-    index = journal.index()
-    arrays = _arrays(journal, index, part)
-    names = {"float32": "F32", "float64": "F64", "int64": "I64"}
-    header: dict[str, Any] = {"__metadata__": {"id": json.dumps(_ids(index)), SETTINGS: settings}}
-    end = 0
-    for name, array in arrays.items():
-        begin, end = end, end + array.nbytes
-        header[name] = {"dtype": names[array.dtype.name], "shape": list(array.shape), "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        for array in arrays.values():
-            array.tofile(file)
-
-
-FORMATS: dict[str, Callable[[Path, RowJournal, str, str], None]] = {
-    ".parquet": _write_parquet,
-    ".npz": _write_npz,
-    ".safetensors": _write_safetensors,
-}
-
-
-def _plural(part: str) -> str:
-    return "patches" if part == "patch" else f"{part}s"
+    ids: list[str]
+    vectors: Float32[np.ndarray, "n d"]
+    settings: dict[str, Any]
+    """What they are; empty where the file does not tell."""
 
 
 def require_format(path: Path) -> None:
@@ -130,3 +37,196 @@ def require_format(path: Path) -> None:
         raise UserError(f"--output {path}: its name must end with one of {', '.join(FORMATS)}")
     if path.is_dir():
         raise UserError(f"--output {path} is a folder; give the name of a file in it")
+
+
+def write_features(path: Path, journal: RowJournal, settings: dict[str, Any], part: str = "frame") -> None:
+    """Make the file of all rows of a journal, all at once: what was there under its name stays until it is whole.
+
+    Args:
+        path: Of the file; its ending is one of :data:`FORMATS`.
+        journal: Whose rows; the unfinished file lies in its folder.
+        settings: What the features are, kept in the file as JSON under ``d2v``.
+        part: What a frame is called in the names of columns: "token" of a text, "patch" of a picture.
+    """
+    unfinished = journal.folder / f"unfinished-{path.name}"
+    write, _ = FORMATS[path.suffix.lower()]
+    write(unfinished, journal, json.dumps(settings), part)
+    unfinished.replace(path)
+
+
+def read_file_settings(path: Path) -> dict[str, Any]:
+    """What the features in a file are; empty where it does not tell.
+
+    Raises:
+        UserError: It cannot be read as a file of features.
+    """
+    return _read(path, with_rows=False).settings
+
+
+def read_pooled(path: Path) -> PooledFeatures:
+    """All rows of a file that `d2v embed` wrote.
+
+    Raises:
+        UserError: It cannot be read, or holds frames, tokens or patches instead of one vector an input.
+    """
+    found = _read(path, with_rows=True)
+    if found.settings.get("pool") == "none" or found.vectors.ndim != 2 or len(found.vectors) != len(found.ids):
+        raise UserError(f"{path}: holds many vectors an input; embed again with --pool mean or --pool cls")
+    return found
+
+
+def _read(path: Path, with_rows: bool) -> PooledFeatures:
+    if path.suffix.lower() not in FORMATS:
+        raise UserError(f"{path}: give a file that `d2v embed` wrote, which ends with {', '.join(FORMATS)}")
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file; `d2v embed` writes one")
+    _, read = FORMATS[path.suffix.lower()]
+    try:
+        return read(path, with_rows)
+    except Exception as error:  # each library raises many types of its own at a damaged or foreign file
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path}: cannot be read as features ({reason}); `d2v embed` writes such files") from error
+
+
+# Vectors of many frames an input are not read: this stands in their place.
+_MANY_VECTORS = np.empty((0, 0, 0), np.float32)
+
+
+def _write_parquet(path: Path, journal: RowJournal, settings: str, part: str) -> None:
+    """Columns ``id``, ``embedding``, ``num_frames``, ``duration``; without pooling ``embedding`` holds a list of
+    vectors, and ``times`` and ``first_frame`` stand beside it. In groups of rows of about 16 MB."""
+    names = {"id": "id", "embedding": "embedding"}
+    if not journal.pooled:
+        names |= {"first_frame": f"first_{part}", "times": "times"}
+    names |= {"num_frames": f"num_{_plural(part)}", "duration": "duration"}
+    has_times = bool(journal.num_vectors) and journal.known()["duration"].null_count == 0
+    if not has_times:
+        names = {column: name for column, name in names.items() if column not in ("times", "duration")}
+    writer: Any = None
+    for group in journal.groups(max(1, _ROW_GROUP_BYTES // (4 * journal.width))):
+        table = group.select(list(names)).rename_columns(list(names.values()))
+        table = table.replace_schema_metadata({_SETTINGS: settings})
+        writer = writer or pq.ParquetWriter(path, table.schema, use_dictionary=["id"])
+        writer.write_table(table)
+    writer.close()
+
+
+def _read_parquet(path: Path, with_rows: bool) -> PooledFeatures:
+    with pq.ParquetFile(path) as file:
+        settings = json.loads((file.schema_arrow.metadata or {}).get(_SETTINGS.encode(), b"{}"))
+        if not with_rows:
+            return PooledFeatures([], _MANY_VECTORS, settings)
+        ids = file.read(["id"])["id"].to_pylist()
+        vectors = file.schema_arrow.field("embedding").type
+        if not pa.types.is_fixed_size_list(vectors):
+            return PooledFeatures(ids, _MANY_VECTORS, settings)
+        matrix = np.empty((len(ids), vectors.list_size), np.float32)
+        row = 0
+        for group in range(file.num_row_groups):
+            values = flat_values(file.read_row_group(group, ["embedding"])["embedding"])
+            count = len(values) // vectors.list_size
+            matrix[row : row + count] = values.reshape(count, -1)
+            row += count
+    return PooledFeatures(ids, matrix, settings)
+
+
+class _Array(NamedTuple):
+    """An array that is written block by block, and is never as a whole in memory."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    blocks: Iterator[np.ndarray]
+
+    @classmethod
+    def of(cls, array: np.ndarray) -> "_Array":
+        return cls(array.dtype, array.shape, iter([array]))
+
+
+def _arrays(journal: RowJournal, part: str) -> tuple[list[str], dict[str, _Array]]:
+    """Ids, and over all rows: ``embedding`` [rows, D], ``num_frames``, ``duration``; without pooling ``embedding`` and
+    ``times`` hold the frames of all inputs, those of input i from ``offsets[i]`` to ``offsets[i + 1]``."""
+    known = journal.known()
+    known = known.filter(pc.equal(known["first_frame"], 0))  # the first rows of very long inputs
+    has_times = known["duration"].null_count == 0
+    num_frames = known["num_frames"].to_numpy()
+    embedding = _Array(np.dtype(np.float32), (journal.num_vectors, journal.width), journal.values("embedding"))
+    found = {"embedding": embedding, f"num_{_plural(part)}": _Array.of(num_frames)}
+    if not journal.pooled:
+        if has_times:
+            found["times"] = _Array(np.dtype(np.float64), (journal.num_vectors,), journal.values("times"))
+        found["offsets"] = _Array.of(np.cumsum([0, *num_frames]))
+    if has_times:
+        found["duration"] = _Array.of(known["duration"].to_numpy())
+    return known["id"].to_pylist(), found
+
+
+def _write_npz(path: Path, journal: RowJournal, settings: str, part: str) -> None:
+    """The arrays, and ``id``, for ``numpy.load``; as ``numpy.savez``, which wants all arrays in memory."""
+    ids, arrays = _arrays(journal, part)
+    arrays = {"id": _Array.of(np.array(ids)), _SETTINGS: _Array.of(np.array(settings)), **arrays}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                header = {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape}
+                np.lib.format.write_array_header_1_0(file, header)
+                for block in array.blocks:
+                    file.write(block.tobytes())
+
+
+def _read_npz(path: Path, with_rows: bool) -> PooledFeatures:
+    with np.load(path, allow_pickle=False) as arrays:
+        settings = json.loads(str(arrays.get(_SETTINGS, "{}")))
+        if not with_rows:
+            return PooledFeatures([], _MANY_VECTORS, settings)
+        vectors = _MANY_VECTORS if "offsets" in arrays else arrays["embedding"]
+        return PooledFeatures(arrays["id"].tolist(), vectors, settings)
+
+
+def _write_safetensors(path: Path, journal: RowJournal, settings: str, part: str) -> None:
+    """The arrays as tensors; ids stand as a JSON list under ``id`` in the metadata.
+
+    Written here, since the library's own writer wants all bytes in memory. The format: the length of the header in 8
+    bytes, the header in JSON, the tensors (https://huggingface.co/docs/safetensors).
+    """
+    ids, arrays = _arrays(journal, part)
+    names = {"float32": "F32", "float64": "F64", "int64": "I64"}
+    header: dict[str, Any] = {"__metadata__": {"id": json.dumps(ids), _SETTINGS: settings}}
+    end = 0
+    for name, array in arrays.items():
+        begin = end
+        end += array.dtype.itemsize * int(np.prod(array.shape))
+        header[name] = {"dtype": names[array.dtype.name], "shape": list(array.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for array in arrays.values():
+            for block in array.blocks:
+                file.write(block.tobytes())
+
+
+def _read_safetensors(path: Path, with_rows: bool) -> PooledFeatures:
+    from safetensors import safe_open
+
+    with safe_open(path, "np") as file:
+        metadata = file.metadata() or {}
+        settings = json.loads(metadata.get(_SETTINGS, "{}"))
+        if not with_rows:
+            return PooledFeatures([], _MANY_VECTORS, settings)
+        vectors = _MANY_VECTORS
+        if "offsets" not in file.keys():  # noqa: SIM118
+            vectors = file.get_tensor("embedding")
+        return PooledFeatures(json.loads(metadata["id"]), vectors, settings)
+
+
+_Writer = Callable[[Path, RowJournal, str, str], None]
+_Reader = Callable[[Path, bool], PooledFeatures]
+FORMATS: dict[str, tuple[_Writer, _Reader]] = {
+    ".parquet": (_write_parquet, _read_parquet),
+    ".npz": (_write_npz, _read_npz),
+    ".safetensors": (_write_safetensors, _read_safetensors),
+}
+
+
+def _plural(part: str) -> str:
+    return "patches" if part == "patch" else f"{part}s"

@@ -6,52 +6,43 @@ import shutil
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+from filelock import FileLock, Timeout
 
 from d2v.errors import UserError
 from d2v.features.encode import Row
 
-COMMIT_SECONDS = 5.0
-"""Most that a run loses when it is killed, the input that it was at aside."""
+PART_ROWS = 4_096
+"""Inputs of a part."""
+PART_SECONDS = 10.0
+"""A part ends earlier than that if so much time has passed: a killed run loses no more, the current input aside."""
 
-_SETTINGS, _ROWS, _VECTORS, _TIMES = "settings.json", "rows.jsonl", "embedding.f32", "times.f64"
-
-
-@dataclass(frozen=True)
-class RowIndex:
-    """All rows of a journal but for their vectors; n of them."""
-
-    names: list[str]
-    ends: np.ndarray
-    """int64 [n]: behind its last vector, among those of all rows."""
-    num_frames: np.ndarray
-    """int64 [n]."""
-    first_frames: np.ndarray
-    """int64 [n]."""
-    durations: np.ndarray | None
-    """float64 [n], seconds."""
+_GROUP_BYTES = 16 * 2**20  # of vectors that wait in memory
+_SETTINGS, _LOCK, _OPEN_PART = "settings.json", "lock", "part.unfinished"
+_COUNTS = ("inputs", "skipped", "vectors")
+_KNOWN = ["id", "num_frames", "first_frame", "duration"]
 
 
 class RowJournal:
-    """A folder ``OUTPUT.unfinished`` that rows are appended to, until an output file is made of them.
+    """A folder ``OUTPUT.unfinished`` of Parquet files, until an output file is made of them.
 
-    Vectors go to one file, and what is known about each row to another, a line each, which is written when the vectors
-    are safely on the disk. So what the lines tell is true after any end of the process or of the machine; what was
-    appended behind it is cut off when the journal is opened again. Inputs come in their order, and one counts when all
-    of its rows are there, or when it is known to have none.
+    Rows are written to a part, which gets its name once it is complete and safely on the disk. Only parts with a name
+    count, after any end of the process or of the machine; what was written of the next one is done again. A part holds
+    whole inputs, in their order, and counts those that have no row.
 
     Args:
-        folder: that holds it.
-        settings: what the features are; a journal of others is not continued.
-        width: of the vectors, D.
-        pooled: whether a row has one vector.
+        folder: That holds it.
+        settings: What the features are; a journal of others is not continued.
+        width: Of the vectors, D.
+        pooled: Whether a row has one vector.
 
     Raises:
-        UserError: another process writes it, or nothing can be written there.
+        UserError: Another process writes it, or nothing can be written there.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], width: int, pooled: bool) -> None:
@@ -61,145 +52,191 @@ class RowJournal:
         self.num_vectors = 0
         self.num_skipped = 0
         """Those of the done inputs that have no row."""
-        self._pending: list[str] = []
+        self._waiting: list[Row | None] = []  # None is an input without a row
+        self._waiting_bytes = 0
+        self._writer: Any = None
+        self._counts = dict.fromkeys(_COUNTS, 0)  # of the open part
+        self._torn = False  # the open part ends inside an input
         self._last_commit = time.monotonic()
+        vector = pa.list_(pa.float32(), width)
+        self._schema = pa.schema(
+            {
+                "id": pa.string(),
+                "embedding": vector if pooled else pa.large_list(vector),
+                "num_frames": pa.int64(),
+                "first_frame": pa.int64(),
+                "duration": pa.float64(),
+                "times": pa.large_list(pa.float64()),
+            }
+        )
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lines = (folder / _ROWS).open("a+b")
-            _lock(self._lines, folder)
+            self._lock = _locked(folder)
             if not (folder / _SETTINGS).is_file():
                 (folder / f"{_SETTINGS}.new").write_text(json.dumps(settings))
                 (folder / f"{_SETTINGS}.new").replace(folder / _SETTINGS)
-            self._times: IO[bytes] = (folder / _TIMES).open("ab")
-            self._vectors: IO[bytes] = (folder / _VECTORS).open("ab")
-            self._recover()
+            for part in self._parts():
+                counts = pq.read_metadata(part).metadata
+                self.num_done += int(counts[b"inputs"])
+                self.num_skipped += int(counts[b"skipped"])
+                self.num_vectors += int(counts[b"vectors"])
         except OSError as error:
             raise UserError(f"--output: {folder} cannot be written ({error.strerror}); give another place") from error
 
     def write(self, row: Row) -> None:
         """Append a row."""
-        self._vectors.write(np.ascontiguousarray(row.features).data)
-        if row.times is not None:
-            self._times.write(np.ascontiguousarray(row.times).data)
-        count = 1 if row.features.ndim == 1 else len(row.features)
-        is_last = self.pooled or row.first_frame + count == row.num_frames
-        self.num_vectors += count
-        self._append([row.name, count, row.num_frames, row.first_frame, row.duration, int(is_last)])
-        self.num_done += is_last
+        if not row.is_last and row.first_frame == 0:
+            self.commit()  # a long input has a part of its own, so that nothing else is lost with it
+            self._torn = True
+        self._waiting.append(row)
+        self._waiting_bytes += row.features.nbytes
+        self.num_vectors += row.num_vectors
+        if self._waiting_bytes >= _GROUP_BYTES:
+            self._flush()
+        if row.is_last:
+            self._torn = False
+            self.num_done += 1
+            self._commit_if_due()
 
-    def skip(self, name: str) -> None:
+    def skip(self) -> None:
         """Note that the next input has no row."""
-        self._append([name])
+        self._waiting.append(None)
         self.num_done += 1
         self.num_skipped += 1
+        self._commit_if_due()
 
     def commit(self) -> None:
-        """Put all that was appended on the disk."""
-        for file in (self._vectors, self._times):
-            file.flush()
-            os.fsync(file.fileno())
-        lines, self._pending = self._pending, []  # first: an interrupt must not leave them to be written twice
-        self._lines.write("".join(lines).encode())
-        self._lines.flush()
-        os.fsync(self._lines.fileno())
+        """Complete the open part: all that was appended is safely on the disk."""
+        self._flush()
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return
+        writer.add_key_value_metadata({name: str(count) for name, count in self._counts.items()})
+        writer.close()
+        unfinished = self.folder / _OPEN_PART
+        _sync(unfinished)
+        unfinished.replace(self.folder / f"{len(self._parts()):06d}.parquet")
+        _sync(self.folder)
+        self._counts = dict.fromkeys(_COUNTS, 0)
         self._last_commit = time.monotonic()
 
-    def index(self) -> RowIndex:
-        """All rows, in their order."""
+    def known(self) -> pa.Table:
+        """Of all rows, in their order: columns ``id``, ``num_frames``, ``first_frame`` and ``duration`` (seconds)."""
         self.commit()
-        rows = [entry for entry, _ in self._entries() if len(entry) > 1]
-        columns = np.array([entry[1:4] for entry in rows], dtype=np.int64).reshape(-1, 3)
-        has_durations = bool(rows) and rows[0][4] is not None
-        return RowIndex(
-            names=[entry[0] for entry in rows],
-            ends=np.cumsum(columns[:, 0]),
-            num_frames=columns[:, 1],
-            first_frames=columns[:, 2],
-            durations=np.array([entry[4] for entry in rows], dtype=np.float64) if has_durations else None,
-        )
+        tables = []
+        for part in self._parts():
+            with pq.ParquetFile(part) as file:
+                tables.append(file.read(_KNOWN))
+        return pa.concat_tables(tables)
 
-    def vectors(self) -> np.ndarray:
-        """float32 [vectors, D], on the disk."""
-        return np.memmap(self.folder / _VECTORS, np.float32, "r", shape=(self.num_vectors, self.width))
+    def values(self, column: str) -> Iterator[np.ndarray]:
+        """All of ``embedding`` (float32 [n, D]) or ``times`` (float64 [n]), some at a time."""
+        for table in self._tables():
+            array = flat_values(table[column])
+            yield array.reshape(-1, self.width) if column == "embedding" else array
 
-    def times(self) -> np.ndarray | None:
-        """float64 [vectors], seconds at the centres of frames, on the disk; None where there are none."""
-        if not (self.folder / _TIMES).stat().st_size:
-            return None
-        return np.memmap(self.folder / _TIMES, np.float64, "r", shape=(self.num_vectors,))
+    def groups(self, most: int) -> Iterator[pa.Table]:
+        """All rows in groups of at most so many vectors, or of one row, whatever the parts that they lie in."""
+        group: list[pa.Table] = []
+        size = 0
+        for table in self._tables():
+            lengths = np.ones(len(table), np.int64)
+            if not self.pooled:
+                lengths = table["embedding"].combine_chunks().value_lengths().to_numpy()
+            begin = 0
+            for row, length in enumerate(lengths.tolist()):
+                if size and size + length > most:
+                    yield pa.concat_tables([*group, table.slice(begin, row - begin)]).combine_chunks()
+                    group, size, begin = [], 0, row
+                size += length
+            group.append(table.slice(begin))
+        yield pa.concat_tables(group).combine_chunks()
 
     def close(self) -> None:
         """Release what is open; what was appended stays, unless it is not one input."""
-        if self._lines.closed:
+        if not self._lock.is_locked:
             return
         if not self.num_done:
             self.remove()
             return
-        with suppress(OSError):  # no space is left, say: what was committed before is still true
-            self.commit()
-        for file in (self._vectors, self._times, self._lines):
-            file.close()
+        with suppress(OSError):  # no space is left, say: what was committed before still counts
+            if not self._torn:
+                self.commit()
+        self._lock.release()
 
     def remove(self) -> None:
         """Delete it."""
-        for file in (self._vectors, self._times, self._lines):
-            file.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+        self._lock.release()
 
-    def _append(self, entry: list[Any]) -> None:
-        self._pending.append(json.dumps(entry) + "\n")
-        if time.monotonic() - self._last_commit >= COMMIT_SECONDS:
+    def _commit_if_due(self) -> None:
+        in_part = self._counts["inputs"] + len(self._waiting)
+        if in_part >= PART_ROWS or time.monotonic() - self._last_commit >= PART_SECONDS:
             self.commit()
 
-    def _entries(self) -> Iterator[tuple[list[Any], int]]:
-        """Each line, and the position behind it; no unfinished one."""
-        self._lines.seek(0)
-        position = 0
-        for line in self._lines:
-            if not line.endswith(b"\n"):
-                return
-            position += len(line)
-            yield json.loads(line), position
+    def _flush(self) -> None:
+        """Write what waits in memory to the open part."""
+        if not self._waiting:
+            return
+        # An interrupt in here leaves half a group behind, and the part is given up.
+        torn, self._torn = self._torn, True
+        entries, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        if self._writer is None:
+            path = self.folder / _OPEN_PART
+            self._writer = pq.ParquetWriter(path, self._schema, compression="none", use_dictionary=False)
+        rows = [row for row in entries if row is not None]
+        if rows:
+            self._writer.write_table(self._table(rows))
+            self._counts["vectors"] += sum(row.num_vectors for row in rows)
+            self._counts["inputs"] += sum(row.is_last for row in rows)
+        self._counts["skipped"] += len(entries) - len(rows)
+        self._counts["inputs"] += len(entries) - len(rows)
+        self._torn = torn
 
-    def _recover(self) -> None:
-        """Find what is there, and cut off what belongs to an input that is not complete."""
-        end = vectors = counted = 0
-        for entry, position in self._entries():
-            if len(entry) == 1:
-                self.num_skipped += 1
-            else:
-                counted += entry[1]
-            if len(entry) == 1 or entry[5]:
-                self.num_done += 1
-                end, vectors = position, counted
-        timed = vectors if (self.folder / _TIMES).stat().st_size else 0
-        self.num_vectors = vectors
-        self._lines.truncate(end)
-        self._vectors.truncate(vectors * self.width * 4)
-        self._times.truncate(timed * 8)
+    def _table(self, rows: list[Row]) -> pa.Table:
+        vectors = np.concatenate([row.features.reshape(-1, self.width) for row in rows])
+        embedding = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self.width)
+        if not self.pooled:
+            offsets = np.cumsum([0, *(row.num_vectors for row in rows)])
+            embedding = pa.LargeListArray.from_arrays(pa.array(offsets), embedding)
+        columns = {
+            "embedding": embedding,
+            "id": [row.name for row in rows],
+            "num_frames": [row.num_frames for row in rows],
+            "first_frame": [row.first_frame for row in rows],
+            "duration": [row.duration for row in rows],
+            "times": [row.times for row in rows],
+        }
+        return pa.table({name: columns[name] for name in self._schema.names}, schema=self._schema)
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.folder.glob("[0-9]*.parquet"))
+
+    def _tables(self) -> Iterator[pa.Table]:
+        """All rows as they were written, about 16 MB at a time."""
+        self.commit()
+        for part in self._parts():
+            with pq.ParquetFile(part) as file:
+                for group in range(file.num_row_groups):
+                    yield file.read_row_group(group).cast(self._schema)  # Parquet has names of its own for items
+
+
+def flat_values(column: pa.ChunkedArray) -> np.ndarray:
+    """All numbers of a column of lists, or of lists of lists, one after the other."""
+    array = column.combine_chunks()
+    while pa.types.is_nested(array.type):
+        array = array.flatten()
+    return array.to_numpy(zero_copy_only=False)
 
 
 def discard(folder: Path) -> None:
     """Delete the journal in a folder.
 
     Raises:
-        UserError: another process writes it.
+        UserError: Another process writes it.
     """
-    with (folder / _ROWS).open("a+b") as lines:
-        _lock(lines, folder)
+    with _locked(folder):
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _lock(lines: IO[bytes], folder: Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # Windows has none; two processes there must not write one output
-        return
-    try:
-        fcntl.flock(lines, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lines.close()
-        raise UserError(f"--output: another d2v embed is writing {folder}; wait for it, or stop it") from error
 
 
 def read_settings(folder: Path) -> dict[str, Any] | None:
@@ -209,3 +246,26 @@ def read_settings(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return settings if isinstance(settings, dict) else None
+
+
+def _locked(folder: Path) -> FileLock:
+    lock = FileLock(folder / _LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise UserError(f"--output: another d2v embed is writing {folder}; wait for it, or stop it") from error
+    return lock
+
+
+def _sync(path: Path) -> None:
+    """Have the system put a file, or the names in a folder, on the disk."""
+    flags = os.O_RDWR
+    if path.is_dir():
+        if os.name == "nt":  # Windows does not open folders
+            return
+        flags = os.O_RDONLY
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,6 +1,7 @@
 """What is encoded at once: inputs cut into pieces, and pieces of about one length put together."""
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,10 +12,14 @@ from torch.utils.data import Dataset, default_collate
 
 from d2v.data.dataset import BrokenSample
 from d2v.data.inputs import Inputs
+from d2v.errors import UserError
 from d2v.features.chunks import Chunk, plan_chunks
+from d2v.features.settings import FeatureOptions
 from d2v.model.encoder import Encoder
 
 _LARGEST_RATIO = 1.25
+# Tokens of pictures that are encoded at once; a processor is fastest on batches that fit its cache.
+_PATCHES_CPU, _PATCHES_GPU = 4_096, 65_536
 
 
 class Lengths(NamedTuple):
@@ -68,11 +73,14 @@ class Pieces(Dataset[PieceBatch]):
         extractor: Any = encoder.front.feature_extractor
         self.cut = (lengths.chunk, lengths.overlap, extractor.stride, extractor.receptive_field)
         plan_chunks(2 * lengths.chunk + extractor.receptive_field, *self.cut)  # a wrong length is told at once
-        of_chunks = [[chunk.stop - chunk.start for chunk in self.chunks(index)] or [0] for index in range(len(inputs))]
-        self._input_of = np.repeat(np.arange(len(inputs)), [len(chunks) for chunks in of_chunks])
-        self._first = np.cumsum([0, *(len(chunks) for chunks in of_chunks)])
-        flat = np.array([length for chunks in of_chunks for length in chunks], dtype=np.int64)
-        self._batches = plan_batches(flat, lengths.batch, lengths.window)
+        counts, flat = list[int](), list[int]()
+        for index in range(len(inputs)):
+            lengths_of_chunks = [chunk.stop - chunk.start for chunk in self.chunks(index)] or [0]
+            counts.append(len(lengths_of_chunks))
+            flat += lengths_of_chunks
+        self._input_of = np.repeat(np.arange(len(inputs)), counts)
+        self._first = np.cumsum([0, *counts])
+        self._batches = plan_batches(np.array(flat, dtype=np.int64), lengths.batch, lengths.window)
 
     def first_piece(self, index: int) -> int:
         """Where the pieces of an input begin."""
@@ -112,12 +120,14 @@ class Pieces(Dataset[PieceBatch]):
                 broken.append((piece, " ".join(str(reason).split()) or "it cannot be read"))
         if self.cut is None and parts:  # inside a worker, right into shared memory
             return PieceBatch(pieces, default_collate(parts), None, broken)
-        if len(parts) < 2:
-            return PieceBatch(pieces, parts[0][None] if parts else None, None, broken)
+        if not parts:
+            return PieceBatch(pieces, None, None, broken)
         x = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)
         lengths = torch.tensor([len(part) for part in parts])
-        padding = torch.arange(x.shape[1]) >= lengths[:, None]
-        return PieceBatch(pieces, x, padding if padding.any() else None, broken)
+        padding: Tensor | None = torch.arange(x.shape[1]) >= lengths[:, None]
+        if len(set(lengths.tolist())) == 1:
+            padding = None
+        return PieceBatch(pieces, x, padding, broken)
 
     def _read(self, piece: int) -> Tensor:
         index, number = self.locate(piece)
@@ -128,6 +138,31 @@ class Pieces(Dataset[PieceBatch]):
             length = self.inputs.num_samples(index)
             raise BrokenSample(f"it is too short: {length} samples, and one frame is computed from {self.cut[-1]}")
         return self.inputs.read(index, chunks[number].start, chunks[number].stop)
+
+
+def plan_lengths(inputs: Inputs, device: torch.device, options: FeatureOptions) -> Lengths | int:
+    """Of pieces and batches, as :class:`Pieces` takes them; a processor is fastest on batches that fit its cache.
+
+    Raises:
+        UserError: The pieces that are asked for are too short for their overlap.
+    """
+    on_cpu = device.type == "cpu"
+    rate = inputs.sample_rate
+    if rate is not None:
+        chunk, overlap = options.chunk_seconds, options.overlap_seconds
+        if not 0 <= overlap < chunk < math.inf:
+            raise UserError(
+                f"--chunk_seconds {chunk:g} and --overlap_seconds {overlap:g}: a piece must be longer than what it "
+                "shares with the next, and that not below 0"
+            )
+        batch_seconds = 15 if on_cpu else 60
+        return Lengths(round(chunk * rate), round(overlap * rate), batch_seconds * rate, window=600 * rate)
+    if inputs.longest is not None:
+        # The first token of a piece is never kept if two or more are shared.
+        overlap_tokens, batch_tokens = max(2, inputs.longest // 4), 2_048 if on_cpu else 32_768
+        return Lengths(inputs.longest, overlap_tokens, batch_tokens, window=2**18)
+    patches = _PATCHES_CPU if on_cpu else _PATCHES_GPU
+    return max(1, patches // (inputs.num_parts or _PATCHES_GPU))
 
 
 def plan_batches(lengths: np.ndarray, largest: int, window: int) -> list[np.ndarray]:

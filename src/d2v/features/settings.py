@@ -2,16 +2,62 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from hashlib import blake2b
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from d2v.data.inputs import Inputs
-from d2v.model.encoder import Encoder
+from d2v.model.encoder import Encoder, Layer, Pooling
 
 # Where a checkpoint and inputs lie says nothing of what they are.
 _PLACES = ("checkpoint", "input")
+
+
+@dataclass(frozen=True)
+class FeatureOptions:
+    """What features of an input depend on, beside its content and the encoder's."""
+
+    weights: Literal["student", "teacher"] = "student"
+    layer: Layer = None
+    pool: Pooling = "mean"
+    precision: Literal["32", "bf16"] = "32"
+    chunk_seconds: float = 30.0
+    overlap_seconds: float = 5.0
+    image_size: tuple[int, int] | None = None
+    """Height and width in pixels; None: that of the encoder, or no pictures."""
+
+    @classmethod
+    def of_file(cls, settings: Mapping[str, Any]) -> "FeatureOptions":
+        """Those that the features in a file were made with."""
+        return cls(**{field.name: settings[field.name] for field in fields(cls)})
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """Precision to compute in where autocast sees fit; None: that of the weights."""
+        return torch.bfloat16 if self.precision == "bf16" else None
+
+
+def all_settings(
+    encoder: Encoder, inputs: Inputs, device: torch.device, options: FeatureOptions, checkpoint: str, root: str
+) -> dict[str, Any]:
+    """All that the features depend on, as plain values: what a file of them records."""
+    from d2v import __version__
+
+    values = asdict(options)
+    values["image_size"] = None if inputs.image_size is None else list(inputs.image_size)
+    if inputs.sample_rate is None:
+        values["chunk_seconds"] = values["overlap_seconds"] = None
+    return {
+        "version": __version__,
+        "checkpoint": checkpoint,
+        "checkpoint_digest": encoder_digest(encoder),
+        "input": root,
+        "input_digest": inputs_digest(inputs),
+        **values,
+        "device": device.type,
+    }
 
 
 def encoder_digest(encoder: Encoder) -> str:
@@ -45,4 +91,8 @@ def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
 
 
 def _shown(value: Any) -> str:
-    return "none" if value is None else ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    if value is None:
+        return "none"
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return str(value)

@@ -43,7 +43,7 @@ class BeamSearchDecoder(Decoder):
     Args:
         beam_size: Prefixes that are kept after each frame.
         threshold: A prefix this much below the best (in natural logarithms) is dropped.
-        language_model: Word n-grams: ARPA or KenLM binary file; null: none. Needs `pip install "d2v[kenlm]"`.
+        language_model: Word n-grams: ARPA or KenLM binary file; null: none. Needs `pip install kenlm`.
         lm_weight: Of the language model's logarithms, which are to base 10 as KenLM gives them.
         word_score: Added for each word; below 0 it favours fewer words.
         lexicon: File of the words that may occur, one a line; null: any spelling.

@@ -44,7 +44,9 @@ def require_same_modality(encoder: Encoder, datamodule: Any, checkpoint: str | N
     Raises:
         UserError: They are of two modalities.
     """
-    rooms = [type(part).__module__.rpartition(".")[0] for part in (encoder.front, datamodule)]
+    rooms = [
+        ".".join(type(part).__module__.split(".")[:3]) for part in (encoder.front, datamodule)
+    ]  # d2v.modalities.text
     if rooms[0] != rooms[1] and all(room.startswith(MODALITIES) for room in rooms):
         key = "model.encoder" if checkpoint is None else f"model.checkpoint {checkpoint}"
         front, data = type(encoder.front).__name__, type(datamodule).__name__

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from d2v.errors import UserError
+from d2v.errors import UserError, how_to_install
 
 
 class NGramModel:
@@ -31,8 +31,8 @@ class NGramModel:
             import kenlm
         except ImportError as error:
             raise UserError(
-                f'model.decoder.language_model {path}: reading it needs the package kenlm: pip install "d2v[kenlm]" '
-                "(it is compiled: CMake and a C++ compiler)"
+                f"model.decoder.language_model {path}: reading it needs the package kenlm: {how_to_install('kenlm')} "
+                "(it is compiled: that takes CMake and a C++ compiler)"
             ) from error
         self._kenlm: Any = kenlm
         try:

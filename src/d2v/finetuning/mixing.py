@@ -2,16 +2,17 @@
 
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.nn.functional import one_hot
 
-from d2v.data.randomness import python_follows_torch
 from d2v.errors import UserError
 
 
 @dataclass(frozen=True)
 class Mixing:
-    """Mixes a batch with itself in reversed order, in training only; one share for the whole batch (timm's ``Mixup``).
+    """Mixes each picture of a training batch with the one before it, all with the same share (torchvision's two).
 
     Args:
         mixup: Alpha of the beta distribution of the share with which whole pictures are blended (mixup, arXiv
@@ -39,9 +40,7 @@ class Mixing:
     def apply(
         self, pixels: Float[Tensor, "b c h w"], labels: Int64[Tensor, "b"], num_classes: int
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b k"]]:
-        """Mixed pictures and the shares of the classes in them.
-
-        What is random follows torch's global generator of the CPU.
+        """Mixed pictures and the shares of the classes in them, by draws from torch's global generator of the CPU.
 
         Args:
             pixels: A batch; it is left as it is.
@@ -49,26 +48,17 @@ class Mixing:
             num_classes: K.
 
         Raises:
-            UserError: The inputs are no pictures, or their number is odd.
+            UserError: The inputs are no pictures.
         """
-        from timm.data.mixup import Mixup  # here, because it takes seconds to import
+        from torchvision.transforms import v2  # here, because classifiers of sound and text need no torchvision
 
         if pixels.ndim != 4:
             raise UserError(
                 f"model.mixing: pictures can be mixed, and the inputs are of shape {list(pixels.shape)}; set it to null"
             )
-        if len(pixels) % 2:
-            raise UserError(
-                f"model.mixing: a batch of {len(pixels)} pictures, whose one in the middle has no other to be mixed "
-                "with; set data.batch_size to an even number"
-            )
-        mixup = Mixup(
-            mixup_alpha=self.mixup,
-            cutmix_alpha=self.cutmix,
-            prob=self.prob,
-            switch_prob=self.switch_prob,
-            label_smoothing=0.0,  # the loss smooths: it comes to the same
-            num_classes=num_classes,
-        )
-        with python_follows_torch():
-            return mixup(pixels.clone(), labels)
+        mixed, switch = torch.rand(2).tolist()
+        if mixed >= self.prob:
+            return pixels, one_hot(labels, num_classes).float()
+        if self.cutmix and (not self.mixup or switch < self.switch_prob):
+            return v2.CutMix(alpha=self.cutmix, num_classes=num_classes)(pixels, labels)
+        return v2.MixUp(alpha=self.mixup, num_classes=num_classes)(pixels, labels)

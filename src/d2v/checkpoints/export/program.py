@@ -15,7 +15,7 @@ from d2v.checkpoints.export.example_inputs import Example, ExampleInputs, exampl
 from d2v.checkpoints.folder import new_folder
 from d2v.checkpoints.head_files import StoredHead
 from d2v.checkpoints.opening import CARD, Checkpoint
-from d2v.errors import UserError
+from d2v.errors import UserError, how_to_install
 from d2v.model.encoder import Encoder, mean_of_tokens
 
 MOST = 1e-4
@@ -117,7 +117,9 @@ def require_onnx() -> None:
         import onnxruntime  # type: ignore[import-untyped]  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise UserError(f"--format onnx needs {error.name}, which is not installed: pip install 'd2v[onnx]'") from error
+        raise UserError(
+            f"--format onnx needs {error.name}, which is not installed: {how_to_install('onnx')}"
+        ) from error
 
 
 def largest_difference(program: Program, compute: Callable[..., Any], inputs: ExampleInputs) -> float:

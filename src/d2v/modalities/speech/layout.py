@@ -1,25 +1,34 @@
 """What lies in a root, and which of it is for training.
 
 A root is one of
-  - a LibriSpeech folder (or the folder that holds ``LibriSpeech/``): its ``train-*`` subsets, and ``dev-clean``;
-  - a tree with ``train/`` and ``val/`` (or ``validation/``, ``valid/``, ``test/``);
+  - a tree with a folder a split (``d2v.data.sources.splits`` knows their names), such as LibriSpeech (or the folder
+    that holds ``LibriSpeech/``): its ``train-*`` subsets, and ``dev-clean``;
   - fairseq manifests: a folder with ``train.tsv`` and ``valid.tsv``, or one ``.tsv`` file;
   - any other folder, a glob, or one file of sound: all of it is for training;
-  - Hugging Face parquet or WebDataset tars, named or placed as for pictures.
+  - Hugging Face parquet or WebDataset tars: a folder a split, or the names of splits among the words of theirs.
 """
 
 import glob
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
-from d2v.data.files import VAL_NAMES, archives_beside, archives_named, list_files
+from d2v.data.files import list_files
+from d2v.data.sources.splits import (
+    VAL_NAMES,
+    archives_beside,
+    files_in,
+    find_splits,
+    listed,
+    not_there,
+    of_one_ending,
+)
 from d2v.errors import UserError
 from d2v.modalities.speech.archives import ParquetSource, TarSource
 from d2v.modalities.speech.decoding import AUDIO_SUFFIXES
 from d2v.modalities.speech.sources import AudioSource, FileSource, read_manifest
 
-_DEV_NAMES = ("dev-clean", "dev-clean-2", "dev-clean-5", "dev", "dev-other", *VAL_NAMES)
+_KINDS = {kind.suffix: kind for kind in (ParquetSource, TarSource)}
+_ARCHIVES, _MANIFESTS = tuple(_KINDS), (".tsv",)
 _GLOB = "*?["
 
 
@@ -46,18 +55,15 @@ def open_sources(
         return _from_file(path, train_split, val_split)
     if (path / "LibriSpeech").is_dir():
         path = path / "LibriSpeech"
-    for kind in (ParquetSource, TarSource):
-        train_files, val_files = _archives(path, kind.suffix, train_split, val_split)
-        if not train_files:
-            continue
-        if val_files or val_split is None:
-            return kind(train_files), kind(val_files) if val_files else None
-        return kind(train_files), _split(path, val_split, "val_split")
-    train_names = _listed(train_split) or _training_subsets(path)
-    val_name = val_split or next((name for name in _DEV_NAMES if _exists(path, name)), None)
-    # Without a training split everything is for training, but never the validation split.
-    train = _split(path, ",".join(train_names), "train_split") if train_names else _folder(path, exclude=val_name)
-    return train, None if val_name is None else _split(path, val_name, "val_split")
+    found = find_splits(path, _ARCHIVES, _MANIFESTS, train_split, val_split)
+    val_places = found.val or []
+    if found.train is not None:
+        train = _opened(found.train)
+    elif beside := archives_beside(path, _ARCHIVES):
+        train = _opened([file for file in beside if file not in val_places] or beside)
+    else:
+        train = _folder(path, exclude=val_places[0].name if val_places else None)
+    return train, _opened(val_places) if val_places else None
 
 
 def open_everything(root: str) -> AudioSource:
@@ -85,7 +91,7 @@ def _from_file(path: Path, train_split: str | None, val_split: str | None) -> tu
         if train_split is not None and train_split != path.stem:
             raise UserError(f"data.train_split {train_split}: data.root is the one manifest {path}; give its folder.")
         if val_split is None and path.stem == "train":
-            val_split = next((name for name in _DEV_NAMES if path.with_name(f"{name}.tsv").is_file()), None)
+            val_split = next((name for name in VAL_NAMES if path.with_name(f"{name}.tsv").is_file()), None)
     elif path.suffix.lower() in AUDIO_SUFFIXES:
         train = FileSource(path.parent, [path.name], [""])
     elif path.suffix.lower() in (".parquet", ".tar"):
@@ -98,45 +104,25 @@ def _from_file(path: Path, train_split: str | None, val_split: str | None) -> tu
     return train, None if val_split is None else _split(path.parent, val_split, "val_split")
 
 
-def _archives(root: Path, suffix: str, train_split: str | None, val_split: str | None) -> tuple[list[Path], list[Path]]:
-    """Archives to train and to validate on; none to train on if the training split is something else."""
-    if val_split is not None:
-        val = _all_named(root, suffix, val_split, "val_split")
-    else:
-        val = next((files for name in _DEV_NAMES if (files := archives_named(root, suffix, name))), [])
-    if train_split is not None:
-        train = _all_named(root, suffix, train_split, "train_split")
-        return train, val if val_split is not None else [file for file in val if file not in train]
-    subsets = _training_subsets(root)
-    train = [file for name in subsets or ["train"] for file in archives_named(root, suffix, name)]
-    if not train and not subsets:  # nothing says what is for training: everything is
-        train = archives_beside(root, suffix)
-    return [file for file in train if file not in val], val
-
-
-def _all_named(root: Path, suffix: str, names: str, key: str) -> list[Path]:
-    """Archives of several splits, comma-separated; none if not one of the names is that of archives."""
-    found = {name: archives_named(root, suffix, name) for name in _listed(names)}
-    missing = [name for name, files in found.items() if not files]
-    if missing and len(missing) < len(found):
-        raise _not_there(root, missing[0], key)
-    return list(dict.fromkeys(file for files in found.values() for file in files))
-
-
-def _not_there(root: Path, name: str, key: str) -> UserError:
-    there = sorted(p.name for p in root.iterdir() if not p.name.startswith("."))
-    default = "take train/ or everything" if key == "train_split" else "take dev-clean, dev, val or the like, if any"
-    return UserError(
-        f"data.{key}: there is no folder {name}, no manifest {name}.tsv and no archive with this word in its name in "
-        f"{root}; there {'are: ' + ', '.join(there[:12]) if there else 'is nothing'}{' ...' if len(there) > 12 else ''}"
-        f". Set data.{key} to what is there, or to null to {default}."
-    )
+def _opened(places: list[Path]) -> AudioSource:
+    """Folders, manifests or archives as one source."""
+    archives: list[Path] = []
+    parts: list[FileSource] = []
+    for place in places:
+        inside = [place] if place.suffix in _ARCHIVES else of_one_ending(files_in(place, _ARCHIVES), _ARCHIVES)
+        if inside:
+            archives += inside
+        else:
+            parts.append(_folder(place) if place.is_dir() else read_manifest(place))
+    if archives and not parts:
+        return _KINDS[archives[0].suffix.lower()](archives)
+    return FileSource.joined(parts)
 
 
 def _split(root: Path, names: str, key: str) -> FileSource:
     """Subsets, comma-separated, as one."""
     parts = []
-    for name in _listed(names):
+    for name in listed(names):
         place = root / name
         manifest = place if name.endswith(".tsv") else root / f"{name}.tsv"
         if place.is_dir():
@@ -146,7 +132,7 @@ def _split(root: Path, names: str, key: str) -> FileSource:
         elif any(mark in name for mark in _GLOB):
             parts.append(_globbed(str(place)))
         else:
-            raise _not_there(root, name, key)
+            raise not_there(root, name, key, _MANIFESTS)
     if not parts:
         raise UserError(f"data.{key} is {names!r}: it names no subset.")
     return FileSource.joined(parts)
@@ -167,20 +153,6 @@ def _globbed(pattern: str) -> FileSource:
     folder = os.path.commonpath([os.path.dirname(file) for file in files])
     names = [os.path.relpath(file, folder) for file in files]
     return FileSource(folder, names, [name.split(os.sep, 1)[0] if os.sep in name else "" for name in names])
-
-
-def _training_subsets(root: Path) -> list[str]:
-    if _exists(root, "train"):
-        return ["train"]
-    return sorted(path.name for path in root.iterdir() if path.is_dir() and path.name.startswith("train-"))
-
-
-def _exists(root: Path, name: str) -> bool:
-    return (root / name).is_dir() or (root / f"{name}.tsv").is_file()
-
-
-def _listed(names: str | None) -> Sequence[str]:
-    return [name.strip() for name in names.split(",") if name.strip()] if names else []
 
 
 def _hint(folder: Path) -> str:

@@ -1,6 +1,7 @@
 """Pictures for pretraining, probing and classification."""
 
 import functools
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -48,14 +49,15 @@ class ImageNetDataModule(PretrainingDataModule):
         min_crop_scale: smallest share of a picture's area that a random crop keeps (0.2 in 2.0, 0.08 in 1.0).
         flip: probability of a horizontal flip.
         color_jitter: strength of random brightness, contrast and saturation (0 in 2.0, 0.4 in 1.0).
-        rand_augment: timm's words for RandAugment, such as "rand-m9-mstd0.5-inc1"; null: none.
+        augment: what else is done to a training crop; null: nothing. Any transform from PIL picture to PIL picture,
+            such as d2v.modalities.vision.rand_augment.RandAugment or torchvision.transforms.v2.TrivialAugmentWide.
         random_erasing: probability that a rectangle of a training picture is replaced by noise.
         eval_crop: share of a picture's shorter side that the central crop of evaluation takes; null: 0.875, and 1 from
             384 pixels on.
         mean: of red, green and blue in [0, 1], subtracted; null: as the encoder was trained, of a new one ImageNet's.
         std: of red, green and blue, divided by; null: likewise.
-        train_split: name of the training split.
-        val_split: name of the validation split; null: the first of val, validation, valid, test that exists.
+        train_split: name of the training split; null: train, or everything.
+        val_split: name of the validation split; null: the first of dev, val, validation, ... that exists.
         val_fraction: share of the training images held out for validation where there is no such split.
         label_fraction: train on this share of the training images, with as many of each class as far as possible (0.01
             and 0.1 are usual); the same images whatever the seed.
@@ -76,12 +78,12 @@ class ImageNetDataModule(PretrainingDataModule):
         min_crop_scale: float = 0.2,
         flip: float = 0.5,
         color_jitter: float = 0.0,
-        rand_augment: str | None = None,
+        augment: Callable | None = None,
         random_erasing: float = 0.0,
         eval_crop: float | None = None,
         mean: tuple[float, float, float] | None = None,
         std: tuple[float, float, float] | None = None,
-        train_split: str = "train",
+        train_split: str | None = None,
         val_split: str | None = None,
         val_fraction: float = 0.0,
         label_fraction: float = 1.0,
@@ -124,7 +126,7 @@ class ImageNetDataModule(PretrainingDataModule):
             min_crop_scale,
             flip,
             color_jitter,
-            rand_augment=rand_augment,
+            augment=augment,
             random_erasing=random_erasing,
         )
         self._make_eval = functools.partial(EvalTransform, self.image_size, eval_crop=eval_crop)

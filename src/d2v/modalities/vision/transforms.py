@@ -10,10 +10,11 @@ from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from d2v.data.normalisation import IMAGENET
-from d2v.data.randomness import python_follows_torch
+from d2v.data.randomness import keyed_randomness
 from d2v.errors import UserError
 
 Transform = Callable[[Image.Image], Tensor]
+Augment = Callable[[Image.Image], Image.Image]
 
 _EVAL_CROP = 224 / 256
 _LARGE = 384
@@ -37,12 +38,13 @@ class ToPixels:
 
 
 class TrainTransform:
-    """Colour jitter (if any), random resized crop, horizontal flip; for fine-tuning RandAugment and random erasing too.
+    """Colour jitter (if any), random resized crop, horizontal flip; for fine-tuning also more, and random erasing.
 
     data2vec 2.0: crops of 20 to 100 % of the area, no jitter (fairseq ``mae_image_dataset.py``). data2vec 1.0: crops of
     8 to 100 %, jitter 0.4, as in BEiT (``beit/datasets.py``). Both bicubic, aspect ratios 3:4 to 4:3. The jitter comes
-    before the crop, as in BEiT, since its contrast refers to the whole picture. RandAugment comes after the flip and
-    erasing after the normalisation, as in timm, whose they are (``transforms_imagenet_train``).
+    before the crop, as in BEiT, since its contrast refers to the whole picture. ``augment`` comes after the flip and
+    erasing after the normalisation, as in timm (``transforms_imagenet_train``), which the published fine-tuning uses.
+    Everything random is drawn from torch's global generator.
 
     Args:
         image_size: (height, width) in pixels.
@@ -51,11 +53,12 @@ class TrainTransform:
         color_jitter: strength of the changes in brightness, contrast and saturation; 0: none.
         mean: of each channel, for values in [0, 1].
         std: of each channel.
-        rand_augment: timm's words for it, such as "rand-m9-mstd0.5-inc1"; None: none.
-        random_erasing: probability that a rectangle is replaced by noise.
+        augment: what else happens to the RGB crop; it returns one of the same size. None: nothing.
+        random_erasing: probability that a rectangle is replaced by noise, of 2% to a third of the area (arXiv
+            1708.04896).
 
     Raises:
-        UserError: ``rand_augment`` is none of timm's.
+        UserError: ``augment`` returns something else than such a picture.
     """
 
     def __init__(
@@ -66,16 +69,20 @@ class TrainTransform:
         color_jitter: float,
         mean: Sequence[float] = IMAGENET.mean,
         std: Sequence[float] = IMAGENET.std,
-        rand_augment: str | None = None,
+        augment: Augment | None = None,
         random_erasing: float = 0.0,
     ) -> None:
         self.image_size = image_size
         self.min_crop_scale = min_crop_scale
         self.flip = flip
         self.jitter = v2.ColorJitter(color_jitter, color_jitter, color_jitter) if color_jitter else None
-        self.rand_augment = make_rand_augment(rand_augment, image_size, mean) if rand_augment else None
+        self.augment = augment
+        if augment is not None:
+            check_augment(augment, image_size)
         self.to_pixels = ToPixels(mean, std)
-        self.erase = make_random_erasing(random_erasing) if random_erasing else None
+        self.erase = None
+        if random_erasing:
+            self.erase = v2.RandomErasing(random_erasing, (0.02, 1 / 3), (0.3, 1 / 0.3), value="random", inplace=True)
         self.smallest_side = math.ceil(max(image_size) / math.sqrt(min_crop_scale))
         """Sides that a picture needs so that no square crop has to be enlarged."""
 
@@ -88,42 +95,38 @@ class TrainTransform:
         image = image.resize((width, height), Image.Resampling.BICUBIC, box=box)
         if torch.rand(()).item() < self.flip:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        if self.rand_augment is None and self.erase is None:
-            return self.to_pixels(image)
-        with python_follows_torch():
-            if self.rand_augment is not None:
-                image = self.rand_augment(image)
-            pixels = self.to_pixels(image)
-            return pixels if self.erase is None else self.erase(pixels)
+        if self.augment is not None:
+            image = self.augment(image)
+        pixels = self.to_pixels(image)
+        if self.erase is not None:
+            pixels = self.erase(pixels)
+        return pixels
 
 
-def make_rand_augment(words: str, image_size: tuple[int, int], mean: Sequence[float]) -> Callable:
-    """timm's RandAugment, which draws from the global generators of Python and numpy, with the settings that timm's own
-    training gives it: empty corners are filled with the mean, pictures move by up to 45% of their side.
+def check_augment(augment: Augment, image_size: tuple[int, int]) -> None:
+    """Try ``augment`` on a grey picture, before a worker meets what it returns.
 
     Raises:
-        UserError: ``words`` say nothing that timm knows.
+        UserError: It does not return an RGB picture of the same size.
     """
-    from timm.data.auto_augment import rand_augment_transform  # here, because it takes seconds to import
-
-    settings = {
-        "translate_const": int(min(image_size) * 0.45),
-        "img_mean": tuple(min(255, round(255 * channel)) for channel in mean),
-        "interpolation": Image.Resampling.BICUBIC,
-    }
-    try:
-        return rand_augment_transform(words, settings)
-    except (AssertionError, ValueError, KeyError, TypeError) as error:
+    height, width = image_size
+    with keyed_randomness(0):
+        image = augment(Image.new("RGB", (width, height), (128, 128, 128)))
+    name = f"data.augment is {_class_path(augment)}"
+    if not isinstance(image, Image.Image):
         raise UserError(
-            f"data.rand_augment is {words}: expected timm's words for it, such as rand-m9-mstd0.5-inc1; or null"
-        ) from error
+            f"{name}, which returns {_class_path(image)}: name a transform from PIL picture to PIL picture, such as "
+            "torchvision.transforms.v2.TrivialAugmentWide; d2v crops, converts and normalises by itself"
+        )
+    if image.mode != "RGB" or image.size != (width, height):
+        raise UserError(
+            f"{name}, which makes a picture of mode {image.mode} and {image.width} x {image.height} pixels of an RGB "
+            f"picture of {width} x {height}: name one that keeps the size and the channels"
+        )
 
 
-def make_random_erasing(probability: float) -> Callable:
-    """timm's random erasing in its mode "pixel": noise of each pixel's own, in one rectangle."""
-    from timm.data.random_erasing import RandomErasing
-
-    return RandomErasing(probability, mode="pixel", device="cpu")
+def _class_path(thing: object) -> str:
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"
 
 
 def random_crop_box(width: int, height: int, min_scale: float) -> tuple[int, int, int, int]:

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 
 from d2v.data.module import PretrainingDataModule
 from d2v.errors import UserError
-from d2v.evaluation.probe import probe
+from d2v.evaluation.probe_encoder import probe_encoder
 from d2v.metrics import KNN_TOP1, LINEAR_TOP1, of_encoder
 from d2v.training.callbacks.throughput import ThroughputCallback
 from d2v.training.step import TrainingModule
@@ -85,7 +85,7 @@ class ProbeCallback(Callback):
         metrics = {}
         for name, encoder in pl_module.encoders.items():
             train_loader, val_loader = datamodule.parts[name].probe_dataloaders(self.max_samples)
-            result = probe(
+            result = probe_encoder(
                 encoder,
                 train_loader,
                 val_loader,

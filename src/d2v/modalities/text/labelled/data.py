@@ -3,10 +3,11 @@
 import functools
 from pathlib import Path
 
+from d2v.data.sources.splits import TRAIN_NAMES, VAL_NAMES
 from d2v.errors import UserError
 from d2v.modalities.text.labelled.examples import Columns, Examples, has_column, is_number, read_examples
 from d2v.modalities.text.labelled.module import SentenceDataModule
-from d2v.modalities.text.labelled.splits import TRAIN_NAMES, VAL_NAMES, everything, find_split
+from d2v.modalities.text.labelled.splits import everything, find_split
 from d2v.modalities.text.labelled.tables import Table
 
 TEXT_COLUMNS = ("text", "sentence", "review", "content", "body", "document", "comment", "question", "title")

@@ -6,10 +6,6 @@ from pathlib import Path
 from d2v.errors import UserError
 from d2v.modalities.text.labelled.tables import ENDINGS, ClassFolders, SavedDataset, Table, ending_of, open_table
 
-TRAIN_NAMES = ("train", "training")
-VAL_NAMES = ("dev", "val", "validation", "valid", "eval", "test")
-"""Names of a validation split, in the order in which they are looked for."""
-
 
 def find_split(root: Path, names: Sequence[str], header: Sequence[str] | None = None) -> list[Table]:
     """Tables of the first of these splits that is there; none if none is.

@@ -1,12 +1,12 @@
-"""Both probes on one encoder: what `d2v probe` and the callback share."""
+"""Both probes on one encoder: what `d2v probe` and the callback of a training share."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 
-from d2v.evaluation.features import extract_features
+from d2v.evaluation.frozen import extract_features
 from d2v.evaluation.knn import knn_top1
 from d2v.evaluation.linear_probe import UNPENALISED, LinearProbe, linear_probe
 from d2v.model.encoder import Encoder, Layer
@@ -18,15 +18,15 @@ class ProbeResult:
     """Accuracies in percent on the validation samples."""
 
     knn_top1: float
-    linear: LinearProbe | None
-    """None if it was not asked for."""
-    linear_unpenalised: LinearProbe | None
-    """The same with next to no penalty; None if it was not asked for."""
     train_samples: int
     val_samples: int
+    linear: LinearProbe | None = None
+    """None if it was not asked for."""
+    linear_unpenalised: LinearProbe | None = None
+    """The same with next to no penalty; None if it was not asked for."""
 
 
-def probe(
+def probe_encoder(
     encoder: Encoder,
     train_loader: Iterable[Batch],
     val_loader: Iterable[Batch],
@@ -42,10 +42,9 @@ def probe(
     """Extract the features of both splits and classify the second by the first; see the parts for the arguments."""
     train = extract_features(encoder, train_loader, device, layer, pool, autocast, progress, "train features")
     val = extract_features(encoder, val_loader, device, layer, pool, autocast, progress, "val features")
-    return ProbeResult(
-        knn_top1=knn_top1(train, val, k, device=device),
-        linear=linear_probe(train, val, device) if linear else None,
-        linear_unpenalised=linear_probe(train, val, device, (UNPENALISED,)) if unpenalised else None,
-        train_samples=len(train),
-        val_samples=len(val),
-    )
+    result = ProbeResult(knn_top1(train, val, k, device=device), len(train), len(val))
+    if linear:
+        result = replace(result, linear=linear_probe(train, val, device))
+    if unpenalised:
+        result = replace(result, linear_unpenalised=linear_probe(train, val, device, (UNPENALISED,)))
+    return result

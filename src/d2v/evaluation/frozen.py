@@ -1,4 +1,4 @@
-"""Frozen features of a labelled data set."""
+"""Encoders at rest: where they compute, eval mode, and the features of a labelled data set."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from d2v.types import Batch
 
 
 @dataclass(frozen=True)
-class Features:
+class LabelledFeatures:
     """One vector and one class a sample, on the CPU; n samples, width D."""
 
     features: Float[Tensor, "n d"]
@@ -35,7 +35,7 @@ def extract_features(
     autocast: torch.dtype | None = None,
     progress: bool = True,
     description: str = "features",
-) -> Features:
+) -> LabelledFeatures:
     """Encode every batch of a loader, without gradients and in eval mode, which is undone afterwards.
 
     Args:
@@ -55,12 +55,14 @@ def extract_features(
     labels: list[Tensor] = []
     device = torch.device(device)
     casting = torch.autocast(device.type, dtype=autocast, enabled=autocast is not None)
+    hidden = None if progress else True  # None: wherever stderr is no terminal
     with eval_mode(encoder), torch.no_grad(), casting:
-        for batch in tqdm(loader, desc=description, unit="batch", disable=None if progress else True, leave=False):
+        for batch in tqdm(loader, desc=description, unit="batch", disable=hidden, leave=False):
             if batch.labels is None:
                 raise UserError("data: the batches have no labels, and a probe needs them.")
-            inputs = batch.inputs.to(device, non_blocking=True)
-            padding_mask = None if batch.padding_mask is None else batch.padding_mask.to(device, non_blocking=True)
+            inputs, padding_mask = batch.inputs.to(device, non_blocking=True), batch.padding_mask
+            if padding_mask is not None:
+                padding_mask = padding_mask.to(device, non_blocking=True)
             try:
                 embedded = encoder.embed(inputs, layer, pool, padding_mask)
             except ValueError as error:
@@ -69,7 +71,23 @@ def extract_features(
             labels.append(batch.labels.cpu())
     if not features:
         raise UserError("data: there is not a single sample to probe on.")
-    return Features(torch.cat(features), torch.cat(labels))
+    return LabelledFeatures(torch.cat(features), torch.cat(labels))
+
+
+def find_device(name: str) -> torch.device:
+    """The device of this name, such as ``cpu``, ``cuda:1`` or ``mps``; ``auto``: a GPU if there is one.
+
+    Raises:
+        UserError: This machine has no such device.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name}: this machine has no such device; leave it out, or use cpu") from error
+    return device
 
 
 @contextmanager

@@ -1,0 +1,179 @@
+"""Turn an error of jsonargparse into one message that names the key as the user writes it."""
+
+import difflib
+import inspect
+import re
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from typing import Any
+
+from jsonargparse import Namespace
+
+_UNKNOWN = re.compile(r"class_path '([^']+)':\s+(?:Option '([^']+)' is not accepted|unrecognized arguments: --(\S+))")
+_KEY = re.compile(r'^(?P<indent> *).*?Parser key "(?P<key>[^"]+)":?')
+_NAMES = {"int": "a whole number", "float": "a number", "str": "a text", "bool": "true or false", "NoneType": "null"}
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an error without line breaks, or the name of its type where it has no text."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def parser_message(error: Exception, options: dict[str, Iterable[str]]) -> str:
+    """The message that the user gets for an error of jsonargparse.
+
+    Args:
+        error: Its text nests one explanation in another: the innermost says what is wrong, the outer ones say where.
+        options: The names of the keys in each section; those of the top level are under "".
+    """
+    text = str(error)
+    if "required" in text and "model" in text:
+        return "model: the config has no such section; give a whole recipe, such as --config vision.yaml"
+    unknown = re.search(r"does not accept option '([^']+)'", text)
+    if unknown and "Parser key" not in text:
+        section, _, name = unknown[1].partition(".")
+        if section in options and name:
+            return f"{unknown[1]}: there is no such key{_suggest(name, options[section])}"
+        return f"{section}: there is no such section or key{_suggest(section, options[''])}"
+    path, reason = _innermost(text)
+    if not path and (unknown := re.match(r"unrecognized arguments: (.*)", text)):
+        option = unknown[1].split()[0].split("=")[0]
+        if not option.startswith("--"):
+            return f"{option}: belongs to no option; write options as --key value"
+        if option == "--resume":
+            return "--resume continues `d2v fit`; this command takes --ckpt_path FILE"
+        section, _, name = option.removeprefix("--").rpartition(".")
+        return f"{option}: there is no such option{_suggest(name, options.get(section, ()))}"
+    return f"{path}: {reason}" if path else reason
+
+
+def key_of(config: Namespace | list[Any], class_type: type, names: Iterable[str], path: str = "") -> str | None:
+    """The key under which a config describes an object of this class; None if there is none.
+
+    Args:
+        config: A section, or a list in one.
+        class_type: The class looked for.
+        names: The names of its arguments, by which it is recognised where the config states no class.
+        path: The key of ``config`` itself, with a dot behind it.
+    """
+    for name, value in _items(config):
+        key = f"{path}{name}"
+        if isinstance(value, Namespace):
+            stated = value.get("class_path")
+            # By its last name: torch.optim.AdamW is defined as torch.optim.adamw.AdamW.
+            if stated:
+                found_here = _short(stated) == class_type.__name__
+                value = value.get("init_args") or value
+            else:
+                found_here = bool(names) and set(vars(value)) == set(names)
+            if found_here:
+                return key
+        if isinstance(value, (Namespace, list)):
+            found = key_of(value, class_type, names, f"{key}.")
+            if found is not None:
+                return found
+    return None
+
+
+def _items(node: Namespace | list[Any]) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Namespace):
+        yield from vars(node).items()
+    else:
+        for index, item in enumerate(node):
+            yield str(index), item
+
+
+def _innermost(text: str) -> tuple[str, str]:
+    """The key path and the reason of the innermost explanation, following the first at each level."""
+    keys: list[str] = []
+    block = text.splitlines()
+    while (found := _first_key(block)) is not None:
+        number, match = found
+        keys.append(match["key"])
+        block = [block[number][match.end() :], *_indented_below(block, number, len(match["indent"]))]
+    reason = "\n".join(block).strip()
+    if option := _UNKNOWN.search(reason):
+        unknown = (option[2] or option[3]).split("=")[0]
+        names: Iterable[str] = ()
+        if "." not in unknown:
+            names = _arguments(option[1])
+        name = unknown.rpartition(".")[2]
+        return ".".join([*keys, unknown]), f"{_short(option[1])} has no such key{_suggest(name, names)}"
+    if option := re.search(r"Group '([^']+)' does not accept option '([^']+)'", reason):
+        return ".".join(
+            [*keys, option[1], option[2]]
+        ), "there is no such key; --print_config shows those that there are"
+    return ".".join(keys), _reason(reason)
+
+
+def _first_key(lines: list[str]) -> tuple[int, re.Match[str]] | None:
+    for number, line in enumerate(lines):
+        if match := _KEY.match(line):
+            return number, match
+    return None
+
+
+def _indented_below(lines: list[str], number: int, indent: int) -> list[str]:
+    """The lines after ``number`` that are blank or further to the right than ``indent``, up to the first other one."""
+    below: list[str] = []
+    for line in lines[number + 1 :]:
+        if line.strip() and len(line) - len(line.lstrip()) <= indent:
+            break
+        below.append(line)
+    return below
+
+
+def _reason(text: str) -> str:
+    """What is wrong with a value, in plain words."""
+    wrong = re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", text)
+    wrong = wrong or re.search(r"Expected '(\S+)' to be a subclass of <class '(\w+)'>", text)
+    if wrong:
+        return f"{wrong[1]} is not a subclass of {wrong[2]}; name one that is"
+    if wrong := re.search(r"class_path '([^']+)':\s+(.*)", text):
+        return f"class_path {wrong[1]}: {wrong[2].strip()}; check its spelling"
+    if wrong := re.search(r"expects a function or a callable class: (.*?)(?:\. Got value:|$)", text, re.MULTILINE):
+        return f"{wrong[1]}; give the full path of a class or function, and its arguments as init_args"
+    no_class = re.search(r"Expected a dot import path string: (\S+)", text)
+    expected = _expected(text)
+    if expected and not (no_class and expected == ["null"]):
+        value = re.search(r"G(?:iven|ot) value: (.*?)(?:\. Got value:|$)", text, re.MULTILINE)
+        got = f", not {value[1]}" if value else ""
+        return f"expected {' or '.join(expected)}{got}"
+    if no_class:
+        return f"{no_class[1]} names no class; write its full path, such as package.module.Class"
+    return " ".join(text.split())
+
+
+def _expected(text: str) -> list[str]:
+    """What a value may be, in plain words: the words to choose from, then the types."""
+    words: list[str] = []
+    types: list[str] = []
+    for class_path, literals in re.findall(r"Expected an? (?:<class '([^']+)'>|typing\.Literal\[(.*)\])", text):
+        if class_path:
+            types.append(_NAMES.get(class_path, _short(class_path)))
+        for word in filter(None, literals.split(",")):
+            words.append(word.strip(" '"))
+    if "a number" in types and "a whole number" in types:
+        types.remove("a whole number")
+    if words:
+        types.insert(0, "one of " + ", ".join(dict.fromkeys(words)))
+    return list(dict.fromkeys(types))
+
+
+def _short(class_path: str) -> str:
+    return class_path.rpartition(".")[2]
+
+
+def _arguments(class_path: str) -> Iterable[str]:
+    module, _, name = class_path.rpartition(".")
+    return inspect.signature(getattr(import_module(module), name)).parameters
+
+
+def _suggest(name: str, names: Iterable[str]) -> str:
+    """What to try instead of a name that does not exist."""
+    similar = difflib.get_close_matches(name, list(names), n=2, cutoff=0.6)
+    if similar:
+        return f"; did you mean {' or '.join(similar)}?"
+    if names:
+        return f"; there are: {', '.join(names)}"
+    return "; see --help"

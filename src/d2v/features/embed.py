@@ -1,0 +1,302 @@
+"""From files to features: what `d2v embed` calls."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from tqdm import tqdm
+
+from d2v.checkpoints.load import Weights, load
+from d2v.data.cores import available_cores
+from d2v.data.inputs import Inputs
+from d2v.errors import Interrupted, UserError
+from d2v.evaluation.frozen import find_device
+from d2v.features.encode import Progress, Row, Skipped, embed_inputs
+from d2v.features.files import read_file_settings, require_format, write_features
+from d2v.features.journal import RowJournal, discard, read_settings
+from d2v.features.pieces import Pieces, plan_lengths
+from d2v.features.settings import FeatureOptions, all_settings, differences
+from d2v.model.encoder import Encoder, Layer, Pooling
+
+_NAMED = 20  # of the inputs that are left out; the others are counted
+
+
+@dataclass(frozen=True)
+class EmbedReport:
+    """What :func:`embed_files` did; as a text, the line that `d2v embed` prints."""
+
+    output: Path
+    created: bool
+    """False: the output had these features already, and nothing was done."""
+    shape: tuple[int, int] = (0, 0)
+    """Of all vectors, [n, D]."""
+    num_inputs: int = 0
+    """Those that have features."""
+    num_skipped: int = 0
+    amount: str = ""
+    """Inputs and their length, in words."""
+    speed: str = ""
+    seconds: float = 0.0
+    """Since the first input of this call."""
+
+    def __str__(self) -> str:
+        if not self.created:
+            return f"{self.output} has these features already: nothing is to do"
+        skipped = ""
+        if self.num_skipped:
+            skipped = f" ({self.num_skipped:,} skipped)"
+        where = f"embedding {list(self.shape)} float32 in {self.output}"
+        return f"{self.amount}{skipped}: {where} ({self.seconds:.1f} s, {self.speed})"
+
+
+def embed_files(
+    checkpoint: str | Path,
+    input: str | Path,
+    output: str | Path,
+    *,
+    weights: Weights = "student",
+    layer: Layer = None,
+    pool: Pooling = "mean",
+    image_size: tuple[int, int] | None = None,
+    chunk_seconds: float = 30.0,
+    overlap_seconds: float = 5.0,
+    precision: Literal["32", "bf16"] = "32",
+    device: str = "auto",
+    num_workers: int | None = None,
+    overwrite: bool = False,
+) -> EmbedReport:
+    """Write the features of pictures, sound or texts to one file, in fp32: a row an input.
+
+    Until it is complete, what is done lies in ``OUTPUT.unfinished``. The same call goes on there after any end of the
+    process, and gives the same features to the last bit. What is skipped is named on stderr.
+
+    Args:
+        checkpoint: As :func:`d2v.load` takes it.
+        input: Folder, file or glob of what the encoder reads; archives that training reads; ``-``: lines of stdin.
+        output: Its name ends with .parquet, .npz or .safetensors.
+        weights: The student's, or the teacher's.
+        layer: End of a block, from 0 or as -1 from the last; the mean of several ([8, 9, 10, 11]) or of all ("mean");
+            None: the output.
+        pool: One vector [D] an input: the mean of its patches, frames or tokens, or "cls"; "none": all of them [n, D],
+            of sound with the seconds of their centres.
+        image_size: Height and width of pictures in pixels; None: those of the encoder.
+        chunk_seconds: Longer sound is encoded in pieces of so many seconds.
+        overlap_seconds: What neighbouring pieces of sound share; the middles are kept.
+        precision: To compute in.
+        device: auto, cpu, cuda, cuda:1, mps.
+        num_workers: Processes that read files; 0: this one; None: by the cores and the device.
+        overwrite: Replace other features in the output, finished or unfinished.
+
+    Raises:
+        UserError: An argument is wrong, no input could be embedded, or the output holds other features.
+        Interrupted: Ctrl-C; what is done is kept.
+    """
+    output = Path(output)
+    require_format(output)
+    if num_workers is not None and num_workers < 0:
+        raise UserError(f"--num_workers {num_workers}: give 0 or more")
+    options = FeatureOptions(weights, layer, pool, precision, chunk_seconds, overlap_seconds, image_size)
+    encoder = load_encoder(checkpoint, options.weights, device)
+    where = find_device(device)
+    pieces = open_pieces(encoder, str(input), options, where)
+    inputs = pieces.inputs
+    _require_other_place(output, str(input), inputs)
+    settings = all_settings(encoder, inputs, where, options, str(checkpoint), str(input))
+    unfinished = output.with_name(f"{output.name}.unfinished")
+    if _is_done(output, unfinished, settings, overwrite):
+        return EmbedReport(output, created=False)
+    if num_workers is None:
+        num_workers = _default_workers(where)
+    with _journal(unfinished, settings, encoder, inputs, pool) as journal:
+        start, first = time.perf_counter(), journal.num_done
+        skipped = _SkippedInputs(inputs, journal.num_skipped)
+        rows = embed_inputs(encoder, pieces, where, options, num_workers, journal.folder, first)
+        for item in _with_progress(rows, inputs, first):
+            if isinstance(item, Skipped):
+                journal.skip()
+                skipped.add(item.name, item.reason)
+            else:
+                journal.write(item)
+        if not journal.num_vectors:
+            journal.remove()
+            raise UserError(f"--input {input}: not one of {skipped.count} {inputs.unit}s could be embedded; see above")
+        write_features(output, journal, settings, inputs.part)
+        shape = (journal.num_vectors, encoder.width)
+        journal.remove()
+        num_inputs = len(inputs) + len(inputs.broken) - skipped.count
+        seconds = time.perf_counter() - start
+        amount, speed = _in_words(inputs, num_inputs, first, seconds)
+        return EmbedReport(output, True, shape, num_inputs, skipped.count, amount, speed, seconds)
+
+
+def load_encoder(checkpoint: str | Path, weights: Weights, device: str) -> Encoder:
+    """An encoder on its device; before the first convolution of a process, memory is bounded.
+
+    oneDNN prepares something for each shape of a convolution and keeps a thousand: each length of sound is one, of
+    about 12 MB for a small encoder.
+
+    Raises:
+        UserError: There is no such checkpoint or device.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8")
+    where = find_device(device)
+    return load(checkpoint, weights=weights).to(where)
+
+
+def open_pieces(encoder: Encoder, root: str, options: FeatureOptions, device: torch.device) -> Pieces:
+    """What an encoder reads in a folder, a file or a glob, cut into pieces.
+
+    A modality has a module ``inputs`` beside the class of its encoder: that one is asked, and no list of modalities.
+
+    Raises:
+        UserError: There are no such inputs, the modality has no such module, or the pieces are too short.
+    """
+    class_path = encoder.recipe["front"]["class_path"]
+    module = f"{class_path.rpartition('.')[0].rpartition('.')[0]}.inputs"
+    if find_spec(module) is None:
+        raise UserError(f"--checkpoint: nothing here reads what {class_path} encodes; a module {module} would")
+    inputs = import_module(module).open_inputs(root, encoder)
+    if options.image_size is not None:
+        inputs.resize(*options.image_size)
+    return Pieces(inputs, encoder, plan_lengths(inputs, device, options))
+
+
+@contextmanager
+def _journal(
+    folder: Path, settings: dict[str, Any], encoder: Encoder, inputs: Inputs, pool: Pooling
+) -> Iterator[RowJournal]:
+    """A journal that is closed whatever happens; Ctrl-C says how to go on."""
+    journal = RowJournal(folder, settings, encoder.width, pool != "none")
+    try:
+        yield journal
+    except KeyboardInterrupt as stop:
+        done = f"{journal.num_done:,} of {len(inputs):,} {inputs.unit}s are done; the same command goes on from there"
+        raise Interrupted(f"interrupted: {done}", signal.SIGINT) from stop
+    finally:
+        journal.close()
+
+
+def _require_other_place(output: Path, root: str, inputs: Inputs) -> None:
+    """Raise a UserError if the output is an archive that is read, or would be one in a folder of such."""
+    source = Path(root).expanduser()
+    beside = source.is_dir() and output.resolve().is_relative_to(source.resolve())
+    is_read = source.exists() and output.exists() and source.samefile(output)
+    for name in inputs.archives:
+        archive = Path(name)
+        is_read |= output.exists() and archive.exists() and archive.samefile(output)
+        is_read |= beside and name.endswith(output.suffix)
+    if is_read:
+        raise UserError(f"--output {output} would be part of --input {root}: give another place")
+
+
+def _is_done(output: Path, unfinished: Path, settings: dict[str, Any], overwrite: bool) -> bool:
+    """Whether the output is there; if not, other features in its place are removed, if that is allowed.
+
+    Raises:
+        UserError: The output or what is unfinished holds other features, and they are not to be overwritten.
+    """
+    begun = read_settings(unfinished)
+    other_begun = list[str]()
+    if begun is not None:
+        other_begun = differences(settings, begun)
+    if output.exists() and not overwrite:
+        if others := differences(settings, read_file_settings(output)):
+            raise UserError(
+                f"--output {output} holds other features ({'; '.join(others)}): give another name, or --overwrite to "
+                "replace them"
+            )
+        if begun is not None and not other_begun:
+            discard(unfinished)  # all but deleted when it was interrupted
+        return True
+    if other_begun and not overwrite:
+        raise UserError(
+            f"--output {output}: {unfinished.name} beside it holds the beginning of other features "
+            f"({'; '.join(other_begun)}): give another name, or --overwrite to begin anew"
+        )
+    if other_begun or (begun is None and unfinished.is_dir()):
+        discard(unfinished)
+    return False
+
+
+class _SkippedInputs:
+    """Inputs that could not be embedded: the first are named, all are counted.
+
+    Args:
+        inputs: Some of which cannot be opened at all.
+        before: Those that were named by a call that this one continues.
+    """
+
+    def __init__(self, inputs: Inputs, before: int) -> None:
+        self.count = before
+        self._named = 0
+        for name, reason in inputs.broken.items():
+            self.add(name, reason)
+
+    def add(self, name: str, reason: str) -> None:
+        self.count += 1
+        self._named += 1
+        if self._named <= _NAMED:
+            tqdm.write(f"skipped {name}: {reason}", file=sys.stderr)
+        elif self._named == _NAMED + 1:
+            tqdm.write("more are skipped, and only counted from here on", file=sys.stderr)
+
+
+def _with_progress(items: Iterator[Row | Progress | Skipped], inputs: Inputs, first: int) -> Iterator[Row | Skipped]:
+    """The same without the progress, which is shown."""
+    if first:
+        print(f"going on: {first:,} of {len(inputs):,} {inputs.unit}s are done", file=sys.stderr)
+    unit = inputs.unit
+    if inputs.sample_rate is not None:
+        unit = "s"
+    elif inputs.is_cut:
+        unit = inputs.part
+    done, total = round(_length(inputs, 0, first), 1), round(_length(inputs, 0, len(inputs)), 1)
+    bar = tqdm(
+        initial=done, total=total, desc="embedding", unit=unit, unit_scale=inputs.is_cut, disable=None, leave=False
+    )
+    with bar:
+        for item in items:
+            if isinstance(item, Progress):
+                bar.update(item.amount)
+            else:
+                yield item
+
+
+def _length(inputs: Inputs, first: int, last: int) -> float:
+    """Seconds, samples or number of some inputs, whichever they are counted in."""
+    if not inputs.is_cut:
+        return last - first
+    return sum(inputs.num_samples(index) for index in range(first, last)) / (inputs.sample_rate or 1)
+
+
+def _in_words(inputs: Inputs, num_inputs: int, first: int, seconds: float) -> tuple[str, str]:
+    """How much has features, and how fast it went since the first input of this call."""
+    amount = f"{num_inputs:,} {inputs.unit}s"
+    if num_inputs == 1:
+        amount = f"1 {inputs.unit}"
+    length = _length(inputs, 0, len(inputs))
+    rate = _length(inputs, first, len(inputs)) / seconds
+    if inputs.sample_rate is None:
+        if not inputs.is_cut:
+            return amount, f"{rate:,.0f} {inputs.unit}s a second"
+        return f"{amount}, {length:,.0f} {inputs.part}s", f"{rate:,.0f} {inputs.part}s a second"
+    if length >= 3600:
+        return f"{amount}, {length / 3600:.2f} hours", f"{rate:,.0f} times real time"
+    return f"{amount}, {length:.1f} seconds", f"{rate:,.0f} times real time"
+
+
+def _default_workers(device: torch.device) -> int:
+    """Processes that read files: on a CPU one, since its cores are wanted for the encoder, on a GPU up to eight."""
+    cores = available_cores()
+    if device.type == "cpu":
+        return max(1, cores // 8)
+    return max(1, min(8, cores - 1))

@@ -1,0 +1,241 @@
+"""Encoders side by side, by their frozen features: what `d2v probe` calls."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jsonargparse
+import torch
+from lightning.pytorch import LightningDataModule
+
+from d2v.checkpoints.load import Weights, load
+from d2v.checkpoints.recipe import build, build_encoder
+from d2v.config_messages import parser_message
+from d2v.configs import find_config, read_config
+from d2v.data.module import PretrainingDataModule
+from d2v.errors import UserError
+from d2v.evaluation.frozen import find_device
+from d2v.evaluation.probe_encoder import probe_encoder
+from d2v.model.encoder import Encoder, Layer
+from d2v.monitoring.curves import draw_curves
+from d2v.monitoring.pictures import denormalise, draw_feature_pca, draw_masks
+
+RANDOM = "random"
+"""What is given in place of a checkpoint for an untrained encoder."""
+_NUM_PICTURES = 8
+_LABELS = {
+    "knn_top1": "kNN top-1 %",
+    "linear_top1": "linear top-1 %",
+    "linear_top5": "linear top-5 %",
+    "linear_unpenalised_top1": "linear top-1 %, no penalty",
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What :func:`probe` found; as a text, a table with a column an encoder."""
+
+    rows: list[dict[str, Any]]
+    """One an encoder: ``knn_top1``, ``linear_top1``, ``linear_top5`` (from six classes on) and
+    ``linear_unpenalised_top1``, accuracies in percent on the validation samples; and what they were measured on."""
+    drawn: list[Path]
+    """Pictures that were written."""
+
+    def __str__(self) -> str:
+        lines = [["", *(row["checkpoint"] for row in self.rows)]]
+        for key, label in _LABELS.items():
+            if key in self.rows[0]:
+                lines.append([label, *(f"{row[key]:.2f}" for row in self.rows)])
+        lines.append(["seconds", *(f"{row['seconds']:.1f}" for row in self.rows)])
+        first = self.rows[0]
+        samples = f"{first['train_samples']:,} train and {first['val_samples']:,} val samples"
+        table = [f"{samples} of {first['num_classes']} classes"]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for label, *cells in lines:
+            padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+            table.append("  ".join([label.ljust(widths[0]), *padded]))
+        return "\n".join(table)
+
+
+def probe(
+    checkpoint: str | Path | Sequence[str | Path],
+    config: str | Path | Sequence[str | Path],
+    *,
+    data: Mapping[str, Any] | None = None,
+    weights: Weights = "student",
+    layer: Layer = None,
+    pool: Literal["mean", "cls"] = "mean",
+    max_samples: int | None = None,
+    k: int = 20,
+    seed: int | None = None,
+    output: str | Path | None = None,
+    device: str = "auto",
+) -> Comparison:
+    """Classify labelled data by the frozen features of encoders: by nearest neighbours, and by a linear classifier.
+
+    Args:
+        checkpoint: One or several to compare, as :func:`d2v.load` takes them; "random" is the student of the config,
+            untrained.
+        config: One or several with a section ``data``, by path or by the name of a shipped one; later ones change
+            earlier ones.
+        data: Values of that section that differ, by name: {"root": DIR}.
+        weights: The students', or the teachers'.
+        layer: As in :func:`d2v.embed_files`.
+        pool: Of the tokens of a sample: their mean, or the CLS token.
+        max_samples: At most so many of each split, evenly spaced; None: all.
+        k: Neighbours of the kNN classifier.
+        seed: Of untrained encoders; None: ``seed_everything`` of the config, or 0.
+        output: Folder to draw masks, features (of pictures) and training curves in; None: nothing is drawn.
+        device: auto, cpu, cuda, cuda:1, mps.
+
+    Raises:
+        UserError: A config, a value in it, a checkpoint, a layer or the device is wrong, or the data have no labels.
+    """
+    merged: dict[str, Any] = {}
+    for name in _several(config):
+        _merge(merged, read_config(find_config(name)))
+    datamodule, data_args = _build_datamodule(merged, data or {})
+    where = find_device(device)
+    if seed is None:
+        seed = int(merged.get("seed_everything", 0))
+    encoders: dict[str, Encoder] = {}
+    for name in _several(checkpoint):
+        encoders[name] = _untrained(merged, seed) if name == RANDOM else load(name, weights=weights)
+    if RANDOM in encoders:  # it reads what the trained one reads: the same tokens
+        for encoder in encoders.values():
+            if encoder.assets:
+                encoders[RANDOM].assets = dict(encoder.assets)
+                break
+    rows = []
+    for name, encoder in encoders.items():
+        start = time.perf_counter()
+        datamodule.adapt_to(encoder)
+        train_loader, val_loader = datamodule.probe_dataloaders(max_samples)
+        found = probe_encoder(encoder.to(where), train_loader, val_loader, where, layer, pool, k, unpenalised=True)
+        assert found.linear is not None
+        assert found.linear_unpenalised is not None
+        row = {"knn_top1": round(found.knn_top1, 2), "linear_top1": round(found.linear.top1, 2)}
+        if found.linear.top5 is not None:
+            row["linear_top5"] = round(found.linear.top5, 2)
+        row["linear_unpenalised_top1"] = round(found.linear_unpenalised.top1, 2)
+        measured = {
+            "checkpoint": name,
+            "weights": RANDOM if name == RANDOM else weights,
+            "layer": layer,
+            "pool": pool,
+            "k": k,
+            "l2": found.linear.l2,
+            "train_samples": found.train_samples,
+            "val_samples": found.val_samples,
+            "num_classes": datamodule.num_classes,
+            "seconds": round(time.perf_counter() - start, 2),
+        }
+        rows.append({**row, **measured})
+    drawn: list[Path] = []
+    if output is not None:
+        folder = Path(output)
+        folder.mkdir(parents=True, exist_ok=True)
+        drawn += _draw_pictures(encoders, datamodule, data_args, merged, where, folder)
+        drawn += _draw_curves(list(encoders), folder)
+    return Comparison(rows, drawn)
+
+
+def _several(names: str | Path | Sequence[str | Path]) -> list[str]:
+    if isinstance(names, str | Path):
+        return [str(names)]
+    return list(dict.fromkeys(map(str, names)))
+
+
+def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
+    """A config on top of others as LightningCLI stacks them: sections merge, unless they describe two classes; all else
+    is replaced."""
+    for key, value in other.items():
+        before = into.get(key)
+        if isinstance(value, dict) and isinstance(before, dict) and _same_class(before, value):
+            _merge(before, value)
+        else:
+            into[key] = value
+
+
+def _same_class(before: dict[str, Any], value: dict[str, Any]) -> bool:
+    return value.get("class_path", before.get("class_path")) == before.get("class_path")
+
+
+def _build_datamodule(
+    config: dict[str, Any], changes: Mapping[str, Any]
+) -> tuple[PretrainingDataModule, dict[str, Any]]:
+    """The DataModule of the config, and all the values it was built with."""
+    if "data" not in config:
+        raise UserError("--config: there is no `data:` section; give a config that has one, such as the run's own")
+    words = [f"--data={json.dumps(config['data'])}"]
+    for name, value in changes.items():
+        text = value if isinstance(value, str) else json.dumps(value, default=str)
+        words.append(f"--data.{name}={text}")
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--data", type=LightningDataModule)
+    try:
+        values = parser.parse_args(words)
+        datamodule = parser.instantiate(values).data
+    except UserError:
+        raise
+    except jsonargparse.ArgumentError as error:
+        raise UserError(parser_message(error, {})) from error
+    except (TypeError, ValueError) as error:  # the DataModule refused its values
+        raise UserError(f"data: {error}") from error
+    if not isinstance(datamodule, PretrainingDataModule):
+        raise UserError(f"data.class_path {values.data.class_path}: it has no labelled splits, so nothing to probe")
+    return datamodule, values.data.init_args.as_dict()
+
+
+def _untrained(config: dict[str, Any], seed: int) -> Encoder:
+    """The config's student with random weights."""
+    student = _model_args(config).get("student")
+    if not isinstance(student, dict):
+        raise UserError("--checkpoint random: the config has no `model.init_args.student` to build an encoder from")
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return build_encoder(student)
+
+
+def _model_args(config: dict[str, Any]) -> dict[str, Any]:
+    return (config.get("model") or {}).get("init_args") or {}
+
+
+def _draw_pictures(
+    encoders: dict[str, Encoder],
+    datamodule: PretrainingDataModule,
+    data_args: dict[str, Any],
+    config: dict[str, Any],
+    device: torch.device,
+    folder: Path,
+) -> list[Path]:
+    """Masks and features of a few validation pictures, where the data are pictures."""
+    batch = next(iter(datamodule.probe_dataloaders(_NUM_PICTURES)[1]))
+    inputs = batch.inputs.to(device)
+    grid = next(iter(encoders.values())).extract(inputs).grid
+    if inputs.ndim != 4 or len(grid) != 2:
+        return []
+    drawn = []
+    images = denormalise(batch.inputs, data_args.get("mean"), data_args.get("std"))
+    model_args = _model_args(config)
+    if "masking" in model_args:
+        mask = build(model_args["masking"])(batch, grid, model_args.get("num_masks", 1), 0)
+        drawn.append(draw_masks(images, mask, grid, folder / "masks.png"))
+    features = {}
+    for name, encoder in encoders.items():
+        features[name] = encoder.eval().embed(inputs, pool="none").cpu()
+    drawn.append(draw_feature_pca(images, features, grid, folder / "features_pca.png"))
+    return drawn
+
+
+def _draw_curves(checkpoints: list[str], folder: Path) -> list[Path]:
+    """Of the first run that one of the checkpoints is: a run's folder, or a file in its ``checkpoints/``."""
+    for name in checkpoints:
+        path = Path(name).resolve()
+        for place in (path, *path.parents[:2]):
+            if name != RANDOM and (place / "metrics.csv").is_file():
+                return [draw_curves(place / "metrics.csv", folder / "curves.png")]
+    return []
