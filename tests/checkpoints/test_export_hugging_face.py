@@ -133,7 +133,7 @@ def test_speech_classifier(tmp_path: Path, task: str) -> None:
     model = officially(run_export(checkpoint, "hf", tmp_path / "hf"), "Data2VecAudioForSequenceClassification")
     x = torch.randn(2, 400)
     scores = torch.nn.functional.linear(mean_of_tokens(encoder(x).tokens), head["proj.weight"], head["proj.bias"])
-    assert_close(scores * settings["score_scale"], model(x).logits)
+    assert_close(scores * settings["head"]["score_scale"], model(x).logits)
     assert model.config.id2label == {0: "x", 1: "y", 2: "z"}
     assert model.config.problem_type.startswith(task)
 

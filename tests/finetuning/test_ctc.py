@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from d2v.checkpoints.ctc_head import head_files
-from d2v.checkpoints.layout import CTCHead
+from d2v.checkpoints.head_files import StoredHead, to_files
 from encoders import vision_encoder
 from torchmetrics.functional.text import char_error_rate
 from toy import (
@@ -379,13 +378,14 @@ def test_test_takes_the_alphabet_of_the_checkpoint(learned, tmp_path):
 def test_an_imported_recogniser_brings_its_head_and_alphabet(learned, tmp_path):
     """A folder as `d2v import` writes it: transcribes and is tested at once; trained on with the same letters only."""
     module, _ = learned
-    weight, bias = module.head.proj.weight.detach(), module.head.proj.bias.detach()
+    weight = module.head.proj.weight.detach().clone()
+    files, entries = to_files(StoredHead(module.head, "ctc", "none", module.names))
     write_folder(
         tmp_path / "imported",
         {f"student.{name}": value for name, value in module.student.state_dict().items()},
-        {"method": {"student": module.student.recipe}, "ctc": {"symbols": list(module.names)}},
+        {"method": {"student": module.student.recipe}, **entries},
         "",
-        head_files(CTCHead(weight, bias, module.names)),
+        files,
     )
     trainer = make_trainer(tmp_path, limit_test_batches=None)
     (expected,) = trainer.test(module, datamodule=MelodyModule(), verbose=False)

@@ -103,7 +103,7 @@ def test_it_is_used_untrained_and_trained_on(
     weights = torch.load(tmp_path / "runs/tuned/checkpoints/last.ckpt", weights_only=True)
     assert tuple(weights["d2v"]["classes"]) == CLASSES
     order = [names.index(name) for name in CLASSES]
-    assert torch.equal(weights["state_dict"]["method.task.head.proj.weight"], head.weights["proj.weight"][order])
+    assert torch.equal(weights["state_dict"]["method.head.proj.weight"], head.weights["proj.weight"][order])
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_one_that_does_not_fit_begins_anew_with_a_notice(
     weights = torch.load(tmp_path / "runs/a/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     head = load_head(folder)
     assert head is not None
-    assert not torch.equal(weights["method.task.head.proj.weight"], head.weights["proj.weight"])
+    assert not torch.equal(weights["method.head.proj.weight"], head.weights["proj.weight"])
     code, _, err = d2v("test", *recipe, *options)
     assert code == 2
     assert ("d2v import --classes FILE" if classes else "the head is untrained") in err

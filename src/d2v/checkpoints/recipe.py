@@ -46,6 +46,14 @@ def allow_packages(packages: Iterable[str]) -> None:
     _allowed_for_all.update(_checked(packages))
 
 
+def package_of(recipe: Any) -> set[str]:
+    """The package of the class that a node names. Only for recipes in configs, which the user gives on purpose and which
+    `d2v fit` obeys, too; never for those of checkpoints."""
+    if isinstance(recipe, dict) and isinstance(recipe.get("class_path"), str):
+        return {recipe["class_path"].partition(".")[0]}
+    return set()
+
+
 def build(recipe: Any, kind: Any, *args: Any, allow: Iterable[str] = ()) -> Any:
     """Build a part from its node.
 
