@@ -24,14 +24,14 @@ from encoders import vision_encoder
 from IPython.display import Image
 
 from d2v.data.normalisation import IMAGENET
-from d2v.demo.vision import prepare_demo
+from d2v.demo.photos import prepare_photos
 from d2v.modalities.vision.data import ImageNetDataModule
 from d2v.model.masking import InverseBlockMasking
 from d2v.monitoring.pictures import denormalise, draw_feature_pca, draw_masks
 
 folder = Path(mkdtemp())
-summary = prepare_demo(folder / "data", train_crops=20, val_crops=20)
-print(", ".join(summary.classes))
+summary = prepare_photos(folder / "data", train_crops=20, val_crops=20)
+print(", ".join(summary.found["classes"]))
 
 # %% [markdown]
 # A few crops, one of each photograph, as the encoder gets them: normalised pixels [B, 3, H, W].

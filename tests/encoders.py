@@ -52,7 +52,9 @@ def save_checkpoint(encoder: Encoder, path: Path, state: dict[str, Any] | None =
     """A checkpoint of ours with nothing but an encoder, ``state`` and more of its entry ``d2v``."""
     weights = {f"method.student.{name}": value for name, value in encoder.state_dict().items()}
     encoders = {"": {"recipe": encoder.recipe, "assets": encoder.assets, "licence": encoder.licence}}
-    torch.save({"state_dict": weights | (state or {}), "d2v": {"version": "0", "encoders": encoders, **entry}}, path)
+    torch.save(
+        {"state_dict": {**weights, **(state or {})}, "d2v": {"version": "0", "encoders": encoders, **entry}}, path
+    )
     return path
 
 

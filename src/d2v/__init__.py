@@ -1,18 +1,46 @@
 """data2vec for people who pretrain: one self-supervised method for pictures, speech and text."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from d2v.checkpoints.load import load
+    from d2v.demo import prepare_demo
+    from d2v.features.embed import embed_files
+    from d2v.features.search import search
+    from d2v.modalities.speech.report import prepare_speech
+    from d2v.modalities.text.corpus.prepare import prepare_corpus as prepare_text
+    from d2v.monitoring.comparison import probe
+    from d2v.monitoring.machine import check_machine
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+__all__ = [
+    "__version__",
+    "check_machine",
+    "embed_files",
+    "load",
+    "prepare_demo",
+    "prepare_speech",
+    "prepare_text",
+    "probe",
+    "search",
+]
+
+_PLACES = {
+    "check_machine": "d2v.monitoring.machine.check_machine",
+    "embed_files": "d2v.features.embed.embed_files",
+    "load": "d2v.checkpoints.load.load",
+    "prepare_demo": "d2v.demo.prepare_demo",
+    "prepare_speech": "d2v.modalities.speech.report.prepare_speech",
+    "prepare_text": "d2v.modalities.text.corpus.prepare.prepare_corpus",
+    "probe": "d2v.monitoring.comparison.probe",
+    "search": "d2v.features.search.search",
+}
 
 
 def __getattr__(name: str) -> Any:
-    """Import ``load``, and torch with it, when it is first asked for: `import d2v` and `d2v --help` stay quick."""
-    if name == "load":
-        from d2v.checkpoints.load import load
-
-        return load
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Import a function, and torch with it, when it is first asked for: `import d2v` and `d2v --help` stay quick."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, function = _PLACES[name].rpartition(".")
+    return getattr(import_module(module), function)

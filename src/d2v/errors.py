@@ -1,4 +1,4 @@
-"""What the command line tells apart: bad input, and a run that a signal stopped."""
+"""What is told apart: bad input, a sample that cannot be read, and a run that a signal stopped."""
 
 from importlib import metadata
 
@@ -9,6 +9,10 @@ class UserError(ValueError):
     The message names the key or file, the value and what to do. The command line prints it without a traceback and
     exits with code 2; everything else that is raised exits with code 1.
     """
+
+
+class BrokenSample(Exception):
+    """One sample cannot be read or decoded; the message is the reason. It is skipped and counted."""
 
 
 class Interrupted(BaseException):

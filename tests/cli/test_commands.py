@@ -221,19 +221,19 @@ def test_doctor(d2v: D2V, tree: Path) -> None:
 def test_doctor_says_which_sound_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
     import soundfile
 
-    from d2v.commands import doctor
+    from d2v.monitoring import machine
 
     library = f"libsndfile {soundfile.__libsndfile_version__}"
-    state, _, text = doctor._soundfile()
+    state, _, text = machine._soundfile()
     assert state == "ok"
     assert text.endswith(f"{library}, reads MP3 and Opus")
     monkeypatch.setattr(soundfile, "available_formats", lambda: {"OGG": "", "WAV": ""})
     monkeypatch.setattr(soundfile, "available_subtypes", lambda kind: {"VORBIS": ""})
-    state, _, text = doctor._soundfile()
+    state, _, text = machine._soundfile()
     assert state == "note"
     assert f"{library}, which cannot read MP3 and Opus" in text
-    monkeypatch.setattr(doctor, "_version", lambda name: None)
-    assert doctor._soundfile() == ("MISSING", "soundfile", "pip install soundfile")
+    monkeypatch.setattr(machine, "_version", lambda name: None)
+    assert machine._soundfile() == ("MISSING", "soundfile", "pip install soundfile")
 
 
 def test_messages_name_packages_that_can_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:

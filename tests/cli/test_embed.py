@@ -13,7 +13,7 @@ import soundfile
 import torch
 import torch.nn.functional as F
 from embedding import embed
-from encoders import speech_encoder, vision_encoder
+from encoders import save_checkpoint, speech_encoder, vision_encoder
 from safetensors import safe_open
 
 from d2v.features import encode as embedding
@@ -24,12 +24,6 @@ from d2v.model.encoder import Encoder
 
 WIDTH, STRIDE, FIELD = 16, 320, 400
 TINY = ((16, 10, 5), *[(16, 3, 2)] * 4, *[(16, 2, 2)] * 2)
-
-
-def save(encoder: Encoder, path: Path) -> Path:
-    state = {f"method.student.{name}": value for name, value in encoder.state_dict().items()}
-    torch.save({"state_dict": state, "d2v": {"version": "0.1.0", "student": encoder.recipe}}, path)
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +37,7 @@ def encoder() -> Encoder:
 
 @pytest.fixture(scope="module")
 def checkpoint(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save(encoder, tmp_path_factory.mktemp("model") / "last.ckpt")
+    return save_checkpoint(encoder, tmp_path_factory.mktemp("model") / "last.ckpt")
 
 
 @pytest.fixture(scope="module")
@@ -296,7 +290,9 @@ def test_bad_input(checkpoint: Path, sound: Path, tmp_path: Path, capsys: pytest
     (tmp_path / "broken").mkdir()
     (tmp_path / "broken" / "x.wav").write_bytes(b"RIFF")
     (tmp_path / "nothing").mkdir()
-    vision = save(vision_encoder(16, 4, 16, 1, 2), tmp_path / "vision.ckpt")
+    vision = save_checkpoint(
+        vision_encoder(image_size=16, patch_size=4, width=16, depth=1, num_heads=2), tmp_path / "vision.ckpt"
+    )
     output = tmp_path / "out" / "x.parquet"
     for args, message in (
         ((checkpoint, tmp_path / "broken", output), "not one of 1 files could be embedded"),
@@ -309,7 +305,7 @@ def test_bad_input(checkpoint: Path, sound: Path, tmp_path: Path, capsys: pytest
         ((checkpoint, sound, output, "--num_workers", -1), "--num_workers -1"),
         ((checkpoint, sound, output, "--device", "cuda:77"), "--device cuda:77"),
         ((tmp_path / "no.ckpt", sound, output), "no.ckpt"),
-        ((vision, sound, output), "--input: no picture"),
+        ((vision, sound, output), "--input: no images"),
         ((checkpoint, sound, output, "--image_size", 32), "reads no pictures"),
     ):
         assert embed(*args) == 2, message  # type: ignore[arg-type]

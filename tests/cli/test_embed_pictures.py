@@ -10,13 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from encoders import vision_encoder
+from encoders import save_checkpoint, vision_encoder
 from PIL import Image
 
 import d2v
 from d2v.cli import main
-from d2v.modalities.vision.decoding import decode_image
-from d2v.modalities.vision.transforms import EvalTransform
+from d2v.modalities.vision.transforms import EvalTransform, decode_image
 from d2v.model.encoder import Encoder
 
 WIDTH, SIZE, PATCH = 16, 16, 4
@@ -27,15 +26,13 @@ SORTED = sorted(NAMES)
 @pytest.fixture(scope="module")
 def encoder() -> Encoder:
     torch.manual_seed(0)
-    return vision_encoder(SIZE, PATCH, WIDTH, depth=3, num_heads=2).eval()
+    return vision_encoder(image_size=SIZE, patch_size=PATCH, width=WIDTH, depth=3, num_heads=2).eval()
 
 
 @pytest.fixture(scope="module")
 def checkpoint(encoder: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("model") / "last.ckpt"
-    state = {f"method.student.{name}": value for name, value in encoder.state_dict().items()}
-    torch.save({"state_dict": state, "d2v": {"version": "0.1.0", "student": encoder.recipe}}, path)
-    return path
+    return save_checkpoint(encoder, path)
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +143,7 @@ def test_bad_input(checkpoint: Path, pictures: Path, tmp_path: Path, capsys: pyt
     (tmp_path / "nothing").mkdir()
     output = tmp_path / "x.parquet"
     for args, message in (
-        ((tmp_path / "nothing", output), "no picture (.jpg, "),
+        ((tmp_path / "nothing", output), "no images (.jpg, "),
         ((tmp_path / "nowhere", output), "nowhere does not exist"),
         ((f"{pictures}/*.bmp", output), "matches"),
         ((pictures / "notes.txt", output), "of no known kind"),

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 import torch
-from encoders import speech_encoder
+from encoders import save_checkpoint, speech_encoder
 
 from d2v.cli import main
 from d2v.features import journal as row_journal
@@ -49,9 +49,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
         width=16, depth=2, num_heads=2, extractor=TINY, position_layers=1, position_kernel=3, position_groups=2
     )
     path = tmp_path_factory.mktemp("model") / "last.ckpt"
-    state = {f"method.student.{name}": value for name, value in encoder.state_dict().items()}
-    torch.save({"state_dict": state, "d2v": {"version": "0.1.0", "student": encoder.recipe}}, path)
-    return path
+    return save_checkpoint(encoder, path)
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from embedding import embed
-from encoders import text_encoder
+from encoders import save_checkpoint, text_encoder
 
 from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.model.encoder import Encoder
@@ -33,7 +33,7 @@ def tokenizer() -> TextTokenizer:
 @pytest.fixture(scope="module")
 def encoder(tokenizer: TextTokenizer) -> Encoder:
     torch.manual_seed(0)
-    model = text_encoder(len(tokenizer), WIDTH, depth=2, num_heads=2, max_positions=POSITIONS)
+    model = text_encoder(vocab_size=len(tokenizer), width=WIDTH, depth=2, num_heads=2, max_positions=POSITIONS)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))  # so that outputs differ much
@@ -41,10 +41,8 @@ def encoder(tokenizer: TextTokenizer) -> Encoder:
 
 
 def save(encoder: Encoder, path: Path, assets: dict[str, str]) -> Path:
-    state = {f"method.student.{name}": value for name, value in encoder.state_dict().items()}
-    entry = {"version": "0.1.0", "student": encoder.recipe, "assets": assets}
-    torch.save({"state_dict": state, "d2v": entry}, path)
-    return path
+    encoder.assets = assets
+    return save_checkpoint(encoder, path)
 
 
 @pytest.fixture(scope="module")
@@ -196,7 +194,9 @@ def test_a_text_alone_and_among_others_has_the_same_row(
 
 
 def test_without_positions_a_text_may_be_long(tokenizer: TextTokenizer, tmp_path: Path) -> None:
-    model = text_encoder(len(tokenizer), WIDTH, depth=1, num_heads=2, max_positions=None, alibi=True).eval()
+    model = text_encoder(
+        vocab_size=len(tokenizer), width=WIDTH, depth=1, num_heads=2, max_positions=None, alibi=True
+    ).eval()
     path = save(model, tmp_path / "last.ckpt", {"tokenizer.json": tokenizer.to_json()})
     text = text_of(100)
     (tmp_path / "x.txt").write_text(text)
@@ -213,7 +213,7 @@ def test_bad_input(
 ) -> None:
     without = save(encoder, tmp_path / "without.ckpt", {})
     large = TextTokenizer.train([text_of(500)], vocab_size=400)
-    small = text_encoder(len(large) - 1, WIDTH, depth=1, num_heads=2)
+    small = text_encoder(vocab_size=len(large) - 1, width=WIDTH, depth=1, num_heads=2)
     too_small = save(small, tmp_path / "small.ckpt", {"tokenizer.json": large.to_json()})
     (tmp_path / "none").mkdir()
     (tmp_path / "x.txt").write_text("cold tea")

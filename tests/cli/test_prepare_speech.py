@@ -11,8 +11,8 @@ import pytest
 from speech_files import encoded, tones, write_audio, write_librispeech
 
 from d2v.cli import main
-from d2v.modalities.speech.headers import read_headers
-from d2v.modalities.speech.layout import open_sources
+from d2v.data.sources.splits import open_splits
+from d2v.modalities.speech.sound_files import SOUND, read_headers
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +48,7 @@ def test_a_tree_is_summed_up_and_written(tmp_path: Path, capsys: pytest.CaptureF
     assert lines[0] == str(root)
     assert lines[1] == "dev-b/7/7/7-7-0000.flac\t8000"
     assert lines[2] == "dev-b/7/7/7-7-0001.flac\t2400"  # at its own rate
-    assert len(open_sources(str(output / "manifest.tsv"))[0]) == 5
+    assert len(open_splits(str(output / "manifest.tsv"), SOUND)[0]) == 5
 
 
 def test_decoding_finds_what_headers_do_not_tell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,7 +108,7 @@ def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
     assert "caf\\udce9: 1 clips" in ran.stdout
     report = json.loads((output / "report.json").read_text())
     assert os.fsencode(next(iter(report["broken"]))).endswith(b"/\xe9.wav")
-    source, _ = open_sources(str(output / "manifest.tsv"))
+    source, _ = open_splits(str(output / "manifest.tsv"), SOUND)
     assert len(read_headers(source).clips) == 2
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from encoders import vision_encoder
+from encoders import save_checkpoint, vision_encoder
 from PIL import Image
 
 from d2v.cli import main
@@ -19,10 +19,8 @@ SIZE = 16
 
 def save(path: Path, seed: int) -> Path:
     torch.manual_seed(seed)
-    encoder = vision_encoder(SIZE, 4, 16, 2, 2)
-    state = {f"method.student.{name}": value for name, value in encoder.state_dict().items()}
-    torch.save({"state_dict": state, "d2v": {"version": "0.1.0", "student": encoder.recipe}}, path)
-    return path
+    encoder = vision_encoder(image_size=SIZE, patch_size=4, width=16, depth=2, num_heads=2)
+    return save_checkpoint(encoder, path)
 
 
 def run(*args: object) -> int:

@@ -9,15 +9,16 @@ import pytest
 import soundfile
 
 from d2v.cli import main
+from d2v.demo.demo_folder import DemoSummary
 from d2v.demo.espeak import Utterance, synthesise
 from d2v.demo.sentences import DIGITS, vocabulary, write_sentences
-from d2v.demo.speech import HELD_OUT_VOICES, VOICES, DemoSummary, prepare_demo
+from d2v.demo.voices import HELD_OUT_VOICES, VOICES, prepare_voices
 from d2v.errors import UserError
 
 
 def tiny(root: Path, **changes: int) -> DemoSummary:
     counts = {"train_sentences": 2, "val_sentences": 1, "train_digits": 1, "val_digits": 1}
-    return prepare_demo(root, **{**counts, **changes})
+    return prepare_voices(root, **{**counts, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +43,8 @@ def test_sentences_are_different_short_and_of_one_vocabulary() -> None:
 def test_it_is_a_tree_as_librispeech_has_it(tree: tuple[Path, DemoSummary]) -> None:
     root, summary = tree
     assert summary.created
-    assert summary.sentences == {"train": 32, "val": 16}
-    assert summary.digits == {"train": 160, "val": 40}
+    assert summary.found["sentences"] == {"train": 32, "val": 16}
+    assert summary.found["digits"] == {"train": 160, "val": 40}
     texts = {}
     for split in ("train", "val"):
         transcripts = sorted((root / split).glob("*/*/*.trans.txt"))
@@ -81,7 +82,7 @@ def test_it_sounds(tree: tuple[Path, DemoSummary]) -> None:
         assert 0.2 < np.abs(samples).max() < 0.9
         assert samples.std() > 0.01
         seconds += duration
-    assert summary.hours == pytest.approx(seconds / 3600)
+    assert summary.found["hours"] == pytest.approx(seconds / 3600)
 
 
 def test_it_says_what_it_is(tree: tuple[Path, DemoSummary]) -> None:
@@ -96,7 +97,7 @@ def test_it_is_the_same_each_time_and_left_alone_when_finished(tree: tuple[Path,
     root, summary = tree
     again = tiny(root)
     assert not again.created
-    assert (again.hours, again.sentences, again.digits) == (summary.hours, summary.sentences, summary.digits)
+    assert again.found == summary.found
     tiny(tmp_path / "two")
     files = [sorted(path.relative_to(one) for path in one.rglob("*.*")) for one in (root, tmp_path / "two")]
     assert files[0] == files[1]
@@ -109,8 +110,8 @@ def test_a_different_or_damaged_tree_is_made_anew(tmp_path: Path) -> None:
     tiny(tmp_path)
     marker = tmp_path / "demo.json"
     stored = json.loads(marker.read_text())
-    assert stored.pop("demo") == "speech"
-    marker.write_text(json.dumps({**stored, "hours": None}))  # as it was before kinds were noted
+    assert stored["demo"] == "speech"
+    marker.write_text(json.dumps({**stored, "found": None}))
     (tmp_path / "train" / "old.flac").write_text("of an earlier call")
     assert tiny(tmp_path, train_sentences=1).created
     assert not (tmp_path / "train" / "old.flac").exists()
@@ -120,15 +121,15 @@ def test_a_different_or_damaged_tree_is_made_anew(tmp_path: Path) -> None:
 def test_other_peoples_files_are_not_touched(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(UserError, match="no demo data"):
-        prepare_demo(tmp_path)
+        prepare_voices(tmp_path)
     with pytest.raises(UserError, match="val_digits 0: all must be above 0"):
         tiny(tmp_path / "new", val_digits=0)
 
 
 def test_the_demo_of_another_kind_is_not_touched(tmp_path: Path) -> None:
-    from d2v.demo.vision import prepare_demo as prepare_vision
+    from d2v.demo.photos import prepare_photos
 
-    prepare_vision(tmp_path, image_size=32, train_crops=1, val_crops=1)
+    prepare_photos(tmp_path, image_size=32, train_crops=1, val_crops=1)
     files = {path: path.read_bytes() for path in tmp_path.rglob("*.*")}
     with pytest.raises(UserError, match="no demo data of speech"):
         tiny(tmp_path)

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from d2v.cli import main
-from d2v.demo import text as demo
+from d2v.demo import packages as demo
+from d2v.demo.demo_folder import DemoSummary
 from d2v.demo.docstrings import LONGEST, SHORTEST, Documents, clean, find_docstrings, is_prose, split
-from d2v.demo.text import DemoSummary, mask_names, prepare_demo
+from d2v.demo.packages import mask_names, prepare_texts
 from d2v.errors import UserError
 from d2v.modalities.text.labelled.data import LabelledTextDataModule
 
@@ -19,7 +20,7 @@ PROSE = (
 
 
 def tiny(root: Path, train_documents: int = 4) -> DemoSummary:
-    return prepare_demo(root, train_documents=train_documents, val_documents=2)
+    return prepare_texts(root, train_documents=train_documents, val_documents=2)
 
 
 @pytest.fixture(scope="module")
@@ -35,27 +36,27 @@ def labelled(root: Path, split: str) -> list[dict[str, str]]:
 def test_documents_are_prose_and_the_label_is_masked(tree: tuple[Path, DemoSummary]) -> None:
     root, summary = tree
     assert summary.created
-    assert 8 <= len(summary.labels) <= 12
+    assert 8 <= len(summary.found["labels"]) <= 12
     raw = {split: (root / "raw" / f"{split}.txt").read_text().rstrip("\n").split("\n\n") for split in ("train", "val")}
-    assert {split: len(texts) for split, texts in raw.items()} == summary.documents
-    assert sum(len(text) for texts in raw.values() for text in texts) == summary.characters
+    assert {split: len(texts) for split, texts in raw.items()} == summary.found["documents"]
+    assert sum(len(text) for texts in raw.values() for text in texts) == summary.found["characters"]
     assert not set(raw["train"]) & set(raw["val"])
     for split_name, texts in raw.items():
         rows = labelled(root, split_name)
         assert {row["text"] for row in rows} <= set(texts)
-        assert {row["label"] for row in rows} == set(summary.labels)
+        assert {row["label"] for row in rows} == set(summary.found["labels"])
         for text in texts:
             assert SHORTEST * 0.8 <= len(text) <= LONGEST * 1.2  # masks are longer or shorter than names
             assert text.isascii()
             assert not any(name in text.lower() for name in demo.LABELLED)
-    assert sum(summary.labels.values()) == sum(len(labelled(root, name)) for name in raw)
+    assert sum(summary.found["labels"].values()) == sum(len(labelled(root, name)) for name in raw)
     assert "PSF-2.0" in (root / "README.md").read_text()
 
 
 def test_it_loads(tree: tuple[Path, DemoSummary]) -> None:
     root, summary = tree
     data = LabelledTextDataModule(str(root / "labelled"), num_workers=0)
-    assert sorted(data.class_names) == sorted(summary.labels)
+    assert sorted(data.class_names) == sorted(summary.found["labels"])
     assert {name: len(split) for name, split in data.splits.items()} == {
         name: len(labelled(root, name)) for name in ("train", "val")
     }
@@ -65,7 +66,7 @@ def test_it_is_the_same_each_time_and_left_alone_when_finished(tree: tuple[Path,
     root, summary = tree
     again = tiny(root)
     assert not again.created
-    assert (again.documents, again.characters, again.labels) == (summary.documents, summary.characters, summary.labels)
+    assert again.found == summary.found
     assert tiny(tmp_path).created
     for name in ("raw/train.txt", "raw/val.txt", "labelled/train.jsonl", "labelled/val.jsonl", "README.md"):
         assert (root / name).read_bytes() == (tmp_path / name).read_bytes()
@@ -79,7 +80,7 @@ def test_bad_folder_or_too_few_packages(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(UserError, match="val_documents 0"):
-        prepare_demo(tmp_path / "new", val_documents=0)
+        prepare_texts(tmp_path / "new", val_documents=0)
     monkeypatch.setattr(demo, "_packages", lambda: ["networkx"])
     assert main(["prepare", "demo", "text", "--output", str(tmp_path / "new")]) == 2
     assert "only 1 of 10 packages are installed with documented source: networkx" in capsys.readouterr().err

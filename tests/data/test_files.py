@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from d2v.data.files import cached_arrays
+from d2v.data.file_index import cached_arrays
 
 ARRAYS = {"a": np.arange(400), "b": np.ones((3, 2))}
 

@@ -166,7 +166,7 @@ def test_probing_needs_labels_and_a_validation_split(tmp_path: Path) -> None:
     held_out = module(tmp_path / "both", val_fraction=0.25)
     train, val = held_out.probe_dataloaders()
     assert (len(train.dataset), len(val.dataset)) == (9, 3)  # type: ignore[arg-type]
-    names = [source.name(index) for source in held_out.sources if source for index in range(len(source))]
+    names = [pictures.name(index) for pictures in held_out.splits.values() for index in range(len(pictures))]
     assert len(set(names)) == 12
     with pytest.raises(UserError, match="no labels"):
         module(tmp_path / "both/train/a").probe_dataloaders()
@@ -181,6 +181,7 @@ def test_probing_needs_labels_and_a_validation_split(tmp_path: Path) -> None:
         ("color_jitter", -1.0),
         ("val_fraction", 1.0),
         ("label_fraction", 0.0),
+        ("max_samples", 1),
         ("random_erasing", -0.5),
         ("eval_crop", 1.5),
         ("num_workers", -1),
@@ -274,7 +275,7 @@ def test_the_crop_of_evaluation() -> None:
 
 
 def named(data: ImageNetDataModule) -> list[str]:
-    return data.sources[0].file_names()
+    return data.splits["train"].file_names()
 
 
 def test_a_share_of_the_labels_is_balanced_and_the_same_for_all_seeds(
@@ -285,17 +286,17 @@ def test_a_share_of_the_labels_is_balanced_and_the_same_for_all_seeds(
         (tmp_path / f"train/a/{number:03d}.png").unlink()  # 11 of class a, 20 of b
     with caplog.at_level(logging.INFO):
         chosen = named(module(tmp_path, label_fraction=0.5))
-    assert "data: 16 of 31 training images, drawn by a fixed seed for data.label_fraction, 8 of each" in caplog.text
+    drawn = "drawn by a fixed seed for data.label_fraction: 8 of a, 8 of b"
+    assert f"data: 16 of 31 training images, {drawn}" in caplog.text
+    assert chosen == named(module(tmp_path, max_samples=16))
     assert chosen == named(module(tmp_path, label_fraction=0.5, seed=7))
     assert set(named(module(tmp_path, label_fraction=0.2))) < set(chosen), "smaller shares lie in larger ones"
     data = module(tmp_path, label_fraction=0.01)
     assert [batch.labels.bincount().tolist() for batch in data.probe_dataloaders()[0]] == [[1, 1]]
     assert data.class_names == ("a", "b")
-    assert len(data.sources[1] or ()) == 6, "validation keeps all"
+    assert len(data.splits["val"]) == 6, "validation keeps all"
     held_out = module(tmp_path / "train", label_fraction=0.5, val_fraction=0.2)
-    val = held_out.sources[1]
-    assert val is not None
-    assert not set(named(held_out)) & set(val.file_names())
+    assert not set(named(held_out)) & set(held_out.splits["val"].file_names())
     with pytest.raises(UserError, match=r"data\.label_fraction is 0\.5: the training images have no labels"):
         module(tmp_path / "train/a", label_fraction=0.5).setup()
 
@@ -306,20 +307,20 @@ def test_a_file_names_the_images(tmp_path: Path, caplog: pytest.LogCaptureFixtur
     file.write_text("003.png\n\ntrain/a/004.png\n007.png\n")
     with caplog.at_level(logging.INFO):
         assert named(module(tmp_path, subset=str(file))) == ["004.png", "003.png", "007.png"]
-    assert f"data: 3 of 12 training images, named by {file}, 1 to 2 of each of 2 classes" in caplog.text
+    assert f"data: 3 of 12 training images, named by {file}: 1 of a, 2 of b" in caplog.text
     for content, message in (
         (
             "003.png\n999.png\n998.png\n",
             r"2 of its 3 names are not among the 12 .* like 000\.png; the first: 998\.png, ",
         ),
-        ("\n", "names no image"),
+        ("\n", "it names nothing"),
     ):
         file.write_text(content)
         with pytest.raises(UserError, match=rf"data\.subset .*list\.txt: {message}"):
             module(tmp_path, subset=str(file)).setup()
     (tmp_path / "train/b/004.png").write_bytes((tmp_path / "train/a/004.png").read_bytes())
     file.write_text("004.png")
-    with pytest.raises(UserError, match=r"names 1 images, and 2 training images have them"):
+    with pytest.raises(UserError, match=r"names 1 images, and 2 training images have such names"):
         module(tmp_path, subset=str(file)).setup()
     with pytest.raises(UserError, match=r"data\.subset nowhere\.txt: not readable"):
         module(tmp_path, subset="nowhere.txt").setup()

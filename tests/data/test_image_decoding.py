@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from d2v.data.dataset import BrokenSample
-from d2v.modalities.vision.decoding import decode_image
+from d2v.errors import BrokenSample
+from d2v.modalities.vision.transforms import decode_image
 
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:

@@ -17,7 +17,7 @@ from encoders import text_encoder, vision_encoder
 from hypothesis import given
 from hypothesis import strategies as st
 
-from d2v.data.files import PackedStrings
+from d2v.data.file_index import PackedStrings
 from d2v.errors import UserError
 from d2v.modalities.text.labelled.data import LabelledTextDataModule
 from d2v.modalities.text.labelled.examples import Examples

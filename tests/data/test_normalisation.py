@@ -32,7 +32,7 @@ def pixels_of(module: ImageNetDataModule) -> torch.Tensor:
 
 
 def test_an_encoder_keeps_what_it_was_trained_with(pictures: Path) -> None:
-    encoder = vision_encoder(16, 4, 16, 1, 2)
+    encoder = vision_encoder(image_size=16, patch_size=4, width=16, depth=1, num_heads=2)
     module = data(pictures)
     module.adapt_to(encoder)
     assert read_normalisation(encoder.assets) == IMAGENET

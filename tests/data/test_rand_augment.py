@@ -12,7 +12,7 @@ import yaml
 from jsonargparse import ArgumentParser
 from PIL import Image
 
-from d2v.data.randomness import keyed_randomness
+from d2v.data.samples import keyed_randomness
 from d2v.errors import UserError
 from d2v.modalities.vision import rand_augment
 from d2v.modalities.vision.data import ImageNetDataModule

@@ -14,7 +14,7 @@ from recording import Recorder, SaveAfter, trainer
 from speech_files import encoded, tones, write_audio, write_librispeech
 from torch import Tensor
 
-from d2v.data.dataset import Sample
+from d2v.data.samples import Sample
 from d2v.errors import UserError
 from d2v.modalities.speech.data import LibriSpeechDataModule
 from d2v.modalities.speech.decoding import AudioReader
@@ -256,7 +256,7 @@ def test_a_long_file_is_decoded_in_slices(tmp_path: Path, monkeypatch: pytest.Mo
         return read(self, start, stop)
 
     monkeypatch.setattr(AudioReader, "read", spy)
-    monkeypatch.setattr("d2v.modalities.speech.dataset._SLICE", 10_000)
+    monkeypatch.setattr("d2v.modalities.speech.waveforms._SLICE", 10_000)
     found = [make(tmp_path).eval_dataset("train")[(0, i)].inputs for i in range(2)]
     assert max(asked) == 10_000
     for one, other in zip(expected, found, strict=True):
@@ -343,7 +343,7 @@ def test_no_clip_of_fewer_than_four_frames_is_trained_or_validated_on(tmp_path: 
     data = make(tmp_path, min_seconds=0.0)
     assert [batch.inputs.shape for batch in batches(data)] == [(1, 1_360)]
     assert [batch.inputs.shape for batch in data.val_dataloader()] == [(1, 1_360)]
-    frames = speech_encoder(width=8, depth=1, num_heads=1, position_groups=1).feature_extractor.num_frames
+    frames = speech_encoder(width=8, depth=1, num_heads=1, position_groups=1).front.feature_extractor.num_frames
     assert (frames(1_359), frames(1_360)) == (3, 4)
 
 
@@ -403,3 +403,25 @@ def test_the_published_batch_on_any_number_of_devices(
     data.setup("fit")
     assert data.accumulation == expected
     assert len(list(islice(data.train_dataloader(), 100))) == expected  # far less data than one step: they repeat
+
+
+def test_few_labels_of_sound(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Shares and numbers of clips are those of pictures and texts: balanced by class, the same whatever the seed."""
+    for number in range(12):
+        write_audio(tmp_path / f"data/{'dog' if number % 4 else 'cat'}/{number:02d}.wav", seconds=0.2, seed=number)
+    root = tmp_path / "data"
+
+    def chosen(**values: Any) -> list[str]:
+        return make(root, labels="folder", **values).splits["fit"].clips.file_names()
+
+    with caplog.at_level(logging.INFO):
+        few = chosen(label_fraction=0.5)
+    drawn = "drawn by a fixed seed for data.label_fraction: 3 of cat, 3 of dog"
+    assert f"data: 6 of 12 training clips, {drawn}" in caplog.text
+    assert few == chosen(max_samples=6, seed=7)
+    assert set(chosen(label_fraction=0.01)) < set(few)
+    assert len(chosen(label_fraction=0.01)) == 2
+    (tmp_path / "list.txt").write_text("00.wav\ndog/01.wav\n")
+    assert chosen(subset=str(tmp_path / "list.txt")) == ["00.wav", "01.wav"]
+    with pytest.raises(UserError, match=r"data\.max_hours is 1\.0 and data\.max_samples 6: set one of them"):
+        make(root, max_hours=1.0, max_samples=6)

@@ -11,7 +11,7 @@ import torch
 from speech_files import FORMATS, encoded, tones, write_audio
 from torchaudio.transforms import Resample
 
-from d2v.data.dataset import BrokenSample
+from d2v.errors import BrokenSample
 from d2v.modalities.speech.decoding import AudioReader, audio_info, read_audio, resample, samples_at_16k
 
 

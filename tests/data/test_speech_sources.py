@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 from speech_files import encoded, write_audio, write_librispeech
 
-from d2v.data.dataset import BrokenSample
-from d2v.errors import UserError
-from d2v.modalities.speech.decoding import AudioInfo, Encoded, audio_info, read_audio
-from d2v.modalities.speech.headers import read_headers
+from d2v.data.sources.source import Encoded, Source
+from d2v.data.sources.splits import open_everything, open_splits
+from d2v.errors import BrokenSample, UserError
+from d2v.modalities.speech.decoding import AudioInfo, audio_info, read_audio
 from d2v.modalities.speech.labels import class_labels, read_table
-from d2v.modalities.speech.layout import open_everything, open_sources
-from d2v.modalities.speech.sources import AudioSource
+from d2v.modalities.speech.sound_files import SOUND, read_headers
 
 
 @pytest.fixture(autouse=True)
@@ -25,9 +24,16 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def names(source: AudioSource | None) -> list[str]:
+def names(source: Source | None) -> list[str]:
     assert source is not None
     return [Path(source.name(index)).stem for index in range(len(source))]
+
+
+def texts(source: Source) -> list[str | None]:
+    """None where there is none."""
+    found = source.texts()
+    assert found is not None
+    return [text or None for text in found]
 
 
 def test_librispeech_tree(tmp_path: Path) -> None:
@@ -37,26 +43,26 @@ def test_librispeech_tree(tmp_path: Path) -> None:
     write_librispeech(root, "dev-clean", {7: [0.2]})
     write_librispeech(root, "test-clean", {9: [0.2]})
     for place in (tmp_path, root):  # the folder LibriSpeech, and the folder that it was unpacked into
-        train, val = open_sources(str(place))
+        train, val = open_splits(str(place), SOUND)
         assert names(train) == ["3-7-0000", "3-7-0001", "5-7-0000"]
         assert names(val) == ["7-7-0000"]
-    speakers = train.speakers()
+    speakers = train.categories("speaker")
     assert speakers is not None
     assert speakers.names == ("3", "5")
     assert speakers.ids.tolist() == [0, 0, 1]
-    assert train.texts() == ["SPEAKER D CLIP K", "SPEAKER D CLIP L", "SPEAKER F CLIP K"]
-    train, val = open_sources(str(root), "train-other-500, train-clean-100", "test-clean")
+    assert texts(train) == ["SPEAKER D CLIP K", "SPEAKER D CLIP L", "SPEAKER F CLIP K"]
+    train, val = open_splits(str(root), SOUND, "train-other-500, train-clean-100", "test-clean")
     assert names(train) == ["5-7-0000", "3-7-0000", "3-7-0001"]
-    assert train.texts()[0] == "SPEAKER F CLIP K"
+    assert texts(train)[0] == "SPEAKER F CLIP K"
     assert names(val) == ["9-7-0000"]
-    subset, no_val = open_sources(str(root / "dev-clean"))
+    subset, no_val = open_splits(str(root / "dev-clean"), SOUND)
     assert names(subset) == ["7-7-0000"]
     assert no_val is None
-    assert len(open_everything(str(tmp_path))) == 5
+    assert len(open_everything(str(tmp_path), SOUND)) == 5
     with pytest.raises(
         UserError, match=r"data\.train_split: there is no folder train-clean-360.*train-clean-100"
     ) as error:
-        open_sources(str(root), "train-clean-360")
+        open_splits(str(root), SOUND, "train-clean-360")
     assert "Set data.train_split to what is there, or to null to take train/ or everything" in str(error.value)
 
 
@@ -67,28 +73,32 @@ def test_folders_globs_and_single_files(tmp_path: Path) -> None:
         else:
             write_audio(tmp_path / name, seconds=0.2)
     (tmp_path / "train/yes/a.txt").write_text("yes  it is\n")
-    train, val = open_sources(str(tmp_path))
+    train, val = open_splits(str(tmp_path), SOUND)
     assert names(train) == ["b", "a"]
     assert names(val) == ["c"]
-    assert train.texts() == [None, "yes it is"]
-    folders = train.classes("folder")
+    assert texts(train) == [None, "yes it is"]
+    folders = train.categories("folder")
     assert folders is not None
     assert folders.names == ("no", "yes")
-    assert train.speakers() is None
-    everything, none = open_sources(f"{tmp_path}/**/*.*")
+    assert train.categories("speaker") is None
+    everything, none = open_splits(f"{tmp_path}/**/*.*", SOUND)
     assert names(everything) == ["b", "a", "c"]
     assert none is None
-    single, _ = open_sources(str(tmp_path / "val/no/c.mp3"))
+    single, _ = open_splits(str(tmp_path / "val/no/c.mp3"), SOUND)
     assert names(single) == ["c"]
 
 
 def test_a_validation_folder_is_never_trained_on(tmp_path: Path) -> None:
     for name in ("one/a.wav", "b.wav", "val/c.wav"):
         write_audio(tmp_path / name, seconds=0.1)
-    train, val = open_sources(str(tmp_path))
+    train, val = open_splits(str(tmp_path), SOUND)
     assert names(train) == ["b", "a"]
     assert names(val) == ["c"]
-    assert train.classes("folder") is None  # b lies in none
+    folders = train.categories("folder")
+    assert folders is not None
+    assert not folders.complete  # b lies in none
+    with pytest.raises(UserError, match="not every clip lies in one of two or more folders"):
+        class_labels("folder", read_headers(train).clips, None)
 
 
 def test_manifests(tmp_path: Path) -> None:
@@ -99,22 +109,22 @@ def test_manifests(tmp_path: Path) -> None:
     (tmp_path / "valid.tsv").write_text("sound\nc.flac\t3200\n")  # relative to the manifest
     (tmp_path / "valid.wrd").write_text("YES\n")
     for root in (tmp_path, tmp_path / "train.tsv"):
-        train, val = open_sources(str(root))
+        train, val = open_splits(str(root), SOUND)
         assert names(train) == ["b", "a"]
-        assert train.texts() == ["HI YOU", "NO"]
+        assert texts(train) == ["HI YOU", "NO"]
         assert names(val) == ["c"]
         assert val is not None
-        assert val.texts() == ["YES"]
+        assert texts(val) == ["YES"]
     (tmp_path / "train.ltr").write_text("H I |\n")
     with pytest.raises(UserError, match=r"train\.ltr has 1 lines for 2 files"):
-        open_sources(str(tmp_path))
+        open_splits(str(tmp_path), SOUND)
 
 
 def test_a_manifest_of_names_that_are_not_utf_8(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.wav")
     (tmp_path / name).write_bytes(encoded(".wav", 0.1))
     (tmp_path / "train.tsv").write_bytes(os.fsencode(tmp_path) + b"\ncaf\xe9.wav\t1600\n")
-    source, _ = open_sources(str(tmp_path / "train.tsv"))
+    source, _ = open_splits(str(tmp_path / "train.tsv"), SOUND)
     assert read_headers(source).clips.name(0).endswith(name)
 
 
@@ -129,7 +139,7 @@ def test_a_manifest_of_names_that_are_not_utf_8(tmp_path: Path) -> None:
 def test_wrong_manifests_are_explained(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "train.tsv").write_text(text)
     with pytest.raises(UserError, match=message):
-        open_sources(str(tmp_path / "train.tsv"))
+        open_splits(str(tmp_path / "train.tsv"), SOUND)
 
 
 def test_tars(tmp_path: Path) -> None:
@@ -148,10 +158,10 @@ def test_tars(tmp_path: Path) -> None:
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
     for _ in range(2):  # the second time from the cache
-        train, val = open_sources(str(tmp_path))
+        train, val = open_splits(str(tmp_path), SOUND)
         assert [len(train), len(val or [])] == [3, 1]
-        assert train.texts() == ["HELLO", "YOU", None]
-        labels, speakers = train.classes("label"), train.speakers()
+        assert texts(train) == ["HELLO", "YOU", None]
+        labels, speakers = train.categories("label"), train.categories("speaker")
         assert labels is not None
         assert labels.names == ("cat", "dog")
         assert labels.ids.tolist() == [-1, 1, 0]
@@ -171,7 +181,7 @@ def write_tar(path: Path, *members: str) -> None:
             tar.addfile(info, io.BytesIO(data))
 
 
-def members(source: AudioSource | None) -> str:
+def members(source: Source | None) -> str:
     assert source is not None
     return " ".join(source.name(i).rpartition(": ")[2].removesuffix(".wav") for i in range(len(source)))
 
@@ -182,7 +192,7 @@ def test_archives_are_chosen_by_the_names_of_splits(tmp_path: Path, places: tupl
         write_tar(tmp_path / f"{place}.tar", f"{place[0]}.wav")
 
     def opened(train: str | None, val: str | None = None) -> tuple[str, str]:
-        sources = open_sources(str(tmp_path), train, val)
+        sources = open_splits(str(tmp_path), SOUND, train, val)
         return members(sources[0]), members(sources[1])
 
     assert opened("a") == ("a", "d")
@@ -205,7 +215,7 @@ def test_an_extracted_split_is_taken_and_not_its_archive(tmp_path: Path) -> None
     write_tar(tmp_path / "train-clean-100.tar", "a.wav")
     write_librispeech(tmp_path, "train-clean-100", {3: [0.2]})
     for train_split in (None, "train-clean-100"):
-        assert names(open_sources(str(tmp_path), train_split)[0]) == ["3-7-0000"]
+        assert names(open_splits(str(tmp_path), SOUND, train_split)[0]) == ["3-7-0000"]
 
 
 def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,10 +239,10 @@ def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         }
     )
     Dataset.from_dict(columns, features=features).to_parquet(tmp_path / "train-00000-of-00001.parquet")
-    train, val = open_sources(str(tmp_path))
+    train, val = open_splits(str(tmp_path), SOUND)
     assert val is None
-    assert train.texts() == ["ONE", None, "THREE", "FOUR"]
-    labels, speakers = train.classes("label"), train.speakers()
+    assert texts(train) == ["ONE", None, "THREE", "FOUR"]
+    labels, speakers = train.categories("label"), train.categories("speaker")
     assert labels is not None
     assert labels.ids.tolist() == [1, 0, 1, 1]
     assert speakers is not None
@@ -242,8 +252,8 @@ def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert broken == {2: "the row holds no sound", 3: "the row holds no sound"}
     assert len(read_audio(train.open(1), 0.5)) == 8_000
     with pytest.raises(UserError, match=r"data\.train_split: .* nosuch"):
-        open_sources(str(tmp_path), "nosuch")
-    monkeypatch.setattr(train, "_dataset", None)  # a name is given without a look at the sound
+        open_splits(str(tmp_path), SOUND, "nosuch")
+    monkeypatch.setattr(train, "_rows", None)  # a name is given without a look at the sound
     assert train.name(2).endswith("row 2 (x)")
     assert train.name(3).endswith("row 3")
 
@@ -255,29 +265,29 @@ def test_roots_without_sound_are_explained(tmp_path: Path, root: str) -> None:
     (tmp_path / "text/a.txt").write_text("")
     (tmp_path / "text/b.m4a").write_text("")
     with pytest.raises(UserError, match=r"data\.root") as error:
-        open_sources(str(tmp_path / root))
+        open_splits(str(tmp_path / root), SOUND)
     assert ("cannot read the 1 .m4a files" in str(error.value)) == (root == "text")
 
 
 def test_headers_are_read_once_and_again_when_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(3):
         write_audio(tmp_path / f"{number}.wav", seconds=0.1 * (number + 1), rate=8_000)
-    source, _ = open_sources(str(tmp_path))
+    source, _ = open_splits(str(tmp_path), SOUND)
     first = read_headers(source)
     assert first.clips.num_samples.tolist() == [1_600, 3_200, 4_800]
     assert first.clips.sample_rate.tolist() == [8_000] * 3
     with monkeypatch.context() as patched:
-        patched.setattr("d2v.modalities.speech.headers.scan", lambda *_: pytest.fail("was read again"))
-        again = read_headers(open_sources(str(tmp_path))[0])
+        patched.setattr("d2v.modalities.speech.sound_files.scan", lambda *_: pytest.fail("was read again"))
+        again = read_headers(open_splits(str(tmp_path), SOUND)[0])
     assert np.array_equal(again.clips.num_samples, first.clips.num_samples)
     write_audio(tmp_path / "3.wav", seconds=1)
-    assert len(read_headers(open_sources(str(tmp_path))[0]).clips) == 4
+    assert len(read_headers(open_splits(str(tmp_path), SOUND)[0]).clips) == 4
 
 
 def test_broken_headers_are_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(4):
         write_audio(tmp_path / f"{number}.wav", seconds=0.1 * (number + 1))
-    source, _ = open_sources(str(tmp_path))
+    source, _ = open_splits(str(tmp_path), SOUND)
     denied: set[str] = set()
     looked: list[str] = []
 
@@ -287,7 +297,7 @@ def test_broken_headers_are_read_again(tmp_path: Path, monkeypatch: pytest.Monke
             raise BrokenSample("Permission denied")
         return audio_info(file)
 
-    monkeypatch.setattr("d2v.modalities.speech.headers.audio_info", look)
+    monkeypatch.setattr("d2v.modalities.speech.sound_files.audio_info", look)
     denied |= {"1", "3"}
     assert read_headers(source).broken == {1: "Permission denied", 3: "Permission denied"}
     looked.clear()
@@ -310,7 +320,7 @@ def test_broken_headers_are_read_again(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_table_labels_files_with_one_or_several_classes(tmp_path: Path) -> None:
     for name in ("a/1.wav", "b/1.wav", "b/2.wav"):
         write_audio(tmp_path / name, seconds=0.1)
-    clips = read_headers(open_sources(str(tmp_path))[0]).clips
+    clips = read_headers(open_splits(str(tmp_path), SOUND)[0]).clips
     (tmp_path / "one.tsv").write_text("file\tlabel\na/1.wav\tdog\nb/2\tcat\nelsewhere.wav\tcow\n")
     kept, labels = class_labels(str(tmp_path / "one.tsv"), clips, None)
     assert labels.names == ("cat", "cow", "dog")

@@ -9,13 +9,13 @@ import pytest
 from PIL import Image
 from speech_files import encoded
 
-from d2v.data.sources.splits import TRAIN_NAMES, VAL_NAMES, find_split, find_splits
+from d2v.data.sources.splits import ARCHIVES, TRAIN_NAMES, VAL_NAMES, find_split, find_splits
 from d2v.errors import UserError
 from d2v.modalities.speech.data import LibriSpeechDataModule
 from d2v.modalities.text.labelled.data import LabelledTextDataModule
 from d2v.modalities.vision.data import ImageNetDataModule
 
-ARCHIVES, MANIFESTS = (".parquet", ".tar"), (".tsv",)
+MANIFESTS = (".tsv",)
 
 
 @pytest.fixture(autouse=True)
@@ -71,8 +71,8 @@ def write_table(root: Path, name: str, count: int) -> None:
 
 
 def pictures(root: Path) -> tuple[int, int]:
-    train, val = ImageNetDataModule(str(root)).sources
-    return len(train), len(val or ())
+    splits = ImageNetDataModule(str(root)).splits
+    return len(splits["train"]), len(splits.get("val", ()))
 
 
 def sound(root: Path) -> tuple[int, int]:
@@ -126,17 +126,17 @@ def test_forms_are_not_mixed_unless_a_name_says_so(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
     archive = tmp_path / "ILSVRC2012_img_val.tar"
     archive.touch()
-    assert find_splits(tmp_path, ARCHIVES, MANIFESTS, None, None) == ([tmp_path / "train"], [tmp_path / "test"])
-    assert find_splits(tmp_path, ARCHIVES, MANIFESTS, None, "val").val == [archive]
+    assert find_splits(tmp_path, MANIFESTS, None, None) == ([tmp_path / "train"], [tmp_path / "test"])
+    assert find_splits(tmp_path, MANIFESTS, None, "val")[1] == [archive]
 
 
 def test_folders_that_begin_with_train_are_one_split(tmp_path: Path) -> None:
     for name in ("train-b", "train-a", "dev-other", "Test"):
         (tmp_path / name).mkdir()
     (tmp_path / "train-a.tar").touch()
-    splits = find_splits(tmp_path, ARCHIVES, MANIFESTS, None, None)
+    splits = find_splits(tmp_path, MANIFESTS, None, None)
     assert splits == ([tmp_path / "train-a", tmp_path / "train-b"], [tmp_path / "dev-other"])
-    splits = find_splits(tmp_path, ARCHIVES, MANIFESTS, "train-b", "test")
+    splits = find_splits(tmp_path, MANIFESTS, "train-b", "test")
     assert splits == ([tmp_path / "train-b"], [tmp_path / "Test"])
 
 
@@ -145,8 +145,8 @@ def test_a_name_is_a_whole_word(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     train = [tmp_path / "imagenet_train_000.tar", tmp_path / "imagenet_train_001.tar"]
     assert find_split(tmp_path, "train", ARCHIVES) == train
-    assert find_splits(tmp_path, ARCHIVES, MANIFESTS, None, None).train == train, "a table of labels is no manifest"
+    assert find_splits(tmp_path, MANIFESTS, None, None)[0] == train, "a table of labels is no manifest"
     with pytest.raises(UserError, match=r"data\.val_split: there is no folder dev and no .*there are: constrained"):
-        find_splits(tmp_path, ARCHIVES, MANIFESTS, None, "dev")
+        find_splits(tmp_path, MANIFESTS, None, "dev")
     with pytest.raises(UserError, match=r"data\.train_split is ' , ': it names no split"):
-        find_splits(tmp_path, ARCHIVES, MANIFESTS, " , ", None)
+        find_splits(tmp_path, MANIFESTS, " , ", None)

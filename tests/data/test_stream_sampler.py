@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from d2v.data.randomness import keyed_randomness, stable_seed
 from d2v.data.sampler import OrderedSampler, StreamSampler
+from d2v.data.samples import keyed_randomness, stable_seed
 
 sizes = {
     "num_samples": st.integers(1, 60),

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import RobertaTokenizer
 
-from d2v.data.files import PackedStrings
+from d2v.data.file_index import PackedStrings
 from d2v.errors import UserError
 from d2v.modalities.text.corpus.encoding import LineEncoder, splits_at_spaces
 from d2v.modalities.text.labelled.examples import Examples
@@ -199,7 +199,7 @@ def test_each_form_is_found(tokenizer: TextTokenizer, tmp_path: Path) -> None:
     trained = tmp_path / "trained" / "checkpoints"
     trained.mkdir(parents=True)
     for path in (tmp_path / "last.ckpt", trained / "last.ckpt"):
-        torch.save({"d2v": {"assets": {"tokenizer.json": tokenizer.to_json()}}}, path)
+        torch.save({"d2v": {"encoders": {"": {"assets": {"tokenizer.json": tokenizer.to_json()}}}}}, path)
     for path in (run, run / "tokenizer.json", tmp_path / "last.ckpt", tmp_path / "trained"):
         assert TextTokenizer.open(path).fingerprint == tokenizer.fingerprint
     for path in ("pair", "pair/vocab.json", "prefix/roberta", "prefix/roberta-", "prefix/roberta-merges.txt"):

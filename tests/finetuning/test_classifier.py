@@ -76,7 +76,7 @@ def test_precision_does_not_depend_on_what_shares_a_batch():
     module = make_module("classifier", task="multi")
     module.set_names(("a", "b"))
     module._data_classes = module.names
-    module.method.task.head = torch.nn.Identity()
+    module.method.head = torch.nn.Identity()
     module._features = lambda batch: batch.inputs  # type: ignore[method-assign]
     module.log = module.log_dict = lambda *_, **__: None  # type: ignore[method-assign]
     for score, label in ((0.9, 0.0), (1.5, 1.0)):
@@ -190,7 +190,7 @@ def test_bad_input_is_named(tmp_path):
     message(r"data: no labels, so there is nothing to fit", {"labels": "none"})
     message(r"model\.task is single, but the data have several labels a sample", {"labels": "multi"})
     message(r"model\.task is multi, but the data have one class a sample", task="multi")
-    assert make_encoder().num_cls == 0
+    assert make_encoder().front.num_cls == 0
 
 
 class Vectors(LightningDataModule):
@@ -246,7 +246,7 @@ def test_scores_are_divided_to_be_learned(tmp_path):
     module = picture_module(task="regression", score_scale=5.0)
     module.set_names(("score",))
     module._data_classes = module.names
-    module.method.task.head = torch.nn.Identity()
+    module.method.head = torch.nn.Identity()
     module._features = lambda batch: batch.inputs  # type: ignore[method-assign]
     scores, labels = torch.tensor([[0.5], [0.9]]), torch.tensor([2.0, 4.5])
     assert float(module._loss(scores, labels)) == pytest.approx(0.1**2 / 2)

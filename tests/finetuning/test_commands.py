@@ -10,10 +10,12 @@ import soundfile
 import torch
 import yaml
 from command_line import D2V
+from encoders import recipe, save_checkpoint
 from toy import EXTRACTOR, make_encoder, melody, text_of
 
 from d2v.configs import SHIPPED
 from d2v.finetuning.ctc import CTCModule
+from d2v.modalities.speech.front_end import SpeechFrontEnd
 from d2v.types import Batch
 
 RATE = 16_000
@@ -40,13 +42,10 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-ENCODER = {
-    "class_path": "d2v.modalities.speech.front_end.SpeechFrontEnd",
-    "init_args": {
-        "width": 32, "depth": 2, "num_heads": 2, "extractor": [list(layer) for layer in EXTRACTOR],
-        "position_layers": 1, "position_kernel": 5, "position_groups": 4,
-    },
-}  # fmt: skip
+ENCODER = recipe(
+    SpeechFrontEnd, width=32, depth=2, num_heads=2, extractor=[list(layer) for layer in EXTRACTOR],
+    position_layers=1, position_kernel=5, position_groups=4,
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -211,7 +210,7 @@ def test_an_untrained_head_and_foreign_checkpoints_are_named(d2v: D2V, overlay: 
         code, _, err = d2v(command, *recipe)
         assert code == 2, err
         assert f"--ckpt_path: the head is untrained; give `d2v {command}`" in err
-    torch.save({"state_dict": {}, "d2v": {"student": make_encoder().recipe}}, tmp_path / "pretrained.ckpt")
+    save_checkpoint(make_encoder(), tmp_path / "pretrained.ckpt")
     code, _, err = d2v("test", *recipe, "--ckpt_path", "pretrained.ckpt")
     assert code == 2
     assert "it has no alphabet" in err

@@ -260,7 +260,7 @@ def test_padding_does_not_change_the_loss_of_a_clip(tmp_path, masks, masked_inpu
 
 
 def test_frozen_parts_stay_as_they_are_and_in_eval_mode(tmp_path):
-    module = make_module(freeze=["feature_extractor.layers"], encoder_args={"dropout": 0.1})
+    module = make_module(freeze=["front.feature_extractor.layers"], encoder_args={"dropout": 0.1})
     before = weights(module)
     modes = []
 
@@ -285,7 +285,7 @@ def test_the_encoder_waits_for_the_head(tmp_path):
     before = weights(make_module())
     assert not changed(module, before)
     module, trainer = fit(tmp_path, module={"freeze_encoder_steps": 3, "optimizer": optimizer}, max_steps=4)
-    assert any("transformer" in name for name in changed(module, before))
+    assert any("trunk" in name for name in changed(module, before))
     steps = {float(state["step"]) for state in trainer.optimizers[0].state.values()}
     assert steps == {1.0, 4.0}
 
@@ -308,7 +308,7 @@ def test_a_resumed_run_repeats_an_uninterrupted_one_bit_for_bit(tmp_path):
         "encoder_args": {"dropout": 0.1, "attention_dropout": 0.1, "layer_drop": 0.3, "masked_input": "replace"},
         "masks": MASKS,
         "final_dropout": 0.1,
-        "freeze": ["feature_extractor.layers"],
+        "freeze": ["front.feature_extractor.layers"],
         "freeze_encoder_steps": 5,
     }
     data = {"num_samples": 14, "batch_size": 2, "global_batch_size": 4}
@@ -333,7 +333,10 @@ def test_a_checkpoint_holds_alphabet_and_recipe_as_plain_values_and_gives_the_en
     module, folder = learned
     content = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert content["d2v"]["alphabet"] == ["<blank>", "|", "a", "b", "c"]
-    assert content["d2v"]["student"]["class_path"] == "d2v.modalities.speech.front_end.SpeechFrontEnd"
+    assert (
+        content["d2v"]["encoders"][""]["recipe"]["front"]["class_path"]
+        == "d2v.modalities.speech.front_end.SpeechFrontEnd"
+    )
     encoder = d2v.load(folder)
     for name, value in encoder.state_dict().items():
         assert torch.equal(value, module.student.state_dict()[name])
@@ -353,7 +356,7 @@ def test_other_arguments_of_the_encoder(learned):
     _, folder = learned
     module = make_module(checkpoint=str(folder), encoder_changes={"layer_drop": 0.25, "dropout": 0.5})
     assert module.student.trunk.layer_drop == 0.25
-    assert module.student.recipe["init_args"]["dropout"] == 0.5
+    assert module.student.recipe["trunk"]["dropout"] == 0.5
     with pytest.raises(UserError, match=r"model\.checkpoint, with model\.encoder_changes \{'layer_dorp': 0\.25\}: "):
         make_module(checkpoint=str(folder), encoder_changes={"layer_dorp": 0.25})
 
@@ -445,7 +448,7 @@ def test_an_encoder_of_another_modality_is_named(tmp_path):
 def test_a_pretraining_checkpoint_is_not_resumed(learned):
     module, _ = learned
     with pytest.raises(UserError, match=r"no fine-tuned CTCModule: it has no alphabet.*model\.checkpoint"):
-        module.prepare_for({"d2v": {"student": {}}})
+        module.prepare_for({"d2v": {"encoders": {}}})
 
 
 # Several processes
@@ -454,7 +457,7 @@ def test_a_pretraining_checkpoint_is_not_resumed(learned):
 def test_two_processes_equal_one(tmp_path):
     """Plain DDP, with parts frozen, and all of the encoder at first: ranks agree, and equal one process."""
     module = {
-        "freeze": ["feature_extractor.layers"],
+        "freeze": ["front.feature_extractor.layers"],
         "freeze_encoder_steps": 2,
         "masks": MASKS,
         "encoder_args": {"masked_input": "replace"},

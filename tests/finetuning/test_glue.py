@@ -10,7 +10,7 @@ import datasets
 import pytest
 import torch
 from command_line import D2V
-from encoders import text_encoder
+from encoders import save_checkpoint, text_encoder
 
 from d2v.commands.glue_results import Results, Run, best_lr, best_of, table
 from d2v.configs import SHIPPED
@@ -77,10 +77,8 @@ ENTAILMENT = ("entailment", "not_entailment")
 def checkpoint(tmp_path: Path) -> Path:
     torch.manual_seed(0)
     encoder = text_encoder(vocab_size=len(TOKENIZER), width=8, depth=1, num_heads=1, max_positions=32)
-    state = {f"method.student.{name}": value for name, value in encoder.state_dict().items()}
-    ours = {"student": encoder.recipe, "assets": {"tokenizer.json": TOKENIZER.to_json()}}
-    torch.save({"state_dict": state, "d2v": ours}, tmp_path / "encoder.ckpt")
-    return tmp_path / "encoder.ckpt"
+    encoder.assets = {"tokenizer.json": TOKENIZER.to_json()}
+    return save_checkpoint(encoder, tmp_path / "encoder.ckpt")
 
 
 def make(root: Path, task: str, tmp_path: Path, **values: Any) -> GlueDataModule:
@@ -300,7 +298,7 @@ def test_a_run_of_epochs_resumes_exactly(d2v: D2V, glue: Path, checkpoint: Path,
     whole, resumed = (torch.load(f"runs/{name}/checkpoints/last.ckpt") for name in ("whole", "resumed"))
     assert whole["global_step"] == resumed["global_step"] == 8
     torch.testing.assert_close(resumed["state_dict"], whole["state_dict"], rtol=0, atol=0)
-    assert whole["d2v"]["assets"]["tokenizer.json"] == TOKENIZER.to_json()
+    assert whole["d2v"]["encoders"][""]["assets"]["tokenizer.json"] == TOKENIZER.to_json()
 
 
 def test_the_command_refuses(d2v: D2V, glue: Path, checkpoint: Path, tmp_path: Path) -> None:

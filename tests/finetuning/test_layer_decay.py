@@ -75,7 +75,7 @@ def test_pictures_have_the_rates_of_beit() -> None:
 
 def test_prenet_blocks_are_blocks() -> None:
     found, _ = scales(vision_encoder(image_size=16, patch_size=4, width=16, depth=2, prenet_depth=2, num_heads=2))
-    first, second = (found[f"student.trunk.{stack}.0.norm1.weight"] for stack in ("prenet", "blocks"))
+    first, second = (found[f"student.{stack}.0.norm1.weight"] for stack in ("front.prenet", "trunk.blocks"))
     assert (first, second) == pytest.approx((0.65**4, 0.65**2))
     assert found["student.front.input_norm.weight"] == pytest.approx(0.65**5)
     assert "student.front.positions.table" not in found, "it is not trained"
@@ -84,8 +84,8 @@ def test_prenet_blocks_are_blocks() -> None:
 @pytest.mark.parametrize(
     ("encoder", "lowest", "highest"),
     [
-        (make_encoder(alibi=True), "positions.layers.0.weight", "attention_bias.scale"),
-        (text_encoder(vocab_size=20, width=16, depth=2, num_heads=2), "feature_extractor.embedding.weight", None),
+        (make_encoder(alibi=True), "front.positions.layers.0.weight", "front.attention_bias.scale"),
+        (text_encoder(vocab_size=20, width=16, depth=2, num_heads=2), "front.feature_extractor.embedding.weight", None),
     ],
 )
 def test_sound_and_text_have_such_rates_too(encoder: Encoder, lowest: str, highest: str | None) -> None:
@@ -148,13 +148,13 @@ def test_a_head_with_a_rate_of_its_own(tmp_path: Path) -> None:
     assert set(rates) == {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     assert sum(len(group["params"]) for group in groups) == len(rates), "no parameter is in two groups"
     assert {name for name, rate in rates.items() if rate != 1e-3} == {
-        "method.task.head.proj.weight",
-        "method.task.head.proj.bias",
+        "method.head.proj.weight",
+        "method.head.proj.bias",
     }
-    assert rates["method.task.head.proj.weight"] == rates["method.task.head.proj.bias"] == pytest.approx(1e-2)
+    assert rates["method.head.proj.weight"] == rates["method.head.proj.bias"] == pytest.approx(1e-2)
     left_alone = {names[p] for group in module.parameter_groups() if "weight_decay" in group for p in group["params"]}
-    assert "method.task.head.proj.bias" in left_alone
-    assert "method.task.head.proj.weight" not in left_alone
+    assert "method.head.proj.bias" in left_alone
+    assert "method.head.proj.weight" not in left_alone
     assert groups[0]["initial_lr"] == 1e-3, "the rate that is logged is the one that was asked for"
 
     file = tmp_path / "to-2" / "last.ckpt"

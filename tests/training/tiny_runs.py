@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # as a script
 from encoders import vision_encoder
 from torch import Tensor
 
-from d2v.data.dataset import SampleDataset, SkippedSamples
-from d2v.data.module import PretrainingDataModule, Split
+from d2v.data.data_module import PretrainingDataModule, Split
+from d2v.data.samples import SampleDataset, SkippedSamples
 from d2v.modalities.vision.data import ImageNetDataModule
 from d2v.model.heads import ConvDecoder2d, LinearHead
 from d2v.model.losses import ClsLoss, RegressionLoss

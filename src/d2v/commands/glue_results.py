@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from d2v.data.files import fingerprint
+from d2v.data.file_index import fingerprint
 from d2v.errors import UserError
 from d2v.modalities.text.labelled.glue import NOT_AVERAGED, TASKS
 

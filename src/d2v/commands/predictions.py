@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from tqdm.auto import tqdm
 
-from d2v.data.dataset import SkippedSamples
+from d2v.data.samples import SkippedSamples
 from d2v.finetuning.rows import Rows
 from d2v.metrics import of_encoder
 from d2v.types import Batch, by_encoder
@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 
 _OF_ANOTHER_ROOT = {
     "labels": None, "train_split": None, "val_split": None, "val_fraction": 0.0, "hold_out": "clips", "max_hours": None,
-    "min_seconds": 0.0, "max_eval_seconds": None, "label_fraction": 1.0, "subset": None,
+    "min_seconds": 0.0, "max_eval_seconds": None, "label_fraction": 1.0, "max_samples": None,
+    "subset": None,
 }  # fmt: skip
 """Arguments of DataModules that choose and divide what one root holds, and what to read another with."""
 _SPLITS = ("train_split", "val_split", "val_fraction")

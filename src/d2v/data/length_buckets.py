@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from d2v.data.randomness import stable_seed
+from d2v.data.samples import stable_seed
 
 # A bucket's longest sample is at most so much longer than its shortest: about half of that is padding on average ...
 _WIDEST = 1.02

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from d2v.data.randomness import stable_seed
+from d2v.data.samples import stable_seed
 
 
 class StreamSampler(Sampler[list[tuple[int, int]]]):

@@ -118,16 +118,8 @@ def _serve() -> None:
             pieces.append(ctypes.string_at(samples, 2 * count))
         return 0
 
-    library.espeak_Synth.argtypes = [
-        ctypes.c_char_p,
-        ctypes.c_size_t,
-        ctypes.c_uint,
-        ctypes.c_int,
-        ctypes.c_uint,
-        ctypes.c_uint,
-        ctypes.c_void_p,
-        ctypes.c_void_p,
-    ]
+    number, pointer = ctypes.c_uint, ctypes.c_void_p
+    library.espeak_Synth.argtypes = [pointer, ctypes.c_size_t, number, ctypes.c_int, number, number, pointer, pointer]
     sample_rate = library.espeak_Initialize(_SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), 0)
     if sample_rate <= 0:
         sys.exit("espeak_Initialize found no data")

@@ -7,43 +7,18 @@ from d2v.errors import UserError
 DIGITS = ("ZERO", "ONE", "TWO", "THREE", "FOUR", "FIVE", "SIX", "SEVEN", "EIGHT", "NINE")
 
 # A word in angle brackets stands for one of its choices.
-_CHOICES = {
-    "<who>": [
-        "SHIP",
-        "HORSE",
-        "KING",
-        "TEACHER",
-        "DOCTOR",
-        "CHILD",
-        "SAILOR",
-        "FARMER",
-        "DOG",
-        "QUEEN",
-        "BIRD",
-        "WOMAN",
-    ],
-    "<it>": ["HE", "SHE", "WE", "THEY"],
-    "<how>": ["RED", "OLD", "YOUNG", "SMALL", "GREEN", "QUIET", "TALL", "DARK", "BRAVE", "HAPPY"],
-    "<did>": ["SAW", "FOUND", "LEFT", "LIKED", "PAINTED", "FOLLOWED", "REACHED", "WATCHED", "PASSED", "CROSSED"],
-    "<was>": ["WAITED", "SLEPT", "SANG", "WALKED", "STOOD", "PLAYED", "STAYED"],
-    "<what>": [
-        "HARBOUR",
-        "GARDEN",
-        "BRIDGE",
-        "RIVER",
-        "HOUSE",
-        "WINDOW",
-        "BOAT",
-        "TABLE",
-        "MARKET",
-        "MOUNTAIN",
-        "ROAD",
-        "TOWER",
-    ],
-    "<where>": ["NEAR", "BEHIND", "UNDER", "BY"],
-    "<when>": ["TODAY", "YESTERDAY", "AGAIN", "AT NIGHT", "IN WINTER", "BEFORE NOON", *["AT <digit>"] * 6],
-    "<digit>": list(DIGITS),
+_WORDS = {
+    "<who>": "SHIP, HORSE, KING, TEACHER, DOCTOR, CHILD, SAILOR, FARMER, DOG, QUEEN, BIRD, WOMAN",
+    "<it>": "HE, SHE, WE, THEY",
+    "<how>": "RED, OLD, YOUNG, SMALL, GREEN, QUIET, TALL, DARK, BRAVE, HAPPY",
+    "<did>": "SAW, FOUND, LEFT, LIKED, PAINTED, FOLLOWED, REACHED, WATCHED, PASSED, CROSSED",
+    "<was>": "WAITED, SLEPT, SANG, WALKED, STOOD, PLAYED, STAYED",
+    "<what>": "HARBOUR, GARDEN, BRIDGE, RIVER, HOUSE, WINDOW, BOAT, TABLE, MARKET, MOUNTAIN, ROAD, TOWER",
+    "<where>": "NEAR, BEHIND, UNDER, BY",
+    "<when>": "TODAY, YESTERDAY, AGAIN, AT NIGHT, IN WINTER, BEFORE NOON" + 6 * ", AT <digit>",
+    "<digit>": ", ".join(DIGITS),
 }
+_CHOICES = {name: words.split(", ") for name, words in _WORDS.items()}
 _PATTERNS = (
     "THE <how> <who> <did> THE <what> <when>",
     "THE <who> <did> THE <how> <what> <when>",

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from d2v.checkpoints.load import Weights, load
 from d2v.data.cores import available_cores
-from d2v.data.inputs import Inputs
+from d2v.data.encoder_inputs import Inputs
 from d2v.errors import Interrupted, UserError
 from d2v.evaluation.frozen import find_device
 from d2v.features.encode import Progress, Row, Skipped, embed_inputs

@@ -10,9 +10,8 @@ from jaxtyping import Bool
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from d2v.data.dataset import BrokenSample
-from d2v.data.inputs import Inputs
-from d2v.errors import UserError
+from d2v.data.encoder_inputs import Inputs
+from d2v.errors import BrokenSample, UserError
 from d2v.features.chunks import Chunk, plan_chunks
 from d2v.features.settings import FeatureOptions
 from d2v.model.encoder import Encoder

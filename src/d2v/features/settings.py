@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from d2v.data.inputs import Inputs
+from d2v.data.encoder_inputs import Inputs
 from d2v.model.encoder import Encoder, Layer, Pooling
 
 # Where a checkpoint and inputs lie says nothing of what they are.

@@ -69,7 +69,7 @@ class FrozenParts:
         for name in names:
             chosen = [parameter for path, parameter in parameters if _within(path, name)]
             if not chosen:
-                parts = ", ".join(dict.fromkeys(path.partition(".")[0] for path, _ in parameters))
+                parts = ", ".join(dict.fromkeys(".".join(path.split(".")[:2]) for path, _ in parameters))
                 raise UserError(f"model.freeze: the encoder has no part {name!r}; it has {parts}, and what is in them")
             for parameter in chosen:
                 parameter.requires_grad_(False)

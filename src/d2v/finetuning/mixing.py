@@ -12,7 +12,7 @@ from d2v.errors import UserError
 
 @dataclass(frozen=True)
 class Mixing:
-    """Mixes each picture of a training batch with the one before it, all with the same share (torchvision's two).
+    """Mixes each picture of a training batch with the one before it, all by the same share.
 
     Args:
         mixup: Alpha of the beta distribution of the share with which whole pictures are blended (mixup, arXiv
@@ -40,7 +40,7 @@ class Mixing:
     def apply(
         self, pixels: Float[Tensor, "b c h w"], labels: Int64[Tensor, "b"], num_classes: int
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b k"]]:
-        """Mixed pictures and the shares of the classes in them, by draws from torch's global generator of the CPU.
+        """The mixed pictures and the shares of the classes in them; drawn from torch's global CPU generator.
 
         Args:
             pixels: A batch; it is left as it is.
@@ -48,13 +48,13 @@ class Mixing:
             num_classes: K.
 
         Raises:
-            UserError: The inputs are no pictures.
+            UserError: The inputs are not pictures.
         """
         from torchvision.transforms import v2  # here, because classifiers of sound and text need no torchvision
 
         if pixels.ndim != 4:
             raise UserError(
-                f"model.mixing: pictures can be mixed, and the inputs are of shape {list(pixels.shape)}; set it to null"
+                f"model.mixing: only pictures can be mixed, not inputs of shape {list(pixels.shape)}; set it to null"
             )
         mixed, switch = torch.rand(2).tolist()
         if mixed >= self.prob:

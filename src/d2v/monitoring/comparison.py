@@ -15,7 +15,7 @@ from d2v.checkpoints.load import Weights, load
 from d2v.checkpoints.recipe import build, build_encoder, package_of
 from d2v.config_messages import parser_message
 from d2v.configs import find_config, read_config
-from d2v.data.module import PretrainingDataModule
+from d2v.data.data_module import PretrainingDataModule
 from d2v.errors import UserError
 from d2v.evaluation.frozen import find_device
 from d2v.evaluation.probe_encoder import probe_encoder

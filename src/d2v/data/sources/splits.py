@@ -1,10 +1,21 @@
-"""Which of what lies in a root is which split: the same names and the same rules for every medium."""
+"""What lies in a root, and which of it is which split: the same names and rules for every medium.
 
+A root is one of
+  - a tree with a folder a split, ``train/`` and ``val/`` or others of the names below;
+  - archives, Hugging Face parquet or WebDataset tars: a folder a split, or the split's name among the words of theirs;
+  - manifests, files that list samples, if the medium has any: one a split, of its very name;
+  - any other folder, a file or a glob: all of it is for training.
+"""
+
+import glob
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
+from d2v.data.file_index import list_files
+from d2v.data.sources.parquet import Parquet
+from d2v.data.sources.source import Files, Medium, Source
+from d2v.data.sources.tars import Tars
 from d2v.errors import UserError
 
 TRAIN_NAMES = ("train", "training")
@@ -16,16 +27,8 @@ VAL_NAMES = (
 )  # fmt: skip
 """Names of a validation split, in the order in which they are looked for."""
 
-EndingOf = Callable[[str], str]
-"""From the name of a file to its ending, in lower case; one that knows compressed files leaves that ending out."""
-
-
-class Splits(NamedTuple):
-    """Where the splits of a root lie: each a folder, or one or more files."""
-
-    train: list[Path] | None
-    """None: nothing is called a training split, so everything but ``val`` is for training."""
-    val: list[Path] | None
+ARCHIVES = (".parquet", ".tar")
+"""Endings of files that hold many samples, in the order in which they are looked for."""
 
 
 def ending(name: str) -> str:
@@ -33,86 +36,7 @@ def ending(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def find_splits(
-    root: Path, archives: Sequence[str], manifests: Sequence[str], train_split: str | None, val_split: str | None
-) -> Splits:
-    """Find the training and the validation split of a root.
-
-    A split that nobody named is the first of :data:`TRAIN_NAMES` (else all folders that begin with ``train-``) and the
-    first of :data:`VAL_NAMES` that is there in the same form: beside a folder with the training files, an archive is no
-    validation split, but what some other folder was extracted from.
-
-    Args:
-        root: a folder.
-        archives: endings of files that hold several samples; the first that occurs is taken.
-        manifests: endings of files that list samples; these have the very name of the split.
-        train_split: names, comma-separated; None: found as above.
-        val_split: likewise.
-
-    Raises:
-        UserError: a split that was named is not there.
-    """
-
-    def find(name: str) -> list[Path]:
-        exact = find_split(root, name, (*archives, *manifests), by_word=False)
-        return exact or find_split(root, name, archives)
-
-    def named(names: str, key: str) -> list[Path]:
-        found: list[Path] = []
-        for name in listed(names):
-            parts = find(name)
-            if not parts:
-                raise not_there(root, name, key, (*archives, *manifests))
-            found += [part for part in parts if part not in found]
-        if not found:
-            raise UserError(f"data.{key} is {names!r}: it names no split; give a name, or null.")
-        return found
-
-    if train_split is not None:
-        train: list[Path] | None = named(train_split, "train_split")
-    else:
-        train = _training(root, archives, manifests)
-    if val_split is not None:
-        return Splits(train, named(val_split, "val_split"))
-    form = _form(train or archives_beside(root, archives) or [root], archives)
-    for name in VAL_NAMES:
-        found = [path for path in find(name) if path not in (train or ())]
-        if found and _form(found, archives) == form:
-            return Splits(train, found)
-    return Splits(train, None)
-
-
-def find_split(
-    root: Path, name: str, endings: Sequence[str], ending_of: EndingOf = ending, by_word: bool = True
-) -> list[Path]:
-    """Find one split: a folder of its name, or else files in ``root``, or else files in ``root/data``.
-
-    Files have the very name of the split, ``train.tsv``, or else its name among the words of theirs,
-    ``train-00000-of-00002.parquet``: GLUE's ``dev_ids.tsv`` beside ``dev.tsv`` is no part of a split.
-
-    Args:
-        root: a folder.
-        name: of the split; upper and lower case are the same.
-        endings: of its files; those of the first ending that occurs are taken.
-        ending_of: finds the ending of a file.
-        by_word: whether the name may be one of several words.
-
-    Returns:
-        The folder, or the files in the order of their names; nothing if there is no such split.
-    """
-    folder = _folder(root, name)
-    if folder is not None:
-        return [folder]
-    for place in (root, root / "data"):
-        files = files_in(place, endings, ending_of)
-        exact = [file for file in files if _words(_stem(file, ending_of)) == _words(name)]
-        found = exact or [file for file in files if by_word and _words(name) in _words(file.name)]
-        if found:
-            return of_one_ending(found, endings, ending_of)
-    return []
-
-
-def files_in(folder: Path, endings: Sequence[str], ending_of: EndingOf = ending) -> list[Path]:
+def files_in(folder: Path, endings: Sequence[str], ending_of: Callable[[str], str] = ending) -> list[Path]:
     """Files directly in a folder that have one of these endings, sorted; none if there is no such folder."""
     if not folder.is_dir():
         return []
@@ -120,7 +44,9 @@ def files_in(folder: Path, endings: Sequence[str], ending_of: EndingOf = ending)
     return sorted(path for path in files if not path.is_dir())
 
 
-def of_one_ending(files: Sequence[Path], endings: Sequence[str], ending_of: EndingOf = ending) -> list[Path]:
+def of_one_ending(
+    files: Sequence[Path], endings: Sequence[str], ending_of: Callable[[str], str] = ending
+) -> list[Path]:
     """Those of the first ending that occurs: a README.txt beside tables is none of them."""
     for wanted in endings:
         chosen = [file for file in files if ending_of(file.name) == wanted]
@@ -129,15 +55,269 @@ def of_one_ending(files: Sequence[Path], endings: Sequence[str], ending_of: Endi
     return []
 
 
-def listed(names: str | None) -> list[str]:
-    """Names of splits as a user writes them, separated by commas."""
-    if names is None:
-        return []
-    return [name.strip() for name in names.split(",") if name.strip()]
+def find_split(
+    root: Path,
+    name: str,
+    endings: Sequence[str],
+    ending_of: Callable[[str], str] = ending,
+    by_word: bool = True,
+) -> list[Path]:
+    """Find one split: a folder of its name, or else files in ``root``, or else files in ``root/data``.
+
+    Files have the very name of the split, ``train.tsv``, or else its name among the words of theirs,
+    ``train-00000-of-00002.parquet``: GLUE's ``dev_ids.tsv`` beside ``dev.tsv`` is no part of a split.
+
+    Args:
+        root: a folder.
+        name: of the split, or a path; upper and lower case are the same.
+        endings: of its files; those of the first ending that occurs are taken.
+        ending_of: finds the ending of a file, in lower case; one that knows compressed files leaves out that of the
+            compression.
+        by_word: whether the name may be one of several words.
+
+    Returns:
+        The folder, or the files in the order of their names; nothing if there is no such split.
+    """
+    itself = root / name
+    if itself.is_dir() or (itself.is_file() and ending_of(name) in endings):
+        return [itself]
+    for path in sorted(root.iterdir()):
+        if path.is_dir() and path.name.lower() == name.lower():
+            return [path]
+    for place in (root, root / "data"):
+        files = files_in(place, endings, ending_of)
+        stems = [file.name.lower().rpartition(ending_of(file.name))[0] for file in files]
+        found = [file for file, stem in zip(files, stems, strict=True) if _words(stem) == _words(name)]
+        if by_word and not found:
+            found = [file for file in files if _words(name) in _words(file.name)]
+        if found:
+            return of_one_ending(found, endings, ending_of)
+    return []
 
 
-def not_there(root: Path, name: str, key: str, endings: Sequence[str]) -> UserError:
-    """The error for a split that somebody named and that is not in ``root``; ``key`` is the data.KEY that names it."""
+def find_splits(
+    root: Path, manifests: Sequence[str], train_split: str | None, val_split: str | None
+) -> tuple[list[Path] | None, list[Path] | None]:
+    """Find the training and the validation split of files in a root.
+
+    A split that nobody named is the first of :data:`TRAIN_NAMES` (else all folders that begin with ``train-``) and the
+    first of :data:`VAL_NAMES` that is there in the same form: beside a folder with the training files, an archive is no
+    validation split, but what some other folder was extracted from.
+
+    Args:
+        root: a folder.
+        manifests: endings of files that list samples; these have the very name of the split.
+        train_split: names, comma-separated; None: found as above.
+        val_split: likewise.
+
+    Returns:
+        Where each lies: folders or files. No training split: everything but the validation split is for training.
+
+    Raises:
+        UserError: a split that was named is not there.
+    """
+
+    def find(name: str) -> list[Path]:
+        exact = find_split(root, name, (*ARCHIVES, *manifests), by_word=False)
+        return exact or find_split(root, name, ARCHIVES)
+
+    def named(names: str, key: str) -> list[Path]:
+        found: list[Path] = []
+        for name in filter(None, map(str.strip, names.split(","))):
+            places = find(name)
+            if not places:
+                raise _not_there(root, name, key, manifests)
+            found += [place for place in places if place not in found]
+        if not found:
+            raise UserError(f"data.{key} is {names!r}: it names no split; give a name, or null.")
+        return found
+
+    train = _training(root, manifests) if train_split is None else named(train_split, "train_split")
+    if val_split is not None:
+        return train, named(val_split, "val_split")
+    form = _form(train or _archives_beside(root) or [root])
+    for name in VAL_NAMES:
+        found = [place for place in find(name) if place not in (train or ())]
+        if found and _form(found) == form:
+            return train, found
+    return train, None
+
+
+def open_splits(
+    root: str, medium: Medium, train_split: str | None = None, val_split: str | None = None
+) -> tuple[Source, Source | None]:
+    """Open the training split of a root and its validation split, if there is one.
+
+    Args:
+        root: a folder, an archive, a manifest, a file of the medium, or a glob of such files.
+        medium: of the samples.
+        train_split: names of splits, comma-separated; None: train/, or everything but the validation split.
+        val_split: likewise; None: the first usual name that is there.
+
+    Raises:
+        UserError: there is no such root or split, or no sample in it.
+    """
+    path = _existing(root, medium)
+    if path is None or path.is_file():
+        train = _globbed(root, medium) if path is None else _from_file(path, medium)
+        return train, _beside(path, medium, train_split, val_split)
+    if medium.unpacks_to is not None and (path / medium.unpacks_to).is_dir():
+        path = path / medium.unpacks_to
+    train_places, val_places = find_splits(path, tuple(medium.manifests), train_split, val_split)
+    val = None if val_places is None else _opened(val_places, medium, path)
+    if train_places is not None:
+        return _opened(train_places, medium, path), val
+    # Everything is for training, but never the validation split.
+    if archives := _archives_beside(path):
+        for_training = [file for file in archives if file not in (val_places or ())]
+        if not for_training:
+            raise UserError(f"data.root {root}: {archives[0].name} is there, and nothing to train on.")
+        return _opened(for_training, medium, path), val
+    return _from_folder(path, medium, exclude=val_places[0].name if val_places else None), val
+
+
+def open_everything(root: str, medium: Medium, key: str = "data.root") -> Source:
+    """Open all samples in a root, whatever split they belong to: files, else archives, else those in manifests.
+
+    Args:
+        root: as in :func:`open_splits`.
+        medium: of the samples.
+        key: the option that gives the root, for messages.
+
+    Raises:
+        UserError: there is no such root, or no sample in it.
+    """
+    try:
+        path = _existing(root, medium)
+        if path is None:
+            return _globbed(root, medium)
+        if path.is_file():
+            return _from_file(path, medium)
+        if not list_files(path, medium.suffixes):
+            for suffix in (*ARCHIVES, *medium.manifests):
+                if files := list_files(path, (suffix,)):
+                    return _opened([path / file for file in files], medium, path)
+        return _from_folder(path, medium)
+    except UserError as error:
+        raise UserError(str(error).replace("data.root", key)) from error
+
+
+def _existing(root: str, medium: Medium) -> Path | None:
+    """The path of a root; None if it is a glob."""
+    path = Path(root).expanduser()
+    if path.exists():
+        return path
+    if glob.has_magic(root):
+        return None
+    raise UserError(f"data.root {root} does not exist. Set it to the folder, file or glob that has the {medium.noun}.")
+
+
+def _beside(path: Path | None, medium: Medium, train_split: str | None, val_split: str | None) -> Source | None:
+    """The validation split for a root that is a file or (None) a glob."""
+    manifests = tuple(medium.manifests)
+    folder = Path.cwd()
+    if path is not None:
+        folder = path.parent
+        is_manifest = ending(path.name) in manifests
+        if is_manifest and train_split not in (None, path.stem):
+            raise UserError(f"data.train_split {train_split}: data.root is the one manifest {path}; give its folder.")
+        if is_manifest and val_split is None and path.stem in TRAIN_NAMES:
+            val_split = next((name for name in VAL_NAMES if path.with_stem(name).is_file()), None)
+    if val_split is None:
+        return None
+    places = find_splits(folder, manifests, None, val_split)[1]
+    assert places is not None
+    return _opened(places, medium, folder)
+
+
+def _opened(places: Sequence[Path], medium: Medium, root: Path) -> Source:
+    """Folders, manifests or archives as one source."""
+    archives: list[Path] = []
+    parts: list[Files] = []
+    for place in places:
+        inside = of_one_ending(files_in(place, ARCHIVES), ARCHIVES)
+        if ending(place.name) in ARCHIVES and not place.is_dir():
+            archives.append(place)
+        elif inside:
+            archives += inside
+        elif place.is_dir():
+            parts.append(_from_folder(place, medium))
+        else:
+            parts.append(medium.manifests[ending(place.name)](place))
+    if not archives:
+        return Files.joined(parts)
+    if parts or len({ending(file.name) for file in archives}) > 1:
+        raise UserError(
+            f"data.root {root}: {', '.join(place.name for place in places)} are no files of one kind; name splits that "
+            "are, or extract the archives."
+        )
+    if ending(archives[0].name) == ".parquet":
+        return Parquet(archives, medium)
+    return Tars(archives, medium, root)
+
+
+def _from_file(path: Path, medium: Medium) -> Source:
+    if ending(path.name) in (*ARCHIVES, *medium.manifests):
+        return _opened([path], medium, path.parent)
+    if ending(path.name) in medium.suffixes:
+        return Files(medium, path.parent, [path.name])
+    kinds = ", ".join((*medium.manifests, *ARCHIVES, *medium.suffixes))
+    raise UserError(f"data.root {path} is a file of no known kind; {medium.noun} are read from {kinds}.")
+
+
+def _from_folder(folder: Path, medium: Medium, exclude: str | None = None) -> Files:
+    if names := list_files(folder, medium.suffixes, exclude):
+        return Files(medium, folder, names)
+    hint = ""
+    if unreadable := list_files(folder, medium.unreadable):
+        count, kind = len(unreadable), ending(unreadable[0])
+        hint = f" d2v cannot read the {count} {kind} files there: convert them to {medium.suffixes[0]}."
+    raise UserError(f"data.root: no {medium.noun} ({', '.join(medium.suffixes)}) in {folder} or below.{hint}")
+
+
+def _globbed(pattern: str, medium: Medium) -> Files:
+    found = sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
+    files = [os.path.abspath(file) for file in found if file.lower().endswith(medium.suffixes) and os.path.isfile(file)]
+    if not files:
+        raise UserError(f"data.root: no {medium.noun} ({', '.join(medium.suffixes)}) matches {pattern}.")
+    folder = os.path.commonpath([os.path.dirname(file) for file in files])
+    return Files(medium, folder, [os.path.relpath(file, folder) for file in files])
+
+
+def _training(root: Path, manifests: Sequence[str]) -> list[Path] | None:
+    """An extracted split comes before the archive that it was extracted from, and a whole one before parts."""
+    for name in TRAIN_NAMES:
+        if found := find_split(root, name, (*ARCHIVES, *manifests), by_word=False):
+            return found
+    if parts := sorted(path for path in root.iterdir() if path.is_dir() and path.name.startswith("train-")):
+        return parts
+    for name in TRAIN_NAMES:
+        if found := find_split(root, name, ARCHIVES):
+            return found
+    return None
+
+
+def _archives_beside(root: Path) -> list[Path]:
+    for place in (root, root / "data"):
+        if found := of_one_ending(files_in(place, ARCHIVES), ARCHIVES):
+            return found
+    return []
+
+
+def _form(places: Sequence[Path]) -> str:
+    """The ending of the archives that a split consists of; empty for a folder of samples and for a manifest."""
+    inside = of_one_ending(files_in(places[0], ARCHIVES), ARCHIVES)
+    kind = ending((inside or places)[0].name)
+    return kind if kind in ARCHIVES else ""
+
+
+def _words(name: str) -> str:
+    """With a dash before and after each word, since a split's must stand alone: "imagenet_train_000.tar", not
+    "constrained.tar"."""
+    return f"-{name.lower().replace('_', '-').replace('.', '-')}-"
+
+
+def _not_there(root: Path, name: str, key: str, manifests: Sequence[str]) -> UserError:
     there = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
     shown = "is nothing"
     if there:
@@ -147,58 +327,8 @@ def not_there(root: Path, name: str, key: str, endings: Sequence[str]) -> UserEr
     default = "take train/ or everything"
     if key != "train_split":
         default = f"take the first of {', '.join(VAL_NAMES)}, if any"
+    endings = " or ".join((*ARCHIVES, *manifests))
     return UserError(
-        f"data.{key}: there is no folder {name} and no {' or '.join(endings)} file with this word in its name in "
-        f"{root}; there {shown}. Set data.{key} to what is there, or to null to {default}."
+        f"data.{key}: there is no folder {name} and no {endings} file with this word in its name in {root}; there "
+        f"{shown}. Set data.{key} to what is there, or to null to {default}."
     )
-
-
-def archives_beside(root: Path, archives: Sequence[str]) -> list[Path]:
-    """Archives in ``root``, or if there are none in ``root/data``: those of the first ending that occurs."""
-    for place in (root, root / "data"):
-        if found := of_one_ending(files_in(place, archives), archives):
-            return found
-    return []
-
-
-def _training(root: Path, archives: Sequence[str], manifests: Sequence[str]) -> list[Path] | None:
-    """An extracted split comes before the archive that it was extracted from, and a whole one before parts."""
-    for name in TRAIN_NAMES:
-        if found := find_split(root, name, (*archives, *manifests), by_word=False):
-            return found
-    if parts := sorted(path for path in root.iterdir() if path.is_dir() and path.name.startswith("train-")):
-        return parts
-    for name in TRAIN_NAMES:
-        if found := find_split(root, name, archives):
-            return found
-    return None
-
-
-def _form(places: Sequence[Path], archives: Sequence[str]) -> str:
-    """The ending of the archives that a split consists of; empty for a folder of samples and for a manifest."""
-    first = places[0]
-    if first.is_dir():
-        inside = of_one_ending(files_in(first, archives), archives)
-        return ending(inside[0].name) if inside else ""
-    return ending(first.name) if ending(first.name) in archives else ""
-
-
-def _folder(root: Path, name: str) -> Path | None:
-    if (root / name).is_dir():
-        return root / name
-    for path in sorted(root.iterdir()):
-        if path.is_dir() and path.name.lower() == name.lower():
-            return path
-    return None
-
-
-def _stem(file: Path, ending_of: EndingOf) -> str:
-    """Without the ending, and that of a compression behind it."""
-    name = file.name.lower()
-    return name.rpartition(ending_of(name))[0]
-
-
-def _words(name: str) -> str:
-    """With a dash before and after each word, since a split's must stand alone: "imagenet_train_000.tar", not
-    "constrained.tar"."""
-    return f"-{name.lower().replace('_', '-').replace('.', '-')}-"

@@ -1,18 +1,136 @@
-"""Fixed parts of a data set, the same in every run whatever its seed: what is held out, which labels are used."""
+"""Fixed parts of a data set, the same in every run whatever its seed: what is held out, and few labels."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+
+from d2v.data.sources.source import Categories
+from d2v.errors import UserError
 
 # Not data.seed: runs with other seeds must be validated on the same samples, and trained on the same labels. A probe
 # must never be tested on what another run was trained on.
 HOLD_OUT_SEED, SUBSET_SEED = 0, 1
+_CLASSES_SHOWN = 8
 
 
 def permutation(count: int, seed: int) -> np.ndarray:
     """Numbers from 0 to ``count - 1`` in an order that depends on the seed alone."""
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy()
+
+
+def hold_out(total: int, fraction: float, noun: str, groups: np.ndarray | None = None) -> np.ndarray:
+    """Choose the samples that are held out for validation: always the same ones, and at least one.
+
+    Args:
+        total: samples.
+        fraction: of the samples, or of the groups.
+        noun: what is divided, for messages.
+        groups: int [total]: samples with the same number, such as all of one speaker, stay together; -1 is never held
+            out. None: each sample stands alone.
+
+    Returns:
+        Mask [total].
+
+    Raises:
+        UserError: nothing would be left to train on.
+    """
+    names = np.arange(total)
+    if groups is not None:
+        names = np.unique(groups[groups >= 0])
+    count = max(1, round(len(names) * fraction))
+    if count >= len(names):
+        raise UserError(f"data.val_fraction {fraction}: of {len(names)} {noun} none would be left to train on.")
+    chosen = names[permutation(len(names), HOLD_OUT_SEED)[:count]]
+    if groups is None:
+        groups = names
+    return np.isin(groups, chosen)
+
+
+@dataclass(frozen=True)
+class FewLabels:
+    """Which part of the training samples is used: drawn by a fixed seed, or named. At most one of these is given.
+
+    A smaller part of the same data lies in a larger one.
+    """
+
+    subset: str | None = None
+    """Text file with the names of the samples, one a line: paths count by their last part."""
+    max_hours: float | None = None
+    """So many hours."""
+    max_samples: int | None = None
+    """So many samples, of each class as many, as far as there are so many."""
+    label_fraction: float = 1.0
+    """This share of the samples, likewise, and one of each class at least."""
+
+    def __post_init__(self) -> None:
+        if self.max_hours is not None and self.max_hours <= 0:
+            raise UserError(f"data.max_hours is {self.max_hours}: it must be above 0, or null for all.")
+        if self.max_samples is not None and self.max_samples < 2:
+            raise UserError(f"data.max_samples is {self.max_samples}: it must be 2 or more, or null for all.")
+        if not 0 < self.label_fraction <= 1:
+            raise UserError(f"data.label_fraction is {self.label_fraction}: it must lie above 0 and at most at 1.")
+        unset = {**dict.fromkeys(vars(self)), "label_fraction": 1.0}
+        given = [(key, value) for key, value in vars(self).items() if value != unset[key]]
+        if len(given) > 1:
+            (one, value), (other, other_value) = given[:2]
+            raise UserError(
+                f"data.{one} is {value} and data.{other} {other_value}: set one of them, the other to null or 1."
+            )
+
+    def choose(
+        self,
+        noun: str,
+        total: int,
+        classes: Categories | None = None,
+        lengths: np.ndarray | None = None,
+        per_hour: int = 1,
+        names: Callable[[], Sequence[str]] | None = None,
+    ) -> np.ndarray | None:
+        """Choose among the training samples, and say in the log what was chosen.
+
+        Args:
+            noun: what the samples are called: images.
+            total: how many there are.
+            classes: of the samples; None: there are none to balance.
+            lengths: int [total]: of each sample, for ``max_hours``.
+            per_hour: how much of length an hour is.
+            names: gives the names of all samples, for ``subset``.
+
+        Returns:
+            int64 [n]: positions, ascending; None: all.
+
+        Raises:
+            UserError: names in ``subset`` are not those of samples.
+        """
+        if self.subset is not None:
+            assert names is not None
+            kept, how = _named(self.subset, names(), noun), f"named by {self.subset}"
+        elif self.max_hours is not None:
+            assert lengths is not None
+            order = permutation(total, SUBSET_SEED)
+            enough = int(np.searchsorted(np.cumsum(lengths[order]), round(self.max_hours * per_hour))) + 1
+            if enough > total:
+                hours = lengths.sum() / per_hour
+                rank_zero_warn(f"data.max_hours is {self.max_hours:g}, and there are only {hours:.2f} h: all are used")
+                return None
+            kept, how = np.sort(order[:enough]), f"drawn by a fixed seed for data.max_hours {self.max_hours:g}"
+        elif self.max_samples is not None:
+            if self.max_samples > total:
+                rank_zero_warn(f"data.max_samples is {self.max_samples:,}, and there are only {total:,}: all are used")
+                return None
+            kept, how = _balanced(classes, total, self.max_samples), "drawn by a fixed seed for data.max_samples"
+        elif self.label_fraction < 1:
+            least = 1 if classes is None else len(classes.names)
+            count = min(total, max(round(total * self.label_fraction), least))
+            kept, how = _balanced(classes, total, count), "drawn by a fixed seed for data.label_fraction"
+        else:
+            return None
+        rank_zero_info(f"data: {len(kept):,} of {total:,} training {noun}, {how}{_counts(classes, kept)}")
+        return kept
 
 
 def balanced_subset(labels: Sequence[str] | np.ndarray | None, total: int, count: int) -> np.ndarray:
@@ -31,11 +149,51 @@ def balanced_subset(labels: Sequence[str] | np.ndarray | None, total: int, count
     classes = np.unique(np.asarray(labels), return_inverse=True)[1][order]
     by_class = np.argsort(classes, kind="stable")
     sizes = np.bincount(classes)
-    turn = np.empty(total, dtype=np.int64)  # the how manieth of its class each one is
-    turn[by_class] = np.arange(total) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return np.sort(order[np.argsort(turn, kind="stable")[:count]])
+    # The place of each sample within its class, by which the subset takes the first of all classes, then the second ...
+    place = np.empty(total, dtype=np.int64)
+    place[by_class] = np.arange(total) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    return np.sort(order[np.argsort(place, kind="stable")[:count]])
 
 
 def size_of_share(total: int, share: float, num_classes: int) -> int:
     """Samples of a share: one of each class at least, all of them at most."""
     return min(total, max(round(total * share), num_classes, 1))
+
+
+def _balanced(classes: Categories | None, total: int, count: int) -> np.ndarray:
+    return balanced_subset(None if classes is None else classes.ids, total, count)
+
+
+def _named(file: str, names: Sequence[str], noun: str) -> np.ndarray:
+    """Positions of the samples that a text file names."""
+    path = Path(file).expanduser()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"data.subset {file}: not readable ({error})") from error
+    wanted = {line.strip().rpartition("/")[2] for line in lines if line.strip()}
+    if not wanted:
+        raise UserError(f"data.subset {file}: it names nothing; expected the name of a file a line")
+    kept = np.array([index for index, name in enumerate(names) if name in wanted], dtype=np.int64)
+    missing = sorted(wanted - {names[index] for index in kept})
+    if missing:
+        raise UserError(
+            f"data.subset {file}: {len(missing):,} of its {len(wanted):,} names are not among the {len(names):,} "
+            f"training {noun}, whose names are like {names[0]}; the first: {', '.join(missing[:3])}"
+        )
+    if len(kept) > len(wanted):
+        raise UserError(
+            f"data.subset {file}: it names {len(wanted):,} {noun}, and {len(kept):,} training {noun} have such names; "
+            "names must tell them apart, whatever folder they lie in"
+        )
+    return kept
+
+
+def _counts(classes: Categories | None, kept: np.ndarray) -> str:
+    """How many samples each class has."""
+    if classes is None:
+        return ""
+    sizes = np.bincount(classes.ids[kept], minlength=len(classes.names))
+    if len(sizes) <= _CLASSES_SHOWN:
+        return ": " + ", ".join(f"{size:,} of {name}" for size, name in zip(sizes, classes.names, strict=True))
+    return f": {sizes.min():,} to {sizes.max():,} of each of {len(sizes):,} classes"

@@ -1,65 +1,56 @@
 """Files in uncompressed tars (WebDataset) with random access."""
 
 import io
+import json
 import os
 import tarfile
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from tqdm import tqdm
 
-from d2v.data.dataset import BrokenSample
-from d2v.data.files import PackedStrings, cached_arrays, fingerprint
-from d2v.errors import UserError
+from d2v.data.file_index import PackedStrings, cached_arrays, fingerprint
+from d2v.data.sources.source import COLUMNS, Categories, Medium, Source, printable
+from d2v.errors import BrokenSample, UserError
 
 # Open files are limited to 1024 a process on most systems, and a data set may have more shards than that.
 _OPEN_TARS = 64
-
-ParseSidecar = Callable[[bytes, str, str], str | None]
-"""From content, suffix and place (for messages) to what is kept, on one line; None: nothing."""
+_SIDECARS = {".txt": "text", ".cls": "label", ".json": ""}
 
 
-class TarMembers:
-    """The members of one kind in several tars, and what the files beside them (``KEY.cls``, ``KEY.json``) say.
+class Tars(Source):
+    """Members of one medium, ``KEY.jpg``, and what ``KEY.txt``, ``KEY.cls`` or ``KEY.json`` beside them say.
 
     Where each lies is found once by reading all headers, and kept in the user's cache folder (``XDG_CACHE_HOME``);
     members are then read by seeking.
 
     Args:
         files: the tars, in their order.
-        what: the members' name in messages: images.
-        suffixes: endings of the members, in lower case.
-        sidecars: endings of the files beside them, in lower case.
-        parse: makes of the content of a file beside a member what is kept of it.
+        medium: of the members.
+        folder: that the tars are named relative to in results.
 
     Raises:
-        UserError: a tar cannot be read, or there are no such members.
+        UserError: a tar cannot be read, there are no such members, or what stands beside one cannot be read.
     """
 
-    def __init__(
-        self, files: list[Path], what: str, suffixes: Sequence[str], sidecars: Sequence[str], parse: ParseSidecar
-    ) -> None:
-        key = fingerprint(files)
-        index = cached_arrays(f"tar-index-{what}", key, lambda: _scan(files, what, suffixes, sidecars, parse))
-        self._tars = [str(file) for file in files]
+    def __init__(self, files: Sequence[Path], medium: Medium, folder: Path) -> None:
+        self.archives = [str(file) for file in files]
+        self._folder = folder
+        made_for = (medium.suffixes, [(column, COLUMNS[column]) for column in medium.columns])
+        key = fingerprint(files, made_for)
+        index = cached_arrays("tar-index", key, lambda: _scan(files, medium))
         self._tar, self._offset, self._size = index["tar"], index["offset"], index["size"]
-        self._names = PackedStrings(_lines(index["names"]))
-        self.beside = {suffix: PackedStrings(_lines(index[suffix])) for suffix in sidecars}
-        """By suffix, what was kept of the file beside each member; "" where there is none."""
+        self._names = PackedStrings.unpacked(index, "names")
+        self._known = {column: PackedStrings.unpacked(index, column) for column in medium.columns}
         self._open: OrderedDict[int, int] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._tar)
 
     def read(self, index: int) -> bytes:
-        """A whole member.
-
-        Raises:
-            BrokenSample: it cannot be read, or the tar ends in it.
-        """
         with self.open(index) as member:
             data = member.read()
         if len(data) < self._size[index]:
@@ -67,37 +58,42 @@ class TarMembers:
         return data
 
     def open(self, index: int) -> BinaryIO:
-        """A member to read and seek in.
-
-        Raises:
-            BrokenSample: the tar cannot be opened.
-        """
         try:
             handle = self._handle(int(self._tar[index]))
         except OSError as error:
             raise BrokenSample(error.strerror or str(error)) from error
         return io.BufferedReader(_Slice(handle, int(self._offset[index]), int(self._size[index])))
 
-    def place(self, index: int) -> tuple[str, str]:
-        """The tar that a member lies in, and what it is called there."""
-        return self._tars[self._tar[index]], self._names[index]
-
     def name(self, index: int) -> str:
-        return ": ".join(self.place(index))
+        return f"{self.archives[self._tar[index]]}: {self._names[index]}"
+
+    def ids(self) -> list[str]:
+        """``TAR/MEMBER``."""
+        tars = [os.path.relpath(tar, self._folder) for tar in self.archives]
+        return [printable(f"{tars[tar]}/{name}") for tar, name in zip(self._tar, self._names, strict=True)]
 
     def fingerprint(self) -> str:
-        """Changes when a tar does."""
-        return fingerprint(self._tars)
+        return fingerprint(self.archives)
+
+    def categories(self, column: str) -> Categories | None:
+        if column not in self._known:
+            return None
+        make = Categories.of_labels if column == "label" else Categories.of
+        return make(self._known[column])
+
+    def texts(self) -> PackedStrings | None:
+        return self._known.get("text")
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_open": OrderedDict()}
+        # Worker processes get labels and texts from elsewhere.
+        return {**self.__dict__, "_open": OrderedDict(), "_known": {}}
 
     def _handle(self, tar: int) -> int:
         # pread carries its own offset, so handles that were open before a fork may be shared.
         if tar not in self._open:
             if len(self._open) >= _OPEN_TARS:
                 os.close(self._open.popitem(last=False)[1])
-            self._open[tar] = os.open(self._tars[tar], os.O_RDONLY)
+            self._open[tar] = os.open(self.archives[tar], os.O_RDONLY)
         self._open.move_to_end(tar)
         return self._open[tar]
 
@@ -137,17 +133,12 @@ class _Slice(io.RawIOBase):
         return len(data)
 
 
-def _lines(joined: np.ndarray) -> list[str]:
-    return os.fsdecode(joined.tobytes()).split("\n")
-
-
-def _scan(
-    files: list[Path], what: str, suffixes: Sequence[str], sidecars: Sequence[str], parse: ParseSidecar
-) -> dict[str, np.ndarray]:
+def _scan(files: Sequence[Path], medium: Medium) -> dict[str, np.ndarray]:
+    """Arrays of the index: tar, offset and size of each member, its name, and its columns."""
     rows: list[tuple[int, int, int]] = []
     names: list[str] = []
     keys: list[str] = []
-    kept: dict[str, dict[str, str]] = {suffix: {} for suffix in sidecars}
+    known: dict[str, dict[str, str]] = {column: {} for column in medium.columns}
     for number, file in enumerate(tqdm(files, desc="reading tar headers", unit="tar")):
         try:
             with tarfile.open(file, "r:") as tar:
@@ -158,27 +149,40 @@ def _scan(
                         continue
                     key = f"{number}:{folder}/{stem}"
                     suffix = "." + extension.lower().rpartition(".")[2]
-                    if suffix in suffixes:
+                    if suffix in medium.suffixes:
                         rows.append((number, member.offset_data, member.size))
                         names.append(member.name)
                         keys.append(key)
-                    elif suffix in kept:
+                    elif suffix == ".json" or _SIDECARS.get(suffix) in known:
                         stream = tar.extractfile(member)
                         assert stream is not None
-                        if (value := parse(stream.read(), suffix, f"{file}: {member.name}")) is not None:
-                            kept[suffix][key] = value
+                        for column, value in _facts(stream.read(), suffix, f"{file}: {member.name}").items():
+                            if column in known and (suffix != ".json" or key not in known[column]):
+                                known[column][key] = value
         except (tarfile.TarError, OSError) as error:
             raise UserError(f"data.root: {file} cannot be read as an uncompressed tar: {error}") from error
     if not rows:
-        raise UserError(f"data.root: no {what} ({', '.join(suffixes)}) in {files[0].parent}/*.tar.")
+        raise UserError(f"data.root: no {medium.noun} ({', '.join(medium.suffixes)}) in {files[0].parent}/*.tar.")
     tar_column, offset, size = np.array(rows, dtype=np.int64).T.copy()
-    return {
-        "tar": tar_column.astype(np.int32),
-        "offset": offset,
-        "size": size,
-        "names": np.frombuffer(os.fsencode("\n".join(names)), dtype=np.uint8),
-        **{
-            suffix: np.frombuffer(os.fsencode("\n".join(values.get(key, "") for key in keys)), dtype=np.uint8)
-            for suffix, values in kept.items()
-        },
-    }
+    index = {"tar": tar_column.astype(np.int32), "offset": offset, "size": size, **PackedStrings(names).packed("names")}
+    for column, values in known.items():
+        index |= PackedStrings(values.get(key, "") for key in keys).packed(column)
+    return index
+
+
+def _facts(data: bytes, suffix: str, where: str) -> dict[str, str]:
+    """What a file beside a member says, by the names of :data:`COLUMNS`, each on one line."""
+    try:
+        text = " ".join(data.decode("utf-8-sig").split())
+        if suffix != ".json":
+            return {_SIDECARS[suffix]: "" if suffix == ".cls" and text == "-1" else text}
+        entry = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"data.root: {where} cannot be read: {error}.") from error
+    facts = {}
+    if isinstance(entry, dict):
+        for column, names in COLUMNS.items():
+            value = next((entry[name] for name in names if entry.get(name) is not None), None)
+            if isinstance(value, (str, int)) and value != -1:
+                facts[column] = str(value)
+    return facts

@@ -2,27 +2,28 @@
 
 import functools
 import warnings
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from d2v.data.alphabet import Alphabet
-from d2v.data.dataset import Sample, SampleDataset
+from d2v.data.data_module import PretrainingDataModule, Split
 from d2v.data.length_buckets import LengthBuckets, consecutive_batches
-from d2v.data.module import PretrainingDataModule, Split
 from d2v.data.sampler import OrderedBatches, OrderedSampler, StreamSampler
+from d2v.data.samples import Sample, SampleDataset
+from d2v.data.sources.source import Source
+from d2v.data.sources.splits import open_everything, open_splits
+from d2v.data.sources.subsets import FewLabels, hold_out
 from d2v.errors import UserError
-from d2v.modalities.speech.dataset import SpeechDataset, collate_waveforms
 from d2v.modalities.speech.decoding import SAMPLE_RATE
-from d2v.modalities.speech.headers import LEAST_SAMPLES, read_headers
-from d2v.modalities.speech.labels import texts_of
-from d2v.modalities.speech.layout import open_everything, open_sources
-from d2v.modalities.speech.sources import AudioSource, Clips
-from d2v.modalities.speech.splits import SpeechSplit, describe, hold_out, labelled, report_headers, shortest_subset
+from d2v.modalities.speech.labels import SpeechSplit, labelled
+from d2v.modalities.speech.sound_files import LEAST_SAMPLES, SOUND, Clips, read_headers, report_headers
+from d2v.modalities.speech.waveforms import SpeechDataset, collate_waveforms
 from d2v.types import Batch
 
 _LEAST_SECONDS = LEAST_SAMPLES / SAMPLE_RATE
@@ -50,6 +51,9 @@ class LibriSpeechDataModule(PretrainingDataModule):
         predict_on: what `d2v predict` reads: "val", that split (all, where there is none); "all", all sound in root.
         labels: speaker, folder, label (of an archive), transcript, or a .tsv or .csv of files and labels; null: none.
         max_hours: train on a fixed subset of so many hours.
+        max_samples: train on a fixed subset of so many clips, with as many of each class as far as possible.
+        label_fraction: the same as a share of them: 0.01, 0.1.
+        subset: text file with the names of the clips to train on instead, one a line.
         alphabet: file with one symbol a line (or fairseq's dict.ltr.txt); null: letters of the training transcripts.
         normalize: each waveform to zero mean and unit variance.
         seed: of the order of clips and of their crops.
@@ -75,14 +79,15 @@ class LibriSpeechDataModule(PretrainingDataModule):
         predict_on: Literal["val", "all"] = "val",
         labels: str | None = None,
         max_hours: float | None = None,
+        max_samples: int | None = None,
+        label_fraction: float = 1.0,
+        subset: str | None = None,
         alphabet: str | None = None,
         normalize: bool = True,
         seed: int = 0,
         max_skipped_fraction: float = 0.01,
     ) -> None:
         super().__init__(root, batch_size, global_batch_size, num_workers, seed, max_skipped_fraction)
-        if max_hours is not None and max_hours <= 0:
-            raise UserError(f"data.max_hours is {max_hours}: it must be above 0.")
         for key, value in (("max_seconds", max_seconds), ("max_eval_seconds", max_eval_seconds)):
             if value is not None and value < _LEAST_SECONDS:
                 raise UserError(f"data.{key} is {value}: it must be at least {_LEAST_SECONDS}, which is four frames.")
@@ -116,7 +121,7 @@ class LibriSpeechDataModule(PretrainingDataModule):
         self.val_fraction, self.hold_out = val_fraction, hold_out
         self.predict_on = predict_on
         self.labels = labels
-        self.max_hours = max_hours
+        self.few_labels = FewLabels(subset, max_hours, max_samples, label_fraction)
         self.normalize = normalize
         self._alphabet_file = alphabet
         self._num_broken = 0
@@ -136,12 +141,22 @@ class LibriSpeechDataModule(PretrainingDataModule):
         train_clips, val_clips = self._clips
         train, without = labelled("training", train_clips, self.labels, None, self.alphabet)
         fit, left_out = self._for_training(train)
-        left_out = [*left_out, (without, "without a label" if self.labels != "transcript" else "without a transcript")]
-        splits = {"fit": fit, "train": train if self.max_hours is None else fit}
-        describe("training", fit, left_out)
+        kept = self.few_labels.choose(
+            "clips",
+            len(fit.clips),
+            fit.classes(),
+            lengths=fit.clips.num_samples,
+            per_hour=3600 * SAMPLE_RATE,
+            names=fit.clips.file_names,
+        )
+        if kept is not None:
+            train = fit = fit.select(kept)
+        splits = {"fit": fit, "train": train}
+        what = "a transcript" if self.labels == "transcript" else "a label"
+        _describe("training", fit, [*left_out, (without, f"without {what}")])
         if val_clips is not None:
             splits["val"], without = labelled("validation", val_clips, self.labels, train.labels, self.alphabet)
-            describe("validation", splits["val"], [(without, "without a label")])
+            _describe("validation", splits["val"], [(without, "without a label")])
         return splits
 
     @functools.cached_property
@@ -151,7 +166,7 @@ class LibriSpeechDataModule(PretrainingDataModule):
             return None
         if self._alphabet_file is not None:
             return Alphabet.from_file(self._alphabet_file)
-        return Alphabet.from_transcripts(text for text in texts_of(self._clips[0]) if text)
+        return Alphabet.from_transcripts(self._clips[0].texts())
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -228,25 +243,37 @@ class LibriSpeechDataModule(PretrainingDataModule):
     @functools.cached_property
     def _clips(self) -> tuple[Clips, Clips | None]:
         """Readable clips to train and to validate on."""
-        train, val = open_sources(self.root, self.train_split, self.val_split)
+        train, val = open_splits(self.root, SOUND, self.train_split, self.val_split)
         if self.val_split is None and self.val_fraction > 0:
             val = None
-        train_clips = self._readable("the training split", train)
+        clips = self._readable("the training split", train)
         if val is not None:
-            return train_clips, self._readable("the validation split", val)
-        return hold_out(train_clips, self.val_fraction, self.hold_out) if self.val_fraction > 0 else (train_clips, None)
+            return clips, self._readable("the validation split", val)
+        if self.val_split is not None or self.val_fraction == 0:
+            return clips, None
+        speakers = None
+        if self.hold_out == "speakers":
+            found = clips.categories("speaker")
+            if found is None:
+                raise UserError(
+                    f"data.hold_out is speakers, but nothing says who speaks (first clip: {clips.name(0)}); the names "
+                    "of files must begin with SPEAKER-CHAPTER-NUMBER. Set it to clips."
+                )
+            speakers = found.ids
+        held_out = hold_out(len(clips), self.val_fraction, self.hold_out, speakers)
+        return clips.select(~held_out), clips.select(held_out)
 
     @functools.cached_property
     def _everything(self) -> Clips:
         """Readable clips in root, whatever split they belong to."""
-        return self._readable("the root", open_everything(self.root))
+        return self._readable("the root", open_everything(self.root, SOUND))
 
     @property
     def _reads_everything(self) -> bool:
         predicts = self.trainer is not None and self.trainer.state.fn == TrainerFn.PREDICTING
         return predicts and self.predict_on == "all"
 
-    def _readable(self, name: str, source: AudioSource) -> Clips:
+    def _readable(self, name: str, source: Source) -> Clips:
         headers = read_headers(source, retry=self.trainer is None or self.trainer.local_rank == 0)
         report_headers(name, headers, self.max_skipped_fraction)
         self._num_broken += len(headers.broken)
@@ -273,24 +300,24 @@ class LibriSpeechDataModule(PretrainingDataModule):
             (int(short.sum()), f"shorter than data.min_seconds {self.min_seconds:g}"),
             (int(long.sum()), f"longer than data.max_seconds {self.max_seconds:g} and with a transcript"),
         ]
-        usable = split.select(kept)
-        return (usable if self.max_hours is None else self._subset(usable, self.max_hours)), left_out
-
-    def _subset(self, split: SpeechSplit, max_hours: float) -> SpeechSplit:
-        subset = split.select(shortest_subset(split.clips, max_hours))
-        if subset.hours < max_hours:
-            rank_zero_warn(f"data.max_hours is {max_hours:g}, and there are only {split.hours:.2f} h: all are used")
-        else:
-            rank_zero_info(
-                f"data: {len(subset.clips):,} of {len(split.clips):,} training clips, drawn by a fixed seed for "
-                f"data.max_hours {max_hours:g}"
-            )
-        return subset
+        return split.select(kept), left_out
 
     def _dataset(self, split: str, max_samples: int | None, random_crop: bool) -> SpeechDataset:
         clips = self.splits[split].clips
         skipped = self.skipped_samples(split, clips.name, len(clips))
         return SpeechDataset(self.splits[split], max_samples, random_crop, self.normalize, self.seed, skipped)
+
+
+def _describe(name: str, split: SpeechSplit, left_out: Sequence[tuple[int, str]]) -> None:
+    """One line in the log on what a split holds."""
+    text = f"data: {name}: {len(split.clips):,} clips, {split.hours:,.2f} h"
+    speakers = split.clips.categories("speaker")
+    if speakers is not None:
+        text += f", {len(np.unique(speakers.ids[speakers.ids >= 0])):,} speakers"
+    reasons = ", ".join(f"{count:,} {reason}" for count, reason in left_out if count)
+    if reasons:
+        text += f"; left out: {reasons}"
+    rank_zero_info(text)
 
 
 def _samples(seconds: float) -> int:

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from fractions import Fraction
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,16 +16,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from d2v.data.dataset import BrokenSample
+from d2v.data.sources.source import Encoded
+from d2v.errors import BrokenSample
 
 SAMPLE_RATE = 16_000
 """Samples a second of every waveform that enters a model."""
-
-AUDIO_SUFFIXES = (".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64")
-"""Endings of files that libsndfile reads."""
-
-Encoded = str | os.PathLike[str] | bytes | BinaryIO
-"""A sound file: its path, its content, or it opened for reading."""
 
 # A kernel of torchaudio has orig x new taps: little for every usual rate (44,100 Hz is 441:160), but gigabytes for
 # 22,051 Hz. The nearest ratio of small numbers is off by at most a few in a million, some samples in a minute.

@@ -1,19 +1,14 @@
 """Sound that features are wanted of: a folder, a file, a glob, a manifest or archives."""
 
-import os
-
-import numpy as np
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from d2v.data.dataset import BrokenSample
-from d2v.data.inputs import Inputs
-from d2v.errors import UserError
+from d2v.data.encoder_inputs import Inputs
+from d2v.data.sources.splits import open_everything
+from d2v.errors import BrokenSample
 from d2v.modalities.speech.decoding import SAMPLE_RATE, AudioReader
-from d2v.modalities.speech.headers import read_headers
-from d2v.modalities.speech.layout import open_everything
-from d2v.modalities.speech.sources import AudioSource, FileSource
+from d2v.modalities.speech.sound_files import SOUND, Headers, read_headers
 from d2v.model.encoder import Encoder
 
 
@@ -23,15 +18,7 @@ def open_inputs(root: str, encoder: Encoder) -> "SpeechInputs":
     Raises:
         UserError: there is none.
     """
-    try:
-        source = open_everything(root)
-    except UserError as error:
-        raise UserError(str(error).replace("data.root", "--input")) from error
-    headers = read_headers(source)
-    positions = headers.clips.index
-    names = [_id(source, int(position)) for position in positions]
-    broken = {_id(source, position): reason for position, reason in headers.broken.items()}
-    return SpeechInputs(source, np.asarray(positions), headers.clips.num_samples, names, broken)
+    return SpeechInputs(read_headers(open_everything(root, SOUND, "--input")))
 
 
 class SpeechInputs(Inputs):
@@ -39,25 +26,22 @@ class SpeechInputs(Inputs):
 
     sample_rate = SAMPLE_RATE
 
-    def __init__(
-        self,
-        source: AudioSource,
-        positions: np.ndarray,
-        num_samples: np.ndarray,
-        names: list[str],
-        broken: dict[str, str],
-    ) -> None:
-        super().__init__(names, broken)
-        self.archives = source.archives()
-        self._source, self._positions, self._num_samples = source, positions, num_samples
+    def __init__(self, headers: Headers) -> None:
+        self._clips, broken = headers
+        ids = self._clips.source.ids()
+        super().__init__(
+            [ids[position] for position in self._clips.index],
+            {ids[position]: reason for position, reason in broken.items()},
+        )
+        self.archives = self._clips.source.archives
         self._reader: AudioReader | None = None
         self._opened = -1
 
     def fingerprint(self) -> str:
-        return self._source.fingerprint()
+        return self._clips.source.fingerprint()
 
     def num_samples(self, index: int) -> int:
-        return int(self._num_samples[index])
+        return int(self._clips.num_samples[index])
 
     def read(self, index: int, start: int, stop: int | None) -> Float[Tensor, "samples"]:
         reader = self._open(index)
@@ -73,17 +57,9 @@ class SpeechInputs(Inputs):
             if self._reader is not None:
                 self._reader.close()
             self._reader = None
-            self._reader = AudioReader(self._source.open(int(self._positions[index])))
+            self._reader = AudioReader(self._clips.open(index))
             self._opened = index
         return self._reader
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_reader": None}  # an open file stays in its process
-
-
-def _id(source: AudioSource, position: int) -> str:
-    """Path relative to the input; what an archive calls it. Bytes that are not UTF-8 are escaped: \\udcff."""
-    name = source.name(position)
-    if isinstance(source, FileSource):
-        name = os.path.relpath(name, source.folder)
-    return name.encode(errors="backslashreplace").decode()

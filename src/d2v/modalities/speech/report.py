@@ -3,22 +3,69 @@
 import hashlib
 import json
 import os
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from d2v.data.files import list_files
+from d2v.data.file_index import list_files
+from d2v.data.sources.source import Files
+from d2v.data.sources.splits import ARCHIVES
 from d2v.errors import UserError
-from d2v.modalities.speech.decoding import AUDIO_SUFFIXES, SAMPLE_RATE
-from d2v.modalities.speech.sources import Clips, FileSource
-from d2v.modalities.speech.survey import Survey, hours_text
+from d2v.modalities.speech.decoding import SAMPLE_RATE
+from d2v.modalities.speech.sound_files import SOUND, Clips
+from d2v.modalities.speech.survey import Survey, describe, hours_text, survey
 
 _WRITTEN = ("report.json", "lengths.png", "manifest.tsv")
 _DIGEST = "manifest_sha256"
 _BAR = 40
 _BINS = 24
+
+
+@dataclass(frozen=True)
+class SpeechReport:
+    """What :func:`prepare_speech` found; as a text, what `d2v prepare speech` prints."""
+
+    figures: Survey
+    histogram: str
+    """Lengths of the clips as bars of text."""
+    written: list[Path]
+
+    def __str__(self) -> str:
+        lines = [describe(self.figures), self.histogram]
+        if self.written:
+            lines.append("written: " + ", ".join(map(str, self.written)))
+        return "\n".join(lines)
+
+
+def prepare_speech(input: str | Path, output: str | Path | None = None, decode: bool = False) -> SpeechReport:
+    """Look at sound before a training: hours, rates, speakers, lengths, broken files.
+
+    Args:
+        input: LibriSpeech or another folder, a manifest (.tsv), a glob or an archive.
+        output: Folder for report.json, lengths.png and, for files on a disk, manifest.tsv; None: nothing is written.
+        decode: Decode all sound, which finds what is truncated, silent or not finite; else only headers are read.
+
+    Raises:
+        UserError: Nothing there is usable, or the folder cannot be written or holds other files of these names.
+    """
+    folder = None
+    try:
+        if output is not None:  # now, and not after an hour of decoding
+            folder = Path(output)
+            check_folder(str(input), folder)
+            folder.mkdir(parents=True, exist_ok=True)
+        try:
+            figures, clips = survey(str(input), decode)
+        except OSError as error:
+            raise UserError(f"--input {input}: cannot be read ({error.strerror or error})") from error
+        written = []
+        if folder is not None:
+            written = write_report(figures, clips, folder)
+    except OSError as error:
+        raise UserError(f"--output {output}: cannot be written ({error.strerror}); give another folder") from error
+    return SpeechReport(figures, histogram(clips), written)
 
 
 def histogram(clips: Clips) -> str:
@@ -70,7 +117,7 @@ def write_report(figures: Survey, clips: Clips, folder: Path) -> list[Path]:
     report, picture, manifest = (folder / name for name in _WRITTEN)
     _draw(clips, picture)
     digest = None
-    if isinstance(clips.source, FileSource):
+    if isinstance(clips.source, Files):
         root = clips.source.folder
         frames = np.rint(clips.num_samples * (clips.sample_rate / SAMPLE_RATE)).astype(np.int64)
         rows = (f"{os.path.relpath(clips.name(i), root)}\t{frames[i]}\n" for i in range(len(clips)))
@@ -90,7 +137,7 @@ def _is_read(source: Path, manifest: Path) -> bool:
         return manifest.exists() and source.samefile(manifest)
     if not os.path.isdir(source) or not manifest.resolve().is_relative_to(source.resolve()):
         return False
-    return bool(list_files(source, (".tsv",))) and not list_files(source, (*AUDIO_SUFFIXES, ".parquet", ".tar"))
+    return bool(list_files(source, (".tsv",))) and not list_files(source, (*SOUND.suffixes, *ARCHIVES))
 
 
 def _stored_report(path: Path) -> dict[str, Any] | None:

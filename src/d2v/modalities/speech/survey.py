@@ -5,16 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from d2v.data.dataset import BrokenSample
-from d2v.errors import UserError
-from d2v.modalities.speech.decoding import SAMPLE_RATE, AudioInfo, AudioReader, Encoded
-from d2v.modalities.speech.headers import LEAST_SAMPLES, Headers, read_headers, scan
-from d2v.modalities.speech.layout import open_everything
-from d2v.modalities.speech.sources import AudioSource, Clips
+from d2v.data.sources.source import Encoded
+from d2v.data.sources.splits import open_everything
+from d2v.errors import BrokenSample, UserError
+from d2v.modalities.speech.decoding import SAMPLE_RATE, AudioInfo, AudioReader
+from d2v.modalities.speech.sound_files import LEAST_SAMPLES, SOUND, Clips, read_headers, scan
+from d2v.modalities.speech.waveforms import value_range
 
 # What a recipe asks for unless told otherwise: data.min_seconds and data.max_seconds.
 _USUAL_SECONDS = (2.0, 20.0)
-_SLICE = 30 * SAMPLE_RATE
 _SHOWN = 10
 
 
@@ -61,7 +60,7 @@ def survey(root: str, decode: bool = False) -> tuple[Survey, Clips]:
     Raises:
         UserError: nothing there is usable.
     """
-    source = open_everything(root)
+    source = open_everything(root, SOUND, "--input")
     clips, broken = read_headers(source)
     if decode:
         found = scan(source, _decode_all, "decoding")
@@ -70,7 +69,7 @@ def survey(root: str, decode: bool = False) -> tuple[Survey, Clips]:
     reasons = {source.name(index): reason for index, reason in sorted(broken.items())}
     if not len(clips):
         raise UserError(f"--input {root}: none of {len(source):,} files is usable. The first are:\n{_first(reasons)}")
-    return _figures(root, Headers(clips, broken), reasons, decode), clips
+    return _figures(root, clips, reasons, decode), clips
 
 
 def describe(figures: Survey) -> str:
@@ -105,12 +104,10 @@ def hours_text(hours: float) -> str:
     return f"{hours:,.2f} h" if hours >= 1 else f"{hours * 60:.1f} min"
 
 
-def _figures(root: str, headers: Headers, reasons: dict[str, str], decoded: bool) -> Survey:
-    clips = headers.clips
+def _figures(root: str, clips: Clips, reasons: dict[str, str], decoded: bool) -> Survey:
     seconds = clips.num_samples / SAMPLE_RATE
-    speakers = clips.source.speakers()
-    texts = clips.source.texts()
-    present = [text for index in clips.index if (text := texts[index])]
+    speakers = clips.categories("speaker")
+    present = [text for text in clips.texts() if text]
     shortest, longest = _USUAL_SECONDS
     return Survey(
         input=root,
@@ -126,8 +123,8 @@ def _figures(root: str, headers: Headers, reasons: dict[str, str], decoded: bool
         over_20_s=int((seconds > longest).sum()),
         sample_rates={str(rate): count for rate, count in Counter(clips.sample_rate.tolist()).most_common()},
         channels={str(number): count for number, count in Counter(clips.channels.tolist()).most_common()},
-        speakers=0 if speakers is None else len({int(i) for i in speakers.ids[clips.index] if i >= 0}),
-        folders=_folders(clips.source, clips, seconds),
+        speakers=0 if speakers is None else len(np.unique(speakers.ids[speakers.ids >= 0])),
+        folders=_folders(clips, seconds),
         with_transcript=len(present),
         letters="".join(sorted(set().union(*present))),
         decoded=decoded,
@@ -135,22 +132,20 @@ def _figures(root: str, headers: Headers, reasons: dict[str, str], decoded: bool
     )
 
 
-def _folders(source: AudioSource, clips: Clips, seconds: np.ndarray) -> dict[str, dict[str, float]]:
-    found = source.classes("folder")
-    if found is None:
+def _folders(clips: Clips, seconds: np.ndarray) -> dict[str, dict[str, float]]:
+    found = clips.source.categories("folder")
+    if found is None or not found.complete:
         return {}
     ids = found.ids[clips.index]
-    number, total = (np.bincount(ids, weights, len(found.names)) for weights in (None, seconds))
-    return {name: {"clips": int(number[i]), "hours": float(total[i]) / 3600} for i, name in enumerate(found.names)}
+    number = np.bincount(ids, minlength=len(found.names))
+    total = np.bincount(ids, seconds, minlength=len(found.names))
+    rows = zip(found.names, number.tolist(), total.tolist(), strict=True)
+    return {name: {"clips": count, "hours": length / 3600} for name, count, length in rows}
 
 
 def _decode_all(file: Encoded) -> AudioInfo:
-    """Decode in slices, so that a file of any length needs little memory."""
-    low, high = np.inf, -np.inf
     with AudioReader(file) as reader:
-        for start in range(0, reader.num_samples, _SLICE):
-            wave = reader.read(start, start + _SLICE)
-            low, high = min(low, float(wave.min())), max(high, float(wave.max()))
+        low, high = value_range(reader)
         if low == high:
             raise BrokenSample("it is silent")
         return reader.info

@@ -9,10 +9,10 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from d2v.data.dataset import Sample
+from d2v.data.data_module import PretrainingDataModule, Split
 from d2v.data.length_buckets import LengthBuckets, consecutive_batches
-from d2v.data.module import PretrainingDataModule, Split
 from d2v.data.sampler import OrderedBatches, OrderedSampler, StreamSampler
+from d2v.data.samples import Sample
 from d2v.errors import UserError
 from d2v.modalities.text.corpus.blocks import LEAST_TOKENS, Blocks, EvenBlocks, sentence_blocks
 from d2v.modalities.text.corpus.opening import open_shards, verify_once

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from d2v.data.dataset import BrokenSample, Sample, SampleDataset, SkippedSamples
+from d2v.data.samples import Sample, SampleDataset, SkippedSamples
+from d2v.errors import BrokenSample
 from d2v.modalities.text.corpus.blocks import Blocks
 from d2v.modalities.text.corpus.shards import Shards
 from d2v.types import Batch

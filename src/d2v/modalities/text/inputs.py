@@ -15,8 +15,8 @@ from jaxtyping import Int64
 from torch import Tensor
 from tqdm import tqdm
 
-from d2v.data.files import list_files
-from d2v.data.inputs import Inputs
+from d2v.data.encoder_inputs import Inputs
+from d2v.data.file_index import list_files
 from d2v.errors import UserError
 from d2v.modalities.text.front_end import TextFrontEnd
 from d2v.modalities.text.labelled.data import TEXT_COLUMNS

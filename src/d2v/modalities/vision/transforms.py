@@ -1,17 +1,24 @@
-"""From a picture to normalised pixels, for training and for evaluation."""
+"""From the bytes of a picture to normalised pixels, for training and for evaluation."""
 
+import io
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
 from d2v.data.normalisation import IMAGENET
-from d2v.data.randomness import keyed_randomness
-from d2v.errors import UserError
+from d2v.data.samples import keyed_randomness
+from d2v.data.sources.source import Medium
+from d2v.errors import BrokenSample, UserError
+
+IMAGES = Medium(
+    "images", (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"), feature="Image"
+)
 
 Transform = Callable[[Image.Image], Tensor]
 Augment = Callable[[Image.Image], Image.Image]
@@ -38,7 +45,7 @@ class ToPixels:
 
 
 class TrainTransform:
-    """Colour jitter (if any), random resized crop, horizontal flip; for fine-tuning also more, and random erasing.
+    """Colour jitter (if any), random resized crop, horizontal flip; in fine-tuning also ``augment`` and erasing.
 
     data2vec 2.0: crops of 20 to 100 % of the area, no jitter (fairseq ``mae_image_dataset.py``). data2vec 1.0: crops of
     8 to 100 %, jitter 0.4, as in BEiT (``beit/datasets.py``). Both bicubic, aspect ratios 3:4 to 4:3. The jitter comes
@@ -58,7 +65,7 @@ class TrainTransform:
             1708.04896).
 
     Raises:
-        UserError: ``augment`` returns something else than such a picture.
+        UserError: ``augment`` returns anything else.
     """
 
     def __init__(
@@ -180,3 +187,50 @@ class EvalTransform:
         size = [max(1, round(image.height * ratio)), max(1, round(image.width * ratio))]
         image = F.resize(image, size, InterpolationMode.BICUBIC)
         return self.to_pixels(F.center_crop(image, [height, width]))
+
+
+def decode_image(data: bytes, smallest_side: int | None = None) -> Image.Image:
+    """Decode to RGB, upright by EXIF. Transparent pixels are laid on white, 16-bit grey is scaled to 8 bit.
+
+    Args:
+        data: a whole file.
+        smallest_side: pixels that both sides of a JPEG may be reduced to while it is decoded (in powers of two, by
+            leaving out frequencies), which saves most of the time for photographs of many megapixels.
+
+    Raises:
+        BrokenSample: if the bytes are no picture, are truncated or unpack to more than PIL deems safe.
+    """
+    try:
+        image: Image.Image = Image.open(io.BytesIO(data))
+        if smallest_side is not None:
+            image.draft(None, (smallest_side, smallest_side))
+        image.load()
+        return _to_rgb(ImageOps.exif_transpose(image) if _may_be_rotated(image) else image)
+    except BrokenSample:
+        raise
+    except UnidentifiedImageError as error:  # whose text is the address of the buffer
+        raise BrokenSample("it is no picture" if data else "the file is empty") from error
+    except Exception as error:  # PIL's decoders raise whatever a broken file makes them stumble over
+        raise BrokenSample(str(error) if data else "the file is empty") from error
+
+
+def _may_be_rotated(image: Image.Image) -> bool:
+    return any(key in image.info for key in ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")) or (
+        image.format == "TIFF"
+    )
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB" and "transparency" not in image.info:
+        return image
+    if image.mode.startswith("I"):  # 16 bit, which convert() would clip at 255
+        grey = np.clip(np.asarray(image, dtype=np.int64), 0, 65535)
+        return Image.fromarray(((grey + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise BrokenSample("pixels are 32-bit floats of unknown range; convert the file to 8 or 16 bit")
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
+        image = image.convert("RGBA")
+        canvas = Image.new("RGBA", image.size, "white")
+        canvas.alpha_composite(image)
+        image = canvas
+    return image.convert("RGB")

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.seed import isolate_rng
 
-from d2v.data.module import PretrainingDataModule
+from d2v.data.data_module import PretrainingDataModule
 from d2v.errors import UserError
 from d2v.evaluation.probe_encoder import probe_encoder
 from d2v.metrics import KNN_TOP1, LINEAR_TOP1, of_encoder

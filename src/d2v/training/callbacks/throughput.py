@@ -52,11 +52,12 @@ class ThroughputCallback(L.Callback):
             self._seconds += now - self._last_end
             self._last_end = now
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it on the instance
+        parts = getattr(data, "parts", {"": data})  # somebody else's DataModule has no parts
         for name, part in by_encoder(batch).items():
-            self._count(self._counts.setdefault(name, _Counts()), data.parts[name], part, trainer.world_size, counted)
+            self._count(self._counts.setdefault(name, _Counts()), parts[name], part, trainer.world_size, counted)
         if step_is_logged(trainer, batch_idx):
             for name, counts in self._counts.items():
-                self._log(pl_module, name, data.parts[name], counts)
+                self._log(pl_module, name, parts[name], counts)
             self._reset()
 
     @staticmethod

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 from tqdm import tqdm
 
-from d2v.data.files import cached_arrays
+from d2v.data.file_index import cached_arrays
 from d2v.modalities.text.corpus.shards import Shards
 
 LEAST_TOKENS = 8

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from d2v.data.files import fingerprint, list_files
+from d2v.data.file_index import fingerprint, list_files
 from d2v.errors import UserError
 from d2v.modalities.text.raw_files import COMPRESSED, Kind, is_text, kind_of, parquet_groups
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from d2v.data.files import cache_folder, cached_arrays, fingerprint
+from d2v.data.file_index import cache_folder, cached_arrays, fingerprint
 from d2v.errors import UserError
 from d2v.modalities.text.corpus.files import Corpus
 from d2v.modalities.text.corpus.prepare import prepare_corpus

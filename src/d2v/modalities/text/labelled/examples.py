@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
-from d2v.data.dataset import too_many_broken
-from d2v.data.files import PackedStrings
+from d2v.data.file_index import PackedStrings
+from d2v.data.samples import too_many_broken
 from d2v.errors import UserError
 from d2v.modalities.text.labelled.tables import Table
 

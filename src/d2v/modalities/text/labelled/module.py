@@ -9,8 +9,8 @@ import numpy as np
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from d2v.data.dataset import Sample
-from d2v.data.module import PretrainingDataModule, Split
+from d2v.data.data_module import PretrainingDataModule, Split
+from d2v.data.samples import Sample
 from d2v.data.sources.subsets import HOLD_OUT_SEED, balanced_subset, permutation, size_of_share
 from d2v.errors import UserError
 from d2v.modalities.text.front_end import TextFrontEnd

@@ -10,8 +10,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from d2v.data.dataset import Sample, SampleDataset, SkippedSamples
-from d2v.data.files import cached_arrays
+from d2v.data.file_index import cached_arrays
+from d2v.data.samples import Sample, SampleDataset, SkippedSamples
 from d2v.errors import UserError
 from d2v.modalities.text.dataset import collate_blocks
 from d2v.modalities.text.labelled.examples import Examples

@@ -3,21 +3,17 @@
 The voices are those of eSpeak NG (GPL-3; see ``espeak.py``), which only this demo uses.
 """
 
-import logging
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from d2v.demo.demo_folder import DemoFolder, DemoSummary
 from d2v.demo.espeak import Utterance, require_espeak, synthesise
-from d2v.demo.folder import read_marker, write_marker
 from d2v.demo.sentences import DIGITS, write_sentences
 from d2v.errors import UserError
 from d2v.modalities.speech.decoding import SAMPLE_RATE, resample
-
-log = logging.getLogger(__name__)
 
 # (voice, words a minute, pitch) of each speaker; LibriSpeech's own speakers have lower numbers than FIRST_SPEAKER.
 # Left out are the variants with breath (f2, f3, f5, ...): eSpeak NG makes it of other random numbers each time.
@@ -53,22 +49,6 @@ _RATE, _PITCH, _PEAK, _SILENCE, _NOISE = (0.9, 1.1), (-6, 6), (-12.0, -1.0), (0.
 
 
 @dataclass(frozen=True)
-class DemoSummary:
-    """What the finished tree holds."""
-
-    root: str
-    hours: float
-    """Of all speech, sentences and digits."""
-    sentences: dict[str, int]
-    """By split."""
-    digits: dict[str, int]
-    """By split."""
-    voices: int
-    created: bool
-    """False if it was there already."""
-
-
-@dataclass(frozen=True)
 class Clip:
     """One file to write."""
 
@@ -78,7 +58,7 @@ class Clip:
     text: str
 
 
-def prepare_demo(
+def prepare_voices(
     root: str | Path,
     train_sentences: int = 60,
     val_sentences: int = 10,
@@ -104,7 +84,6 @@ def prepare_demo(
     Raises:
         UserError: eSpeak NG is missing, or the folder holds something else.
     """
-    root = Path(root).expanduser()
     counts = {
         "train_sentences": train_sentences,
         "val_sentences": val_sentences,
@@ -113,60 +92,52 @@ def prepare_demo(
     }
     if min(counts.values()) < 1:
         raise UserError(f"{', '.join(f'{name} {count}' for name, count in counts.items())}: all must be above 0.")
-    wanted = {**counts, "seed": seed, "voices": [list(voice) for voice in (*VOICES, *HELD_OUT_VOICES)]}
-    clips = _plan(counts, seed)
-    stored = read_marker(root, "speech", {*wanted, "hours"})
-    hours = stored and stored["hours"]
-    if hours and stored == {**wanted, "hours": hours} and _is_complete(root, clips):
-        return _summary(root, counts, hours, created=False)
-    require_espeak()
-    if stored is not None:
-        for folder in ("train", "val", "digits"):
-            shutil.rmtree(root / folder, ignore_errors=True)
-    root.mkdir(parents=True, exist_ok=True)
-    write_marker(root, "speech", {**wanted, "hours": None})
-    hours = _write_clips(root, clips, seed) / 3600
-    _write_transcripts(root, clips)
-    (root / "README.txt").write_text(_readme(counts, hours))
-    (root / "SPEAKERS.TXT").write_text(_speakers())
-    write_marker(root, "speech", {**wanted, "hours": hours})
-    return _summary(root, counts, hours, created=True)
-
-
-def _summary(root: Path, counts: dict[str, int], hours: float, created: bool) -> DemoSummary:
-    splits = ("train", "val")
-    voices = {"train": len(VOICES), "val": len(HELD_OUT_VOICES)}
-    return DemoSummary(
-        root=str(root),
-        hours=hours,
-        sentences={split: counts[f"{split}_sentences"] * len(VOICES) for split in splits},
-        digits={split: counts[f"{split}_digits"] * len(DIGITS) * voices[split] for split in splits},
-        voices=len(VOICES) + len(HELD_OUT_VOICES),
-        created=created,
+    voices = (*VOICES, *HELD_OUT_VOICES)
+    wanted = {**counts, "seed": seed, "voices": voices}
+    folder = DemoFolder(root, "speech", wanted, ("train", "val", "digits"))
+    found = folder.finished()
+    created = found is None
+    if found is None:
+        require_espeak()
+        clips = _plan(counts, seed)
+        folder.clear()
+        hours = _write_clips(folder.root, clips, seed) / 3600
+        _write_transcripts(folder.root, clips)
+        (folder.root / "README.txt").write_text(_readme(counts, hours))
+        (folder.root / "SPEAKERS.TXT").write_text(_speakers())
+        found = {"hours": hours, "sentences": {}, "digits": {}}
+        for split, speakers in (("train", VOICES), ("val", HELD_OUT_VOICES)):
+            found["sentences"][split] = counts[f"{split}_sentences"] * len(VOICES)
+            found["digits"][split] = counts[f"{split}_digits"] * len(DIGITS) * len(speakers)
+        found = folder.finish(found)
+    sentences, digits = found["sentences"], found["digits"]
+    text = (
+        f"{found['hours'] * 60:.0f} minutes of synthetic speech by {len(voices)} voices of eSpeak NG (GPL-3): "
+        f"{sentences['train']:,} sentences to train on and {sentences['val']:,} to validate, {digits['train']:,} and "
+        f"{digits['val']:,} digits"
     )
+    return DemoSummary(folder.root, created, found, text)
 
 
 def _plan(counts: dict[str, int], seed: int) -> list[Clip]:
     """All files of the tree; no sentence comes twice."""
-    per_voice = {split: counts[f"{split}_sentences"] for split in _CHAPTERS}
-    sentences = iter(write_sentences(sum(per_voice.values()) * len(VOICES), seed))
+    num_sentences = (counts["train_sentences"] + counts["val_sentences"]) * len(VOICES)
+    sentences = iter(write_sentences(num_sentences, seed))
+    held_out = FIRST_SPEAKER + len(VOICES)
+    speakers = range(FIRST_SPEAKER, held_out)
     clips = []
     for split, chapter in _CHAPTERS.items():
-        for speaker in range(FIRST_SPEAKER, FIRST_SPEAKER + len(VOICES)):
-            folder = Path(split, str(speaker), str(chapter))
-            clips += [
-                Clip(folder / f"{speaker}-{chapter}-{number:04d}.flac", speaker, next(sentences))
-                for number in range(per_voice[split])
-            ]
-    held_out = FIRST_SPEAKER + len(VOICES)
-    speakers = {"train": range(FIRST_SPEAKER, held_out), "val": range(held_out, held_out + len(HELD_OUT_VOICES))}
+        for speaker in speakers:
+            for number in range(counts[f"{split}_sentences"]):
+                path = Path(split, str(speaker), str(chapter), f"{speaker}-{chapter}-{number:04d}.flac")
+                clips.append(Clip(path, speaker, next(sentences)))
     for split in _CHAPTERS:
         for digit in DIGITS:
-            clips += [
-                Clip(Path("digits", split, digit, f"{speaker}-{digit}-{number:02d}.flac"), speaker, digit)
-                for speaker in speakers[split]
-                for number in range(counts[f"{split}_digits"])
-            ]
+            for speaker in speakers:
+                for number in range(counts[f"{split}_digits"]):
+                    path = Path("digits", split, digit, f"{speaker}-{digit}-{number:02d}.flac")
+                    clips.append(Clip(path, speaker, digit))
+        speakers = range(held_out, held_out + len(HELD_OUT_VOICES))
     return clips
 
 
@@ -226,23 +197,20 @@ def _write_transcripts(root: Path, clips: list[Clip]) -> None:
 def _transcript(clip: Clip) -> Path:
     """``SPEAKER-CHAPTER.trans.txt`` as in LibriSpeech, ``ZERO.trans.txt`` of digits."""
     folder = clip.path.parent
-    is_chapter = clip.path.parts[0] in _CHAPTERS
-    return folder / f"{f'{folder.parent.name}-{folder.name}' if is_chapter else folder.name}.trans.txt"
-
-
-def _is_complete(root: Path, clips: list[Clip]) -> bool:
-    paths = {path for clip in clips for path in (clip.path, _transcript(clip))}
-    return all((root / path).is_file() for path in paths)
+    name = folder.name
+    if clip.path.parts[0] in _CHAPTERS:
+        name = f"{folder.parent.name}-{name}"
+    return folder / f"{name}.trans.txt"
 
 
 def _speakers() -> str:
     """As LibriSpeech's own file of this name: a line a speaker."""
-    rows = [
-        f"{FIRST_SPEAKER + number} | {'train, val, digits/train' if number < len(VOICES) else 'digits/val'} | "
-        f"eSpeak NG {voice}, {rate} words a minute, pitch {pitch} (synthetic)"
-        for number, (voice, rate, pitch) in enumerate((*VOICES, *HELD_OUT_VOICES))
-    ]
-    return "; ID | SUBSETS | VOICE\n" + "\n".join(rows) + "\n"
+    lines = ["; ID | SUBSETS | VOICE\n"]
+    for number, (voice, rate, pitch) in enumerate((*VOICES, *HELD_OUT_VOICES)):
+        subsets = "train, val, digits/train" if number < len(VOICES) else "digits/val"
+        said_by = f"eSpeak NG {voice}, {rate} words a minute, pitch {pitch} (synthetic)"
+        lines.append(f"{FIRST_SPEAKER + number} | {subsets} | {said_by}\n")
+    return "".join(lines)
 
 
 def _readme(counts: dict[str, int], hours: float) -> str:

@@ -1,5 +1,6 @@
 """Waveforms: crops of clips, and batches of them."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -8,9 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from d2v.data.dataset import BrokenSample, Sample, SampleDataset, SkippedSamples
+from d2v.data.samples import Sample, SampleDataset, SkippedSamples
+from d2v.errors import BrokenSample
 from d2v.modalities.speech.decoding import SAMPLE_RATE, AudioReader
-from d2v.modalities.speech.splits import SpeechSplit
+from d2v.modalities.speech.labels import SpeechSplit
 from d2v.types import Batch
 
 _IGNORED_LETTER = -100  # Hugging Face's convention
@@ -105,12 +107,19 @@ def _collate_labels(labels: Sequence[int | Tensor | None]) -> Tensor | None:
     return pad_sequence(tensors, batch_first=True, padding_value=_IGNORED_LETTER)
 
 
-def _is_constant(wave: Tensor) -> bool:
-    return bool(wave.min() == wave.max())
+def value_range(reader: AudioReader) -> tuple[float, float]:
+    """The smallest and the largest value of a file, read in slices so that a long one does not fill the memory."""
+    low, high = math.inf, -math.inf
+    for start in range(0, reader.num_samples, _SLICE):
+        wave = reader.read(start, start + _SLICE)
+        low, high = min(low, float(wave.min())), max(high, float(wave.max()))
+    return low, high
 
 
 def _is_silent(reader: AudioReader) -> bool:
-    """Whether a file holds one constant value, read in slices so that a long one does not fill the memory."""
-    slices = (reader.read(start, start + 30 * SAMPLE_RATE) for start in range(0, reader.num_samples, 30 * SAMPLE_RATE))
-    bounds = [(float(wave.min()), float(wave.max())) for wave in slices]
-    return min(low for low, _ in bounds) == max(high for _, high in bounds)
+    low, high = value_range(reader)
+    return low == high
+
+
+def _is_constant(wave: Tensor) -> bool:
+    return bool(wave.min() == wave.max())

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 
 from d2v.data.batching import derive_accumulation, plain_number
 from d2v.data.cores import available_cores
-from d2v.data.dataset import Sample, SampleDataset, SkippedSamples
 from d2v.data.sampler import OrderedSampler, StreamSampler
+from d2v.data.samples import Sample, SampleDataset, SkippedSamples
 from d2v.errors import UserError
 from d2v.model.encoder import Encoder
 from d2v.types import Batch

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -21,7 +21,22 @@ class PackedStrings:
     def __init__(self, strings: Iterable[str]) -> None:
         encoded = [os.fsencode(string) for string in strings]
         self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-        self._ends = np.cumsum([0, *(len(string) for string in encoded)], dtype=np.int64)
+        self._ends = np.zeros(len(encoded) + 1, dtype=np.int64)
+        np.cumsum([len(string) for string in encoded], out=self._ends[1:])
+
+    @classmethod
+    def unpacked(cls, arrays: Mapping[str, np.ndarray], name: str) -> "PackedStrings":
+        """From what :meth:`packed` gave under this name."""
+        strings = cls(())
+        strings._bytes, strings._ends = arrays[name], arrays[f"{name} ends"]
+        return strings
+
+    def packed(self, name: str) -> dict[str, np.ndarray]:
+        """The two arrays, to be kept in a file."""
+        return {name: self._bytes, f"{name} ends": self._ends}
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[index] for index in range(len(self)))
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -54,9 +69,17 @@ def list_files(folder: Path, suffixes: tuple[str, ...], exclude: str | None = No
     return sorted(found)
 
 
-def fingerprint(files: Iterable[str | Path]) -> str:
-    """Changes when a file is changed, renamed or replaced; a file that cannot be found counts as such."""
+def fingerprint(files: Iterable[str | Path], made_for: object = None) -> str:
+    """Changes when a file is changed, renamed or replaced; a file that cannot be found counts as such.
+
+    Args:
+        files: their paths.
+        made_for: what is made of the files and decides what that is, such as endings and names of columns: plain values
+            with a ``repr`` of their own. Two readers of the same files then have different fingerprints.
+    """
     digest = blake2b(digest_size=12)
+    if made_for is not None:
+        digest.update(f"{made_for!r}\n".encode())
     for file in files:
         try:
             stat = os.stat(file)

@@ -4,16 +4,14 @@ import importlib.metadata
 import json
 import platform
 import re
-import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from d2v.demo.demo_folder import DemoFolder, DemoSummary
 from d2v.demo.docstrings import PYTHON, Documents, find_folder
-from d2v.demo.folder import read_marker, write_marker
 from d2v.errors import UserError
 
 # Label: (distribution, licence). All of them are there where d2v is.
@@ -50,21 +48,7 @@ _NAMES = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class DemoSummary:
-    """What the finished tree holds."""
-
-    root: str
-    documents: dict[str, int]
-    """Of each split."""
-    characters: int
-    labels: dict[str, int]
-    """Documents to train and to validate of each label."""
-    created: bool
-    """False if it was there already."""
-
-
-def prepare_demo(root: str | Path, train_documents: int = 560, val_documents: int = 140) -> DemoSummary:
+def prepare_texts(root: str | Path, train_documents: int = 560, val_documents: int = 140) -> DemoSummary:
     """Write documents as raw text to pretrain on, and ten packages' as labelled texts: which package is it about?
 
     Docstrings and help topics of the standard library, PyTorch, NumPy and others are read from their source; nothing is
@@ -82,48 +66,64 @@ def prepare_demo(root: str | Path, train_documents: int = 560, val_documents: in
     Raises:
         UserError: the folder holds something else, or too few packages are installed with their source.
     """
-    root = Path(root).expanduser()
     counts = {"train": train_documents, "val": val_documents}
     if min(counts.values()) < 1:
         raise UserError(f"train_documents {train_documents}, val_documents {val_documents}: both must be above 0.")
     versions = _versions()
-    wanted = {"counts": counts, "versions": versions}
-    stored = read_marker(root, "text", {*wanted, "summary"})
-    if stored is not None:
-        if stored["summary"] and stored == {**wanted, "summary": stored["summary"]} and _is_complete(root):
-            return DemoSummary(str(root), **stored["summary"], created=False)
-        for folder in ("raw", "labelled"):
-            shutil.rmtree(root / folder, ignore_errors=True)
-    collected = _collect(counts)
-    labels = {name: len(found["train"]) for name, found in collected.items() if name in LABELLED}
-    most = max(labels.values(), default=0)
-    kept = [name for name, count in labels.items() if count > _SMALLEST_LABEL * most and collected[name]["val"]]
-    if len(kept) < _FEWEST_LABELS:
-        raise UserError(
-            f"only {len(kept)} of {len(LABELLED)} packages are installed with documented source: {', '.join(kept)}. "
-            "Install d2v with its dependencies from wheels or source, not as compiled files only"
-        )
-    root.mkdir(parents=True, exist_ok=True)
-    write_marker(root, "text", {**wanted, "summary": None})
-    for split in counts:
-        _write(
-            root / "raw" / f"{split}.txt", "\n\n".join(text for found in collected.values() for text in found[split])
-        )
-        rows = ({"text": text, "label": name} for name in kept for text in collected[name][split])
-        _write(root / "labelled" / f"{split}.jsonl", "\n".join(map(json.dumps, rows)))
-    (root / "README.md").write_text(_readme(versions))
-    summary: dict[str, Any] = {
-        "documents": {split: sum(len(found[split]) for found in collected.values()) for split in counts},
-        "characters": sum(len(text) for found in collected.values() for split in counts for text in found[split]),
-        "labels": {name: sum(map(len, collected[name].values())) for name in kept},
-    }
-    write_marker(root, "text", {**wanted, "summary": summary})
-    return DemoSummary(str(root), **summary, created=True)
+    folder = DemoFolder(root, "text", {"counts": counts, "versions": versions}, ("raw", "labelled"))
+    found = folder.finished()
+    created = found is None
+    if found is None:
+        collected = _collect(counts)
+        labels = _choose_labels(collected)
+        folder.clear()
+        (folder.root / "README.md").write_text(_readme(versions))
+        found = folder.finish(_write_all(folder.root, collected, labels))
+    documents, labels = found["documents"], found["labels"]
+    text = (
+        f"{documents['train']:,} documents to train on and {documents['val']:,} to validate, "
+        f"{found['characters'] / 1e6:.1f} million characters; {sum(labels.values()):,} of them with one of "
+        f"{len(labels)} labels ({', '.join(labels)})"
+    )
+    return DemoSummary(folder.root, created, found, text)
 
 
 def mask_names(text: str) -> str:
     """Replace the names and usual abbreviations of the labelled packages, also as parts of other names."""
     return _NAMES.sub(MASK, text)
+
+
+def _choose_labels(collected: dict[str, dict[str, list[str]]]) -> list[str]:
+    """Packages with enough documents for a label of their own."""
+    counts = {name: len(found["train"]) for name, found in collected.items() if name in LABELLED}
+    most = max(counts.values(), default=0)
+    chosen = []
+    for name, count in counts.items():
+        if count > _SMALLEST_LABEL * most and collected[name]["val"]:
+            chosen.append(name)
+    if len(chosen) < _FEWEST_LABELS:
+        raise UserError(
+            f"only {len(chosen)} of {len(LABELLED)} packages are installed with documented source: "
+            f"{', '.join(chosen)}. Install d2v with its dependencies from wheels or source, not as compiled files only"
+        )
+    return chosen
+
+
+def _write_all(root: Path, collected: dict[str, dict[str, list[str]]], labels: list[str]) -> dict[str, Any]:
+    """The files; how many documents of each split, how many characters, and how many documents of each label."""
+    documents, characters, of_label = {}, 0, dict.fromkeys(labels, 0)
+    for split in ("train", "val"):
+        texts, rows = list[str](), list[str]()
+        for name, found in collected.items():
+            texts += found[split]
+            if name in of_label:
+                of_label[name] += len(found[split])
+                rows += [json.dumps({"text": text, "label": name}) for text in found[split]]
+        documents[split] = len(texts)
+        characters += sum(map(len, texts))
+        _write(root / "raw" / f"{split}.txt", "\n\n".join(texts))
+        _write(root / "labelled" / f"{split}.jsonl", "\n".join(rows))
+    return {"documents": documents, "characters": characters, "labels": of_label}
 
 
 def _collect(counts: dict[str, int]) -> dict[str, dict[str, list[str]]]:
@@ -154,16 +154,14 @@ def _packages() -> list[str]:
 
 
 def _versions() -> dict[str, str]:
-    distributions = {name: distribution for name, (distribution, _) in (LABELLED | UNLABELLED).items()}
-    return {
-        name: platform.python_version() if name == PYTHON else importlib.metadata.version(distributions[name])
-        for name in _packages()
-    }
-
-
-def _is_complete(root: Path) -> bool:
-    names = ("raw/train.txt", "raw/val.txt", "labelled/train.jsonl", "labelled/val.jsonl")
-    return all((root / name).is_file() for name in names)
+    versions = {}
+    for name in _packages():
+        distribution, _ = (LABELLED | UNLABELLED)[name]
+        if name == PYTHON:
+            versions[name] = platform.python_version()
+        else:
+            versions[name] = importlib.metadata.version(distribution)
+    return versions
 
 
 def _write(path: Path, text: str) -> None:
@@ -172,18 +170,18 @@ def _write(path: Path, text: str) -> None:
 
 
 def _readme(versions: dict[str, str]) -> str:
-    rows = "\n".join(
-        f"| {name} | {version} | {licence} |"
-        for name, version in versions.items()
-        for _, licence in [(LABELLED | UNLABELLED)[name]]
-    )
+    rows = []
+    for name, version in versions.items():
+        _, licence = (LABELLED | UNLABELLED)[name]
+        rows.append(f"| {name} | {version} | {licence} |")
+    table = "\n".join(rows)
     return (
         "# Demo text of d2v\n\n"
         "Docstrings and help topics of packages that were installed here, written by `d2v prepare demo text`: real "
         "English of a narrow kind.\nLines were joined to paragraphs, copies left out, and the names of the labelled "
         f'packages replaced by "{MASK}".\nIt is the text of the packages and under their licences; their distributions '
         "hold them in full.\n\n"
-        f"| package | version | licence |\n| --- | --- | --- |\n{rows}\n\n"
+        f"| package | version | licence |\n| --- | --- | --- |\n{table}\n\n"
         "raw/train.txt, raw/val.txt: all documents, a blank line between two.\nlabelled/train.jsonl, "
         "labelled/val.jsonl: those of the packages with the most, each with the package that it documents.\nThe "
         "documents to validate come from other source files than those to train on.\n"

@@ -1,19 +1,14 @@
 """A small labelled data set, cut from the colour photographs inside the scikit-image and scikit-learn wheels."""
 
 import importlib.util
-import logging
-import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from d2v.demo.folder import read_marker, write_marker
+from d2v.demo.demo_folder import DemoFolder, DemoSummary
 from d2v.errors import UserError, how_to_install
-
-log = logging.getLogger(__name__)
 
 _SKIMAGE, _SKLEARN = "skimage/data", "sklearn/datasets/images"
 PHOTOS = {  # class: (folder, file, origin and licence as the package states them)
@@ -42,19 +37,7 @@ _LARGEST_ZOOM = 2.0
 _PLAIN = 6.0
 
 
-@dataclass(frozen=True)
-class DemoSummary:
-    """What the finished tree holds."""
-
-    root: str
-    classes: tuple[str, ...]
-    num_train: int
-    num_val: int
-    created: bool
-    """False if it was there already."""
-
-
-def prepare_demo(
+def prepare_photos(
     root: str | Path, image_size: int = 48, train_crops: int = 400, val_crops: int = 100, seed: int = 0
 ) -> DemoSummary:
     """Write ``train/CLASS/*.jpg`` and ``val/CLASS/*.jpg`` below ``root``; the photo is the class.
@@ -72,45 +55,41 @@ def prepare_demo(
         UserError: if the photographs are not installed, the folder holds something else, or a photo is too small.
     """
     photos = find_photos()
-    root = Path(root).expanduser()
-    wanted = {
-        "image_size": image_size,
-        "train_crops": train_crops,
-        "val_crops": val_crops,
-        "seed": seed,
-        "classes": list(photos),
-    }
     if min(image_size, train_crops, val_crops) < 1:
         raise UserError(
             f"image_size {image_size}, train_crops {train_crops}, val_crops {val_crops}: all must be above 0."
         )
-    counts = {"train": train_crops * len(photos), "val": val_crops * len(photos)}
-    summary = DemoSummary(str(root), tuple(photos), counts["train"], counts["val"], created=True)
-    stored = read_marker(root, "vision", {*wanted, "finished"})
-    if stored is not None:
-        if stored == {**wanted, "finished": True} and _is_complete(root, counts):
-            return DemoSummary(str(root), tuple(photos), counts["train"], counts["val"], created=False)
-        for split in _BANDS:
-            shutil.rmtree(root / split, ignore_errors=True)
-    root.mkdir(parents=True, exist_ok=True)
-    write_marker(root, "vision", {**wanted, "finished": False})
-    with tqdm(total=sum(counts.values()), desc="cutting photographs", unit="image") as bar:
-        for number, (name, file) in enumerate(photos.items()):
-            with Image.open(file) as opened:
-                photo = opened.convert("RGB")
-            for split_number, (split, crops) in enumerate((("train", train_crops), ("val", val_crops))):
-                folder = root / split / name
-                folder.mkdir(parents=True)
-                boxes = choose_boxes(
-                    photo, split, crops, image_size, np.random.default_rng([seed, number, split_number])
-                )
-                for index, box in enumerate(boxes):
-                    crop = photo.resize((image_size, image_size), Image.Resampling.LANCZOS, box=box)
-                    crop.save(folder / f"{index:05d}.jpg", quality=95, subsampling=0)
-                    bar.update()
-    (root / "README.md").write_text(_readme(list(photos)))
-    write_marker(root, "vision", {**wanted, "finished": True})
-    return summary
+    counts = {"train": train_crops, "val": val_crops}
+    wanted = {"image_size": image_size, "crops": counts, "seed": seed, "classes": list(photos)}
+    folder = DemoFolder(root, "vision", wanted, list(_BANDS))
+    found = folder.finished()
+    created = found is None
+    if found is None:
+        folder.clear()
+        with tqdm(total=sum(counts.values()) * len(photos), desc="cutting photographs", unit="image") as bar:
+            for number, (name, file) in enumerate(photos.items()):
+                with Image.open(file) as opened:
+                    photo = opened.convert("RGB")
+                for split_number, (split, crops) in enumerate(counts.items()):
+                    generator = np.random.default_rng([seed, number, split_number])
+                    boxes = choose_boxes(photo, split, crops, image_size, generator)
+                    _write_crops(photo, boxes, image_size, folder.root / split / name)
+                    bar.update(crops)
+        (folder.root / "README.md").write_text(_readme(list(photos)))
+        numbers = {split: crops * len(photos) for split, crops in counts.items()}
+        found = folder.finish({"classes": list(photos), **numbers})
+    text = (
+        f"{found['train']:,} crops to train on and {found['val']:,} to validate, of {len(photos)} photographs "
+        f"({', '.join(photos)})"
+    )
+    return DemoSummary(folder.root, created, found, text)
+
+
+def _write_crops(photo: Image.Image, boxes: list[tuple[int, int, int, int]], image_size: int, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    for index, box in enumerate(boxes):
+        crop = photo.resize((image_size, image_size), Image.Resampling.LANCZOS, box=box)
+        crop.save(folder / f"{index:05d}.jpg", quality=95, subsampling=0)
 
 
 def find_photos() -> dict[str, Path]:
@@ -158,10 +137,6 @@ def choose_boxes(
                 break
         boxes.append((left, top, left + side, top + side))
     return boxes
-
-
-def _is_complete(root: Path, counts: dict[str, int]) -> bool:
-    return all(sum(1 for _ in (root / split).glob("*/*.jpg")) == count for split, count in counts.items())
 
 
 def _readme(classes: list[str]) -> str:

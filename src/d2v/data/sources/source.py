@@ -1,0 +1,231 @@
+"""Where samples come from: one interface for files on a disk, Hugging Face parquet and WebDataset tars."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from d2v.data.file_index import PackedStrings, fingerprint
+from d2v.errors import BrokenSample, UserError
+
+Encoded = str | os.PathLike[str] | bytes | BinaryIO
+"""A sample as it is stored: the path of its file, its content, or it opened for reading."""
+
+COLUMNS: Mapping[str, tuple[str, ...]] = {
+    "label": ("label", "labels", "cls", "class", "category"),
+    "speaker": ("speaker", "speaker_id", "client_id"),
+    "text": ("text", "transcript", "transcription", "sentence", "normalized_text", "txt"),
+}
+"""What archives may know about a sample, and the usual names of its column or JSON entry; the first there is taken."""
+
+
+@dataclass(frozen=True)
+class Medium:
+    """What a modality tells the sources about its files."""
+
+    noun: str
+    """Many of its samples in messages: images."""
+    suffixes: tuple[str, ...]
+    """Endings of its files, in lower case."""
+    feature: str
+    """Hugging Face's type of a column of such files: Image."""
+    columns: tuple[str, ...] = ("label",)
+    """Those of :data:`COLUMNS` that are of use; others are not kept."""
+    manifests: Mapping[str, "Callable[[Path], Files]"] = field(default_factory=dict)
+    """By ending, readers of files that list samples."""
+    unpacks_to: str | None = None
+    """Folder that a usual archive unpacks to: a root that holds it stands for it."""
+    speaker_of: Callable[[str], str] | None = None
+    """From the name of a file to who speaks in it; empty if it does not say."""
+    texts_beside: "Callable[[Files], Iterable[str]] | None" = None
+    """Reads the texts that lie beside files; empty where there is none."""
+    unreadable: tuple[str, ...] = ()
+    """Endings of files of this kind that must be converted first."""
+
+
+@dataclass(frozen=True)
+class Categories:
+    """One of a few names for each sample."""
+
+    names: tuple[str, ...]
+    ids: np.ndarray
+    """int32 [n]: which name; -1 where a sample has none."""
+
+    @classmethod
+    def of(cls, values: Iterable[str]) -> "Categories | None":
+        """Number the names in the order of the alphabet. An empty one is none; None if all are empty."""
+        numbers = {"": -1}
+        ids = np.fromiter((numbers.setdefault(value, len(numbers) - 1) for value in values), dtype=np.int32)
+        names = sorted(name for name in numbers if name)
+        if not names:
+            return None
+        place = np.full(len(names) + 1, -1, dtype=np.int32)  # the last is that of -1
+        for number, name in enumerate(names):
+            place[numbers[name]] = number
+        return cls(tuple(names), place[ids])
+
+    @classmethod
+    def of_labels(cls, values: Iterable[str]) -> "Categories | None":
+        """Like :meth:`of`; but whole numbers keep their order, and 0 and 2 are two of three classes."""
+        found = cls.of(values)
+        if found is None or not all(name.isdecimal() for name in found.names):
+            return found
+        numbers = np.array([*map(int, found.names), -1], dtype=np.int32)
+        return cls(tuple(map(str, range(numbers.max() + 1))), numbers[found.ids])
+
+    def numbered_as(self, names: tuple[str, ...], where: str) -> "Categories":
+        """The same by the names of the training split.
+
+        Raises:
+            UserError: a sample has a name that is not among them; ``where`` begins the message.
+        """
+        number = {name: place for place, name in enumerate(names)}
+        place = np.array([*(number.get(name, -1) for name in self.names), -1], dtype=np.int32)
+        ids = place[self.ids]
+        unknown = sorted({self.names[i] for i in np.unique(self.ids[(ids < 0) & (self.ids >= 0)])})
+        if unknown:
+            shown = ", ".join(unknown[:5]) + (" ..." if len(unknown) > 5 else "")
+            raise UserError(
+                f"{where}: the validation split has classes that the training split has not: {shown}. Choose another "
+                "data.val_split, or hold out part of the training samples: data.val_fraction 0.05."
+            )
+        return Categories(names, ids)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every sample has a name, and there is more than one name."""
+        return len(self.names) > 1 and bool((self.ids >= 0).all())
+
+
+class Source(ABC):
+    """Encoded samples with random access, in an order that depends on their names alone.
+
+    What grows with the number of samples lies in numpy arrays, which worker processes share by fork; a source can also
+    be pickled for them.
+    """
+
+    archives: Sequence[str] = ()
+    """Files that hold several samples each."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    @abstractmethod
+    def open(self, index: int) -> Encoded:
+        """A sample for a decoder that may want only part of it; raises BrokenSample if it cannot be read."""
+
+    @abstractmethod
+    def read(self, index: int) -> bytes:
+        """All bytes of a sample; raises BrokenSample if they cannot be read."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """What to call a sample in messages."""
+
+    @abstractmethod
+    def ids(self) -> list[str]:
+        """What to call all samples in results: short, and all different."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Changes when a file does."""
+
+    @abstractmethod
+    def categories(self, column: str) -> Categories | None:
+        """Label or speaker of each sample, or the top folder that it lies in (``folder``); None: nothing says it."""
+
+    @abstractmethod
+    def texts(self) -> PackedStrings | None:
+        """Text of each sample, empty where there is none; None: nothing says it."""
+
+
+class Files(Source):
+    """Files on a disk.
+
+    Args:
+        medium: of the files.
+        folder: that their names are relative to.
+        names: of the files.
+        tops: the top folder of each, which can serve as its class; None: by their names.
+        texts: of the files, empty where there is none; None: they lie beside them, if anywhere.
+    """
+
+    def __init__(
+        self,
+        medium: Medium,
+        folder: str | Path,
+        names: Sequence[str],
+        tops: Categories | None = None,
+        texts: Iterable[str] | None = None,
+    ) -> None:
+        self.folder = os.path.abspath(folder)
+        self._medium = medium
+        self._names = PackedStrings(names)
+        self._tops = tops or Categories.of(name.rpartition(os.sep)[0].partition(os.sep)[0] for name in names)
+        self._texts = None if texts is None else PackedStrings(texts)
+
+    @classmethod
+    def joined(cls, parts: Sequence["Files"]) -> "Files":
+        """Several as one, in their order."""
+        if len(parts) == 1:
+            return parts[0]
+        folder = os.path.commonpath([part.folder for part in parts])
+        names: list[str] = []
+        tops: list[str] = []
+        texts: list[str] = []
+        texts_given = any(part._texts is not None for part in parts)
+        for part in parts:
+            names += [os.path.relpath(part.name(index), folder) for index in range(len(part))]
+            found = part.categories("folder") or Categories((), np.full(len(part), -1))
+            tops += [("", *found.names)[number + 1] for number in found.ids]
+            if texts_given:
+                texts += part.texts() or [""] * len(part)
+        return cls(parts[0]._medium, folder, names, Categories.of(tops), texts if texts_given else None)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_texts": None}  # worker processes get the texts as labels
+
+    def open(self, index: int) -> str:
+        return self.name(index)
+
+    def read(self, index: int) -> bytes:
+        try:
+            with open(self.name(index), "rb", buffering=0) as file:
+                return file.read()
+        except OSError as error:
+            raise BrokenSample(error.strerror or str(error)) from error
+
+    def name(self, index: int) -> str:
+        return os.path.join(self.folder, self._names[index])
+
+    def ids(self) -> list[str]:
+        return [printable(name) for name in self._names]
+
+    def fingerprint(self) -> str:
+        return fingerprint(self.name(index) for index in range(len(self)))
+
+    def categories(self, column: str) -> Categories | None:
+        if column == "folder":
+            return self._tops
+        speaker_of = self._medium.speaker_of
+        if column != "speaker" or speaker_of is None:
+            return None
+        return Categories.of(speaker_of(os.path.basename(name)) for name in self._names)
+
+    def texts(self) -> PackedStrings | None:
+        if self._texts is None and self._medium.texts_beside is not None:
+            self._texts = PackedStrings(self._medium.texts_beside(self))
+        return self._texts
+
+
+def printable(name: str) -> str:
+    """A name in which bytes that are not UTF-8 are escaped: \\udcff."""
+    return name.encode(errors="backslashreplace").decode()

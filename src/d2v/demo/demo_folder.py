@@ -1,0 +1,88 @@
+"""The folder of a demo, which is made anew only if d2v made it."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from d2v.errors import UserError
+
+_MARKER = "demo.json"
+
+
+@dataclass(frozen=True)
+class DemoSummary:
+    """What a finished folder holds; as a text, the line that `d2v prepare demo` prints."""
+
+    root: Path
+    created: bool
+    """False if it was there already."""
+    found: dict[str, Any]
+    """Numbers of samples and the like, by name."""
+    text: str
+    """The same in words."""
+
+    def __str__(self) -> str:
+        state = "written to" if self.created else "already in"
+        return f"{self.text}: {state} {self.root}"
+
+
+class DemoFolder:
+    """A folder with a note of what was asked for, and, once all of it is there, of what it holds.
+
+    Args:
+        root: The folder.
+        kind: Of the demo: "vision", "speech".
+        wanted: What its files are made from, plain values.
+        folders: Below the root, that hold what is made; nothing else is ever removed.
+
+    Raises:
+        UserError: The folder holds something else, another demo for instance.
+    """
+
+    def __init__(self, root: str | Path, kind: str, wanted: Mapping[str, Any], folders: Sequence[str]) -> None:
+        self.root = Path(root).expanduser()
+        self._kind, self._wanted, self._folders = kind, json.loads(json.dumps(wanted)), folders
+        self._stored: dict[str, Any] = {}
+        marker = self.root / _MARKER
+        if marker.is_file():
+            try:
+                stored = json.loads(marker.read_bytes())
+            except ValueError:
+                stored = None
+            if isinstance(stored, dict) and stored.get("demo") == kind:
+                self._stored = stored
+        is_used = self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir()))
+        if is_used and not self._stored:
+            raise UserError(f"{self.root} exists and is no demo data of {kind}. Choose a new or an empty folder.")
+
+    def finished(self) -> dict[str, Any] | None:
+        """What it holds, if that is what is wanted and no file is missing; else None."""
+        found = self._stored.get("found")
+        if found is None or self._stored.get("wanted") != self._wanted or found["files"] != self._num_files():
+            return None
+        return found
+
+    def clear(self) -> None:
+        """Make the folder, or remove all that was made in it before."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._write_marker(None)
+        for name in self._folders:
+            shutil.rmtree(self.root / name, ignore_errors=True)
+
+    def finish(self, found: dict[str, Any]) -> dict[str, Any]:
+        """Note what it holds, and how many files: plain values."""
+        found = {**found, "files": self._num_files()}
+        self._write_marker(found)
+        return found
+
+    def _num_files(self) -> int:
+        return sum(path.is_file() for name in self._folders for path in (self.root / name).rglob("*"))
+
+    def _write_marker(self, found: dict[str, Any] | None) -> None:
+        """All in one step, so that no half of it is ever there."""
+        part = self.root / f"{_MARKER}.part"
+        part.write_text(json.dumps({"demo": self._kind, "wanted": self._wanted, "found": found}))
+        part.replace(self.root / _MARKER)

@@ -1,0 +1,310 @@
+"""Sound files: what collections of them have in common, and how long each clip is."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
+from tqdm import tqdm
+
+from d2v.data.file_index import cached_arrays
+from d2v.data.samples import too_many_broken
+from d2v.data.sources.source import Categories, Encoded, Files, Medium, Source
+from d2v.errors import BrokenSample, UserError
+from d2v.modalities.speech.decoding import SAMPLE_RATE, AudioInfo, audio_info, samples_at_16k
+
+LEAST_SAMPLES = 1_360
+"""At 16 kHz, 85 ms: what four frames of the published feature extractor are computed from. Fewer frames can neither be
+masked nor have their targets normalised over time, and so a shorter clip is neither trained nor validated on."""
+
+# Opening a file waits for the disk or the network most of the time.
+_THREADS = 8
+_CLIPS_A_TASK = 64
+_NAMED = 5
+# LibriSpeech and LibriTTS: SPEAKER-CHAPTER-NUMBER, or with underscores.
+_SPEAKER = re.compile(r"(\d+)[-_]\d+[-_]\d+")
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Readable clips of a source, and what their headers say."""
+
+    source: Source
+    index: np.ndarray
+    """int64 [n]: positions in the source."""
+    num_samples: np.ndarray
+    """int64 [n]: length at 16 kHz."""
+    sample_rate: np.ndarray
+    """int32 [n]: of the file."""
+    channels: np.ndarray
+    """int32 [n]."""
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def open(self, index: int) -> Encoded:
+        """The encoded clip."""
+        return self.source.open(int(self.index[index]))
+
+    def name(self, index: int) -> str:
+        """What to call the clip in messages."""
+        return self.source.name(int(self.index[index]))
+
+    def file_names(self) -> list[str]:
+        """What each clip is called, without a folder."""
+        ids = self.source.ids()
+        return [os.path.basename(ids[index]) for index in self.index]
+
+    def select(self, chosen: np.ndarray) -> "Clips":
+        """Some of them: positions, or a mask."""
+        columns = (self.index, self.num_samples, self.sample_rate, self.channels)
+        return Clips(self.source, *(column[chosen] for column in columns))
+
+    def categories(self, column: str) -> Categories | None:
+        """Speaker, label or folder of each clip; None: nothing says it."""
+        found = self.source.categories(column)
+        return None if found is None else Categories(found.names, found.ids[self.index])
+
+    def texts(self) -> list[str]:
+        """Transcript of each clip, empty where there is none."""
+        texts = self.source.texts()
+        return [""] * len(self) if texts is None else [texts[index] for index in self.index]
+
+
+class Headers(NamedTuple):
+    """What the headers of all files of a source say."""
+
+    clips: Clips
+    """Those that can be read."""
+    broken: dict[int, str]
+    """Why each of the others cannot be, by position in the source."""
+
+
+def speaker_of(file_name: str) -> str:
+    """Who speaks, as LibriSpeech names its files; empty if another name does not say."""
+    match = _SPEAKER.match(file_name)
+    return match[1] if match else ""
+
+
+def transcripts_beside(files: Files) -> Iterator[str]:
+    """From ``*.trans.txt`` (a line a clip: STEM TEXT) in the folder of each clip, else from ``STEM.txt``."""
+    folder, texts = "", dict[str, str]()
+    for index in range(len(files)):
+        parent, base = os.path.split(files.name(index))
+        if parent != folder:  # files are sorted, so those of a folder follow each other
+            folder, texts = parent, _transcripts_in(parent)
+        stem = base.rpartition(".")[0]
+        beside = os.path.join(parent, f"{stem}.txt")
+        if stem not in texts and os.path.isfile(beside):
+            texts[stem] = " ".join(_read_text(beside).split())
+        yield texts.get(stem, "")
+
+
+def read_manifest(path: Path) -> Files:
+    """A manifest of fairseq: a folder on the first line, then ``FILE<TAB>SAMPLES``; ``.ltr`` or ``.wrd`` beside it.
+
+    The stated numbers of samples are not used: the files' headers also say at which rate they are.
+
+    Raises:
+        UserError: a line is no such entry, or there is not one transcript a line.
+    """
+    try:
+        # Names of files need not be UTF-8.
+        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read as a manifest ({error}).") from error
+    files = []
+    for number, line in enumerate(lines[1:], 2):
+        if not line.strip():
+            continue
+        file, _, samples = line.partition("\t")
+        if not samples.partition("\t")[0].strip().isdigit():
+            raise UserError(f"{path}, line {number}: expected FILE<TAB>SAMPLES, found {line!r}.")
+        files.append(file)
+    if not files:
+        raise UserError(f"{path}: a manifest has a folder on its first line, then FILE<TAB>SAMPLES; here is no entry.")
+    folder = Path(lines[0].strip()).expanduser()
+    if not folder.is_absolute() and not folder.is_dir():
+        folder = path.parent / folder
+    if not folder.is_dir():
+        raise UserError(f"{path}: its first line names the folder {lines[0].strip()!r}, which does not exist.")
+    for beside in (path.with_suffix(".wrd"), path.with_suffix(".ltr")):
+        if beside.is_file():
+            texts = _transcripts_of_manifest(beside, len(files), path.name)
+            return Files(SOUND, folder, files, texts=texts)
+    return Files(SOUND, folder, files)
+
+
+SOUND = Medium(
+    "sound",
+    # What libsndfile reads.
+    (".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64"),
+    feature="Audio",
+    columns=("label", "speaker", "text"),
+    manifests={".tsv": read_manifest},
+    unpacks_to="LibriSpeech",
+    speaker_of=speaker_of,
+    texts_beside=transcripts_beside,
+    unreadable=(".m4a", ".aac", ".wma", ".mp4", ".webm"),
+)
+
+
+def read_headers(source: Source, retry: bool = True) -> Headers:
+    """Read all headers, or find them in the cache if no file has changed since.
+
+    Args:
+        source: of the clips.
+        retry: read those again that were broken. Permissions and network drives are mended without a trace in the
+            file; but the processes of one run must agree, so only one of them may retry.
+    """
+    import soundfile
+
+    key = f"{source.fingerprint()}-{soundfile.__libsndfile_version__}"  # another version may read more
+    columns = cached_arrays(
+        "audio-headers",
+        key,
+        lambda: _columns(scan(source, audio_info)),
+        (lambda stored: _retried(source, stored)) if retry else None,
+    )
+    frames, rates, channels = columns["frames"], columns["rates"], columns["channels"]
+    good = np.flatnonzero(frames > 0)
+    lengths = np.zeros(len(good), dtype=np.int64)
+    for rate in np.unique(rates[good]):
+        same = rates[good] == rate
+        distinct, inverse = np.unique(frames[good][same], return_inverse=True)
+        lengths[same] = np.array([samples_at_16k(int(n), int(rate)) for n in distinct], dtype=np.int64)[inverse]
+    reasons = columns["reasons"].tobytes().decode().split("\n")
+    broken = dict(zip(np.flatnonzero(frames <= 0).tolist(), reasons, strict=False))
+    return Headers(Clips(source, good, lengths, rates[good], channels[good]), broken)
+
+
+def report_headers(name: str, headers: Headers, max_fraction: float) -> None:
+    """Say in the log what the files are like.
+
+    Args:
+        name: what they are: the training split.
+        headers: of all files.
+        max_fraction: largest tolerable share of broken files.
+
+    Raises:
+        UserError: more are broken, or all.
+    """
+    clips, broken = headers
+    first = [f"{clips.source.name(index)}: {reason}" for index, reason in list(broken.items())[:_NAMED]]
+    if too_many_broken(len(broken), len(clips.source), max_fraction) or not len(clips):
+        shown = "\n  ".join(first)
+        raise UserError(
+            f"data: {len(broken):,} of {len(clips.source):,} files of {name} cannot be read: more than "
+            f"data.max_skipped_fraction = {max_fraction}. The first are:\n  {shown}\nRestore or remove them, or raise "
+            "the fraction."
+        )
+    for line in first:
+        rank_zero_info(f"data: left out {line}")
+
+    def say(what: str, which: np.ndarray) -> None:
+        if len(which):
+            first_name = clips.name(int(which[0]))
+            rank_zero_info(f"data: {what} {len(which):,} of {len(clips):,} clips (first: {first_name})")
+
+    for rate in np.unique(clips.sample_rate[clips.sample_rate != SAMPLE_RATE]):
+        say(f"resampling {rate:,} Hz to {SAMPLE_RATE:,} Hz:", np.flatnonzero(clips.sample_rate == rate))
+    say("averaging the channels of", np.flatnonzero(clips.channels > 1))
+
+
+def scan(
+    source: Source,
+    look: Callable[[Encoded], AudioInfo],
+    title: str = "reading audio headers",
+    positions: Sequence[int] | None = None,
+) -> list[AudioInfo | str]:
+    """What ``look`` finds in each clip, in several threads with a progress bar; for a broken one, the reason.
+
+    Args:
+        source: of the clips.
+        look: at one.
+        title: of the bar.
+        positions: of the clips; None: all.
+    """
+    chosen = range(len(source)) if positions is None else positions
+
+    def task(start: int) -> list[AudioInfo | str]:
+        found: list[AudioInfo | str] = []
+        for index in chosen[start : start + _CLIPS_A_TASK]:
+            try:
+                found.append(look(source.open(index)))
+            except BrokenSample as reason:
+                found.append(" ".join(str(reason).split()) or "it cannot be read")
+        return found
+
+    results: list[AudioInfo | str] = []
+    with ThreadPoolExecutor(_THREADS) as pool, tqdm(total=len(chosen), desc=title, unit="file", leave=False) as bar:
+        for part in pool.map(task, range(0, len(chosen), _CLIPS_A_TASK)):
+            results += part
+            bar.update(len(part))
+    return results
+
+
+def _transcripts_of_manifest(path: Path, count: int, manifest: str) -> list[str]:
+    texts = [text.strip() for text in _read_text(str(path)).splitlines()]
+    if len(texts) != count:
+        raise UserError(f"{path} has {len(texts)} lines for {count} files in {manifest}; they must correspond.")
+    if path.suffix == ".ltr":  # H E L L O | W O R L D |
+        return [text.replace(" ", "").replace("|", " ").strip() for text in texts]
+    return texts
+
+
+def _transcripts_in(folder: str) -> dict[str, str]:
+    texts: dict[str, str] = {}
+    if not os.path.isdir(folder):
+        return texts
+    for entry in sorted(os.listdir(folder)):
+        if entry.endswith(".trans.txt") and not entry.startswith("."):
+            for line in _read_text(os.path.join(folder, entry)).splitlines():
+                stem, _, text = line.strip().partition(" ")
+                texts[stem] = text.strip()
+    return texts
+
+
+def _read_text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8-sig") as file:
+            return file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 text ({error}).") from error
+
+
+def _retried(source: Source, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """With what is now known about the clips that were broken; the same object if that is nothing new."""
+    broken = np.flatnonzero(columns["frames"] <= 0)
+    if not len(broken):
+        return columns
+    now = _columns(scan(source, audio_info, "reading broken audio headers again", broken.tolist()))
+    if np.array_equal(now["reasons"], columns["reasons"]):
+        return columns
+    renewed = {"reasons": now["reasons"]}
+    for name in ("rates", "frames", "channels"):
+        renewed[name] = columns[name].copy()
+        renewed[name][broken] = now[name]
+    return renewed
+
+
+def _columns(found: list[AudioInfo | str]) -> dict[str, np.ndarray]:
+    """What :func:`scan` found as arrays; a broken clip has no frames, and the reasons follow each other in lines."""
+    rows = np.zeros((len(found), 3), dtype=np.int64)
+    reasons = []
+    for number, item in enumerate(found):
+        if isinstance(item, str):
+            reasons.append(item)
+        else:
+            rows[number] = item
+    return {
+        "rates": rows[:, 0].astype(np.int32),
+        "frames": rows[:, 1].copy(),
+        "channels": rows[:, 2].astype(np.int32),
+        "reasons": np.frombuffer("\n".join(reasons).encode(errors="backslashreplace"), dtype=np.uint8),
+    }
