@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from encoders import data2vec, step
+from encoders import step
 from torch import Tensor
 
 from d2v.checkpoints import recipe
-from d2v.checkpoints.recipe import build_encoder
 from d2v.configs import SHIPPED
 from d2v.model.data2vec import Data2Vec
 from d2v.model.front_end import FrontEnd

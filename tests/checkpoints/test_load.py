@@ -172,7 +172,9 @@ def test_changed_arguments_of_the_encoder(tmp_path: Path) -> None:
     assert changed.trunk.checkpoint_activations
     assert changed.recipe["trunk"]["dropout"] == 0.2
     assert same(plain, changed)
-    with pytest.raises(UserError, match=r"layer_drip=0.1: the encoder has no such argument; VisionFrontEnd has .*trunk .*depth"):
+    with pytest.raises(
+        UserError, match=r"layer_drip=0.1: the encoder has no such argument; VisionFrontEnd has .*trunk .*depth"
+    ):
         d2v.load(path, layer_drip=0.1)
     with pytest.raises(UserError, match="do not fit the encoder"):
         d2v.load(path, width=32)

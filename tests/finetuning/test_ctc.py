@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from d2v.checkpoints.head_files import StoredHead, to_files
 from encoders import vision_encoder
 from torchmetrics.functional.text import char_error_rate
 from toy import (
@@ -29,6 +28,7 @@ from toy import (
 
 import d2v
 from d2v.checkpoints.folder import write_folder
+from d2v.checkpoints.head_files import StoredHead, to_files
 from d2v.errors import UserError
 from d2v.finetuning.ctc import CTCModule, ctc_loss
 from d2v.finetuning.decoding import BeamSearchDecoder

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 import yaml
 from command_line import D2V
-from d2v.checkpoints.head_files import FILE, load_head
 from pictures import CLASSES, write_pictures
 
 import d2v as package
 from d2v.checkpoints.folder import read_config
+from d2v.checkpoints.head_files import FILE, load_head
 from d2v.commands import import_
 from d2v.errors import UserError
 
