@@ -47,8 +47,8 @@ def allow_packages(packages: Iterable[str]) -> None:
 
 
 def package_of(recipe: Any) -> set[str]:
-    """The package of the class that a node names. Only for recipes in configs, which the user gives on purpose and which
-    `d2v fit` obeys, too; never for those of checkpoints."""
+    """The package of the class that a node names. Only for recipes in configs, which the user gives on purpose and
+    which `d2v fit` obeys, too; never for those of checkpoints."""
     if isinstance(recipe, dict) and isinstance(recipe.get("class_path"), str):
         return {recipe["class_path"].partition(".")[0]}
     return set()

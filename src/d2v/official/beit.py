@@ -6,20 +6,9 @@ from typing import Any
 from d2v.checkpoints.recipe import node
 from d2v.data.normalisation import ASSET, IMAGENET, Normalisation
 from d2v.official import published
+from d2v.official import vision_tensors as vision
 from d2v.official.imported import Imported, Recipe, method_recipe, one_norm
 from d2v.official.names import given, model_state, tensor
-from d2v.official.vision_tensors import (
-    Grid,
-    add_unused,
-    block_masking,
-    ends_without_norm,
-    find_grid,
-    patch_sizes,
-    take_beit_classifier,
-    v1_num_heads,
-    v1_student,
-    v1_weights,
-)
 
 PUBLISHED = {
     "num_mask_patches": 120,
@@ -44,63 +33,54 @@ def read_beit(content: dict[str, Any]) -> Imported:
         UserError: The checkpoint is not whole.
     """
     args = given(content.get("args"))
-    assets = {}
+    found = Imported(model_state(content), args)
+    weights, notes = found.weights, found.notes
     uses_imagenet = args.get("imagenet_default_mean_and_std")
     if uses_imagenet is not None:
-        assets[ASSET] = (IMAGENET if uses_imagenet else _INCEPTION).to_asset()
-    notes: list[str] = []
+        found.assets[ASSET] = (IMAGENET if uses_imagenet else _INCEPTION).to_asset()
     pretrained = {"target_layers", "num_mask_patches"} <= args.keys()
     if not pretrained:
         known: dict[str, Any] = {key: args[key] for key in ("window_size", "layer_scale_init_value") if key in args}
         args = {**PUBLISHED, **known}
         notes.append("the settings of the pretraining are not in the file: those of the published Base run are taken")
 
-    state = model_state(content)
-    weights, left_out = v1_weights(state, "student.")
-    for part in ("weight", "bias"):
-        if f"lm_head.{part}" in left_out:
-            left_out.remove(f"lm_head.{part}")
-            weights[f"task.head.proj.{part}"] = state[f"lm_head.{part}"].float()
-    prefixes = ["student."]
+    student, left_out = vision.v1_weights(found.state, "student.")
+    weights |= student
+    for name in left_out:
+        if name in ("lm_head.weight", "lm_head.bias"):
+            weights[name.replace("lm_head.", "task.head.proj.")] = found.state[name].float()
+        else:
+            found.left_out.append(name)
     if isinstance(content.get("model_ema"), dict):
-        ema = model_state({"model": content["model_ema"]})
-        teacher, left_out_ema = v1_weights(ema, "teacher.encoder.")
-        weights.update(teacher)
-        left_out += [f"model_ema.{key}" for key in left_out_ema]
-        prefixes.append("teacher.encoder.")
-    grid = find_grid(weights, args.get("window_size"), patch_sizes(weights)["patch_size"])
-    if not ends_without_norm(state):
+        teacher, left_out_ema = vision.v1_weights(model_state({"model": content["model_ema"]}), "teacher.encoder.")
+        weights |= teacher
+        found.left_out += [f"model_ema.{key}" for key in left_out_ema]
+        vision.add_unused(found, "teacher.encoder.")
+    grid = vision.find_grid(weights, args.get("window_size"), vision.patch_sizes(weights)["patch_size"])
+    if not vision.ends_without_norm(found.state):
         tensor(weights, "student.trunk.output_norm.weight", dims=1)
-    student = v1_student(
-        weights,
-        grid,
-        v1_num_heads(weights, notes),
-        layer_scale=args.get("layer_scale_init_value", 1e-4),
-        attention_dropout=args.get("attn_drop_rate", 0.0),
-        drop_path=args.get("drop_path", 0.0),
-    )
-    missing = [add_unused(weights, prefix) for prefix in prefixes]
-    if missing[0]:
-        notes.append("the file holds no mask embedding, as fine-tuned models have none: it is zero")
+    trunk = {
+        "layer_scale": args.get("layer_scale_init_value", 1e-4),
+        "attention_dropout": args.get("attn_drop_rate", 0.0),
+        "drop_path": args.get("drop_path", 0.0),
+    }
+    recipe = vision.v1_student(weights, grid, vision.v1_num_heads(weights, notes), **trunk)
+    vision.add_unused(found)
     if pretrained:
-        notes += published.differences(args, published.by_width(published.V1_VISION, student["trunk"]["width"]))
+        notes += published.differences(args, "v1_vision", found.width)
+    vision.take_beit_classifier(found)
     start, end = args.get("ema_decay_init", 0.999), args.get("ema_decay", 0.9998)
-    return Imported(
-        layout="data2vec_vision (BEiT) data2vec 1.0 vision" + _state_of(state),
-        licence="CC-BY-NC 4.0 if these are the published weights",
-        method=beit_method(student, args, grid, notes),
-        ema={"start": start, "end": end, "anneal_steps": args.get("ema_start_at", 0)},
-        weights=weights,
-        head=take_beit_classifier(state, weights, left_out, notes),
-        assets=assets,
-        left_out=left_out,
-        notes=notes,
+    return found.finish(
+        "data2vec_vision (BEiT) data2vec 1.0 vision" + _state_of(found.state),
+        "CC-BY-NC 4.0 if these are the published weights",
+        beit_method(recipe, args, grid, notes),
+        {"start": start, "end": end, "anneal_steps": args.get("ema_start_at", 0)},
     )
 
 
-def beit_method(student: Recipe, args: dict[str, Any], grid: Grid, notes: list[str]) -> Recipe:
+def beit_method(student: Recipe, args: dict[str, Any], grid: vision.Grid, notes: list[str]) -> Recipe:
     """The recipe of 1.0's method on pictures around a student, by BEiT's settings."""
-    masking = block_masking(args, grid, notes)
+    masking = vision.block_masking(args, grid, notes)
     targets = _targets(args, student["trunk"]["depth"], notes)
     return method_recipe(student, masking, targets, node("d2v.model.heads.LinearHead"), _loss(args, notes), shared=[])
 

@@ -14,6 +14,7 @@ from d2v.checkpoints.head_files import HeadInput, HeadTask, StoredHead
 from d2v.data.alphabet import Alphabet
 from d2v.errors import UserError
 from d2v.nn.task_heads import ClassifierHead, CTCHead, TanhHead, TaskHead
+from d2v.official.imported import Imported
 
 DICTIONARY = "dict.ltr.txt"
 """What fairseq calls the letters of its LibriSpeech recognisers."""
@@ -25,116 +26,102 @@ _LIBRISPEECH = (*("<s>", "<pad>", "</s>", "<unk>", "|"), *"ETAONIHSRDLUMWCFGYPBV
 
 
 def take_classifier(
-    state: Mapping[str, Any],
+    found: Imported,
     layers: Mapping[str, str],
-    *,
-    width: int,
     pool: HeadInput,
-    left_out: list[str],
-    notes: list[str],
     names: tuple[str, ...] | None = None,
     task: HeadTask | None = None,
     eps: float = 1e-6,
-) -> StoredHead | None:
-    """A classifier from tensors of any layout; None if there is none, or, with a note, if ours cannot be such.
+) -> None:
+    """Take a classifier from official tensors, if there is one and ours can be such; else a note says why not.
 
     Args:
-        state: Official tensors.
+        found: Gets the head; its names are left out no more.
         layers: The official layer that each of ours is ("norm", "hidden", "proj").
-        width: D of the encoder.
         pool: What the head reads.
-        left_out: Loses the head's names if it is taken.
-        notes: Extended if it cannot be.
         names: Of its classes.
         task: None: a regression if it has one output, else one class each.
         eps: Of its norm, which is the encoder's.
     """
-    bias = state.get(f"{layers['proj']}.bias")
-    outputs = len(bias) if isinstance(bias, Tensor) and bias.ndim == 1 else 0
+    outputs = _outputs(found, layers["proj"])
     kind = TanhHead if "hidden" in layers else ClassifierHead
     with torch.device("meta"):
-        module = kind(width, outputs or 1, "norm" in layers, eps=eps)
-    if not _fill(module, state, layers, "classifier", left_out, notes):
-        return None
-    return StoredHead(module, task or ("regression" if outputs == 1 else "single"), pool, names)
+        module = kind(found.width, outputs, "norm" in layers, eps=eps)
+    if _fill(module, found, layers, "classifier"):
+        found.head = StoredHead(module, task or ("regression" if outputs == 1 else "single"), pool, names)
 
 
-def take_fairseq_text_classifier(
-    settings: Mapping[str, Any], state: Mapping[str, Any], width: int, left_out: list[str], notes: list[str]
-) -> StoredHead | None:
-    """The head of fairseq's sentence classifiers (``RobertaClassificationHead``): linear, tanh, linear on ``<s>``.
+def take_fairseq_text_classifier(found: Imported, settings: Mapping[str, Any]) -> None:
+    """Take the head of fairseq's sentence classifiers (``RobertaClassificationHead``): linear, tanh, linear on ``<s>``.
 
     Args:
+        found: See :func:`take_classifier`.
         settings: Of the classifier itself.
-        state, width, left_out, notes: See :func:`take_classifier`.
     """
-    found = []
-    for key in state:
+    names = []
+    for key in found.state:
         match = _FAIRSEQ_TEXT_HEAD.fullmatch(key)
-        if match and match["name"] not in found:
-            found.append(match["name"])
-    if not found:
-        return None
-    name = _USUAL_NAME if _USUAL_NAME in found else found[0]
-    if len(found) > 1:
-        notes.append(f"of its {len(found)} classifiers {name} is taken")
+        if match and match["name"] not in names:
+            names.append(match["name"])
+    if not names:
+        return
+    name = _USUAL_NAME if _USUAL_NAME in names else names[0]
+    if len(names) > 1:
+        found.notes.append(f"of its {len(names)} classifiers {name} is taken")
     activation = settings.get("pooler_activation_fn", "tanh")
     if activation != "tanh":
-        notes.append(f"the classifier is left out: its pooler_activation_fn is {activation}, and d2v's head has tanh")
-        return None
+        found.notes.append(
+            f"the classifier is left out: its pooler_activation_fn is {activation}, and d2v's head has tanh"
+        )
+        return
     head = f"classification_heads.{name}"
-    layers = {"hidden": f"{head}.dense", "proj": f"{head}.out_proj"}
-    return take_classifier(state, layers, width=width, pool="cls", left_out=left_out, notes=notes)
+    take_classifier(found, {"hidden": f"{head}.dense", "proj": f"{head}.out_proj"}, pool="cls")
 
 
-def take_recogniser(
-    state: Mapping[str, Any], layer: str, width: int, left_out: list[str], notes: list[str]
-) -> StoredHead | None:
-    """The head of a recogniser, its symbols not known yet; None if there is none or, with a note, if it is odd.
+def take_recogniser(found: Imported, layer: str) -> None:
+    """Take the head of a recogniser, its symbols not known yet, if there is one; if it is odd, a note says so.
 
     Args:
-        state, width, left_out, notes: See :func:`take_classifier`.
+        found: See :func:`take_classifier`.
         layer: The official layer: ``w2v_encoder.proj`` of fairseq's ``wav2vec_ctc``.
 
     Raises:
         UserError: It reads another number of features than the encoder gives.
     """
-    weight, bias = state.get(f"{layer}.weight"), state.get(f"{layer}.bias")
-    if isinstance(weight, Tensor) and weight.ndim == 2 and weight.shape[1] != width:
-        raise UserError(f"the recogniser's head reads {weight.shape[1]} features, the encoder gives {width}")
-    outputs = len(bias) if isinstance(bias, Tensor) and bias.ndim == 1 else 0
+    weight = found.state.get(f"{layer}.weight")
+    if isinstance(weight, Tensor) and weight.ndim == 2 and weight.shape[1] != found.width:
+        raise UserError(f"the recogniser's head reads {weight.shape[1]} features, the encoder gives {found.width}")
     with torch.device("meta"):
-        module = CTCHead(width, outputs or 1)
-    if not _fill(module, state, {"proj": layer}, "head of the recogniser", left_out, notes):
-        return None
-    return StoredHead(module, "ctc", "none")
+        module = CTCHead(found.width, _outputs(found, layer))
+    if _fill(module, found, {"proj": layer}, "head of the recogniser"):
+        found.head = StoredHead(module, "ctc", "none")
 
 
-def _fill(
-    module: TaskHead,
-    state: Mapping[str, Any],
-    layers: Mapping[str, str],
-    what: str,
-    left_out: list[str],
-    notes: list[str],
-) -> bool:
+def _outputs(found: Imported, layer: str) -> int:
+    bias = found.state.get(f"{layer}.bias")
+    if isinstance(bias, Tensor) and bias.ndim == 1 and len(bias):
+        return len(bias)
+    return 1  # there is no head, or an odd one
+
+
+def _fill(module: TaskHead, found: Imported, layers: Mapping[str, str], what: str) -> bool:
     """Put official tensors into a head without memory, if they are there and fit it."""
-    official, found, expected = {}, {}, {}
+    official, tensors, expected = {}, {}, {}
     for ours, theirs in layers.items():
         for part in ("weight", "bias"):
             name = f"{theirs}.{part}"
             official[f"{ours}.{part}"] = name
             expected[name] = module.state_dict()[f"{ours}.{part}"]
-            if isinstance(state.get(name), Tensor):
-                found[name] = state[name].float()
-    if not any(official[name] in state for name in ("proj.weight", "proj.bias")):
+            if isinstance(found.state.get(name), Tensor):
+                tensors[name] = found.state[name].float()
+    if not any(official[name] in found.state for name in ("proj.weight", "proj.bias")):
         return False
-    if problems := mismatches(expected, found):
-        notes.append(f"the {what} ({', '.join(sorted(expected))}) is left out: {in_short(problems, shown=2)}")
+    if problems := mismatches(expected, tensors):
+        found.notes.append(f"the {what} ({', '.join(sorted(expected))}) is left out: {in_short(problems, shown=2)}")
         return False
-    module.load_state_dict({ours: found[theirs] for ours, theirs in official.items()}, assign=True)
+    module.load_state_dict({ours: tensors[theirs] for ours, theirs in official.items()}, assign=True)
     module.requires_grad_(False).eval()
-    left_out[:] = [name for name in left_out if name not in expected]
+    found.left_out = [name for name in found.left_out if name not in expected]
     return True
 
 

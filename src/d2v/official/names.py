@@ -14,6 +14,8 @@ from d2v.model.teacher import Part
 SHAREABLE: tuple[str, ...] = get_args(Part)
 """Parts of the front end that a teacher may borrow from the student: all that stands before the blocks."""
 
+Rule = Callable[[str], str | None]
+"""From the official name of a tensor to ours; None: nothing of ours."""
 Rows = Iterable[tuple[str, str]]
 """(pattern of official names, what stands in its place in ours); those of Hugging Face are also read backwards, and
 have groups, escaped dots, ^ and $ only."""
@@ -55,9 +57,7 @@ def given(settings: Any) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if value is not None}
 
 
-def rename(
-    state: Mapping[str, Any], rule: Callable[[str], str | None], prefix: str = ""
-) -> tuple[StateDict, list[str]]:
+def rename(state: Mapping[str, Any], rule: Rule, prefix: str = "") -> tuple[StateDict, list[str]]:
     """Rename tensors; returns them in fp32 under ``prefix``, and the names that ``rule`` does not know."""
     renamed: StateDict = {}
     unknown: list[str] = []
@@ -70,9 +70,14 @@ def rename(
     return renamed, unknown
 
 
-def by_rows(rows: Rows) -> Callable[[str], str | None]:
-    """The rule for :func:`rename` that takes the first row whose pattern is found in a name."""
-    return lambda name: first_match(name, rows)
+def by_rows(rows: Rows, prefix: str = "") -> Rule:
+    """The rule that takes the first row whose pattern is found in a name, and puts ``prefix`` before it."""
+
+    def rule(name: str) -> str | None:
+        new = first_match(name, rows)
+        return None if new is None else prefix + new
+
+    return rule
 
 
 def first_match(name: str, rows: Rows) -> str | None:

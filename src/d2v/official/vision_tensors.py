@@ -8,11 +8,10 @@ import torch
 from torch import Tensor
 
 from d2v.checkpoints.folder import StateDict
-from d2v.checkpoints.head_files import StoredHead
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
 from d2v.official.foreign_heads import take_classifier
-from d2v.official.imported import Recipe, encoder_recipe
+from d2v.official.imported import Imported, Recipe, encoder_recipe
 from d2v.official.names import by_rows, expect_shape, rename, tensor, trunk_sizes
 
 FRONT_END = "d2v.modalities.vision.front_end.VisionFrontEnd"
@@ -114,45 +113,29 @@ def pop_numbered(weights: StateDict, prefix: str) -> list[Tensor]:
     return tables
 
 
-def add_unused(weights: StateDict, prefix: str) -> bool:
-    """Give an encoder the mask embedding that it has no need of and its file does not hold, of zeros; returns whether
-    it was missing, as it is in fine-tuned models."""
+def add_unused(found: Imported, prefix: str = "student.") -> None:
+    """Give an encoder the mask embedding that it has no need of and its file does not hold, as that of a fine-tuned
+    model does not: of zeros."""
     name = f"{prefix}front.masked_input.mask_token"
-    if name in weights:
-        return False
-    weights[name] = torch.zeros(trunk_sizes(weights)["width"])
-    return True
+    if name not in found.weights:
+        found.weights[name] = torch.zeros(found.width)
+        if prefix == "student.":
+            found.notes.append("there is no mask embedding, as fine-tuned models have none: it is zero")
 
 
-def take_beit_classifier(
-    state: dict[str, Any], weights: StateDict, left_out: list[str], notes: list[str]
-) -> StoredHead | None:
-    """The head of BEiT's classifiers. One on the mean of the patches has a norm (``fc_norm``), and the encoder before
-    it ends without; one on the CLS token has none. The norm of a linear probe has no weights.
-
-    Args:
-        state: Official tensors.
-        weights: With the student's.
-        left_out: Loses the head's names if it is taken.
-        notes: Extended if it cannot be.
-    """
+def take_beit_classifier(found: Imported) -> None:
+    """Take the head of BEiT's classifiers. One on the mean of the patches has a norm (``fc_norm``), and the encoder
+    before it ends without; one on the CLS token has none. The norm of a linear probe has no weights."""
+    state = found.state
     if "layer_log_weights" in state and "head.weight" in state:
-        notes.append("the classifier is left out: it reads a weighted sum of all layers (layer_log_weights)")
-        return None
-    width = trunk_sizes(weights)["width"]
+        found.notes.append("the classifier is left out: it reads a weighted sum of all layers (layer_log_weights)")
+        return
     if ends_without_norm(state) and "fc_norm.weight" not in state:
-        state = {**state, "fc_norm.weight": torch.ones(width), "fc_norm.bias": torch.zeros(width)}
-    layers = {"proj": "head"}
+        state |= {"fc_norm.weight": torch.ones(found.width), "fc_norm.bias": torch.zeros(found.width)}
     if "fc_norm.weight" in state:
-        layers["norm"] = "fc_norm"
-    return take_classifier(
-        state,
-        layers,
-        width=width,
-        pool="mean" if "norm" in layers else "cls",
-        left_out=left_out,
-        notes=notes,
-    )
+        take_classifier(found, {"norm": "fc_norm", "proj": "head"}, pool="mean")
+    else:
+        take_classifier(found, {"proj": "head"}, pool="cls")
 
 
 def ends_without_norm(state: dict[str, Any]) -> bool:

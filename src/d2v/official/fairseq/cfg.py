@@ -58,13 +58,25 @@ def ema_schedule(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def contradictions(said: Mapping[str, tuple[Any, Any]]) -> list[str]:
-    """Notes about settings (value of each, and what the weights say) that the weights belie."""
+def contradictions(settings: Mapping[str, Any], real: Mapping[str, Any], where: str = "") -> list[str]:
+    """Notes about settings that the weights belie.
+
+    Args:
+        settings: Of a section; what it does not set is not compared.
+        real: What the weights say, by the names of the settings.
+        where: The section below ``cfg.model``, with a dot at its end.
+    """
     notes = []
-    for key, (value, real) in said.items():
-        if value != real:
-            notes.append(f"cfg.model.{key} says {value}, the weights say {real}: taken from the weights")
+    for key, value in real.items():
+        said = settings.get(key, value)
+        if said != value:
+            notes.append(f"cfg.model.{where}{key} says {said}, the weights say {value}: taken from the weights")
     return notes
+
+
+def fine_tuned(holds: bool, how: str = "fine-tuned") -> str:
+    """What the name of a layout ends with."""
+    return f", {how}" if holds else ""
 
 
 def ignored(settings: Mapping[str, Any], section: str, off: Mapping[str, Any]) -> list[str]:

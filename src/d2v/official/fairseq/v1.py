@@ -7,7 +7,7 @@ import torch
 
 from d2v.checkpoints.folder import StateDict
 from d2v.checkpoints.recipe import node
-from d2v.official.imported import Recipe
+from d2v.official.imported import Imported, Recipe
 
 BLOCK_ROWS = (
     (r"^(?:encoder\.)?layers\.(\d+)\.self_attn\.([qkv])_proj\.", r"trunk.blocks.\1.attention.\2_proj."),
@@ -55,6 +55,15 @@ def _is_copy(value: torch.Tensor, original: torch.Tensor | None) -> bool:
     return (
         original is not None and value.shape == original.shape and torch.allclose(value, original, rtol=1e-3, atol=1e-6)
     )
+
+
+def num_heads(settings: Mapping[str, Any], key: str, found: Imported) -> int:
+    """H by the setting; where there is none, heads of width 64, with a note."""
+    if key in settings:
+        return int(settings[key])
+    heads = max(1, found.width // 64)
+    found.notes.append(f"the number of heads is not in the file: taken as {heads}, heads of width 64")
+    return heads
 
 
 def span_masking(settings: Mapping[str, Any], published: tuple[float, int], notes: list[str]) -> Recipe:

@@ -10,18 +10,10 @@ from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
 from d2v.official import published
 from d2v.official import speech_tensors as speech
-from d2v.official.fairseq import v1
-from d2v.official.fairseq.cfg import (
-    contradictions,
-    ema_schedule,
-    ignored,
-    model_settings,
-    regression_loss,
-    targets,
-)
+from d2v.official.fairseq import cfg, v1
 from d2v.official.foreign_heads import take_recogniser
 from d2v.official.imported import Imported, Recipe, method_recipe
-from d2v.official.names import first_match, join_qkv, model_state, rename, tensor
+from d2v.official.names import Rule, first_match, join_qkv, model_state, rename, tensor
 
 PUBLISHED = {
     "instance_norm_target_layer": True,
@@ -54,11 +46,10 @@ def read_v1_speech(content: dict[str, Any]) -> Imported:
     Raises:
         UserError: It is not whole, or a model of another kind.
     """
-    notes: list[str] = []
-    settings = model_settings(content)
-    state = model_state(content)
-    ema = state.pop("_ema", None)
-    speech.refuse_foreign(state)
+    found = Imported(model_state(content), cfg.model_settings(content))
+    settings, weights, notes = found.settings, found.weights, found.notes
+    ema = found.state.pop("_ema", None)
+    speech.refuse_foreign(found.state)
     for key, value in _REFUSED.items():
         if settings.get(key, value) != value:
             raise UserError(f"cfg.model.{key} is {settings[key]!r}: d2v's encoder has {value} only")
@@ -79,20 +70,20 @@ def read_v1_speech(content: dict[str, Any]) -> Imported:
         name = encoder_name(key)
         return name and f"student.{name}"
 
-    weights, left_out = rename(state, student_name)
+    found.rename(student_name)
     join_qkv(weights)
     mask_token_is_zero(weights, notes)
-    width = len(weights["student.front.masked_input.mask_token"])
-    head = take_recogniser(state, "w2v_encoder.proj", width, left_out, notes)
+    take_recogniser(found, "w2v_encoder.proj")
     teacher, left_out_ema = _teacher(ema, encoder_name)
     shared = _share(teacher, weights, settings, notes)
-    weights.update(teacher)
+    weights |= teacher
+    found.left_out += [f"_ema.{key}" for key in left_out_ema]
 
     strides = speech.strides(settings.get("conv_feature_layers"), "cfg.model.conv_feature_layers", weights, notes)
     student = speech.student_recipe(
         weights,
         strides,
-        num_heads=int(settings.get("encoder_attention_heads", max(1, width // 64))),
+        num_heads=v1.num_heads(settings, "encoder_attention_heads", found),
         norm_first=bool(settings.get("layer_norm_first")),
         eps=1e-5,
         dropout=settings.get("dropout", 0.1),
@@ -101,26 +92,14 @@ def read_v1_speech(content: dict[str, Any]) -> Imported:
         layer_drop=settings.get("encoder_layerdrop", 0.0),
     )
     front, trunk = student["front"]["init_args"], student["trunk"]
-    if "encoder_attention_heads" not in settings:
-        notes.append(f"the number of heads is not in the file: taken as {trunk['num_heads']}, heads of width 64")
-    said = {
-        "encoder_layers": (settings.get("encoder_layers", 12), trunk["depth"]),
-        "encoder_embed_dim": (settings.get("encoder_embed_dim", 768), trunk["width"]),
-        "pos_conv_depth": (settings.get("pos_conv_depth", 1), front["position_layers"]),
-    }
-    notes += ignored(settings, "cfg.model", _OFF)
+    notes += cfg.ignored(settings, "cfg.model", _OFF)
     if known:
-        notes += contradictions(said) + published.differences(settings, published.V1_SPEECH)
-    return Imported(
-        layout="fairseq data2vec 1.0 speech" + (", fine-tuned with CTC" if head else ""),
-        licence="MIT (fairseq)",
-        method=v1_speech_method(student, settings, shared, notes),
-        ema=ema_schedule(settings),
-        weights=weights,
-        head=head,
-        left_out=left_out + [f"_ema.{key}" for key in left_out_ema],
-        notes=notes,
-    )
+        real = {"encoder_layers": trunk["depth"], "encoder_embed_dim": trunk["width"]}
+        notes += cfg.contradictions(settings, {**real, "pos_conv_depth": front["position_layers"]})
+        notes += published.differences(settings, "v1_speech")
+    layout = "fairseq data2vec 1.0 speech" + cfg.fine_tuned(found.head is not None, "fine-tuned with CTC")
+    method = v1_speech_method(student, settings, shared, notes)
+    return found.finish(layout, "MIT (fairseq)", method, cfg.ema_schedule(settings))
 
 
 def v1_speech_method(student: Recipe, settings: dict[str, Any], shared: list[str], notes: list[str]) -> Recipe:
@@ -128,9 +107,9 @@ def v1_speech_method(student: Recipe, settings: dict[str, Any], shared: list[str
     return method_recipe(
         student,
         v1.span_masking(settings, (0.65, 10), notes),
-        targets(settings, student["trunk"]["depth"], end_of_block=False, notes=notes),
+        cfg.targets(settings, student["trunk"]["depth"], end_of_block=False, notes=notes),
         node("d2v.model.heads.LinearHead"),
-        regression_loss(settings, notes),
+        cfg.regression_loss(settings, notes),
         shared,
     )
 
@@ -143,7 +122,7 @@ def mask_token_is_zero(weights: StateDict, notes: list[str]) -> None:
         notes.append("the file holds no mask embedding, as some fine-tuned models have none: it is zero")
 
 
-def _teacher(ema: Any, encoder_name: Any) -> tuple[StateDict, list[str]]:
+def _teacher(ema: Any, encoder_name: Rule) -> tuple[StateDict, list[str]]:
     """The teacher's tensors, and the names that were left out."""
     if not isinstance(ema, dict) or not ema:
         return {}, []

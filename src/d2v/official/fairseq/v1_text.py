@@ -2,22 +2,11 @@
 
 from typing import Any
 
-from d2v.checkpoints.folder import StateDict
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
 from d2v.official import published
 from d2v.official import text_tensors as text
-from d2v.official.fairseq import v1
-from d2v.official.fairseq.cfg import (
-    contradictions,
-    ema_schedule,
-    ignored,
-    model_settings,
-    own_model_settings,
-    regression_loss,
-    targets,
-    task_settings,
-)
+from d2v.official.fairseq import cfg, v1
 from d2v.official.foreign_heads import take_fairseq_text_classifier
 from d2v.official.imported import Imported, Recipe, method_recipe
 from d2v.official.names import SHAREABLE, by_rows, count, first_match, given, join_qkv, model_state, rename
@@ -60,16 +49,15 @@ def read_v1_text(content: dict[str, Any]) -> Imported:
     Raises:
         UserError: It is not whole, or its encoder is a variant that d2v has not.
     """
-    notes: list[str] = []
-    state = model_state(content)
-    ema = state.pop("encoder._ema", None)
-    settings = model_settings(content)
+    found = Imported(model_state(content), cfg.model_settings(content))
+    settings, weights, notes = found.settings, found.weights, found.notes
+    ema = found.state.pop("encoder._ema", None)
     if not settings:
         settings = PUBLISHED
         notes.append("the checkpoint has no cfg.model section: the settings of the published Base run are taken")
     transformer = given(settings.get("transformer"))
     encoder = given(transformer.get("encoder"))
-    _refuse_foreign(state, transformer, encoder)
+    _refuse_foreign(found.state, transformer, encoder)
 
     def student_name(key: str) -> str | None:
         if key.startswith(_PREFIX):
@@ -77,23 +65,24 @@ def read_v1_text(content: dict[str, Any]) -> Imported:
             return name and f"student.{name}"
         return first_match(key, [(_HEAD, "task.head.proj.")])
 
-    weights, left_out = rename(state, student_name)
-    teacher, left_out_ema = rename(ema if isinstance(ema, dict) else {}, by_rows(_ROWS), "teacher.encoder.")
+    found.rename(student_name)
+    teacher, left_out_ema = rename(given(ema), by_rows(_ROWS), "teacher.encoder.")
     for tensors in (weights, teacher):
         join_qkv(tensors)
         text.cut_positions(tensors)
     shared: list[str] = []
     if settings.get("ema_transformer_layers_only", True):
         shared = v1.share_copies(teacher, weights, SHAREABLE, notes)
-    weights.update(teacher)
-    head = _head(weights, left_out, notes)
+    weights |= teacher
+    head = _head(found)
+    found.left_out += [f"encoder._ema.{key}" for key in left_out_ema]
+    found.left_out = [name for name in found.left_out if not name.endswith(".version")]  # of fairseq's code
 
-    task = task_settings(content)
-    notes += published.differences(published.flat(settings, "task", task), published.V1_TEXT)
+    task = cfg.task_settings(content)
+    notes += published.differences(published.flat(settings, "task", task), "v1_text")
     masking, tokens = _masking(task, notes)
-    width = len(weights.get("student.front.input_norm.weight", ())) or 64
     trunk = {
-        "num_heads": int(encoder.get("attention_heads", max(1, width // 64))),
+        "num_heads": v1.num_heads(encoder, "attention_heads", found),
         "eps": 1e-5,
         "dropout": transformer.get("dropout", 0.1),
         "attention_dropout": transformer.get("attention_dropout", 0.1),
@@ -101,38 +90,24 @@ def read_v1_text(content: dict[str, Any]) -> Imported:
         "layer_drop": encoder.get("layerdrop", 0.0),
     }
     student = text.student_recipe(weights, trunk, masked_input="replace", **tokens)
-    if "attention_heads" not in encoder:
-        notes.append(f"the number of heads is not in the file: taken as {trunk['num_heads']}, heads of width 64")
-    front, trunk = student["front"]["init_args"], student["trunk"]
-    longest = front["max_positions"]
-    notes += contradictions(
-        {
-            "transformer.encoder.layers": (encoder.get("layers", trunk["depth"]), trunk["depth"]),
-            "transformer.encoder.embed_dim": (encoder.get("embed_dim", trunk["width"]), trunk["width"]),
-            "transformer.max_source_positions": (transformer.get("max_source_positions", longest), longest),
-        }
+    trunk, longest = student["trunk"], student["front"]["init_args"]["max_positions"]
+    notes += cfg.contradictions(
+        encoder, {"layers": trunk["depth"], "embed_dim": trunk["width"]}, "transformer.encoder."
     )
-    fine_tuned = any(name.startswith("classification_heads.") for name in left_out)
-    classifier = take_fairseq_text_classifier(own_model_settings(content), state, trunk["width"], left_out, notes)
-    left_out += [f"encoder._ema.{key}" for key in left_out_ema]
-    return Imported(
-        layout="fairseq data2vec 1.0 text" + (", fine-tuned" if fine_tuned else ""),
-        licence="MIT (fairseq)",
-        method=v1_text_method(student, settings, masking, head, shared, notes),
-        ema=ema_schedule(settings),
-        weights=weights,
-        head=classifier,
-        left_out=[name for name in left_out if not name.endswith(".version")],  # counts changes of fairseq's code
-        notes=notes,
-    )
+    notes += cfg.contradictions(transformer, {"max_source_positions": longest}, "transformer.")
+    fine_tuned = any(name.startswith("classification_heads.") for name in found.left_out)
+    take_fairseq_text_classifier(found, cfg.own_model_settings(content))
+    method = v1_text_method(student, settings, masking, head, shared, notes)
+    layout = "fairseq data2vec 1.0 text" + cfg.fine_tuned(fine_tuned)
+    return found.finish(layout, "MIT (fairseq)", method, cfg.ema_schedule(settings))
 
 
 def v1_text_method(
     student: Recipe, settings: dict[str, Any], masking: Recipe, head: Recipe, shared: list[str], notes: list[str]
 ) -> Recipe:
     """The recipe of 1.0's method on text around a student, by fairseq's settings."""
-    wanted = targets(settings, student["trunk"]["depth"], end_of_block=False, notes=notes)
-    return method_recipe(student, masking, wanted, head, regression_loss(settings, notes), shared)
+    wanted = cfg.targets(settings, student["trunk"]["depth"], end_of_block=False, notes=notes)
+    return method_recipe(student, masking, wanted, head, cfg.regression_loss(settings, notes), shared)
 
 
 def published_masking() -> Recipe:
@@ -155,8 +130,9 @@ def _refuse_foreign(state: dict[str, Any], transformer: dict[str, Any], encoder:
         raise UserError("a masked language model such as RoBERTa (encoder.lm_head.dense.weight), and no data2vec")
 
 
-def _head(weights: StateDict, left_out: list[str], notes: list[str]) -> Recipe:
+def _head(found: Imported) -> Recipe:
     """Recipe of the head; its tensors are taken out of the weights if it is none of ours (head_layers above 2)."""
+    weights = found.weights
     layers = count(weights, r"task\.head\.proj\.(\d+)\.")
     if layers == 1:
         for part in ("weight", "bias"):
@@ -165,9 +141,11 @@ def _head(weights: StateDict, left_out: list[str], notes: list[str]) -> Recipe:
         return node("d2v.model.heads.LinearHead")
     if layers > 2:
         for name in [name for name in weights if name.startswith("task.head.")]:
-            left_out.append(name.replace("task.head.proj.", "encoder.regression_head."))
+            found.left_out.append(name.replace("task.head.proj.", "encoder.regression_head."))
             del weights[name]
-        notes.append(f"head_layers is {layers}, of which d2v has 1 and 2: a new head of 2 layers would be trained")
+        found.notes.append(
+            f"head_layers is {layers}, of which d2v has 1 and 2: a new head of 2 layers would be trained"
+        )
     return node("d2v.model.heads.MLPHead")
 
 
@@ -181,7 +159,7 @@ def _masking(task: dict[str, Any], notes: list[str]) -> tuple[Recipe, dict[str, 
     if "mask_prob" not in task and task.get("_name") != "masked_lm":
         notes.append("the masking of the pretraining is not in the file: that of the published Base run is taken")
         task = {**task, **_MASKING}
-    notes += ignored(task, "cfg.task", _OFF_IN_TASK)
+    notes += cfg.ignored(task, "cfg.task", _OFF_IN_TASK)
     task = {**_TASK_DEFAULTS, **task}
     tokens = {"random_tokens": task["random_token_prob"], "unchanged_tokens": task["leave_unmasked_prob"]}
     if task["mask_multiple_length"] == 1:

@@ -2,16 +2,15 @@
 have in common."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from d2v.checkpoints.folder import StateDict
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
-from d2v.official.fairseq.cfg import model_settings, regression_loss, targets
-from d2v.official.imported import Recipe, method_recipe
-from d2v.official.names import SHAREABLE, count, given, mlp_ratio, model_state, rename
+from d2v.official import published
+from d2v.official.fairseq import cfg
+from d2v.official.imported import Imported, Recipe, method_recipe
+from d2v.official.names import SHAREABLE, Rule, count, given, mlp_ratio, model_state, rename
 
 LICENCE = "CC-BY-NC 4.0 if these are the published weights"
 
@@ -20,52 +19,43 @@ TRANSFORMER_ROWS = (
     (r"^context_encoder\.blocks\.", "front.prenet."),
     (r"^blocks\.", "trunk.blocks."),
 )
+OFF = {
+    "inverse_mask": False, "add_masks": False, "remove_masks": False, "keep_masked_pct": 0, "mask_dropout": 0,
+    "mask_channel_prob": 0, "mask_prob_min": None, "encoder_zero_mask": True, "local_grad_mult": 1,
+}  # fmt: skip
+OFF_IN_MODEL = {"dropout_input": 0, "cls_loss": 0, "recon_loss": 0}
+"""Settings that ask for what d2v has not, with the value that asks for nothing: of a modality, of the model."""
 _DECODER = r"decoder\.(?:blocks\.(?P<layer>\d+)\.0|proj(?P<proj>\.\d+)?)\.(?P<part>weight|bias)"
-
-EncoderName = Callable[[str], str | None]
-"""From the name of a tensor to its name in our encoder; None: it is none of the encoder's."""
 
 
 @dataclass
-class V2Checkpoint:
+class V2Checkpoint(Imported):
     """A checkpoint of one modality, on its way into our terms."""
 
-    settings: dict[str, Any]
-    """Section ``model`` of its configuration."""
-    section: dict[str, Any]
-    """Section ``model.modalities.MODALITY``."""
-    state: dict[str, Any]
-    """Its tensors, the modality's without their prefix."""
-    ema: dict[str, Any]
-    """The teacher's, likewise; empty if there is none."""
-    weights: StateDict = field(default_factory=dict)
-    """In our names."""
+    section: dict[str, Any] = field(default_factory=dict)
+    """Section ``model.modalities.MODALITY`` of its settings."""
+    ema: dict[str, Any] = field(default_factory=dict)
+    """The teacher's tensors; empty if there is none."""
     lent: tuple[str, ...] = ()
     """Parts that a teacher of blocks only (``ema_encoder_only``) borrows from the student."""
-    left_out: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 def sort_v2(
-    content: dict[str, Any],
-    modality: str,
-    encoder_name: EncoderName,
-    refused: tuple[str, ...],
-    lent: tuple[str, ...] = (),
+    content: dict[str, Any], modality: str, rule: Rule, refused: tuple[str, ...], lent: tuple[str, ...] = ()
 ) -> V2Checkpoint:
     """Sort a checkpoint and rename what it holds of student, teacher and decoder.
 
     Args:
         content: The file.
         modality: As fairseq calls it: "IMAGE", "AUDIO", "TEXT".
-        encoder_name: For this modality.
+        rule: For the tensors of an encoder of this modality.
         refused: Settings of the modality that must be off, because we have no such encoder.
         lent: Parts that a teacher of blocks only borrows; of the others it starts with a copy.
 
     Raises:
         UserError: It has no settings, or a setting of ``refused`` is on.
     """
-    settings = model_settings(content)
+    settings = cfg.model_settings(content)
     if not settings:
         raise UserError("the checkpoint has no cfg.model section: the number of heads and the targets cannot be known")
     section = given(given(settings.get("modalities")).get(modality.lower()))
@@ -80,7 +70,7 @@ def sort_v2(
     prefix = f"modality_encoders.{modality}."
     ema = {key.removeprefix(prefix): value for key, value in given(state.pop("_ema", None)).items()}
     state = {key.removeprefix(prefix): value for key, value in state.items()}
-    checkpoint = V2Checkpoint(settings, section, state, ema, lent=lent)
+    found = V2Checkpoint(state, settings, section=section, ema=ema, lent=lent)
 
     def student_name(key: str) -> str | None:
         decoder = re.fullmatch(_DECODER, key)
@@ -89,25 +79,21 @@ def sort_v2(
             if decoder["layer"]:
                 layer = f"layers.{decoder['layer']}"
             return f"task.head.{layer}.{decoder['part']}"
-        name = encoder_name(key)
+        name = rule(key)
         return name and f"student.{name}"
 
-    checkpoint.weights, checkpoint.left_out = rename(checkpoint.state, student_name)
-    return checkpoint
+    found.rename(student_name)
+    _add_teacher(found, rule)
+    return found
 
 
-def add_teacher(checkpoint: V2Checkpoint, encoder_name: EncoderName) -> None:
-    """Add the teacher's tensors. Where only its blocks were averaged, the student's stand for the others.
-
-    Args:
-        checkpoint: Changed in place.
-        encoder_name: As in :func:`sort_v2`.
-    """
+def _add_teacher(checkpoint: V2Checkpoint, rule: Rule) -> None:
+    """Add the teacher's tensors. Where only its blocks were averaged, the student's stand for the others."""
     blocks_only = any(re.match(r"\d+\.", key) for key in checkpoint.ema)  # ema_encoder_only
     ema = checkpoint.ema
     if blocks_only:
         ema = {f"blocks.{key}": value for key, value in ema.items()}
-    teacher, unknown = rename(ema, encoder_name, "teacher.encoder.")
+    teacher, unknown = rename(ema, rule, "teacher.encoder.")
     weights = checkpoint.weights
     weights.update(teacher)
     checkpoint.left_out += [f"_ema.{key}" for key in unknown]
@@ -151,21 +137,35 @@ def trunk(checkpoint: V2Checkpoint) -> dict[str, Any]:
     }
 
 
-def v2_method(
-    checkpoint: V2Checkpoint, student: Recipe, masking: Recipe, head: Recipe, cls_loss: Recipe | None = None
-) -> Recipe:
-    """The recipe of the method from its parts and the settings."""
-    settings, notes = checkpoint.settings, checkpoint.notes
-    return method_recipe(
+def finish_v2(
+    found: V2Checkpoint, modality: str, fine_tuned: str, licence: str, student: Recipe, masking: Recipe, head: Recipe,
+    cls_loss: Recipe | None = None,
+) -> Imported:  # fmt: skip
+    """The recipe of the method from its parts and the settings, and notes about those that are not the published ones.
+
+    Args:
+        found: Of :func:`sort_v2`.
+        modality: As we call it.
+        fine_tuned: What the name of the layout ends with.
+        licence: Of the weights.
+        student, masking, head, cls_loss: Recipes.
+    """
+    settings, notes, trunk = found.settings, found.notes, student["trunk"]
+    name = {"vision": "image", "speech": "audio"}.get(modality, modality)  # as fairseq calls it
+    notes += cfg.contradictions(settings, {"depth": trunk["depth"], "embed_dim": trunk["width"]})
+    known = published.flat(settings, name, found.section)
+    notes += published.differences(known, f"v2_{modality}", trunk["width"])
+    method = method_recipe(
         student,
         masking,
-        targets(settings, student["trunk"]["depth"], end_of_block=False, notes=notes),
+        cfg.targets(settings, trunk["depth"], end_of_block=False, notes=notes),
         head,
-        regression_loss(settings, notes),
-        shared_parts(checkpoint),
+        cfg.regression_loss(settings, notes),
+        shared_parts(found),
         cls_loss,
         int(settings.get("clone_batch", 1)),
     )
+    return found.finish(f"fairseq data2vec 2.0 {modality}{fine_tuned}", licence, method, cfg.ema_schedule(settings))
 
 
 def decoder(checkpoint: V2Checkpoint, class_path: str, published: dict[str, Any]) -> Recipe:

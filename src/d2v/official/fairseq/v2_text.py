@@ -4,10 +4,8 @@ from typing import Any
 
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
-from d2v.official import published
 from d2v.official import text_tensors as text
-from d2v.official.fairseq import v2
-from d2v.official.fairseq.cfg import contradictions, ema_schedule, ignored, other_dropouts, own_model_settings
+from d2v.official.fairseq import cfg, v2
 from d2v.official.foreign_heads import take_fairseq_text_classifier
 from d2v.official.imported import Imported, Recipe
 from d2v.official.names import SHAREABLE, by_rows
@@ -21,11 +19,6 @@ _ROWS = (
 # With prenet blocks fairseq normalises the embeddings twice; no published model of text has them.
 _REFUSED = ("prenet_depth", "num_extra_tokens", "use_alibi_encoder", "no_token_positional_embeddings")
 _WANTED = ("learned_pos", "layernorm_embedding", "no_scale_embedding")
-_OFF = {
-    "inverse_mask": False, "add_masks": False, "remove_masks": False, "keep_masked_pct": 0, "mask_dropout": 0,
-    "mask_channel_prob": 0, "mask_prob_min": None, "encoder_zero_mask": True, "local_grad_mult": 1,
-}  # fmt: skip
-_OFF_IN_MODEL = {"dropout_input": 0, "cls_loss": 0, "recon_loss": 0}
 _PUBLISHED_DECODER = {
     "decoder_width": 768, "num_layers": 5, "kernel_size": 9, "groups": 1, "input_dropout": 0.1, "residual": False,
     "projection_layers": 2, "projection_ratio": 2.0,
@@ -40,49 +33,31 @@ def read_v2_text(content: dict[str, Any]) -> Imported:
     Raises:
         UserError: It is not whole, or its encoder is a variant that no published model uses.
     """
-    checkpoint = v2.sort_v2(content, "TEXT", by_rows(_ROWS), _REFUSED, SHAREABLE)
-    settings, section, weights, notes = checkpoint.settings, checkpoint.section, checkpoint.weights, checkpoint.notes
+    found = v2.sort_v2(content, "TEXT", by_rows(_ROWS), _REFUSED, SHAREABLE)
+    settings, section, notes = found.settings, found.section, found.notes
     for key in _WANTED:
         if not section.get(key, True):
             raise UserError(f"cfg.model.modalities.text.{key} is off: no published model of 2.0 is such; unsupported")
-    if any(key.startswith("context_encoder.") for key in checkpoint.state):
+    if any(key.startswith("context_encoder.") for key in found.state):
         raise UserError("the encoder has a prenet (modalities.text.prenet_depth), of which d2v's has none for text")
-    v2.add_teacher(checkpoint, by_rows(_ROWS))
-    text.cut_positions(weights)
-    decoder = v2.decoder(checkpoint, "d2v.model.heads.ConvDecoder1d", _PUBLISHED_DECODER)
-    dropouts = {
+    text.cut_positions(found.weights)
+    decoder = v2.decoder(found, "d2v.model.heads.ConvDecoder1d", _PUBLISHED_DECODER)
+    trunk = v2.trunk(found)
+    trunk |= {
         "activation_dropout": settings.get("activation_dropout", 0.0), "layer_drop": settings.get("layerdrop", 0.0)
     }  # fmt: skip
-    student = text.student_recipe(weights, {**v2.trunk(checkpoint), **dropouts})
-    front, trunk = student["front"]["init_args"], student["trunk"]
+    student = text.student_recipe(found.weights, trunk)
     if trunk["eps"] != 1e-5:
         notes.append(f"norm_eps is {trunk['eps']}: d2v takes it for the norm of the embeddings too (fairseq: 1e-5)")
-    dropouts = {
-        "post_mlp_drop": settings.get("post_mlp_drop", 0.1), "modalities.text.dropout": section.get("dropout", 0.1)
-    }  # fmt: skip
-    notes += other_dropouts(dropouts, trunk["dropout"])
-    notes += ignored(settings, "cfg.model", _OFF_IN_MODEL) + ignored(section, "cfg.model.modalities.text", _OFF)
-    said = {
-        "depth": (settings.get("depth", 8), trunk["depth"]),
-        "embed_dim": (settings.get("embed_dim", 768), trunk["width"]),
-        "modalities.text.max_source_positions": (section.get("max_source_positions", 512), front["max_positions"]),
-    }
-    notes += contradictions(said)
-    notes += published.v2_differences(settings, "text", section, published.V2_TEXT, trunk["width"])
-    fine_tuned = any("classification_head" in name for name in checkpoint.left_out)
-    classifier = take_fairseq_text_classifier(
-        own_model_settings(content), checkpoint.state, trunk["width"], checkpoint.left_out, notes
-    )
-    return Imported(
-        layout="fairseq data2vec 2.0 text" + (", fine-tuned" if fine_tuned else ""),
-        licence="MIT (fairseq)",
-        method=v2.v2_method(checkpoint, student, _masking(section), decoder),
-        ema=ema_schedule(settings),
-        weights=weights,
-        head=classifier,
-        left_out=checkpoint.left_out,
-        notes=notes,
-    )
+    said = {"post_mlp_drop": settings.get("post_mlp_drop", 0.1), "modalities.text.dropout": section.get("dropout", 0.1)}
+    notes += cfg.other_dropouts(said, trunk["dropout"])
+    notes += cfg.ignored(settings, "cfg.model", v2.OFF_IN_MODEL)
+    notes += cfg.ignored(section, "cfg.model.modalities.text", v2.OFF)
+    longest = student["front"]["init_args"]["max_positions"]
+    notes += cfg.contradictions(section, {"max_source_positions": longest}, "modalities.text.")
+    tuned = cfg.fine_tuned(any("classification_head" in name for name in found.left_out))
+    take_fairseq_text_classifier(found, cfg.own_model_settings(content))
+    return v2.finish_v2(found, "text", tuned, "MIT (fairseq)", student, _masking(section), decoder)
 
 
 def _masking(section: dict[str, Any]) -> Recipe:

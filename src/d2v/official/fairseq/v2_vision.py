@@ -2,11 +2,8 @@
 
 from typing import Any
 
-from d2v.checkpoints.head_files import StoredHead
 from d2v.checkpoints.recipe import node
-from d2v.official import published
-from d2v.official.fairseq import v2
-from d2v.official.fairseq.cfg import contradictions, ema_schedule, own_model_settings
+from d2v.official.fairseq import cfg, v2
 from d2v.official.foreign_heads import take_classifier
 from d2v.official.imported import Imported, encoder_recipe
 from d2v.official.names import by_rows, count, expect_shape, trunk_sizes
@@ -28,13 +25,12 @@ def read_v2_vision(content: dict[str, Any]) -> Imported:
     Raises:
         UserError: It is not whole, or its encoder is a variant that no published model uses.
     """
-    checkpoint = v2.sort_v2(content, "IMAGE", by_rows(_ROWS), refused=("use_alibi_encoder",))
-    v2.add_teacher(checkpoint, by_rows(_ROWS))
-    settings, section, weights, notes = checkpoint.settings, checkpoint.section, checkpoint.weights, checkpoint.notes
+    found = v2.sort_v2(content, "IMAGE", by_rows(_ROWS), refused=("use_alibi_encoder",))
+    settings, section, weights, notes = found.settings, found.section, found.weights, found.notes
     for name, value in weights.items():
         if name.endswith((".cls_token", ".positions.table")):
             weights[name] = expect_shape(value, 3, name)[0]  # [1, n, D] -> [n, D]
-    decoder = v2.decoder(checkpoint, "d2v.model.heads.ConvDecoder2d", published={})
+    decoder = v2.decoder(found, "d2v.model.heads.ConvDecoder2d", published={})
     patches = patch_sizes(weights)
     patch_size = patches["patch_size"]
     side = int(section.get("input_size", 224)) // patch_size
@@ -49,8 +45,7 @@ def read_v2_vision(content: dict[str, Any]) -> Imported:
         "num_cls": len(weights.get("student.front.cls_token", ())),
         "prenet_depth": count(weights, r"student\.front\.prenet\.(\d+)\."),
     }
-    student = encoder_recipe(node(FRONT_END, **front), {**trunk_sizes(weights), **v2.trunk(checkpoint)})
-    trunk = student["trunk"]
+    trunk = {**trunk_sizes(weights), **v2.trunk(found)}
     if not section.get("inverse_mask"):
         notes.append("modalities.image.inverse_mask is not set: d2v masks by inverse blocks nevertheless")
     masking = node(
@@ -62,44 +57,23 @@ def read_v2_vision(content: dict[str, Any]) -> Imported:
     cls_loss, cls_weight = None, float(settings.get("cls_loss", 0))
     if cls_weight and front["num_cls"]:
         cls_loss = node("d2v.model.losses.ClsLoss", weight=cls_weight)
-    said = {
-        "depth": (settings.get("depth", 8), trunk["depth"]),
-        "embed_dim": (settings.get("embed_dim", 768), trunk["width"]),
-        "modalities.image.prenet_depth": (section.get("prenet_depth", 4), front["prenet_depth"]),
-        "modalities.image.patch_size": (section.get("patch_size", 16), patch_size),
-    }
-    notes += contradictions(said)
-    notes += published.v2_differences(settings, "image", section, published.V2_VISION, trunk["width"])
-    classifier = _classifier(own_model_settings(content), checkpoint, trunk)
-    return Imported(
-        layout="fairseq data2vec 2.0 vision" + (", fine-tuned" if "head.weight" in checkpoint.state else ""),
-        licence=v2.LICENCE,
-        method=v2.v2_method(checkpoint, student, masking, decoder, cls_loss),
-        ema=ema_schedule(settings),
-        weights=weights,
-        head=classifier,
-        left_out=checkpoint.left_out,
-        notes=notes,
-    )
+    real = {"prenet_depth": front["prenet_depth"], "patch_size": patch_size}
+    notes += cfg.contradictions(section, real, "modalities.image.")
+    _take_classifier(found, cfg.own_model_settings(content), trunk["eps"])
+    tuned = cfg.fine_tuned("head.weight" in found.state)
+    student = encoder_recipe(node(FRONT_END, **front), trunk)
+    return v2.finish_v2(found, "vision", tuned, v2.LICENCE, student, masking, decoder, cls_loss)
 
 
-def _classifier(settings: dict[str, Any], checkpoint: v2.V2Checkpoint, trunk: dict[str, Any]) -> StoredHead | None:
-    """Head of ``mae_image_classification``: a norm (``use_fc_norm``, eps 1e-6 always) and a linear layer."""
+def _take_classifier(found: Imported, settings: dict[str, Any], eps: float) -> None:
+    """Take the head of ``mae_image_classification``: a norm (``use_fc_norm``, eps 1e-6 always) and a linear layer."""
     mode = str(settings.get("prediction_mode", "MEAN_POOLING")).rpartition(".")[2]
-    if "head.weight" in checkpoint.state and mode not in ("MEAN_POOLING", "CLS_TOKEN"):
-        checkpoint.notes.append(f"the classifier is left out: its prediction_mode is {mode}, which d2v has not")
-        return None
+    if "head.weight" in found.state and mode not in ("MEAN_POOLING", "CLS_TOKEN"):
+        found.notes.append(f"the classifier is left out: its prediction_mode is {mode}, which d2v has not")
+        return
     layers = {"proj": "head"}
-    if any(key.startswith("fc_norm.") for key in checkpoint.state):
+    if any(key.startswith("fc_norm.") for key in found.state):
         layers["norm"] = "fc_norm"
-        if trunk["eps"] != 1e-6:
-            checkpoint.notes.append(f"the classifier's norm had eps 1e-6; here it has the encoder's, {trunk['eps']}")
-    return take_classifier(
-        checkpoint.state,
-        layers,
-        width=trunk["width"],
-        pool="cls" if mode == "CLS_TOKEN" else "mean",
-        left_out=checkpoint.left_out,
-        notes=checkpoint.notes,
-        eps=trunk["eps"],
-    )
+        if eps != 1e-6:
+            found.notes.append(f"the classifier's norm had eps 1e-6; here it has the encoder's, {eps}")
+    take_classifier(found, layers, pool="cls" if mode == "CLS_TOKEN" else "mean", eps=eps)

@@ -15,18 +15,10 @@ from d2v.model.encoder import Encoder
 from d2v.official import speech_tensors as speech
 from d2v.official.fairseq.v1_speech import PUBLISHED, mask_token_is_zero, v1_speech_method
 from d2v.official.foreign_heads import reordered, take_classifier, take_recogniser
-from d2v.official.hugging_face.terms import (
-    CONFIG,
-    Family,
-    HuggingFaceModel,
-    class_settings,
-    head_tensors,
-    read_class_settings,
-    read_json,
-    refused,
-)
+from d2v.official.hugging_face import terms
+from d2v.official.hugging_face.terms import Family, HuggingFaceModel
 from d2v.official.imported import Imported
-from d2v.official.names import by_rows, join_qkv, rename
+from d2v.official.names import by_rows, join_qkv
 
 _ROWS = (
     (r"^feature_extractor\.conv_layers\.(\d+)\.conv\.", r"front.feature_extractor.layers.\1.conv."),
@@ -42,6 +34,14 @@ _ROWS = (
     (r"^encoder\.layers\.(\d+)\.final_layer_norm\.", r"trunk.blocks.\1.norm2."),
     (r"^encoder\.layers\.(\d+)\.feed_forward\.intermediate_dense\.", r"trunk.blocks.\1.mlp.0."),
     (r"^encoder\.layers\.(\d+)\.feed_forward\.output_dense\.", r"trunk.blocks.\1.mlp.2."),
+)
+_SETTINGS: terms.Settings = (
+    ("num_attention_heads", "num_heads", 12),
+    ("layer_norm_eps", "eps", 1e-5),
+    ("hidden_dropout", "dropout", 0.1),
+    ("attention_dropout", "attention_dropout", 0.1),
+    ("activation_dropout", "activation_dropout", 0.1),
+    ("layerdrop", "layer_drop", 0.1),
 )
 _EXTRACTOR_EPS = 1e-5  # of the norm behind the convolutions, which has no setting of its own there
 _PREPROCESSOR = {
@@ -63,39 +63,29 @@ def read_speech_model(folder: Path, config: dict[str, Any], state: dict[str, Any
     """
     speech.refuse_foreign(state, layer_norm_in_extractor=True)
 
-    notes = ["the settings of the pretraining are not in the folder: those of the published Base run are taken"]
-
-    weights, left_out = rename(state, by_rows(_ROWS), "student.")
+    found = Imported(state, config)
+    weights, notes = found.weights, found.notes
+    notes.append("the settings of the pretraining are not in the folder: those of the published Base run are taken")
+    found.rename(by_rows(_ROWS, "student."))
     join_qkv(weights)
     mask_token_is_zero(weights, notes)
-    eps = config.get("layer_norm_eps", 1e-5)
-    if eps != _EXTRACTOR_EPS:
+    trunk = terms.read_settings(config, _SETTINGS)
+    if trunk["eps"] != _EXTRACTOR_EPS:
         notes.append(
-            f"layer_norm_eps is {eps}: d2v takes it for the Transformer, and 1e-5 for the extractor's last norm"
+            f"layer_norm_eps is {trunk['eps']}: d2v takes it for the Transformer, and 1e-5 for the extractor's last norm"
         )
-    student = speech.student_recipe(
-        weights,
-        speech.strides(_convolutions(config), "conv_dim, conv_kernel and conv_stride", weights, notes),
-        num_heads=config.get("num_attention_heads", 12),
-        eps=eps,
-        dropout=config.get("hidden_dropout", 0.1),
-        attention_dropout=config.get("attention_dropout", 0.1),
-        activation_dropout=config.get("activation_dropout", 0.1),
-        layer_drop=config.get("layerdrop", 0.1),
-    )
-    width = student["trunk"]["width"]
-    kind, head = ", fine-tuned with CTC", _read_recogniser(folder, state, config, width, left_out, notes)
-    if head is None:
-        kind, head = ", fine-tuned", _read_classifier(state, config, width, left_out, notes)
-    return Imported(
-        layout="Hugging Face Data2VecAudio (data2vec 1.0)" + (kind if head else ""),
-        licence="as its model card says (the published ones: Apache 2.0)",
-        method=v1_speech_method(student, PUBLISHED, ["feature_extractor", "positions"], notes),
-        ema={"start": 0.999, "end": 0.9999, "anneal_steps": PUBLISHED["ema_anneal_end_step"]},
-        weights=weights,
-        head=head,
-        left_out=left_out,
-        notes=notes,
+    strides = speech.strides(_convolutions(config), "conv_dim, conv_kernel and conv_stride", weights, notes)
+    student = speech.student_recipe(weights, strides, **trunk)
+    kind = ", fine-tuned with CTC"
+    _take_recogniser(found, folder)
+    if found.head is None:
+        kind = ", fine-tuned"
+        _take_classifier(found)
+    return found.finish(
+        "Hugging Face Data2VecAudio (data2vec 1.0)" + (kind if found.head else ""),
+        "as its model card says (the published ones: Apache 2.0)",
+        v1_speech_method(student, PUBLISHED, ["feature_extractor", "positions"], notes),
+        {"start": 0.999, "end": 0.9999, "anneal_steps": PUBLISHED["ema_anneal_end_step"]},
     )
 
 
@@ -107,56 +97,45 @@ def _convolutions(config: dict[str, Any]) -> Any:
     return [list(layer) for layer in zip(*columns, strict=False)]
 
 
-def _read_recogniser(
-    folder: Path, state: dict[str, Any], config: dict[str, Any], width: int, left_out: list[str], notes: list[str]
-) -> StoredHead | None:
-    """The head with its symbols by ``vocab.json``; transformers' blank, the pad token, is put first, as ours is."""
-    head = take_recogniser(state, "lm_head", width, left_out, notes)
-    if head is None or not (folder / "vocab.json").is_file():
-        return head
-    symbols = {number: _symbol(symbol) for symbol, number in read_json(folder / "vocab.json").items()}
-    outputs, blank = head.num_outputs, config.get("pad_token_id") or 0
+def _take_recogniser(found: Imported, folder: Path) -> None:
+    """Take the head with its symbols by ``vocab.json``; transformers' blank, the pad token, is put first, as ours is."""
+    take_recogniser(found, "lm_head")
+    if found.head is None or not (folder / "vocab.json").is_file():
+        return
+    symbols = {number: _symbol(symbol) for symbol, number in terms.read_json(folder / "vocab.json").items()}
+    outputs, blank = found.head.num_outputs, found.settings.get("pad_token_id") or 0
     if symbols.keys() != set(range(outputs)):
         raise UserError(f"vocab.json: its {len(symbols)} symbols do not number the {outputs} outputs of lm_head")
     if blank not in symbols:
-        raise UserError(f"{CONFIG}: pad_token_id is {blank!r}, and vocab.json has no such symbol")
+        raise UserError(f"{terms.CONFIG}: pad_token_id is {blank!r}, and vocab.json has no such symbol")
     order = sorted(range(outputs), key=lambda number: (number != blank, number))
-    return reordered(head, order, tuple(symbols[number] for number in order))
+    found.head = reordered(found.head, order, tuple(symbols[number] for number in order))
 
 
-def _read_classifier(
-    state: dict[str, Any], config: dict[str, Any], width: int, left_out: list[str], notes: list[str]
-) -> StoredHead | None:
-    """The head of ``Data2VecAudioForSequenceClassification``: two linear layers around a mean over time, with nothing
-    between them, which are one linear layer behind the mean. Heads for frames and for speakers are none of ours."""
-    layers = ("projector.weight", "projector.bias", "classifier.weight", "classifier.bias")
-    tensors = [state.get(name) for name in layers]
-    if not any(isinstance(value, Tensor) for value in tensors[:2]) or "classifier.weight" not in state:
-        return None
+def _take_classifier(found: Imported) -> None:
+    """Take the head of ``Data2VecAudioForSequenceClassification``: two linear layers around a mean over time, with
+    nothing between them, which are one linear layer behind the mean. Heads for frames and speakers are none of ours."""
+    state, notes = found.state, found.notes
+    if "projector.weight" not in state or "classifier.weight" not in state:
+        return
     if "tdnn.0.kernel.weight" in state or "objective.weight" in state:
-        return None
+        return
     if "layer_weights" in state:
         notes.append("the classifier is left out: it reads a weighted sum of all layers (use_weighted_layer_sum)")
-        return None
-    inner, inner_bias, outer, outer_bias = (value.double() if isinstance(value, Tensor) else None for value in tensors)
-    if (
-        inner is None or inner_bias is None or outer is None or outer_bias is None
-        or inner.shape != (len(inner_bias), width) or outer.shape != (len(outer_bias), len(inner_bias))
-    ):  # fmt: skip
-        notes.append(f"the classifier ({', '.join(layers)}) is not whole and is left out")
-        return None
-    left_out[:] = [name for name in left_out if not name.startswith("projector.")]
-    joined = {"classifier.weight": outer @ inner, "classifier.bias": outer @ inner_bias + outer_bias}
+        return
+    names = ("projector.weight", "projector.bias", "classifier.weight", "classifier.bias")
+    layers = [state[name].double() for name in names if isinstance(state.get(name), Tensor)]
+    if len(layers) == len(names):
+        inner, inner_bias, outer, outer_bias = layers
+        whole = inner.shape == (len(inner_bias), found.width) and outer.shape == (len(outer_bias), len(inner_bias))
+    if len(layers) < len(names) or not whole:
+        notes.append(f"the classifier ({', '.join(names)}) is not whole and is left out")
+        return
+    found.left_out = [name for name in found.left_out if not name.startswith("projector.")]
+    state["classifier.weight"], state["classifier.bias"] = outer @ inner, outer @ inner_bias + outer_bias
     notes.append("its projector and classifier, two linear layers with nothing between them, are one here")
-    return take_classifier(
-        joined,
-        {"proj": "classifier"},
-        width=width,
-        pool="mean",
-        left_out=left_out,
-        notes=notes,
-        **read_class_settings(config, joined, "classifier.bias"),
-    )
+    classes = terms.read_class_settings(found.settings, state, "classifier.bias")
+    take_classifier(found, {"proj": "classifier"}, pool="mean", **classes)
 
 
 def _symbol(symbol: str) -> str:
@@ -171,7 +150,7 @@ def write_speech_model(
 ) -> HuggingFaceModel:
     """Our encoder as ``Data2VecAudioModel``, with a head as ``ForCTC`` or ``ForSequenceClassification``."""
     front, trunk = encoder.recipe["front"]["init_args"], encoder.recipe["trunk"]
-    problems = refused(
+    problems = terms.refused(
         (front["alibi"], "its attention has ALiBi (data2vec 2.0)"),
         (front["prenet_depth"] > 0, "it has prenet blocks (data2vec 2.0)"),
         (trunk["norm_first"], "its blocks are pre-norm"),
@@ -184,17 +163,8 @@ def write_speech_model(
         return HuggingFaceModel(problems=problems)
     channels, kernels, strides = (list(column) for column in zip(*front["extractor"], strict=True))
     masks = "front.masked_input.mask_token" in weights  # an encoder that drops masked frames has none
-    config: dict[str, Any] = {
-        "hidden_size": trunk["width"],
-        "num_hidden_layers": trunk["depth"],
-        "num_attention_heads": trunk["num_heads"],
-        "intermediate_size": len(weights["trunk.blocks.0.mlp.0.bias"]),
-        "hidden_act": "gelu",
-        "hidden_dropout": trunk["dropout"],
-        "activation_dropout": trunk["activation_dropout"],
-        "attention_dropout": trunk["attention_dropout"],
-        "layerdrop": trunk["layer_drop"],
-        "layer_norm_eps": trunk["eps"],
+    config = {
+        **terms.written_settings(trunk, weights, _SETTINGS),
         "feat_extract_activation": "gelu",
         "feat_extract_norm": "layer",
         "conv_dim": channels,
@@ -212,13 +182,13 @@ def write_speech_model(
         return HuggingFaceModel("Data2VecAudioModel", config, weights, files=files)
     if head.task == "ctc":
         more, files = _recogniser_files(list(head.names or ()))
-        tensors = head_tensors(head, {"proj": "lm_head"})
+        tensors = terms.head_tensors(head, {"proj": "lm_head"})
         return HuggingFaceModel("Data2VecAudioForCTC", config | more, weights, head=tensors, files=files)
     # Theirs has a linear layer in front of the mean as well, which is the identity here.
     width = trunk["width"]
-    config |= {"classifier_proj_size": width, **class_settings(head)}
+    config |= {"classifier_proj_size": width, **terms.class_settings(head)}
     tensors = {"projector.weight": torch.eye(width), "projector.bias": torch.zeros(width)}
-    tensors |= head_tensors(head, {"proj": "classifier"})
+    tensors |= terms.head_tensors(head, {"proj": "classifier"})
     return HuggingFaceModel("Data2VecAudioForSequenceClassification", config, weights, head=tensors, files=files)
 
 

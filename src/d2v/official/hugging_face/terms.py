@@ -61,6 +61,23 @@ class HuggingFaceModel:
     """What the official model cannot hold; if there is anything, nothing else counts."""
 
 
+Settings = tuple[tuple[str, str, Any], ...]
+"""(name in ``config.json``, argument of our trunk, default there) of a model."""
+
+
+def read_settings(config: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """Arguments of our trunk that ``config.json`` says."""
+    return {ours: config.get(theirs, default) for theirs, ours, default in settings}
+
+
+def written_settings(trunk: Mapping[str, Any], weights: StateDict, settings: Settings) -> dict[str, Any]:
+    """What ``config.json`` says of a trunk: the opposite."""
+    sizes = {"hidden_size": trunk["width"], "num_hidden_layers": trunk["depth"]}
+    hidden = len(weights["trunk.blocks.0.mlp.0.bias"])
+    written = {theirs: trunk[ours] for theirs, ours, _ in settings}
+    return {**sizes, "intermediate_size": hidden, "hidden_act": "gelu", **written}
+
+
 def refused(*checks: tuple[bool, str]) -> list[str]:
     """The texts of the checks that hold."""
     return [text for holds, text in checks if holds]

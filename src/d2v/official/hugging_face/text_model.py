@@ -15,16 +15,10 @@ from d2v.model.encoder import Encoder
 from d2v.official import text_tensors as text
 from d2v.official.fairseq.v1_text import PUBLISHED, published_masking, v1_text_method
 from d2v.official.foreign_heads import take_classifier
-from d2v.official.hugging_face.terms import (
-    Family,
-    HuggingFaceModel,
-    class_settings,
-    head_tensors,
-    read_class_settings,
-    refused,
-)
+from d2v.official.hugging_face import terms
+from d2v.official.hugging_face.terms import Family, HuggingFaceModel
 from d2v.official.imported import Imported
-from d2v.official.names import SHAREABLE, by_rows, join_qkv, rename
+from d2v.official.names import SHAREABLE, by_rows, join_qkv
 
 _ROWS = (
     (r"^embeddings\.word_embeddings\.weight$", "front.feature_extractor.embedding.weight"),
@@ -38,6 +32,12 @@ _ROWS = (
     (r"^encoder\.layer\.(\d+)\.intermediate\.dense\.", r"trunk.blocks.\1.mlp.0."),
     (r"^encoder\.layer\.(\d+)\.output\.dense\.", r"trunk.blocks.\1.mlp.2."),
     (r"^encoder\.layer\.(\d+)\.output\.LayerNorm\.", r"trunk.blocks.\1.norm2."),
+)
+_SETTINGS: terms.Settings = (
+    ("num_attention_heads", "num_heads", 12),
+    ("layer_norm_eps", "eps", 1e-12),
+    ("hidden_dropout_prob", "dropout", 0.1),
+    ("attention_probs_dropout_prob", "attention_dropout", 0.1),
 )
 _TYPES = "embeddings.token_type_embeddings.weight"
 _NUMBERS = "embeddings.position_ids"  # 0, 1, 2, ... in files of older versions
@@ -65,60 +65,44 @@ def read_text_model(folder: Path, config: dict[str, Any], state: dict[str, Any])
     """
     types = state.pop(_TYPES, None)
     state.pop(_NUMBERS, None)
-    notes = ["the settings of the pretraining are not in the folder: those of the published Base run are taken"]
-
-    weights, left_out = rename(state, by_rows(_ROWS), "student.")
+    found = Imported(state, config)
+    weights, notes = found.weights, found.notes
+    notes.append("the settings of the pretraining are not in the folder: those of the published Base run are taken")
+    found.rename(by_rows(_ROWS, "student."))
     join_qkv(weights)
-    _add_token_type(weights, types, left_out, notes)
+    _add_token_type(found, types)
     text.cut_positions(weights, int(config.get("pad_token_id", text.PADDING_ID)))
-    trunk = {
-        "num_heads": int(config.get("num_attention_heads", 12)),
-        "eps": config.get("layer_norm_eps", 1e-12),
-        "dropout": config.get("hidden_dropout_prob", 0.1),
-        "attention_dropout": config.get("attention_probs_dropout_prob", 0.1),
-    }
-    student = text.student_recipe(weights, trunk, masked_input="replace")
+    student = text.student_recipe(weights, terms.read_settings(config, _SETTINGS), masked_input="replace")
+    kind = ""
+    if any(name.startswith(("classifier.", "qa_outputs.")) for name in found.left_out):
+        kind = ", fine-tuned"
+    classes = terms.read_class_settings(config, state, "classifier.out_proj.bias")
+    take_classifier(found, _CLASSIFIER, pool="cls", **classes)
     head = node("d2v.model.heads.MLPHead")
-    fine_tuned = any(name.startswith(("classifier.", "qa_outputs.")) for name in left_out)
-    classifier = take_classifier(
-        state,
-        _CLASSIFIER,
-        width=student["trunk"]["width"],
-        pool="cls",
-        left_out=left_out,
-        notes=notes,
-        **read_class_settings(config, state, "classifier.out_proj.bias"),
-    )
-    return Imported(
-        layout="Hugging Face Data2VecText (data2vec 1.0)" + (", fine-tuned" if fine_tuned else ""),
-        licence="as its model card says (the published one: MIT)",
-        method=v1_text_method(student, PUBLISHED, published_masking(), head, list(SHAREABLE), notes),
-        ema={"start": 0.999, "end": 0.9999, "anneal_steps": PUBLISHED["ema_anneal_end_step"]},
-        weights=weights,
-        head=classifier,
-        left_out=left_out,
-        notes=notes,
+    return found.finish(
+        "Hugging Face Data2VecText (data2vec 1.0)" + kind,
+        "as its model card says (the published one: MIT)",
+        v1_text_method(student, PUBLISHED, published_masking(), head, list(SHAREABLE), notes),
+        {"start": 0.999, "end": 0.9999, "anneal_steps": PUBLISHED["ema_anneal_end_step"]},
     )
 
 
-def _add_token_type(weights: StateDict, types: Any, left_out: list[str], notes: list[str]) -> None:
-    """Every token of a text is of type 0, whose vector is added to the positions, which every token gets too. In place.
+def _add_token_type(found: Imported, types: Any) -> None:
+    """Every token of a text is of type 0, whose vector is added to the positions, which every token gets too.
 
     Args:
-        weights: With the student's positions; changed in place.
+        found: With the student's positions.
         types: Official vectors [types, D], of which fairseq's model has none; None: not there.
-        left_out: Extended if there are more types than one.
-        notes: Likewise.
     """
-    table = weights.get("student.front.positions.table")
+    table = found.weights.get("student.front.positions.table")
     if types is None or table is None or not types.any():
         return
     if types.ndim != 2 or types.shape[1:] != table.shape[1:]:
         raise UserError(f"{_TYPES} is {list(types.shape)}, the positions {list(table.shape)}: they do not go together")
-    weights["student.front.positions.table"] = table + types[0].float()
+    found.weights["student.front.positions.table"] = table + types[0].float()
     if len(types) > 1 and types[1:].any():
-        left_out.append(f"{_TYPES}[1:]")
-        notes.append("every token is taken to be of type 0 (token_type_ids), as in every published model")
+        found.left_out.append(f"{_TYPES}[1:]")
+        found.notes.append("every token is taken to be of type 0 (token_type_ids), as in every published model")
 
 
 def write_text_model(
@@ -126,7 +110,7 @@ def write_text_model(
 ) -> HuggingFaceModel:
     """Our encoder as ``Data2VecTextModel``, with a head as ``ForSequenceClassification``, and its tokenizer."""
     front, trunk = encoder.recipe["front"]["init_args"], encoder.recipe["trunk"]
-    problems = refused(
+    problems = terms.refused(
         (front["alibi"], "its attention has ALiBi"),
         (front["prenet_depth"] > 0, "it has prenet blocks (data2vec 2.0)"),
         (trunk["norm_first"], "its blocks are pre-norm"),
@@ -144,15 +128,8 @@ def write_text_model(
     weights = {**weights, "front.positions.table": torch.cat([table.new_zeros(padding + 1, width), table])}
     weights.pop("front.masked_input.mask_token", None)
     config = {
+        **terms.written_settings(trunk, weights, _SETTINGS),
         "vocab_size": front["vocab_size"],
-        "hidden_size": width,
-        "num_hidden_layers": trunk["depth"],
-        "num_attention_heads": trunk["num_heads"],
-        "intermediate_size": len(weights["trunk.blocks.0.mlp.0.bias"]),
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": trunk["dropout"],
-        "attention_probs_dropout_prob": trunk["attention_dropout"],
-        "layer_norm_eps": trunk["eps"],
         "max_position_embeddings": padding + 1 + len(table),
         "type_vocab_size": 1,
         "bos_token_id": special.get("bos_token_id", 0),
@@ -161,8 +138,8 @@ def write_text_model(
     }
     extra = {_TYPES: torch.zeros(1, width)}
     if head is not None:
-        config |= class_settings(head)
-        tensors = head_tensors(head, _CLASSIFIER)
+        config |= terms.class_settings(head)
+        tensors = terms.head_tensors(head, _CLASSIFIER)
         return HuggingFaceModel("Data2VecTextForSequenceClassification", config, weights, extra, tensors, files)
     # Data2VecTextModel has a pooler that data2vec never trained: the identity, so that it reads tanh of <s>.
     extra |= {"pooler.dense.weight": torch.eye(width), "pooler.dense.bias": torch.zeros(width)}

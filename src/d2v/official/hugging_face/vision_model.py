@@ -11,27 +11,13 @@ from d2v.checkpoints.head_files import StoredHead
 from d2v.data.normalisation import ASSET, IMAGENET, read_normalisation
 from d2v.errors import UserError
 from d2v.model.encoder import Encoder
+from d2v.official import vision_tensors as vision
 from d2v.official.beit import PUBLISHED, beit_method
 from d2v.official.foreign_heads import take_classifier
-from d2v.official.hugging_face.terms import (
-    Family,
-    HuggingFaceModel,
-    class_settings,
-    head_tensors,
-    read_class_settings,
-    refused,
-)
+from d2v.official.hugging_face import terms
+from d2v.official.hugging_face.terms import Family, HuggingFaceModel
 from d2v.official.imported import Imported
-from d2v.official.names import by_rows, join_qkv, rename, tensor, trunk_sizes
-from d2v.official.vision_tensors import (
-    FRONT_END,
-    add_unused,
-    find_grid,
-    patch_sizes,
-    pop_numbered,
-    reshape_v1,
-    v1_student,
-)
+from d2v.official.names import by_rows, join_qkv, tensor, trunk_sizes
 
 _ATTENTION = r"^encoder\.layer\.(\d+)\.attention\.attention\."
 _ROWS = (
@@ -52,6 +38,13 @@ _ROWS = (
     (r"^encoder\.layer\.(\d+)\.output\.dense\.", r"trunk.blocks.\1.mlp.2."),
     (r"^encoder\.layer\.(\d+)\.lambda_([12])$", r"trunk.blocks.\1.scale\2.gamma"),
     (r"^layernorm\.", "trunk.output_norm."),
+)
+_SETTINGS: terms.Settings = (
+    ("num_attention_heads", "num_heads", 12),
+    ("layer_norm_eps", "eps", 1e-12),
+    ("hidden_dropout_prob", "dropout", 0.0),
+    ("attention_probs_dropout_prob", "attention_dropout", 0.0),
+    ("drop_path_rate", "drop_path", 0.1),
 )
 _SEGMENTATION = ("decode_head.", "auxiliary_head.", "fpn1.", "fpn2.")
 _NORM = "pooler.layernorm"
@@ -75,51 +68,31 @@ def read_vision_model(folder: Path, config: dict[str, Any], state: dict[str, Any
     """
     # The index of the bias table is computed anew; older versions store it.
     state = {key: value for key, value in state.items() if not key.endswith("relative_position_index")}
-    notes = ["the settings of the pretraining are not in the folder: those of the published Base run are taken"]
-
-    weights, left_out = rename(state, by_rows(_ROWS), "student.")
+    found = Imported(state, config)
+    weights, notes = found.weights, found.notes
+    notes.append("the settings of the pretraining are not in the folder: those of the published Base run are taken")
+    found.rename(by_rows(_ROWS, "student."))
     join_qkv(weights)
-    reshape_v1(weights, "student.")
+    vision.reshape_v1(weights, "student.")
     _add_up_tables(weights)
-    patch_size = patch_sizes(weights)["patch_size"]
-    if add_unused(weights, "student."):
-        notes.append("the folder holds no mask embedding (use_mask_token): it is zero")
-    grid = find_grid(weights, _window(config, patch_size), patch_size)
-    student = v1_student(
-        weights,
-        grid,
-        int(config.get("num_attention_heads", 12)),
-        eps=float(config.get("layer_norm_eps", 1e-12)),
-        layer_scale=config.get("layer_scale_init_value", 0.1),
-        dropout=config.get("hidden_dropout_prob", 0.0),
-        attention_dropout=config.get("attention_probs_dropout_prob", 0.0),
-        drop_path=config.get("drop_path_rate", 0.1),
-    )
-    trunk = student["trunk"]
-    layers = {"proj": "classifier"}
-    if "output_norm" in trunk:  # use_mean_pooling: the norm comes after the mean
+    vision.add_unused(found)
+    patch_size = vision.patch_sizes(weights)["patch_size"]
+    grid = vision.find_grid(weights, _window(config, patch_size), patch_size)
+    trunk = terms.read_settings(config, _SETTINGS)
+    student = vision.v1_student(weights, grid, **trunk, layer_scale=config.get("layer_scale_init_value", 0.1))
+    classes = terms.read_class_settings(config, state, "classifier.bias")
+    if "output_norm" in student["trunk"]:  # use_mean_pooling: the norm comes after the mean
         notes.append("use_mean_pooling: the encoder ends without a norm, and so do its features; a classifier has one")
-        layers["norm"] = _NORM
-    classifier = take_classifier(
-        state,
-        layers,
-        width=trunk["width"],
-        pool="mean" if "norm" in layers else "cls",
-        left_out=left_out,
-        notes=notes,
-        eps=trunk["eps"],
-        **read_class_settings(config, state, "classifier.bias"),
-    )
-    return Imported(
-        layout="Hugging Face Data2VecVision (data2vec 1.0)" + _kind(state),
-        licence="as its model card says (the published ones: Apache 2.0 there, CC-BY-NC 4.0 at their source)",
-        method=beit_method(student, PUBLISHED, grid, notes),
-        ema={"start": 0.9998, "end": 0.9998, "anneal_steps": 0},
-        weights=weights,
-        head=classifier,
-        assets=_normalisation(folder, notes),
-        left_out=left_out,
-        notes=notes,
+        layers = {"norm": _NORM, "proj": "classifier"}
+        take_classifier(found, layers, pool="mean", eps=float(trunk["eps"]), **classes)
+    else:
+        take_classifier(found, {"proj": "classifier"}, pool="cls", **classes)
+    found.assets = _normalisation(folder, notes)
+    return found.finish(
+        "Hugging Face Data2VecVision (data2vec 1.0)" + _kind(state),
+        "as its model card says (the published ones: Apache 2.0 there, CC-BY-NC 4.0 at their source)",
+        beit_method(student, PUBLISHED, grid, notes),
+        {"start": 0.9998, "end": 0.9998, "anneal_steps": 0},
     )
 
 
@@ -139,7 +112,7 @@ def _add_up_tables(weights: StateDict) -> None:
     """Make one table of the biases of relative position, which add up where a model has both one for all blocks and one
     a block. In place."""
     shared = weights.pop("student.table.shared", None)
-    own = pop_numbered(weights, "student.table.")
+    own = vision.pop_numbered(weights, "student.table.")
     if own:
         if len(own) != trunk_sizes(weights)["depth"]:
             raise UserError("of the relative_position_bias_table of the blocks one is missing")
@@ -180,7 +153,7 @@ def write_vision_model(
     height, width = size if isinstance(size, list) else (size, size)
     has_tables = front["relative_bias"] is not None or front["positions"] is not None
     mean = not trunk["output_norm"]  # use_mean_pooling: the norm comes after the mean
-    problems = refused(
+    problems = terms.refused(
         (not trunk["norm_first"], "its blocks are post-norm (data2vec 2.0)"),
         (front["prenet_depth"] > 0, "it has prenet blocks (data2vec 2.0)"),
         (front["num_cls"] != 1, f"it has {front['num_cls']} CLS tokens, where one belongs"),
@@ -194,15 +167,7 @@ def write_vision_model(
     if problems:
         return HuggingFaceModel(problems=problems)
     config: dict[str, Any] = {
-        "hidden_size": trunk["width"],
-        "num_hidden_layers": trunk["depth"],
-        "num_attention_heads": trunk["num_heads"],
-        "intermediate_size": len(weights["trunk.blocks.0.mlp.0.bias"]),
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": trunk["dropout"],
-        "attention_probs_dropout_prob": trunk["attention_dropout"],
-        "drop_path_rate": trunk["drop_path"],
-        "layer_norm_eps": trunk["eps"],
+        **terms.written_settings(trunk, weights, _SETTINGS),
         "image_size": size,
         "patch_size": front["patch_size"],
         "num_channels": front["in_channels"],
@@ -224,8 +189,8 @@ def write_vision_model(
     layers = {"proj": "classifier"}
     if mean:
         layers["norm"] = f"data2vec_vision.{_NORM}"
-    tensors = head_tensors(head, layers)
-    config |= class_settings(head)
+    tensors = terms.head_tensors(head, layers)
+    config |= terms.class_settings(head)
     return HuggingFaceModel("Data2VecVisionForImageClassification", config, weights, head=tensors, files=files)
 
 
@@ -271,7 +236,7 @@ def _official_shapes(weights: StateDict) -> StateDict:
 
 VISION = Family(
     "data2vec-vision",
-    FRONT_END,
+    vision.FRONT_END,
     "data2vec_vision.",
     _ROWS,
     {"hidden_act": "gelu"},
