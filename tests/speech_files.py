@@ -5,6 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from torch import Tensor
+
+from d2v.data.sources.source import Encoded
+from d2v.modalities.speech.decoding import SAMPLE_RATE, AudioReader
 
 FORMATS = {
     ".flac": ("FLAC", "PCM_16"),
@@ -49,3 +53,11 @@ def write_librispeech(root: Path, subset: str, speakers: dict[int, list[float]],
             lines.append(f"{stem} SPEAKER {'ABCDEFGHIJ'[speaker % 10]} CLIP {'KLMNOPQRST'[number % 10]}\n")
         if texts:
             (folder / f"{speaker}-7.trans.txt").write_text("".join(lines))
+
+
+def read_audio(file: Encoded, start: float = 0.0, duration: float | None = None) -> Tensor:
+    """Part of a file in seconds, at 16 kHz; what goes beyond the end is left out."""
+    with AudioReader(file) as reader:
+        first = round(start * SAMPLE_RATE)
+        stop = reader.num_samples if duration is None else first + round(duration * SAMPLE_RATE)
+        return reader.read(first, stop)

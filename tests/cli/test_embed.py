@@ -18,7 +18,7 @@ from safetensors import safe_open
 
 from d2v.features import encode as embedding
 from d2v.features.encode import Row
-from d2v.features.files import FORMATS, write_features
+from d2v.features.feature_files import FORMATS, write_features
 from d2v.features.journal import RowJournal
 from d2v.model.encoder import Encoder
 
@@ -267,10 +267,10 @@ def test_what_was_there_stays_until_the_new_file_is_whole(
     write_features(path, journal, {})
     before = path.read_bytes()
     journal.write(Row("b.wav", np.ones(4, np.float32), 3, 0, 0.5, None))
-    monkeypatch.setattr("d2v.features.files.pq", SimpleNamespace(ParquetWriter=fail))
+    monkeypatch.setattr("d2v.features.feature_files.pq", SimpleNamespace(ParquetWriter=fail))
     monkeypatch.setattr("zipfile.ZipFile.open", fail)
     # Not struct.pack itself, with which pytest-xdist talks to its workers.
-    monkeypatch.setattr("d2v.features.files.struct", SimpleNamespace(pack=fail))
+    monkeypatch.setattr("d2v.features.feature_files.struct", SimpleNamespace(pack=fail))
     with pytest.raises(OSError, match="no space"):
         write_features(path, journal, {})
     assert path.read_bytes() == before

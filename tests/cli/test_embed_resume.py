@@ -196,11 +196,11 @@ def test_an_interrupt_within_a_write_loses_the_open_part_alone(tmp_path: Path, m
     journal.commit()
     journal.write(rows_of("b", 2, 3))
 
-    def interrupt(*args: object) -> None:
+    def interrupt(*args: object, **more: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(pq.ParquetWriter, "write_table", interrupt)
+        patch.setattr(pq, "write_table", interrupt)
         with pytest.raises(KeyboardInterrupt):
             journal.commit()
     journal.close()

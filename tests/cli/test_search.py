@@ -11,7 +11,7 @@ from PIL import Image
 
 from d2v.cli import main
 from d2v.errors import UserError
-from d2v.features.files import read_pooled
+from d2v.features.feature_files import read_pooled
 from d2v.features.search import nearest
 
 SIZE = 16

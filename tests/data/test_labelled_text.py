@@ -153,7 +153,7 @@ def test_the_same_rows_from_any_file(tmp_path: Path, tokenizer: str, write: Any)
         assert contents(data, "train") == TRAIN, "in the order of the file"
 
 
-@pytest.mark.filterwarnings("ignore:data. 1 lines of")
+@pytest.mark.filterwarnings("ignore:data. 1 places in")
 def test_a_cell_of_csv_may_have_lines_and_text_may_be_no_utf8(tmp_path: Path, tokenizer: str) -> None:
     write_csv(tmp_path, "train", [("two\nlines", "a"), ("one", "b")])
     data = make(tmp_path, tokenizer)

@@ -213,7 +213,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         (f"{tmp_path}/*.none", "matches nothing"),
         (f"{tmp_path}/nothing", "the folder holds no text"),
         (write("a.txt", ""), "all 1 files are empty"),
-        (write("a.parquet", "no parquet"), r"a.parquet: cannot be read as parquet"),
+        (write("a.parquet", "no parquet"), r"a.parquet: cannot be read as Parquet"),
         (f"{tmp_path}/numbers.parquet", "the column 'text' holds int64 and no text; name another: --text_column"),
         (write("a.csv", "words,label\nx,1\n"), "no column 'text' among 'words', 'label'; name the one .*--text_column"),
         (write("a.tsv", "words\tlabel\nx\t1\n"), "no column 'text' among 'words', 'label'"),
@@ -221,13 +221,13 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=message):
             Corpus.open([given_input])
     for name, content, message in (
-        ("b.jsonl", '{"text": "a"}\n{"text": \n', r"b.jsonl, the line at byte 14: is no JSON"),
+        ("b.jsonl", '{"text": "a"}\n{"text": \n', r"b.jsonl, line 2: no valid JSON"),
         ("c.jsonl", '{"content": "a"}', "expected an object with the key 'text', there is only 'content'"),
         ("d.json", '["a"]', "is or begins an array; write one object a line"),
-        ("h.json", '[\n {"text": "a"}\n]', "line at byte 0: is or begins an array; .* as `jq -c"),
-        ("i.jsonl", '"a"', "there is no object"),
+        ("h.json", '[\n {"text": "a"}\n]', "line 1: is or begins an array; .* as `jq -c"),
+        ("i.jsonl", '"a"', "line 1: expected JSON objects, one a line"),
         ("e.jsonl", '{"text": 3}', "'text' is no text but int"),
-        ("f.tsv", "label\ttext\n0\n", r"f.tsv, the line at byte 11: has 1 cells"),
+        ("f.tsv", "label\ttext\n0\n", r"f.tsv, line 2: has 1 cells"),
         ("g.csv", "label,text\n0\n", r"g.csv, line 2: has 1 cells"),
     ):
         with pytest.raises(UserError, match=message):
@@ -238,7 +238,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     data = bytearray((tmp_path / "cut.parquet").read_bytes())
     data[4:60] = bytes(56)
     (tmp_path / "cut.parquet").write_bytes(data)
-    with pytest.raises(UserError, match=r"cut.parquet: cannot be read as parquet"):
+    with pytest.raises(UserError, match=r"cut.parquet: cannot be read as Parquet"):
         documents(Corpus.open([f"{tmp_path}/cut.parquet"]))
 
 

@@ -174,7 +174,7 @@ def test_a_failing_worker_leaves_no_half_written_shard(tmp_path: Path) -> None:
     with (tmp_path / "2.jsonl").open("a") as file:
         file.write("{broken")
     for workers in (1, 2):
-        with pytest.raises(UserError, match=r"2.jsonl, the line at byte 3,300: is no JSON"):
+        with pytest.raises(UserError, match=r"2.jsonl, line 101: no valid JSON"):
             prepare(tmp_path, tmp_path / "out", num_workers=workers)
     assert not list(tmp_path.glob("out/*.part"))
     assert not is_prepared(tmp_path / "out")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from d2v.errors import UserError
 from d2v.model.masking import InverseBlockMasking
-from d2v.monitoring.curves import draw_curves, read_curves
+from d2v.monitoring.curves import PANELS, draw_curves, read_curves, shown_curves
 from d2v.monitoring.pictures import denormalise, draw_feature_pca, draw_masks, principal_colours
 from d2v.types import Batch
 
@@ -76,6 +76,19 @@ def test_curves_of_sparse_columns(tmp_path: Path) -> None:
     metrics = write_metrics(tmp_path / "metrics.csv", [*rows, {"step": 899, "probe/knn_top1": 15.0}])
     assert read_curves(metrics)["probe/knn_top1"] == ([0, 899], [12.5, 15.0])
     pixels(draw_curves(metrics, tmp_path / "curves.png"))
+
+
+def test_curves_of_each_encoder(tmp_path: Path) -> None:
+    names = ("train/loss/speech", "train/loss/vision", "probe/knn_top1/vision")
+    rows = [{"step": float(step), **dict.fromkeys(names, 1 / (step + 1))} for step in range(9)]
+    curves = read_curves(write_metrics(tmp_path / "metrics.csv", rows))
+    loss, probe = PANELS[0], PANELS[3]
+    assert shown_curves(loss, curves) == {
+        "train/loss/speech": "train, speech",
+        "train/loss/vision": "train, vision",
+    }
+    assert shown_curves(probe, curves) == {"probe/knn_top1/vision": "kNN, vision"}
+    pixels(draw_curves(tmp_path / "metrics.csv", tmp_path / "curves.png"))
 
 
 def test_curves_of_a_run_that_has_just_begun(tmp_path: Path) -> None:

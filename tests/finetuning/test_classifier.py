@@ -29,7 +29,7 @@ def single(tmp_path_factory) -> tuple[Classifier, Path]:
     folder = tmp_path_factory.mktemp("single")
     checkpoint = RunCheckpoint(dirpath=str(folder / "checkpoints"))
     data = {"labels": "class", "num_samples": 128}
-    module, _ = fit(folder, data, {"label_smoothing": 0.1, "lr": 5e-3}, max_steps=60, callbacks=[checkpoint],
+    module, _ = fit(folder, data, {"label_smoothing": 0.1, "lr": 5e-3}, max_steps=120, callbacks=[checkpoint],
                     enable_checkpointing=True)  # fmt: skip
     return module, folder
 

@@ -39,8 +39,11 @@ def read_another_root(data: Namespace, words: Sequence[str]) -> None:
         data: Section of the config; changed in place.
         words: The command line; what it states stays.
     """
-    options = [word.partition("=")[0] for word in words if word.startswith("--data.")]
-    stated = {option.removeprefix("--data.").removeprefix("init_args.") for option in options}
+    stated = set()
+    for word in words:
+        if word.startswith("--data."):
+            option = word.partition("=")[0]
+            stated.add(option.removeprefix("--data.").removeprefix("init_args."))
     if "root" not in stated:
         return
     module, _, class_name = data.class_path.rpartition(".")
@@ -48,7 +51,9 @@ def read_another_root(data: Namespace, words: Sequence[str]) -> None:
     if getattr(data_module, "has_fixed_splits", False):
         return
     parameters = inspect.signature(data_module).parameters
-    values = {**_OF_ANOTHER_ROOT, "predict_on": "val" if stated.intersection(_SPLITS) else "all"}
+    values = {**_OF_ANOTHER_ROOT, "predict_on": "all"}
+    if stated.intersection(_SPLITS):
+        values["predict_on"] = "val"
     for name, value in values.items():
         if name in parameters and name not in stated:
             data.init_args[name] = parameters[name].default if value is None else value
@@ -155,7 +160,7 @@ class Table(Callback):
             rank_zero_info(f"{self._stem}: {path}, {count:,} rows{more}")
 
 
-class Features(Callback):
+class FeatureFile(Callback):
     """Collects the features that each encoder gives, on the CPU."""
 
     def __init__(self) -> None:
@@ -179,15 +184,20 @@ class Features(Callback):
         """Write them, with the samples' ids, to ``features.npz``; each process its own."""
         import numpy as np
 
-        rank = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
-        path = Path(trainer.strategy.broadcast(str(run_dir))) / f"features{rank}.npz"
-        np.savez(path, **{name: torch.cat(values).numpy() for name, values in self.arrays.items()})  # type: ignore[arg-type]
+        name = "features.npz"
+        if trainer.world_size > 1:
+            name = f"features-rank{trainer.global_rank}.npz"
+        path = Path(trainer.strategy.broadcast(str(run_dir))) / name
+        arrays: dict[str, Any] = {name: torch.cat(values).numpy() for name, values in self.arrays.items()}
+        np.savez(path, **arrays)
         rank_zero_info(f"features: {path}")
 
 
 def metrics_line(metrics: dict[str, Any], kind: Literal["val", "test"]) -> str:
     """Metrics of a split in one line; rates in percent."""
-    found = {name.removeprefix(f"{kind}/"): float(value) for name, value in metrics.items() if name.startswith(kind)}
-    return ", ".join(
-        f"{name} {value:.4f}" if name == "loss" else f"{name} {value:.2%}" for name, value in found.items()
-    )
+    found = []
+    for metric, value in metrics.items():
+        if metric.startswith(kind):
+            name = metric.removeprefix(f"{kind}/")
+            found.append(f"{name} {value:.4f}" if name == "loss" else f"{name} {value:.2%}")
+    return ", ".join(found)

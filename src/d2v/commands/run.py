@@ -20,7 +20,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from d2v.checkpoints.folder import in_short, mismatches
 from d2v.checkpoints.unpickle import refusal
-from d2v.commands.predictions import Features, Table, metrics_line, read_another_root
+from d2v.commands.predictions import FeatureFile, Table, metrics_line, read_another_root
 from d2v.commands.quiet import quieten
 from d2v.commands.run_folder import (
     checkpoint_of,
@@ -227,7 +227,7 @@ class RunCLI(LightningCLI):
     def predict(self, **kwargs: Any) -> None:
         """Write what the module predicts into the run's folder: a table with names, or ``features.npz``."""
         assert self.run_dir is not None
-        features = None if self._add_table() else Features()
+        features = None if self._add_table() else FeatureFile()
         if features is not None:
             self.trainer.callbacks.append(features)  # type: ignore[attr-defined]
         self.trainer.predict(**{**kwargs, "return_predictions": False})

@@ -1,6 +1,7 @@
 """The symbols that a recogniser writes: one id a letter."""
 
 import logging
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ BLANK = "<blank>"
 BOUNDARY = "|"
 # fairseq's dictionaries hold these before the symbols of the file, and its CTC takes the first for the blank.
 _FAIRSEQ_SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
+_NAME = re.compile(r"<.+>|\[.+\]")
 
 
 class Alphabet:
@@ -28,15 +30,17 @@ class Alphabet:
 
     def __init__(self, symbols: Sequence[str]) -> None:
         self.symbols = tuple(symbols)
-        twice = [symbol for symbol, count in Counter(self.symbols).items() if count > 1]
-        if twice:
-            raise UserError(f"alphabet: the symbol {twice[0]!r} comes twice. Each must come once.")
+        self._ids: dict[str, int] = {}
+        self._special: set[int] = set()
+        for number, (symbol, count) in enumerate(Counter(self.symbols).items()):
+            if count > 1:
+                raise UserError(f"alphabet: the symbol {symbol!r} comes {count} times. Each must come once.")
+            if number == 0 or (symbol.startswith("<") and symbol.endswith(">")):
+                self._special.add(number)
+            else:
+                self._ids[symbol] = number
         if len(self.symbols) < 2:
             raise UserError(f"alphabet: {list(self.symbols)} holds no symbol beside the blank, which comes first.")
-        self._special = frozenset(
-            i for i, symbol in enumerate(self.symbols) if i == 0 or (symbol.startswith("<") and symbol.endswith(">"))
-        )
-        self._ids = {symbol: i for i, symbol in enumerate(self.symbols) if i not in self._special}
         letters = "".join(self._ids)
         # Most alphabets know one case only, and transcripts come in either.
         self._upper, self._lower = letters == letters.upper(), letters == letters.lower()
@@ -72,16 +76,20 @@ class Alphabet:
             raise UserError(
                 f"alphabet {path}: cannot be read ({error}). Give a text file, one symbol a line."
             ) from error
-        lines = [BOUNDARY if line == " " else line.strip() for line in lines if line.strip() or line == " "]
-        words = [line.split() for line in lines]
+        rows = []
+        for line in lines:
+            if words := line.split():
+                rows.append(words)
+            elif line == " ":
+                rows.append([BOUNDARY])
+        symbols = [" ".join(words) for words in rows]
+        if rows and all(len(words) == 2 and words[1].isdigit() for words in rows):
+            symbols = [words[0] for words in rows]
+            symbols = [*(special for special in _FAIRSEQ_SPECIALS if special not in symbols), *symbols]
+        elif not (symbols and _NAME.fullmatch(symbols[0])):
+            symbols.insert(0, BLANK)
         try:
-            if lines and all(len(word) == 2 and word[1].isdigit() for word in words):
-                symbols = [word[0] for word in words]
-                return cls((*(special for special in _FAIRSEQ_SPECIALS if special not in symbols), *symbols))
-            named = (
-                bool(lines) and lines[0].startswith(("<", "[")) and lines[0].endswith((">", "]")) and len(lines[0]) > 2
-            )
-            return cls(lines if named else (BLANK, *lines))
+            return cls(symbols)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
 
@@ -110,8 +118,8 @@ class Alphabet:
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids that are collapsed already; blanks and other specials are left out."""
-        letters = (self.symbols[i] for i in ids if i not in self._special)
-        return " ".join("".join(letters).replace(BOUNDARY, " ").split())
+        letters = "".join(self.symbols[i] for i in ids if i not in self._special)
+        return " ".join(letters.replace(BOUNDARY, " ").split())
 
     def written(self, text: str) -> str:
         """A text in the case of these letters, one space between words; what they cannot write stays."""
@@ -119,7 +127,11 @@ class Alphabet:
 
     def report_unknown(self, transcripts: Iterable[str]) -> Counter[str]:
         """Count the characters that :meth:`encode` will drop, and say so in one warning instead of one for each."""
-        unknown = Counter(c for text in transcripts for c in self._in_case(text) if c not in self._ids)
+        unknown = Counter[str]()
+        for text in transcripts:
+            unknown.update(self._in_case(text))
+        for symbol in self._ids:
+            del unknown[symbol]
         if unknown:
             shown = ", ".join(f"{character!r} {count:,} times" for character, count in unknown.most_common(10))
             log.warning("alphabet: not in it and dropped from the transcripts: %s", shown)
@@ -130,7 +142,9 @@ class Alphabet:
         plain = _plain(text)
         if self._upper == self._lower:  # an alphabet of both cases, or of a script that has none
             return plain
-        return plain.upper() if self._upper else plain.lower()
+        if self._upper:
+            return plain.upper()
+        return plain.lower()
 
 
 def _plain(text: str) -> str:

@@ -1,5 +1,6 @@
 """From the batch that a recipe states to the accumulation that reaches it."""
 
+from collections.abc import Iterable
 from fractions import Fraction
 
 from d2v.errors import UserError
@@ -33,7 +34,7 @@ def derive_accumulation(
     if accumulation.denominator > 1:
         raise UserError(
             f"data.global_batch_size {global_batch_size} cannot be met: data.batch_size {batch_size} x {world_size} "
-            f"devices = {_text(on_all_devices)} does not divide it. "
+            f"devices = {float(on_all_devices):g} does not divide it. "
             + _what_works(_exact(batch_size), _exact(global_batch_size), world_size)
         )
     if set_by_user not in (1, int(accumulation)):
@@ -46,7 +47,7 @@ def derive_accumulation(
 
 def plain_number(value: float) -> str:
     """With thousands separated, and decimals only where there are any."""
-    return f"{int(value):,}" if value == int(value) else f"{value:,}"
+    return f"{value:,}".removesuffix(".0")
 
 
 def _exact(value: float) -> Fraction:
@@ -54,21 +55,32 @@ def _exact(value: float) -> Fraction:
     return Fraction(str(value))
 
 
-def _text(value: Fraction) -> str:
-    return str(int(value)) if value.denominator == 1 else str(float(value))
-
-
 def _what_works(batch_size: Fraction, global_batch_size: Fraction, world_size: int) -> str:
+    """The nearest sizes of the global batch, then those of the micro-batch."""
     on_all_devices = batch_size * world_size
     below = global_batch_size // on_all_devices * on_all_devices
-    totals = [_text(total) for total in (Fraction(below), below + on_all_devices) if total]
-    advice = f"Set data.global_batch_size to {' or '.join(totals)}"
+    advice = f"Set data.global_batch_size to {_either(below, below + on_all_devices)}"
     share = global_batch_size / world_size
     # A share of whole samples is cut into whole samples; of seconds, into short decimals.
-    fraction = 1 if (batch_size.denominator, global_batch_size.denominator) == (1, 1) else _DECIMALS
-    cuts = int(share / batch_size)  # too few: as many would be larger than batch_size
-    smaller = (share / n for n in range(cuts + 1, min(cuts + _TRIED, int(share)) + 1))
-    larger = (share / n for n in range(cuts, 0, -1))
-    found = [next((size for size in sizes if fraction % size.denominator == 0), None) for sizes in (smaller, larger)]
-    sizes = [_text(size) for size in found if size is not None]
-    return advice + (f", or data.batch_size to {' or '.join(sizes)}" if sizes else "") + "."
+    unit = Fraction(1, _DECIMALS)
+    if batch_size.denominator == global_batch_size.denominator == 1:
+        unit = Fraction(1)
+    cuts = int(share / batch_size)  # with as many or fewer the micro-batch is larger than batch_size
+    smaller = _first_multiple(unit, share, range(cuts + 1, min(cuts + _TRIED, int(share)) + 1))
+    larger = _first_multiple(unit, share, range(cuts, 0, -1))
+    if smaller or larger:
+        advice += f", or data.batch_size to {_either(smaller, larger)}"
+    return advice + "."
+
+
+def _first_multiple(unit: Fraction, share: Fraction, cuts: Iterable[int]) -> Fraction:
+    """The first cut of the share that is a multiple of the unit; 0 if none is."""
+    for number in cuts:
+        if (share / number / unit).denominator == 1:
+            return share / number
+    return Fraction(0)
+
+
+def _either(*sizes: Fraction) -> str:
+    """Those above 0."""
+    return " or ".join(f"{float(size):.12g}" for size in sizes if size)

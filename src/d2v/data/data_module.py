@@ -23,6 +23,12 @@ from d2v.types import Batch
 Split = Literal["train", "val"]
 
 
+def require(valid: bool, key: str, value: object, must: str) -> None:
+    """Refuse a value of the section ``data``: a UserError names the key, the value and what it must be."""
+    if not valid:
+        raise UserError(f"data.{key} is {value}: it must {must}.")
+
+
 class PretrainingDataModule(LightningDataModule, ABC):
     """Loads (epoch, index) samples in an order that survives a resume, and derives the gradient accumulation.
 
@@ -53,12 +59,10 @@ class PretrainingDataModule(LightningDataModule, ABC):
         max_skipped_fraction: float,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise UserError(f"data.batch_size is {batch_size}: it must be at least 1.")
-        if num_workers is not None and num_workers < 0:
-            raise UserError(f"data.num_workers is {num_workers}: it must be 0 (no extra process) or more.")
-        if not 0 <= max_skipped_fraction <= 1:
-            raise UserError(f"data.max_skipped_fraction is {max_skipped_fraction}: it must lie between 0 and 1.")
+        require(batch_size >= 1, "batch_size", batch_size, "be at least 1")
+        require(num_workers is None or num_workers >= 0, "num_workers", num_workers, "be 0 (no extra process) or more")
+        valid = 0 <= max_skipped_fraction <= 1
+        require(valid, "max_skipped_fraction", max_skipped_fraction, "lie between 0 and 1")
         self.root = root
         self.batch_size = batch_size
         self.global_batch_size = global_batch_size

@@ -19,10 +19,10 @@ class PackedStrings:
     """
 
     def __init__(self, strings: Iterable[str]) -> None:
-        encoded = [os.fsencode(string) for string in strings]
+        encoded = list(map(os.fsencode, strings))
         self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
         self._ends = np.zeros(len(encoded) + 1, dtype=np.int64)
-        np.cumsum([len(string) for string in encoded], out=self._ends[1:])
+        np.cumsum(list(map(len, encoded)), out=self._ends[1:])
 
     @classmethod
     def unpacked(cls, arrays: Mapping[str, np.ndarray], name: str) -> "PackedStrings":
@@ -36,7 +36,7 @@ class PackedStrings:
         return {name: self._bytes, f"{name} ends": self._ends}
 
     def __iter__(self) -> Iterator[str]:
-        return (self[index] for index in range(len(self)))
+        return map(self.__getitem__, range(len(self)))
 
     def __len__(self) -> int:
         return len(self._ends) - 1
@@ -63,9 +63,10 @@ def list_files(folder: Path, suffixes: tuple[str, ...], exclude: str | None = No
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         if parent == str(folder) and exclude in folders:
             folders.remove(exclude)
-        prefix = os.path.relpath(parent, folder)
-        wanted = (name for name in files if name.lower().endswith(suffixes) and not name.startswith("."))
-        found += [name if prefix == "." else os.path.join(prefix, name) for name in wanted]
+        prefix = parent.removeprefix(str(folder)).lstrip(os.sep)
+        for name in files:
+            if name.lower().endswith(suffixes) and not name.startswith("."):
+                found.append(os.path.join(prefix, name))
     return sorted(found)
 
 
@@ -112,8 +113,10 @@ def cached_arrays(
     stored = _load(cache)
     if stored is None:
         arrays = compute()
+    elif renew is None:
+        return stored
     else:
-        arrays = stored if renew is None else renew(stored)
+        arrays = renew(stored)
         if arrays is stored:
             return stored
     part = cache.with_suffix(f".{os.getpid()}.npz")

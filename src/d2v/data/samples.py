@@ -2,9 +2,10 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
+from itertools import islice
 from struct import pack
 from typing import ClassVar, NamedTuple
 
@@ -58,6 +59,20 @@ def too_many_broken(count: int, tried: int, max_fraction: float) -> bool:
     return count > max(_TOLERATED, max_fraction * tried)
 
 
+def broken_error(files: str, first: Iterable[str], why: str) -> UserError:
+    """The error for too many broken files.
+
+    Args:
+        files: how many of how many, and what they are.
+        first: names of some.
+        why: that is too much, up to the value of ``data.max_skipped_fraction``.
+    """
+    names = "\n  ".join(islice(first, _NAMED))
+    return UserError(
+        f"{files} cannot be read: {why}. The first are:\n  {names}\nRestore or remove them, or raise the fraction."
+    )
+
+
 class SkippedSamples:
     """Which samples turned out broken, shared with the worker processes of a loader (and counted on this rank).
 
@@ -98,25 +113,18 @@ class SkippedSamples:
         if not self._changed:
             return
         self._changed.fill_(0)
-        count = self.count
         tried = int((self._state != _UNSEEN).sum())
-        if too_many_broken(count, tried, self._max_fraction):
-            raise UserError(self._message(count, tried, "more than data.max_skipped_fraction"))
+        if too_many_broken(self.count, tried, self._max_fraction):
+            raise self._error(tried, "more than")
 
     def all_broken(self) -> UserError:
         """The error for a data set without any readable sample."""
-        count = self.count
-        return UserError(
-            self._message(count, len(self._state), "nothing is left to train on, data.max_skipped_fraction")
-        )
+        return self._error(len(self._state), "nothing is left to train on,")
 
-    def _message(self, count: int, tried: int, why: str) -> str:
-        first = (self._state == _BROKEN).nonzero().flatten()[:_NAMED].tolist()
-        names = "".join(f"\n  {self.name(index)}" for index in first)
-        return (
-            f"{count} of {tried} files tried so far cannot be read: {why} = {self._max_fraction}. "
-            f"The first are:{names}\nRestore or remove them, or raise the fraction."
-        )
+    def _error(self, tried: int, why: str) -> UserError:
+        names = map(self.name, (self._state == _BROKEN).nonzero().flatten().tolist())
+        limit = f"{why} data.max_skipped_fraction = {self._max_fraction}"
+        return broken_error(f"{self.count} of {tried} files tried so far", names, limit)
 
 
 class SampleDataset(Dataset[Sample], ABC):

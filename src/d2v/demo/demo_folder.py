@@ -79,7 +79,11 @@ class DemoFolder:
         return found
 
     def _num_files(self) -> int:
-        return sum(path.is_file() for name in self._folders for path in (self.root / name).rglob("*"))
+        count = 0
+        for name in self._folders:
+            for path in (self.root / name).rglob("*"):
+                count += path.is_file()
+        return count
 
     def _write_marker(self, found: dict[str, Any] | None) -> None:
         """All in one step, so that no half of it is ever there."""

@@ -16,12 +16,8 @@ PYTHON = "python"
 """What the standard library is called here."""
 
 # Tests, and other packages inside a package.
-_LEFT_OUT = {"test", "tests", "testing", "_testing", "conftest.py"} | {
-    "site-packages",
-    "externals",
-    "_vendor",
-    "vendor",
-}
+_LEFT_OUT = {"test", "tests", "testing", "_testing", "conftest.py"}
+_LEFT_OUT |= {"site-packages", "externals", "_vendor", "vendor"}
 # Calls that give a docstring to what is written in C, and names of strings that functions share as their docstrings.
 _ADDS_DOC = re.compile(r"add_?(new)?doc")
 _IS_DOC = re.compile(r"(?i)doc|^topics$")
@@ -57,14 +53,18 @@ class Documents:
         folder = find_folder(package)
         if folder is None:
             return
-        files = [path for pattern in ("*.py", "*.pyi") for path in folder.rglob(pattern)]
+        files = [*folder.rglob("*.py"), *folder.rglob("*.pyi")]
         names = [path.relative_to(folder).as_posix() for path in files]
         for name in sorted(names, key=lambda name: hashlib.blake2b(name.encode()).digest()):
-            if not _LEFT_OUT & set(name.split("/")):
-                found = [part for text in find_docstrings(folder / name) for part in split(clean(text))]
-                documents = [text for text in found if is_prose(text) and not self._is_copy(text)]
-                if documents:
-                    yield documents[: self._most_of_a_file]
+            if _LEFT_OUT & set(name.split("/")):
+                continue
+            documents = []
+            for text in find_docstrings(folder / name):
+                for part in split(clean(text)):
+                    if is_prose(part) and not self._is_copy(part):
+                        documents.append(part)
+            if documents:
+                yield documents[: self._most_of_a_file]
 
     def _is_copy(self, text: str) -> bool:
         words = re.findall(r"\w+", text.lower())
@@ -80,8 +80,9 @@ def find_folder(package: str) -> Path | None:
     if package == PYTHON:
         return Path(sysconfig.get_path("stdlib"))
     spec = importlib.util.find_spec(package)
-    places = spec.submodule_search_locations if spec is not None else None
-    return Path(places[0]) if places else None
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(spec.submodule_search_locations[0])
 
 
 def find_docstrings(path: Path) -> Iterator[str]:

@@ -8,14 +8,13 @@ take the caller with it.
 
 import ctypes
 import importlib.util
-import json
 import os
-import struct
+import pickle
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import IO, Any, Never
 
 import numpy as np
@@ -61,50 +60,33 @@ def synthesise(utterances: Sequence[Utterance]) -> Iterator[tuple[np.ndarray, in
     """
     require_espeak()
     with tempfile.TemporaryFile() as requests, tempfile.TemporaryFile() as errors:
-        requests.write("".join(json.dumps(asdict(utterance)) + "\n" for utterance in utterances).encode())
+        pickle.dump(utterances, requests)
         requests.seek(0)
         # The pipe holds the child back, so that samples do not pile up.
-        with subprocess.Popen(
-            [sys.executable, "-m", __name__], stdin=requests, stdout=subprocess.PIPE, stderr=errors
-        ) as process:
+        command = [sys.executable, "-m", __name__]
+        with subprocess.Popen(command, stdin=requests, stdout=subprocess.PIPE, stderr=errors) as process:
+            assert process.stdout is not None
             try:
-                assert process.stdout is not None
-                header = process.stdout.read(4)
                 for number, utterance in enumerate(utterances):
-                    samples = _read_block(process.stdout)
-                    if len(header) < 4 or samples is None:
-                        process.wait()
-                        _fail(process.returncode, errors, f"utterance {number}: {utterance}")
-                    yield (
-                        np.frombuffer(samples, dtype=np.int16).astype(np.float32) / 32768,
-                        *struct.unpack("<i", header),
-                    )
+                    try:
+                        samples, rate = pickle.load(process.stdout)
+                    except (EOFError, pickle.UnpicklingError):  # it ended early
+                        _fail(process.wait(), errors, f"utterance {number}: {utterance}")
+                    yield np.frombuffer(samples, dtype=np.int16).astype(np.float32) / 32768, rate
             finally:
                 process.kill()
 
 
-def _read_block(file: IO[bytes]) -> bytes | None:
-    """Bytes behind their number; None where the file ends before."""
-    head = file.read(4)
-    if len(head) < 4:
-        return None
-    (size,) = struct.unpack("<i", head)
-    data = file.read(size)
-    return data if len(data) == size else None
-
-
 def _fail(code: int, errors: IO[bytes], what: str) -> Never:
     errors.seek(0)
-    last = errors.read().decode(errors="replace").strip().splitlines()[-1:]
-    raise UserError(
-        f"eSpeak NG failed with exit code {code} at {what}: {last[0] if last else 'it said nothing'}. Reinstall it: "
-        f"{how_to_install('demo-speech')}"
-    )
+    last = errors.read().decode(errors="replace").strip().rpartition("\n")[2] or "it said nothing"
+    command = how_to_install("demo-speech")
+    raise UserError(f"eSpeak NG failed with exit code {code} at {what}: {last}. Install it anew: {command}")
 
 
 def _serve() -> None:
-    """The program: requests from stdin, a line of JSON each; the rate, then blocks of 16-bit samples, to stdout."""
-    requests = sys.stdin.buffer.read().splitlines()
+    """The program: reads all utterances from stdin, and writes 16-bit samples and their rate to stdout, one by one."""
+    utterances = pickle.load(sys.stdin.buffer)
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever the library prints must not get between the samples
     import espeakng_loader
@@ -124,20 +106,17 @@ def _serve() -> None:
     if sample_rate <= 0:
         sys.exit("espeak_Initialize found no data")
     library.espeak_SetSynthCallback(collect)
-    out.write(struct.pack("<i", sample_rate))
-    for line in requests:
-        request = json.loads(line)
-        if library.espeak_SetVoiceByName(request["voice"].encode()):
-            sys.exit(f"it has no voice {request['voice']}")
-        for parameter, value in ((_RATE, request["rate"]), (_PITCH, request["pitch"]), (_VOLUME, _QUIET)):
+    for utterance in utterances:
+        if library.espeak_SetVoiceByName(utterance.voice.encode()):
+            sys.exit(f"it has no voice {utterance.voice}")
+        for parameter, value in ((_RATE, utterance.rate), (_PITCH, utterance.pitch), (_VOLUME, _QUIET)):
             library.espeak_SetParameter(parameter, value, 0)
         pieces.clear()
-        text = request["text"].encode()
+        text = utterance.text.encode()
         if library.espeak_Synth(text, len(text) + 1, 0, 0, 0, _UTF8, None, None):
-            sys.exit(f"it could not say {request['text']!r}")
+            sys.exit(f"it could not say {utterance.text!r}")
         library.espeak_Synchronize()
-        data = b"".join(pieces)
-        out.write(struct.pack("<i", len(data)) + data)
+        pickle.dump((b"".join(pieces), sample_rate), out)
     out.flush()
 
 

@@ -55,5 +55,5 @@ def write_sentences(count: int, seed: int) -> list[str]:
 
 def vocabulary() -> set[str]:
     """Every word that a sentence can hold."""
-    everything = [*_PATTERNS, *(word for words in _CHOICES.values() for word in words)]
-    return {word for text in everything for word in text.split() if not word.startswith("<")}
+    everything = " ".join([*_PATTERNS, *_WORDS.values()]).replace(",", "")
+    return {word for word in everything.split() if not word.startswith("<")}

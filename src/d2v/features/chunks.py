@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -68,16 +67,15 @@ def plan_chunks(num_samples: int, chunk: int, overlap: int, stride: int, recepti
             "that not below 0"
         )
     starts = [*range(0, total - size, hop), max(0, total - size)]
-    cuts = [0, *((right + left + size) // 2 for left, right in pairwise(starts)), total]
-    return [
-        Chunk(
-            start * stride,
-            (start + size - 1) * stride + receptive_field,
-            first,
-            slice(first - start, last - start),
-        )
-        for start, (first, last) in zip(starts, pairwise(cuts), strict=True)
-    ]
+    chunks, first = [], 0
+    for start, following in zip(starts, [*starts[1:], None], strict=True):
+        last = total
+        if following is not None:  # each keeps half of what two share
+            last = (start + size + following) // 2
+        stop = (start + size - 1) * stride + receptive_field
+        chunks.append(Chunk(start * stride, stop, first, slice(first - start, last - start)))
+        first = last
+    return chunks
 
 
 def encode_chunks(

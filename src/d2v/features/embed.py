@@ -20,11 +20,11 @@ from d2v.data.cores import available_cores
 from d2v.data.encoder_inputs import Inputs
 from d2v.errors import Interrupted, UserError
 from d2v.evaluation.frozen import find_device
-from d2v.features.encode import Progress, Row, Skipped, embed_inputs
-from d2v.features.files import read_file_settings, require_format, write_features
+from d2v.features.encode import Skipped, embed_inputs
+from d2v.features.feature_files import read_file_settings, require_format, write_features
+from d2v.features.feature_settings import FeatureOptions, all_settings, differences
 from d2v.features.journal import RowJournal, discard, read_settings
 from d2v.features.pieces import Pieces, plan_lengths
-from d2v.features.settings import FeatureOptions, all_settings, differences
 from d2v.model.encoder import Encoder, Layer, Pooling
 
 _NAMED = 20  # of the inputs that are left out; the others are counted
@@ -119,13 +119,18 @@ def embed_files(
     with _journal(unfinished, settings, encoder, inputs, pool) as journal:
         start, first = time.perf_counter(), journal.num_done
         skipped = _SkippedInputs(inputs, journal.num_skipped)
-        rows = embed_inputs(encoder, pieces, where, options, num_workers, journal.folder, first)
-        for item in _with_progress(rows, inputs, first):
-            if isinstance(item, Skipped):
-                journal.skip()
-                skipped.add(item.name, item.reason)
-            else:
-                journal.write(item)
+        if first:
+            print(f"going on: {first:,} of {len(inputs):,} {inputs.unit}s are done", file=sys.stderr)
+        done, total = pieces.first_piece(first), pieces.first_piece(len(inputs))
+        with tqdm(initial=done, total=total, desc="embedding", unit="piece", disable=None, leave=False) as bar:
+            for item in embed_inputs(
+                encoder, pieces, where, options, num_workers, journal.folder, first, on_pieces=bar.update
+            ):
+                if isinstance(item, Skipped):
+                    journal.skip()
+                    skipped.add(item.name, item.reason)
+                else:
+                    journal.write(item)
         if not journal.num_vectors:
             journal.remove()
             raise UserError(f"--input {input}: not one of {skipped.count} {inputs.unit}s could be embedded; see above")
@@ -248,27 +253,6 @@ class _SkippedInputs:
             tqdm.write(f"skipped {name}: {reason}", file=sys.stderr)
         elif self._named == _NAMED + 1:
             tqdm.write("more are skipped, and only counted from here on", file=sys.stderr)
-
-
-def _with_progress(items: Iterator[Row | Progress | Skipped], inputs: Inputs, first: int) -> Iterator[Row | Skipped]:
-    """The same without the progress, which is shown."""
-    if first:
-        print(f"going on: {first:,} of {len(inputs):,} {inputs.unit}s are done", file=sys.stderr)
-    unit = inputs.unit
-    if inputs.sample_rate is not None:
-        unit = "s"
-    elif inputs.is_cut:
-        unit = inputs.part
-    done, total = round(_length(inputs, 0, first), 1), round(_length(inputs, 0, len(inputs)), 1)
-    bar = tqdm(
-        initial=done, total=total, desc="embedding", unit=unit, unit_scale=inputs.is_cut, disable=None, leave=False
-    )
-    with bar:
-        for item in items:
-            if isinstance(item, Progress):
-                bar.update(item.amount)
-            else:
-                yield item
 
 
 def _length(inputs: Inputs, first: int, last: int) -> float:

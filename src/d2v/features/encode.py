@@ -1,7 +1,7 @@
 """Features of many inputs, long ones in overlapping chunks, in bounded memory and in a fixed order."""
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader
 
 from d2v.errors import UserError
 from d2v.evaluation.frozen import eval_mode
+from d2v.features.feature_settings import FeatureOptions
 from d2v.features.pieces import PieceBatch, Pieces
-from d2v.features.settings import FeatureOptions
 from d2v.model.encoder import Encoder, Pooling
 
 MAX_FRAMES = 15_000
@@ -50,14 +50,6 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """What was read and encoded since the last one."""
-
-    amount: float
-    """Seconds; samples where they have no duration; inputs where they have no samples."""
-
-
-@dataclass(frozen=True)
 class Skipped:
     """An input that has no row."""
 
@@ -73,7 +65,8 @@ def embed_inputs(
     num_workers: int = 0,
     scratch: Path | None = None,
     start: int = 0,
-) -> Iterator[Row | Progress | Skipped]:
+    on_pieces: Callable[[int], object] | None = None,
+) -> Iterator[Row | Skipped]:
     """Encode batch by batch, without gradients and in eval mode.
 
     Args:
@@ -86,9 +79,10 @@ def embed_inputs(
         scratch: Folder for the frames of very long inputs, until they are complete; None: the system's.
         start: The first input that is wanted. Batches are those that they would be from the first input on, so that
             features do not depend on it, to the last bit.
+        on_pieces: Called with how many pieces were read and encoded since the last time.
 
     Yields:
-        Rows and what was skipped, in the order of the inputs, an input's rows when its end was read; and progress.
+        Rows and what was skipped, in the order of the inputs, an input's rows when its end was read.
 
     Raises:
         UserError: The encoder has no such layer or no CLS token.
@@ -109,10 +103,10 @@ def embed_inputs(
             read: list[tuple[int, _Part | str]] = [*batch.broken]
             if batch.x is not None:
                 read += _encode(encoder, pieces, batch, device, options)
-            for piece, part in read:
-                if piece >= following:
-                    waiting[piece] = part
-                    yield Progress(_amount(pieces, piece))
+            wanted = {piece: part for piece, part in read if piece >= following}
+            waiting |= wanted
+            if on_pieces is not None:
+                on_pieces(len(wanted))
             while following in waiting:
                 yield from gathered.add(following, waiting.pop(following))
                 following += 1
@@ -160,19 +154,6 @@ def _encode(
             features = features[keep]
         parts.append((piece, _Part(features, keep.stop - keep.start)))
     return parts
-
-
-def _amount(pieces: Pieces, piece: int) -> float:
-    """What a piece stands for, see :class:`Progress`: all pieces of an input add up to the whole."""
-    inputs = pieces.inputs
-    index, number = pieces.locate(piece)
-    if not inputs.is_cut:
-        return 1.0
-    whole, chunks = inputs.num_samples(index) / (inputs.sample_rate or 1), pieces.chunks(index)
-    if not chunks:
-        return whole
-    last = chunks[-1]
-    return whole * chunks[number].num_kept / (last.first_frame + last.num_kept)
 
 
 class _Gathered:

@@ -22,18 +22,18 @@ PART_ROWS = 4_096
 PART_SECONDS = 10.0
 """A part ends earlier than that if so much time has passed: a killed run loses no more, the current input aside."""
 
-_GROUP_BYTES = 16 * 2**20  # of vectors that wait in memory
-_SETTINGS, _LOCK, _OPEN_PART = "settings.json", "lock", "part.unfinished"
-_COUNTS = ("inputs", "skipped", "vectors")
+_PART_BYTES = 64 * 2**20  # of vectors: a part is as a whole in memory
+_SETTINGS, _LOCK = "settings.json", "lock"
+_COUNTS = "d2v_counts"
 _KNOWN = ["id", "num_frames", "first_frame", "duration"]
 
 
 class RowJournal:
     """A folder ``OUTPUT.unfinished`` of Parquet files, until an output file is made of them.
 
-    Rows are written to a part, which gets its name once it is complete and safely on the disk. Only parts with a name
-    count, after any end of the process or of the machine; what was written of the next one is done again. A part holds
-    whole inputs, in their order, and counts those that have no row.
+    Rows come in parts, and a part gets its name when it is safely on the disk. Only what has a name counts, after any
+    end of the process or of the machine. A part counts the inputs that end in it, those without a row among them. Rows
+    of an input that did not come to its end are removed when the journal is opened again.
 
     Args:
         folder: That holds it.
@@ -54,19 +54,16 @@ class RowJournal:
         """Those of the done inputs that have no row."""
         self._waiting: list[Row | None] = []  # None is an input without a row
         self._waiting_bytes = 0
-        self._writer: Any = None
-        self._counts = dict.fromkeys(_COUNTS, 0)  # of the open part
-        self._torn = False  # the open part ends inside an input
         self._last_commit = time.monotonic()
         vector = pa.list_(pa.float32(), width)
         self._schema = pa.schema(
             {
                 "id": pa.string(),
-                "embedding": vector if pooled else pa.large_list(vector),
                 "num_frames": pa.int64(),
                 "first_frame": pa.int64(),
                 "duration": pa.float64(),
                 "times": pa.large_list(pa.float64()),
+                "embedding": vector if pooled else pa.large_list(vector),
             }
         )
         try:
@@ -75,28 +72,19 @@ class RowJournal:
             if not (folder / _SETTINGS).is_file():
                 (folder / f"{_SETTINGS}.new").write_text(json.dumps(settings))
                 (folder / f"{_SETTINGS}.new").replace(folder / _SETTINGS)
-            for part in self._parts():
-                counts = pq.read_metadata(part).metadata
-                self.num_done += int(counts[b"inputs"])
-                self.num_skipped += int(counts[b"skipped"])
-                self.num_vectors += int(counts[b"vectors"])
+            self._recover()
         except OSError as error:
             raise UserError(f"--output: {folder} cannot be written ({error.strerror}); give another place") from error
 
     def write(self, row: Row) -> None:
         """Append a row."""
-        if not row.is_last and row.first_frame == 0:
-            self.commit()  # a long input has a part of its own, so that nothing else is lost with it
-            self._torn = True
+        if row.first_frame == 0 and not row.is_last:
+            self.commit()  # parts without the end of an input hold rows of that input alone
         self._waiting.append(row)
         self._waiting_bytes += row.features.nbytes
         self.num_vectors += row.num_vectors
-        if self._waiting_bytes >= _GROUP_BYTES:
-            self._flush()
-        if row.is_last:
-            self._torn = False
-            self.num_done += 1
-            self._commit_if_due()
+        self.num_done += row.is_last
+        self._commit_if_due()
 
     def skip(self) -> None:
         """Note that the next input has no row."""
@@ -106,18 +94,23 @@ class RowJournal:
         self._commit_if_due()
 
     def commit(self) -> None:
-        """Complete the open part: all that was appended is safely on the disk."""
-        self._flush()
-        writer, self._writer = self._writer, None
-        if writer is None:
+        """Put all that was appended on the disk."""
+        # First: an interrupt in here must not leave rows that are written twice.
+        entries, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        if not entries:
             return
-        writer.add_key_value_metadata({name: str(count) for name, count in self._counts.items()})
-        writer.close()
-        unfinished = self.folder / _OPEN_PART
+        rows = [row for row in entries if row is not None]
+        num_skipped = len(entries) - len(rows)
+        counts = {"inputs": num_skipped, "skipped": num_skipped, "vectors": 0}
+        for row in rows:
+            counts["inputs"] += row.is_last
+            counts["vectors"] += row.num_vectors
+        table = self._table(rows).replace_schema_metadata({_COUNTS: json.dumps(counts)})
+        unfinished = self.folder / "part.unfinished"
+        pq.write_table(table, unfinished, compression="none", use_dictionary=False)
         _sync(unfinished)
         unfinished.replace(self.folder / f"{len(self._parts()):06d}.parquet")
         _sync(self.folder)
-        self._counts = dict.fromkeys(_COUNTS, 0)
         self._last_commit = time.monotonic()
 
     def known(self) -> pa.Table:
@@ -160,8 +153,7 @@ class RowJournal:
             self.remove()
             return
         with suppress(OSError):  # no space is left, say: what was committed before still counts
-            if not self._torn:
-                self.commit()
+            self.commit()
         self._lock.release()
 
     def remove(self) -> None:
@@ -170,55 +162,48 @@ class RowJournal:
         self._lock.release()
 
     def _commit_if_due(self) -> None:
-        in_part = self._counts["inputs"] + len(self._waiting)
-        if in_part >= PART_ROWS or time.monotonic() - self._last_commit >= PART_SECONDS:
+        is_full = len(self._waiting) >= PART_ROWS or self._waiting_bytes >= _PART_BYTES
+        if is_full or time.monotonic() - self._last_commit >= PART_SECONDS:
             self.commit()
 
-    def _flush(self) -> None:
-        """Write what waits in memory to the open part."""
-        if not self._waiting:
-            return
-        # An interrupt in here leaves half a group behind, and the part is given up.
-        torn, self._torn = self._torn, True
-        entries, self._waiting, self._waiting_bytes = self._waiting, [], 0
-        if self._writer is None:
-            path = self.folder / _OPEN_PART
-            self._writer = pq.ParquetWriter(path, self._schema, compression="none", use_dictionary=False)
-        rows = [row for row in entries if row is not None]
-        if rows:
-            self._writer.write_table(self._table(rows))
-            self._counts["vectors"] += sum(row.num_vectors for row in rows)
-            self._counts["inputs"] += sum(row.is_last for row in rows)
-        self._counts["skipped"] += len(entries) - len(rows)
-        self._counts["inputs"] += len(entries) - len(rows)
-        self._torn = torn
+    def _recover(self) -> None:
+        """Count what is there, and remove the rows of an input that did not come to its end."""
+        counts = []
+        for part in self._parts():
+            counts.append(json.loads(pq.read_schema(part).metadata[_COUNTS.encode()]))
+        for part in reversed(self._parts()):
+            if counts[-1]["inputs"]:
+                break
+            part.unlink()
+            counts.pop()
+        for count in counts:
+            self.num_done += count["inputs"]
+            self.num_skipped += count["skipped"]
+            self.num_vectors += count["vectors"]
 
     def _table(self, rows: list[Row]) -> pa.Table:
-        vectors = np.concatenate([row.features.reshape(-1, self.width) for row in rows])
+        none = np.empty((0, self.width), np.float32)
+        vectors = np.concatenate([none, *(row.features.reshape(-1, self.width) for row in rows)])
         embedding = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), self.width)
         if not self.pooled:
             offsets = np.cumsum([0, *(row.num_vectors for row in rows)])
             embedding = pa.LargeListArray.from_arrays(pa.array(offsets), embedding)
-        columns = {
-            "embedding": embedding,
-            "id": [row.name for row in rows],
-            "num_frames": [row.num_frames for row in rows],
-            "first_frame": [row.first_frame for row in rows],
-            "duration": [row.duration for row in rows],
-            "times": [row.times for row in rows],
-        }
-        return pa.table({name: columns[name] for name in self._schema.names}, schema=self._schema)
+        known = []
+        for row in rows:
+            values = (row.name, row.num_frames, row.first_frame, row.duration, row.times)
+            known.append(dict(zip(self._schema.names, values, strict=False)))
+        *fields, last = self._schema
+        return pa.Table.from_pylist(known, pa.schema(fields)).append_column(last, embedding)
 
     def _parts(self) -> list[Path]:
         return sorted(self.folder.glob("[0-9]*.parquet"))
 
     def _tables(self) -> Iterator[pa.Table]:
-        """All rows as they were written, about 16 MB at a time."""
+        """All rows, a part at a time."""
         self.commit()
         for part in self._parts():
             with pq.ParquetFile(part) as file:
-                for group in range(file.num_row_groups):
-                    yield file.read_row_group(group).cast(self._schema)  # Parquet has names of its own for items
+                yield file.read().cast(self._schema)  # Parquet has names of its own for items
 
 
 def flat_values(column: pa.ChunkedArray) -> np.ndarray:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset, default_collate
 from d2v.data.encoder_inputs import Inputs
 from d2v.errors import BrokenSample, UserError
 from d2v.features.chunks import Chunk, plan_chunks
-from d2v.features.settings import FeatureOptions
+from d2v.features.feature_settings import FeatureOptions
 from d2v.model.encoder import Encoder
 
 _LARGEST_RATIO = 1.25

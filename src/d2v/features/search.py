@@ -13,9 +13,9 @@ from jaxtyping import Float32, Float64, Int64
 from d2v.errors import UserError
 from d2v.evaluation.frozen import find_device
 from d2v.features.embed import load_encoder, open_pieces
-from d2v.features.encode import Row, Skipped, embed_inputs
-from d2v.features.files import PooledFeatures, read_pooled
-from d2v.features.settings import FeatureOptions, encoder_digest
+from d2v.features.encode import Skipped, embed_inputs
+from d2v.features.feature_files import PooledFeatures, read_pooled
+from d2v.features.feature_settings import FeatureOptions, encoder_digest
 from d2v.model.encoder import Encoder
 
 _PICTURES = (".png", ".jpg", ".pdf", ".svg")
@@ -86,12 +86,12 @@ def search(
         else:
             encoder = encoder or _encoder_of(features, path, checkpoint, device)
             queries += _embedded(text, features, path, encoder, device)
-    vectors = np.stack([asked_for.vector for asked_for in queries])
-    rows, similarities = nearest(features.vectors, vectors, top, [asked_for.row for asked_for in queries])
+    names, vectors, rows_of_queries = zip(*queries, strict=True)
+    rows, similarities = nearest(features.vectors, np.stack(vectors), top, rows_of_queries)
     found = []
-    for number, (name, _, row_of_query) in enumerate(queries):
+    for number, name in enumerate(names):
         ids = [features.ids[row] for row in rows[number]]
-        found.append(Neighbours(name, row_of_query, ids, similarities[number].tolist()))
+        found.append(Neighbours(name, rows_of_queries[number], ids, similarities[number].tolist()))
     if output is not None:
         _write_table(Path(output), found)
     if picture is not None:
@@ -198,7 +198,7 @@ def _embedded(query: str, features: PooledFeatures, embeddings: Path, encoder: E
     for item in embed_inputs(encoder, pieces, where, options):
         if isinstance(item, Skipped):
             broken[item.name] = item.reason
-        elif isinstance(item, Row):
+        else:
             name = query
             if len(pieces.inputs) > 1:
                 name = f"{query}: {item.name}"

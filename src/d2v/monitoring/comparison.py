@@ -46,19 +46,17 @@ class Comparison:
     """Pictures that were written."""
 
     def __str__(self) -> str:
-        lines = [["", *(row["checkpoint"] for row in self.rows)]]
-        for key, label in _LABELS.items():
-            if key in self.rows[0]:
-                lines.append([label, *(f"{row[key]:.2f}" for row in self.rows)])
-        lines.append(["seconds", *(f"{row['seconds']:.1f}" for row in self.rows)])
         first = self.rows[0]
         samples = f"{first['train_samples']:,} train and {first['val_samples']:,} val samples"
-        table = [f"{samples} of {first['num_classes']} classes"]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        for label, *cells in lines:
-            padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-            table.append("  ".join([label.ljust(widths[0]), *padded]))
-        return "\n".join(table)
+        labels = {key: label for key, label in _LABELS.items() if key in first}
+        width = max(map(len, labels.values()))
+        lines = [" " * width, *(label.ljust(width) for label in labels.values()), "seconds".ljust(width)]
+        for row in self.rows:
+            cells = [row["checkpoint"], *(f"{row[key]:.2f}" for key in labels), f"{row['seconds']:.1f}"]
+            width = max(map(len, cells))
+            for number, cell in enumerate(cells):
+                lines[number] += f"  {cell:>{width}}"
+        return "\n".join([f"{samples} of {first['num_classes']} classes", *lines])
 
 
 def probe(

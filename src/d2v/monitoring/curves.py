@@ -4,6 +4,7 @@ import csv
 import math
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -11,6 +12,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from d2v.errors import UserError
+from d2v.metrics import (
+    EMA_DECAY,
+    EXTRACTOR_RANK,
+    KNN_TOP1,
+    LEARNING_RATE,
+    LINEAR_TOP1,
+    PREDICTION_STD,
+    REGRESSION_LOSS,
+    TARGET_RANK,
+    TARGET_STD,
+    TRAIN_LOSS,
+    VAL_LOSS,
+)
 
 Curve = tuple[list[float], list[float]]
 """Steps and values."""
@@ -29,26 +43,24 @@ class Panel:
 
 
 PANELS = (
-    Panel(
-        "Loss", "loss", {"train/loss": "train", "train/regression_loss": "train, regression", "val/loss": "validation"}
-    ),
+    Panel("Loss", "loss", {TRAIN_LOSS: "train", REGRESSION_LOSS: "train, regression", VAL_LOSS: "validation"}),
     Panel(
         "Collapse? Spread of single dimensions",
         "standard deviation",
-        {"train/target_std": "targets", "train/prediction_std": "predictions"},
+        {TARGET_STD: "targets", PREDICTION_STD: "predictions"},
         from_zero=True,
     ),
     Panel(
         "Collapse? Dimensions in use",
         "effective rank",
-        {"train/target_effective_rank": "targets", "train/extractor_effective_rank": "extractor"},
+        {TARGET_RANK: "targets", EXTRACTOR_RANK: "extractor"},
         from_zero=True,
     ),
-    Panel("Probe on frozen features", "top-1 accuracy / %", {"probe/knn_top1": "kNN", "probe/linear_top1": "linear"}),
-    Panel("Learning rate", "learning rate", {"train/lr": "learning rate"}, from_zero=True),
-    Panel("Teacher", "1 - EMA decay", {"train/ema_decay": "1 - EMA decay"}, from_zero=True),
+    Panel("Probe on frozen features", "top-1 accuracy / %", {KNN_TOP1: "kNN", LINEAR_TOP1: "linear"}),
+    Panel("Learning rate", "learning rate", {LEARNING_RATE: "learning rate"}, from_zero=True),
+    Panel("Teacher", "1 - EMA decay", {EMA_DECAY: "1 - EMA decay"}, from_zero=True),
 )
-_COLOURS = ("#1f5fa8", "#d1662b", "#3c8f5a")
+_COLOURS = ("#1f5fa8", "#d1662b", "#3c8f5a", "#7a4fa3", "#a8871f", "#5a5a5a")
 _DPI = 150
 
 
@@ -63,7 +75,7 @@ def draw_curves(metrics_csv: Path, path: Path) -> Path:
         UserError: The file has no step column, or nothing that a panel shows.
     """
     curves = read_curves(metrics_csv)
-    panels = [panel for panel in PANELS if any(name in curves for name in panel.curves)]
+    panels = [panel for panel in PANELS if shown_curves(panel, curves)]
     if not panels:
         raise UserError(f"{metrics_csv}: no curve to draw; the columns with values are: {', '.join(sorted(curves))}")
     columns = min(3, len(panels))
@@ -86,21 +98,43 @@ def read_curves(metrics_csv: Path) -> dict[str, Curve]:
             for name, text in row.items():
                 if name != "step" and text and row["step"] and math.isfinite(value := float(text)):
                     points[name][float(row["step"])] = value
-    return {name: (sorted(values), [values[step] for step in sorted(values)]) for name, values in points.items()}
+    curves = {}
+    for name, values in points.items():
+        steps = sorted(values)
+        curves[name] = (steps, [values[step] for step in steps])
+    return curves
+
+
+def shown_curves(panel: Panel, curves: dict[str, Curve]) -> dict[str, str]:
+    """Curves of a panel that were logged: name in the legend by name in the log, of each encoder of the method."""
+    shown = {}
+    for metric, label in panel.curves.items():
+        for name in curves:
+            encoder = name.removeprefix(f"{metric}/")
+            if name == metric:
+                shown[name] = label
+            elif encoder != name:
+                shown[name] = f"{label}, {encoder}"
+    return shown
 
 
 def _draw_panel(axes: Axes, panel: Panel, curves: dict[str, Curve]) -> None:
-    shown = {name: label for name, label in panel.curves.items() if name in curves}
-    for colour, (name, label) in zip(_COLOURS, shown.items(), strict=False):
+    shown = shown_curves(panel, curves)
+    for colour, (name, label) in zip(cycle(_COLOURS), shown.items(), strict=False):
         steps, values = curves[name]
-        if name == "train/ema_decay":  # 0.9998 and 0.99999 look the same; their distances from 1 do not
+        is_probe = name.startswith("probe/")
+        if name == EMA_DECAY:  # 0.9998 and 0.99999 look the same; their distances from 1 do not
             values = [1 - value for value in values]
-        style = ("o-" if name.startswith("probe/") else "-") if len(steps) > 1 else "o"
+        style = "-"
+        if len(steps) == 1:
+            style = "o"
+        elif is_probe:
+            style = "o-"
         if len(values) > 400:
             axes.plot(steps, values, color=colour, linewidth=0.6, alpha=0.25)
             values = _smooth(values)
         axes.plot(steps, values, style, color=colour, label=label, linewidth=1.5, markersize=3.5)
-        if name.startswith("probe/"):
+        if is_probe:
             axes.annotate(f"{values[-1]:.1f}", (steps[-1], values[-1]), (3, 3), textcoords="offset points", size=8)
     axes.set_title(panel.title, size=10, weight="bold", loc="left")
     axes.set_ylabel(panel.unit, size=9)
@@ -120,5 +154,8 @@ def _draw_panel(axes: Axes, panel: Panel, curves: dict[str, Curve]) -> None:
 def _smooth(values: list[float]) -> list[float]:
     """Mean over a window of a hundredth of the curve, shorter at both ends."""
     half = max(1, len(values) // 200)
-    windows = (values[max(0, i - half) : i + half + 1] for i in range(len(values)))
-    return [sum(window) / len(window) for window in windows]
+    smooth = []
+    for position in range(len(values)):
+        window = values[max(0, position - half) : position + half + 1]
+        smooth.append(sum(window) / len(window))
+    return smooth

@@ -42,11 +42,9 @@ class Finding(NamedTuple):
 
 def check_machine(data: Iterable[str | Path] = ()) -> list[Finding]:
     """Python, memory, disk, packages, devices and configs, and folders of pictures if some are given."""
-    findings = [*_machine(), *_packages(), *_devices()]
-    configs = sum(1 for _ in SHIPPED.rglob("*.yaml"))
-    findings.append(Finding(OK if configs else MISSING, "configs", f"{configs} in {SHIPPED}"))
-    findings += [_pictures(folder) for folder in data]
-    return findings
+    configs = len(list(SHIPPED.rglob("*.yaml")))
+    found = Finding(OK if configs else MISSING, "configs", f"{configs} in {SHIPPED}")
+    return [*_machine(), *_packages(), *_devices(), found, *map(_pictures, data)]
 
 
 def _machine() -> Iterator[Finding]:
@@ -74,9 +72,12 @@ def _enough(subject: str, gib: float, text: str, advice: str) -> Finding:
 
 def _memory() -> tuple[float, float] | None:
     """All memory and what is free of it, in GiB; None where the system does not say. A container's limit counts."""
+    found = {}
     try:
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        total, available = (int(lines[key].split()[0]) / 2**20 for key in ("MemTotal", "MemAvailable"))
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            name, _, value = line.partition(":")
+            found[name] = int(value.split()[0]) / 2**20
+        total, available = found["MemTotal"], found["MemAvailable"]
     except (OSError, KeyError, ValueError):
         return None
     try:

@@ -3,11 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -46,8 +44,9 @@ def draw_masks(images: Float[Tensor, "b 3 h w"], mask: Mask, grid: tuple[int, ..
         masked = masks[: len(images), number].unflatten(1, grid)[:, None].float()  # [B, 1, rows, columns]
         tiles[f"mask {number + 1}"] = torch.lerp(images, torch.tensor(_GREY), F.interpolate(masked, images.shape[-2:]))
     share = mask.masked.float().mean().item()
-    of_all = f", {MAX_MASKS} of {mask.num_masks} masks shown" if mask.num_masks > MAX_MASKS else ""
-    title = f"What the student sees: {share:.0%} of {grid[0]} x {grid[1]} patches masked{of_all}"
+    title = f"What the student sees: {share:.0%} of {grid[0]} x {grid[1]} patches masked"
+    if mask.num_masks > MAX_MASKS:
+        title += f", {MAX_MASKS} of {mask.num_masks} masks shown"
     return _draw_tiles(tiles, title, path)
 
 
@@ -112,19 +111,18 @@ def _draw_tiles(rows: Mapping[str, Float[Tensor, "b 3 h w"]], title: str, path: 
             left = margin_left + column * _TILE_INCHES
             box = (left + gap) / width, (bottom + gap) / height, (_TILE_INCHES - 2 * gap) / width
             axes = figure.add_axes((*box, (tile_height - 2 * gap) / height))
-            _show(axes, picture.permute(1, 2, 0).numpy())
+            axes.imshow(picture.permute(1, 2, 0).numpy(), interpolation="nearest", aspect="auto")
+            axes.set_axis_off()
     figure.text(0.1 / width, 1 - 0.21 / height, title, ha="left", va="center", size=10, weight="bold")
     figure.savefig(path, facecolor="white")
     return path
 
 
-def _show(axes: Axes, picture: np.ndarray) -> None:
-    axes.imshow(picture, interpolation="nearest", aspect="auto")
-    axes.set_axis_off()
-
-
 def _short(name: str) -> str:
-    """A path's telling end."""
+    """The end of a path, which tells runs apart, in lines of at most 16 letters."""
     if len(name) <= 16:
         return name
-    return "\n".join(part if len(part) <= 16 else f"{part[:15]}…" for part in name.split("/")[-3:])
+    lines = []
+    for part in name.split("/")[-3:]:
+        lines.append(part if len(part) <= 16 else f"{part[:15]}…")
+    return "\n".join(lines)

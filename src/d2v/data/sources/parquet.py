@@ -4,7 +4,7 @@ That library converts the files once into its own cache (``HF_DATASETS_CACHE``),
 fetched from a network.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ class Parquet(Source):
 
         self._noun = medium.noun
         self._where = f"data.root: {files[0]}"
-        self.archives = [str(file) for file in files]
+        self.archives = list(map(str, files))
         try:
             rows = datasets.load_dataset("parquet", data_files=self.archives, split="train")
         except Exception as error:  # the library wraps what goes wrong in many types of its own
@@ -64,45 +64,50 @@ class Parquet(Source):
         return encoded["bytes"]
 
     def name(self, index: int) -> str:
-        path = self._paths[index][self._path]
         name = f"{self.archives[0]}: row {index}"
-        return f"{name} ({path})" if path else name
+        if path := self._paths[index][self._path]:
+            name += f" ({path})"
+        return name
 
     def ids(self) -> list[str]:
         """What the files of the rows were called, if that tells them apart; else the numbers of the rows, from 0."""
         paths = self._paths.with_format("arrow")[:][self._path].to_pylist()
         if all(paths) and len(set(paths)) == len(paths):
-            return [printable(path) for path in paths]
-        return [str(number) for number in range(len(paths))]
+            return list(map(printable, paths))
+        return list(map(str, range(len(paths))))
 
     def fingerprint(self) -> str:
         return fingerprint(self.archives)
 
     def categories(self, column: str) -> Categories | None:
+        import pyarrow.compute as pc  # type: ignore[import-untyped]
         from datasets import ClassLabel, Value
 
         name = self._named(column)
         if name is None:
             return None
-        feature = self._columns.features[name]
+        feature, values = self._columns.features[name], self._columns.with_format("arrow")[:][name]
         if isinstance(feature, ClassLabel):
-            ids = np.array([-1 if number is None else number for number in self._columns[name]], dtype=np.int32)
-            return Categories(tuple(feature.names), np.maximum(ids, -1)) if (ids >= 0).any() else None
+            ids = np.maximum(values.fill_null(-1).to_numpy(), -1).astype(np.int32)
+            if (ids < 0).all():
+                return None
+            return Categories(tuple(feature.names), ids)
         if not isinstance(feature, Value):
             raise UserError(
                 f"{self._where}: column {name!r} is {feature}, and a {column} is one number or text a row. Convert or "
                 "rename it."
             )
-        make = Categories.of_labels if column == "label" else Categories.of
-        return make("" if value in (None, -1) else str(value) for value in self._columns[name])
+        words = values.cast("string").fill_null("")
+        words = pc.if_else(pc.equal(words, "-1"), "", words).to_pylist()
+        if column == "label":
+            return Categories.of_labels(words)
+        return Categories.of(words)
 
     def texts(self) -> PackedStrings | None:
         name = self._named("text")
-        return None if name is None else PackedStrings(self._one_line(name))
-
-    def _one_line(self, column: str) -> Iterator[str]:
-        for text in self._columns[column]:
-            yield " ".join(text.split()) if isinstance(text, str) else ""
+        if name is None:
+            return None
+        return PackedStrings(map(_one_line, self._columns[name]))
 
     def _named(self, column: str) -> str | None:
         """The first usual name of a column that is there; of labels also the only column of Hugging Face's classes."""
@@ -112,8 +117,10 @@ class Parquet(Source):
         for name in COLUMNS.get(column, ()):
             if name in features:
                 return name
-        classes = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
-        return classes[0] if column == "label" and len(classes) == 1 else None
+        classes = [name for name in features if isinstance(features[name], ClassLabel)]
+        if column == "label" and len(classes) == 1:
+            return classes[0]
+        return None
 
     def _column_of_files(self, rows: "Dataset", kind: type, noun: str) -> str:
         found = []
@@ -126,3 +133,10 @@ class Parquet(Source):
                 f"among {list(rows.features)}."
             )
         return found[0]
+
+
+def _one_line(text: object) -> str:
+    """The words of a text; none of anything else."""
+    if not isinstance(text, str):
+        return ""
+    return " ".join(text.split())

@@ -40,7 +40,7 @@ class Medium:
     unpacks_to: str | None = None
     """Folder that a usual archive unpacks to: a root that holds it stands for it."""
     speaker_of: Callable[[str], str] | None = None
-    """From the name of a file to who speaks in it; empty if it does not say."""
+    """From the path of a file to who speaks in it; empty if it does not say."""
     texts_beside: "Callable[[Files], Iterable[str]] | None" = None
     """Reads the texts that lie beside files; empty where there is none."""
     unreadable: tuple[str, ...] = ()
@@ -60,7 +60,7 @@ class Categories:
         """Number the names in the order of the alphabet. An empty one is none; None if all are empty."""
         numbers = {"": -1}
         ids = np.fromiter((numbers.setdefault(value, len(numbers) - 1) for value in values), dtype=np.int32)
-        names = sorted(name for name in numbers if name)
+        names = sorted(numbers.keys() - {""})
         if not names:
             return None
         place = np.full(len(names) + 1, -1, dtype=np.int32)  # the last is that of -1
@@ -72,7 +72,7 @@ class Categories:
     def of_labels(cls, values: Iterable[str]) -> "Categories | None":
         """Like :meth:`of`; but whole numbers keep their order, and 0 and 2 are two of three classes."""
         found = cls.of(values)
-        if found is None or not all(name.isdecimal() for name in found.names):
+        if found is None or not "".join(found.names).isdecimal():
             return found
         numbers = np.array([*map(int, found.names), -1], dtype=np.int32)
         return cls(tuple(map(str, range(numbers.max() + 1))), numbers[found.ids])
@@ -83,17 +83,24 @@ class Categories:
         Raises:
             UserError: a sample has a name that is not among them; ``where`` begins the message.
         """
-        number = {name: place for place, name in enumerate(names)}
-        place = np.array([*(number.get(name, -1) for name in self.names), -1], dtype=np.int32)
-        ids = place[self.ids]
-        unknown = sorted({self.names[i] for i in np.unique(self.ids[(ids < 0) & (self.ids >= 0)])})
+        numbers = dict(zip(names, range(len(names)), strict=True))
+        place = np.full(len(self.names) + 1, -1, dtype=np.int32)
+        unknown = []
+        for used in np.unique(self.ids[self.ids >= 0]):
+            place[used] = numbers.get(self.names[used], -1)
+            if place[used] < 0:
+                unknown.append(self.names[used])
         if unknown:
-            shown = ", ".join(unknown[:5]) + (" ..." if len(unknown) > 5 else "")
+            shown = ", ".join(unknown[:5]) + " ..." * (len(unknown) > 5)
             raise UserError(
                 f"{where}: the validation split has classes that the training split has not: {shown}. Choose another "
                 "data.val_split, or hold out part of the training samples: data.val_fraction 0.05."
             )
-        return Categories(names, ids)
+        return Categories(names, place[self.ids])
+
+    def select(self, chosen: np.ndarray) -> "Categories":
+        """Of some of the samples: positions, or a mask."""
+        return Categories(self.names, self.ids[chosen])
 
     @property
     def complete(self) -> bool:
@@ -166,8 +173,10 @@ class Files(Source):
         self.folder = os.path.abspath(folder)
         self._medium = medium
         self._names = PackedStrings(names)
-        self._tops = tops or Categories.of(name.rpartition(os.sep)[0].partition(os.sep)[0] for name in names)
-        self._texts = None if texts is None else PackedStrings(texts)
+        self._tops = tops or Categories.of(map(_top_folder, names))
+        self._texts: PackedStrings | None = None
+        if texts is not None:
+            self._texts = PackedStrings(texts)
 
     @classmethod
     def joined(cls, parts: Sequence["Files"]) -> "Files":
@@ -178,14 +187,16 @@ class Files(Source):
         names: list[str] = []
         tops: list[str] = []
         texts: list[str] = []
-        texts_given = any(part._texts is not None for part in parts)
         for part in parts:
             names += [os.path.relpath(part.name(index), folder) for index in range(len(part))]
-            found = part.categories("folder") or Categories((), np.full(len(part), -1))
-            tops += [("", *found.names)[number + 1] for number in found.ids]
-            if texts_given:
+            if part._tops is None:
+                tops += [""] * len(part)
+            else:
+                tops += map((*part._tops.names, "").__getitem__, part._tops.ids)  # the last is that of -1
+        if any(part._texts is not None for part in parts):
+            for part in parts:
                 texts += part.texts() or [""] * len(part)
-        return cls(parts[0]._medium, folder, names, Categories.of(tops), texts if texts_given else None)
+        return cls(parts[0]._medium, folder, names, Categories.of(tops), texts or None)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -207,10 +218,10 @@ class Files(Source):
         return os.path.join(self.folder, self._names[index])
 
     def ids(self) -> list[str]:
-        return [printable(name) for name in self._names]
+        return list(map(printable, self._names))
 
     def fingerprint(self) -> str:
-        return fingerprint(self.name(index) for index in range(len(self)))
+        return fingerprint(map(self.name, range(len(self))))
 
     def categories(self, column: str) -> Categories | None:
         if column == "folder":
@@ -218,12 +229,16 @@ class Files(Source):
         speaker_of = self._medium.speaker_of
         if column != "speaker" or speaker_of is None:
             return None
-        return Categories.of(speaker_of(os.path.basename(name)) for name in self._names)
+        return Categories.of(map(speaker_of, self._names))
 
     def texts(self) -> PackedStrings | None:
         if self._texts is None and self._medium.texts_beside is not None:
             self._texts = PackedStrings(self._medium.texts_beside(self))
         return self._texts
+
+
+def _top_folder(name: str) -> str:
+    return name.rpartition(os.sep)[0].partition(os.sep)[0]
 
 
 def printable(name: str) -> str:

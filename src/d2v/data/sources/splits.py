@@ -38,10 +38,12 @@ def ending(name: str) -> str:
 
 def files_in(folder: Path, endings: Sequence[str], ending_of: Callable[[str], str] = ending) -> list[Path]:
     """Files directly in a folder that have one of these endings, sorted; none if there is no such folder."""
-    if not folder.is_dir():
-        return []
-    files = [path for path in folder.iterdir() if ending_of(path.name) in endings and not path.name.startswith(".")]
-    return sorted(path for path in files if not path.is_dir())
+    found: list[Path] = []
+    if folder.is_dir():
+        for path in sorted(folder.iterdir()):
+            if ending_of(path.name) in endings and not path.name.startswith(".") and not path.is_dir():
+                found.append(path)
+    return found
 
 
 def of_one_ending(
@@ -49,8 +51,7 @@ def of_one_ending(
 ) -> list[Path]:
     """Those of the first ending that occurs: a README.txt beside tables is none of them."""
     for wanted in endings:
-        chosen = [file for file in files if ending_of(file.name) == wanted]
-        if chosen:
+        if chosen := [file for file in files if ending_of(file.name) == wanted]:
             return chosen
     return []
 
@@ -85,20 +86,22 @@ def find_split(
         if path.is_dir() and path.name.lower() == name.lower():
             return [path]
     for place in (root, root / "data"):
-        files = files_in(place, endings, ending_of)
-        stems = [file.name.lower().rpartition(ending_of(file.name))[0] for file in files]
-        found = [file for file, stem in zip(files, stems, strict=True) if _words(stem) == _words(name)]
-        if by_word and not found:
-            found = [file for file in files if _words(name) in _words(file.name)]
-        if found:
-            return of_one_ending(found, endings, ending_of)
+        exact, among_others = [], []
+        for file in files_in(place, endings, ending_of):
+            stem = file.name.lower().rpartition(ending_of(file.name))[0]
+            if _words(stem) == _words(name):
+                exact.append(file)
+            elif by_word and _words(name) in _words(file.name):
+                among_others.append(file)
+        if exact or among_others:
+            return of_one_ending(exact or among_others, endings, ending_of)
     return []
 
 
 def find_splits(
     root: Path, manifests: Sequence[str], train_split: str | None, val_split: str | None
-) -> tuple[list[Path] | None, list[Path] | None]:
-    """Find the training and the validation split of files in a root.
+) -> tuple[list[Path], list[Path]]:
+    """Find where the training and the validation split of files lie: in folders or files.
 
     A split that nobody named is the first of :data:`TRAIN_NAMES` (else all folders that begin with ``train-``) and the
     first of :data:`VAL_NAMES` that is there in the same form: beside a folder with the training files, an archive is no
@@ -107,40 +110,23 @@ def find_splits(
     Args:
         root: a folder.
         manifests: endings of files that list samples; these have the very name of the split.
-        train_split: names, comma-separated; None: found as above.
-        val_split: likewise.
-
-    Returns:
-        Where each lies: folders or files. No training split: everything but the validation split is for training.
+        train_split: names, comma-separated; None: found as above, or everything but the validation split: all archives
+            that lie side by side, else the folder itself.
+        val_split: likewise; None: found as above, or none.
 
     Raises:
         UserError: a split that was named is not there.
     """
-
-    def find(name: str) -> list[Path]:
-        exact = find_split(root, name, (*ARCHIVES, *manifests), by_word=False)
-        return exact or find_split(root, name, ARCHIVES)
-
-    def named(names: str, key: str) -> list[Path]:
-        found: list[Path] = []
-        for name in filter(None, map(str.strip, names.split(","))):
-            places = find(name)
-            if not places:
-                raise _not_there(root, name, key, manifests)
-            found += [place for place in places if place not in found]
-        if not found:
-            raise UserError(f"data.{key} is {names!r}: it names no split; give a name, or null.")
-        return found
-
-    train = _training(root, manifests) if train_split is None else named(train_split, "train_split")
-    if val_split is not None:
-        return train, named(val_split, "val_split")
-    form = _form(train or _archives_beside(root) or [root])
+    train = _named(root, manifests, train_split, "train_split") or _training(root, manifests)
+    everything = _archives(root, root / "data") or [root]
+    val = _named(root, manifests, val_split, "val_split")
     for name in VAL_NAMES:
-        found = [place for place in find(name) if place not in (train or ())]
-        if found and _form(found) == form:
-            return train, found
-    return train, None
+        if val or val_split is not None:
+            break
+        found = [place for place in _find(root, manifests, name) if place not in train]
+        if found and _form(found) == _form(train or everything):
+            val = found
+    return train or [place for place in everything if place not in val], val
 
 
 def open_splits(
@@ -151,29 +137,32 @@ def open_splits(
     Args:
         root: a folder, an archive, a manifest, a file of the medium, or a glob of such files.
         medium: of the samples.
-        train_split: names of splits, comma-separated; None: train/, or everything but the validation split.
-        val_split: likewise; None: the first usual name that is there.
+        train_split: as in :func:`find_splits`.
+        val_split: likewise.
 
     Raises:
         UserError: there is no such root or split, or no sample in it.
     """
-    path = _existing(root, medium)
+    path, manifests = _existing(root, medium), tuple(medium.manifests)
     if path is None or path.is_file():
-        train = _globbed(root, medium) if path is None else _from_file(path, medium)
-        return train, _beside(path, medium, train_split, val_split)
-    if medium.unpacks_to is not None and (path / medium.unpacks_to).is_dir():
-        path = path / medium.unpacks_to
-    train_places, val_places = find_splits(path, tuple(medium.manifests), train_split, val_split)
-    val = None if val_places is None else _opened(val_places, medium, path)
-    if train_places is not None:
-        return _opened(train_places, medium, path), val
-    # Everything is for training, but never the validation split.
-    if archives := _archives_beside(path):
-        for_training = [file for file in archives if file not in (val_places or ())]
-        if not for_training:
-            raise UserError(f"data.root {root}: {archives[0].name} is there, and nothing to train on.")
-        return _opened(for_training, medium, path), val
-    return _from_folder(path, medium, exclude=val_places[0].name if val_places else None), val
+        folder = Path.cwd() if path is None else path.parent
+        train, val_places = _whole(root, path, medium), _named(folder, manifests, val_split, "val_split")
+        if path is not None and ending(path.name) in manifests:
+            if train_split not in (None, path.stem):
+                raise UserError(f"data.train_split {train_split}: data.root {path} is one manifest; give its folder.")
+            if path.stem in TRAIN_NAMES and val_split is None:
+                val_places = [file for file in map(path.with_stem, VAL_NAMES) if file.is_file()][:1]
+    else:
+        folder = path
+        if medium.unpacks_to is not None and (path / medium.unpacks_to).is_dir():
+            folder = path / medium.unpacks_to
+        train_places, val_places = find_splits(folder, manifests, train_split, val_split)
+        if not train_places:
+            raise UserError(f"data.root {root}: {val_places[0].name} is there, and nothing to train on.")
+        # Where everything is for training, the validation split is not.
+        exclude = val_places[0].name if train_places == [folder] and val_places else None
+        train = _opened(train_places, medium, folder, exclude)
+    return train, _opened(val_places, medium, folder) if val_places else None
 
 
 def open_everything(root: str, medium: Medium, key: str = "data.root") -> Source:
@@ -189,10 +178,8 @@ def open_everything(root: str, medium: Medium, key: str = "data.root") -> Source
     """
     try:
         path = _existing(root, medium)
-        if path is None:
-            return _globbed(root, medium)
-        if path.is_file():
-            return _from_file(path, medium)
+        if path is None or path.is_file():
+            return _whole(root, path, medium)
         if not list_files(path, medium.suffixes):
             for suffix in (*ARCHIVES, *medium.manifests):
                 if files := list_files(path, (suffix,)):
@@ -212,57 +199,42 @@ def _existing(root: str, medium: Medium) -> Path | None:
     raise UserError(f"data.root {root} does not exist. Set it to the folder, file or glob that has the {medium.noun}.")
 
 
-def _beside(path: Path | None, medium: Medium, train_split: str | None, val_split: str | None) -> Source | None:
-    """The validation split for a root that is a file or (None) a glob."""
-    manifests = tuple(medium.manifests)
-    folder = Path.cwd()
-    if path is not None:
-        folder = path.parent
-        is_manifest = ending(path.name) in manifests
-        if is_manifest and train_split not in (None, path.stem):
-            raise UserError(f"data.train_split {train_split}: data.root is the one manifest {path}; give its folder.")
-        if is_manifest and val_split is None and path.stem in TRAIN_NAMES:
-            val_split = next((name for name in VAL_NAMES if path.with_stem(name).is_file()), None)
-    if val_split is None:
-        return None
-    places = find_splits(folder, manifests, None, val_split)[1]
-    assert places is not None
-    return _opened(places, medium, folder)
-
-
-def _opened(places: Sequence[Path], medium: Medium, root: Path) -> Source:
-    """Folders, manifests or archives as one source."""
-    archives: list[Path] = []
-    parts: list[Files] = []
-    for place in places:
-        inside = of_one_ending(files_in(place, ARCHIVES), ARCHIVES)
-        if ending(place.name) in ARCHIVES and not place.is_dir():
-            archives.append(place)
-        elif inside:
-            archives += inside
-        elif place.is_dir():
-            parts.append(_from_folder(place, medium))
-        else:
-            parts.append(medium.manifests[ending(place.name)](place))
-    if not archives:
-        return Files.joined(parts)
-    if parts or len({ending(file.name) for file in archives}) > 1:
-        raise UserError(
-            f"data.root {root}: {', '.join(place.name for place in places)} are no files of one kind; name splits that "
-            "are, or extract the archives."
-        )
-    if ending(archives[0].name) == ".parquet":
-        return Parquet(archives, medium)
-    return Tars(archives, medium, root)
-
-
-def _from_file(path: Path, medium: Medium) -> Source:
+def _whole(root: str, path: Path | None, medium: Medium) -> Source:
+    """All samples of a root that is a file or (``path`` is None) a glob."""
+    if path is None:
+        return _globbed(root, medium)
     if ending(path.name) in (*ARCHIVES, *medium.manifests):
         return _opened([path], medium, path.parent)
     if ending(path.name) in medium.suffixes:
         return Files(medium, path.parent, [path.name])
     kinds = ", ".join((*medium.manifests, *ARCHIVES, *medium.suffixes))
     raise UserError(f"data.root {path} is a file of no known kind; {medium.noun} are read from {kinds}.")
+
+
+def _opened(places: Sequence[Path], medium: Medium, root: Path, exclude: str | None = None) -> Source:
+    """Folders, manifests or archives as one source, without a folder directly below one of the folders."""
+    archives: list[Path] = []
+    parts: list[Files] = []
+    for place in places:
+        inside = _archives(place)
+        if ending(place.name) in ARCHIVES and not place.is_dir():
+            archives.append(place)
+        elif inside:
+            archives += inside
+        elif place.is_dir():
+            parts.append(_from_folder(place, medium, exclude))
+        else:
+            parts.append(medium.manifests[ending(place.name)](place))
+    if not archives:
+        return Files.joined(parts)
+    if parts or len(of_one_ending(archives, ARCHIVES)) < len(archives):
+        names = ", ".join(place.name for place in places)
+        raise UserError(
+            f"data.root {root}: {names} are no files of one kind; name splits that are, or extract the archives."
+        )
+    if ending(archives[0].name) == ".parquet":
+        return Parquet(archives, medium)
+    return Tars(archives, medium, root)
 
 
 def _from_folder(folder: Path, medium: Medium, exclude: str | None = None) -> Files:
@@ -276,39 +248,59 @@ def _from_folder(folder: Path, medium: Medium, exclude: str | None = None) -> Fi
 
 
 def _globbed(pattern: str, medium: Medium) -> Files:
-    found = sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
-    files = [os.path.abspath(file) for file in found if file.lower().endswith(medium.suffixes) and os.path.isfile(file)]
+    files = []
+    for file in sorted(glob.glob(os.path.expanduser(pattern), recursive=True)):
+        if file.lower().endswith(medium.suffixes) and os.path.isfile(file):
+            files.append(os.path.abspath(file))
     if not files:
         raise UserError(f"data.root: no {medium.noun} ({', '.join(medium.suffixes)}) matches {pattern}.")
-    folder = os.path.commonpath([os.path.dirname(file) for file in files])
+    folder = os.path.commonpath(list(map(os.path.dirname, files)))
     return Files(medium, folder, [os.path.relpath(file, folder) for file in files])
 
 
-def _training(root: Path, manifests: Sequence[str]) -> list[Path] | None:
+def _find(root: Path, manifests: Sequence[str], name: str) -> list[Path]:
+    exact = find_split(root, name, (*ARCHIVES, *manifests), by_word=False)
+    return exact or find_split(root, name, ARCHIVES)
+
+
+def _named(root: Path, manifests: Sequence[str], names: str | None, key: str) -> list[Path]:
+    """Several splits that a user named, separated by commas, as one; nothing for None."""
+    found: list[Path] = []
+    for name in filter(None, map(str.strip, (names or "").split(","))):
+        places = _find(root, manifests, name)
+        if not places:
+            raise _not_there(root, name, key, manifests)
+        found += [place for place in places if place not in found]
+    if names is not None and not found:
+        raise UserError(f"data.{key} is {names!r}: it names no split; give a name, or null.")
+    return found
+
+
+def _training(root: Path, manifests: Sequence[str]) -> list[Path]:
     """An extracted split comes before the archive that it was extracted from, and a whole one before parts."""
     for name in TRAIN_NAMES:
         if found := find_split(root, name, (*ARCHIVES, *manifests), by_word=False):
             return found
-    if parts := sorted(path for path in root.iterdir() if path.is_dir() and path.name.startswith("train-")):
+    if parts := sorted(path for path in root.glob("train-*") if path.is_dir()):
         return parts
     for name in TRAIN_NAMES:
         if found := find_split(root, name, ARCHIVES):
             return found
-    return None
+    return []
 
 
-def _archives_beside(root: Path) -> list[Path]:
-    for place in (root, root / "data"):
-        if found := of_one_ending(files_in(place, ARCHIVES), ARCHIVES):
+def _archives(*folders: Path) -> list[Path]:
+    """In the first folder that holds any, those of one ending."""
+    for folder in folders:
+        if found := of_one_ending(files_in(folder, ARCHIVES), ARCHIVES):
             return found
     return []
 
 
 def _form(places: Sequence[Path]) -> str:
     """The ending of the archives that a split consists of; empty for a folder of samples and for a manifest."""
-    inside = of_one_ending(files_in(places[0], ARCHIVES), ARCHIVES)
-    kind = ending((inside or places)[0].name)
-    return kind if kind in ARCHIVES else ""
+    kind = ending((_archives(places[0]) or places)[0].name)
+    return kind * (kind in ARCHIVES)
 
 
 def _words(name: str) -> str:
@@ -321,9 +313,7 @@ def _not_there(root: Path, name: str, key: str, manifests: Sequence[str]) -> Use
     there = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
     shown = "is nothing"
     if there:
-        shown = f"are: {', '.join(there[:12])}"
-    if len(there) > 12:
-        shown += " ..."
+        shown = "are: " + ", ".join(there[:12]) + " ..." * (len(there) > 12)
     default = "take train/ or everything"
     if key != "train_split":
         default = f"take the first of {', '.join(VAL_NAMES)}, if any"

@@ -133,35 +133,18 @@ class FewLabels:
         return kept
 
 
-def balanced_subset(labels: Sequence[str] | np.ndarray | None, total: int, count: int) -> np.ndarray:
-    """Positions of a subset, ascending: of each class as many, as far as there are so many.
-
-    A smaller subset of the same data lies in a larger one.
-
-    Args:
-        labels: The class of each sample; None: there are no classes to balance.
-        total: Samples.
-        count: Of the subset.
-    """
-    order = permutation(total, SUBSET_SEED)
-    if labels is None:
-        return np.sort(order[:count])
-    classes = np.unique(np.asarray(labels), return_inverse=True)[1][order]
-    by_class = np.argsort(classes, kind="stable")
-    sizes = np.bincount(classes)
-    # The place of each sample within its class, by which the subset takes the first of all classes, then the second ...
-    place = np.empty(total, dtype=np.int64)
-    place[by_class] = np.arange(total) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    return np.sort(order[np.argsort(place, kind="stable")[:count]])
-
-
-def size_of_share(total: int, share: float, num_classes: int) -> int:
-    """Samples of a share: one of each class at least, all of them at most."""
-    return min(total, max(round(total * share), num_classes, 1))
-
-
 def _balanced(classes: Categories | None, total: int, count: int) -> np.ndarray:
-    return balanced_subset(None if classes is None else classes.ids, total, count)
+    """Positions of a subset, ascending: of each class as many, as far as there are so many."""
+    order = permutation(total, SUBSET_SEED)
+    if classes is None:
+        return np.sort(order[:count])
+    numbers = classes.ids[order]
+    by_class = np.argsort(numbers, kind="stable")
+    _, first, sizes = np.unique(numbers[by_class], return_index=True, return_counts=True)
+    # The place of each sample within its class: the subset takes the first of all classes, then the second ...
+    place = np.empty(total, dtype=np.int64)
+    place[by_class] = np.arange(total) - np.repeat(first, sizes)
+    return np.sort(order[np.argsort(place, kind="stable")[:count]])
 
 
 def _named(file: str, names: Sequence[str], noun: str) -> np.ndarray:

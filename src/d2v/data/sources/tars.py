@@ -37,10 +37,9 @@ class Tars(Source):
     """
 
     def __init__(self, files: Sequence[Path], medium: Medium, folder: Path) -> None:
-        self.archives = [str(file) for file in files]
+        self.archives = list(map(str, files))
         self._folder = folder
-        made_for = (medium.suffixes, [(column, COLUMNS[column]) for column in medium.columns])
-        key = fingerprint(files, made_for)
+        key = fingerprint(files, made_for=(medium.suffixes, medium.columns, COLUMNS))
         index = cached_arrays("tar-index", key, lambda: _scan(files, medium))
         self._tar, self._offset, self._size = index["tar"], index["offset"], index["size"]
         self._names = PackedStrings.unpacked(index, "names")
@@ -78,8 +77,9 @@ class Tars(Source):
     def categories(self, column: str) -> Categories | None:
         if column not in self._known:
             return None
-        make = Categories.of_labels if column == "label" else Categories.of
-        return make(self._known[column])
+        if column == "label":
+            return Categories.of_labels(self._known[column])
+        return Categories.of(self._known[column])
 
     def texts(self) -> PackedStrings | None:
         return self._known.get("text")
@@ -157,7 +157,8 @@ def _scan(files: Sequence[Path], medium: Medium) -> dict[str, np.ndarray]:
                         stream = tar.extractfile(member)
                         assert stream is not None
                         for column, value in _facts(stream.read(), suffix, f"{file}: {member.name}").items():
-                            if column in known and (suffix != ".json" or key not in known[column]):
+                            # -1 is the label of a sample that has none; a file of its own says more than a .json.
+                            if column in known and value != "-1" and (suffix != ".json" or key not in known[column]):
                                 known[column][key] = value
         except (tarfile.TarError, OSError) as error:
             raise UserError(f"data.root: {file} cannot be read as an uncompressed tar: {error}") from error
@@ -175,14 +176,14 @@ def _facts(data: bytes, suffix: str, where: str) -> dict[str, str]:
     try:
         text = " ".join(data.decode("utf-8-sig").split())
         if suffix != ".json":
-            return {_SIDECARS[suffix]: "" if suffix == ".cls" and text == "-1" else text}
+            return {_SIDECARS[suffix]: text}
         entry = json.loads(text)
     except ValueError as error:
         raise UserError(f"data.root: {where} cannot be read: {error}.") from error
     facts = {}
     if isinstance(entry, dict):
         for column, names in COLUMNS.items():
-            value = next((entry[name] for name in names if entry.get(name) is not None), None)
-            if isinstance(value, (str, int)) and value != -1:
-                facts[column] = str(value)
+            given = [entry[name] for name in names if entry.get(name) is not None]
+            if given and isinstance(given[0], (str, int)):
+                facts[column] = str(given[0])
     return facts

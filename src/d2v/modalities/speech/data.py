@@ -12,11 +12,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from d2v.data.alphabet import Alphabet
-from d2v.data.data_module import PretrainingDataModule, Split
+from d2v.data.data_module import PretrainingDataModule, Split, require
 from d2v.data.length_buckets import LengthBuckets, consecutive_batches
 from d2v.data.sampler import OrderedBatches, OrderedSampler, StreamSampler
 from d2v.data.samples import Sample, SampleDataset
-from d2v.data.sources.source import Source
+from d2v.data.sources.source import Categories, Source
 from d2v.data.sources.splits import open_everything, open_splits
 from d2v.data.sources.subsets import FewLabels, hold_out
 from d2v.errors import UserError
@@ -89,23 +89,18 @@ class LibriSpeechDataModule(PretrainingDataModule):
     ) -> None:
         super().__init__(root, batch_size, global_batch_size, num_workers, seed, max_skipped_fraction)
         for key, value in (("max_seconds", max_seconds), ("max_eval_seconds", max_eval_seconds)):
-            if value is not None and value < _LEAST_SECONDS:
-                raise UserError(f"data.{key} is {value}: it must be at least {_LEAST_SECONDS}, which is four frames.")
-        if not 0 <= min_seconds <= max_seconds:
-            raise UserError(
-                f"data.min_seconds is {min_seconds}: it must lie between 0 and data.max_seconds {max_seconds}."
-            )
+            long_enough = value is None or value >= _LEAST_SECONDS
+            require(long_enough, key, value, f"be at least {_LEAST_SECONDS}, which is four frames")
+        must = f"lie between 0 and data.max_seconds {max_seconds}"
+        require(0 <= min_seconds <= max_seconds, "min_seconds", min_seconds, must)
         if max_seconds > batch_size:
             raise UserError(
                 f"data.max_seconds {max_seconds} is above data.batch_size {batch_size} (seconds of audio): a single "
                 "clip would not fit into a batch. Raise data.batch_size, or lower data.max_seconds."
             )
-        if not 0 <= val_fraction < 1:
-            raise UserError(f"data.val_fraction is {val_fraction}: it must be at least 0 and less than 1.")
-        if hold_out not in ("clips", "speakers"):
-            raise UserError(f"data.hold_out is {hold_out}: it must be clips or speakers.")
-        if predict_on not in ("val", "all"):
-            raise UserError(f"data.predict_on is {predict_on}: it must be val or all.")
+        require(0 <= val_fraction < 1, "val_fraction", val_fraction, "be at least 0 and less than 1")
+        require(hold_out in ("clips", "speakers"), "hold_out", hold_out, "be clips or speakers")
+        require(predict_on in ("val", "all"), "predict_on", predict_on, "be val or all")
         if labels == "transcript" and max_eval_seconds is not None:
             raise UserError(
                 f"data.max_eval_seconds is {max_eval_seconds}, but data.labels is transcript, and the text of a clip "
@@ -141,14 +136,9 @@ class LibriSpeechDataModule(PretrainingDataModule):
         train_clips, val_clips = self._clips
         train, without = labelled("training", train_clips, self.labels, None, self.alphabet)
         fit, left_out = self._for_training(train)
-        kept = self.few_labels.choose(
-            "clips",
-            len(fit.clips),
-            fit.classes(),
-            lengths=fit.clips.num_samples,
-            per_hour=3600 * SAMPLE_RATE,
-            names=fit.clips.file_names,
-        )
+        classes = fit.labels if isinstance(fit.labels, Categories) else None
+        lengths, an_hour, names = fit.clips.num_samples, 3600 * SAMPLE_RATE, fit.clips.file_names
+        kept = self.few_labels.choose("clips", len(fit.clips), classes, lengths, an_hour, names)
         if kept is not None:
             train = fit = fit.select(kept)
         splits = {"fit": fit, "train": train}
@@ -173,7 +163,8 @@ class LibriSpeechDataModule(PretrainingDataModule):
         if self.labels is None:
             return ()  # without a look at the data, which need not have splits
         labels = self.splits["fit"].labels
-        return () if labels is None else labels.names
+        assert labels is not None
+        return labels.names
 
     def train_dataset(self) -> SpeechDataset:
         return self._dataset("fit", _samples(self.max_seconds), random_crop=True)
@@ -188,9 +179,8 @@ class LibriSpeechDataModule(PretrainingDataModule):
         if self.predict_on == "val":
             return super().predict_dataset()
         clips = self._everything
-        split = SpeechSplit(clips, None, np.arange(len(clips)))
         skipped = self.skipped_samples("all", clips.name, len(clips))
-        return SpeechDataset(split, None, False, self.normalize, self.seed, skipped)
+        return SpeechDataset(SpeechSplit(clips, None), None, False, self.normalize, self.seed, skipped)
 
     def transcript(self, sample_id: int) -> str | None:
         """Of a clip of the validation split, as it was given.
@@ -216,13 +206,11 @@ class LibriSpeechDataModule(PretrainingDataModule):
         indices = list(sampler.indices)
         groups = consecutive_batches(dataset.lengths[indices], self.batch_size * SAMPLE_RATE)
         batches = OrderedBatches([[indices[i] for i in group] for group in groups])
-        warnings.filterwarnings(
-            "ignore", "You are using a custom batch sampler"
-        )  # Lightning's `predict` cannot know it
-        workers = self._workers()
-        if workers and dataset.lengths[indices].max() > _LONG_SECONDS * SAMPLE_RATE:
-            return self._loader(dataset, batch_sampler=batches, num_workers=1, prefetch_factor=1)
-        return self._loader(dataset, batch_sampler=batches, num_workers=workers)
+        warnings.filterwarnings("ignore", "You are using a custom batch sampler")  # Lightning's `predict` cannot know
+        options = {}
+        if self._workers() and dataset.lengths[indices].max() > _LONG_SECONDS * SAMPLE_RATE:
+            options = {"num_workers": 1, "prefetch_factor": 1}
+        return self._loader(dataset, batch_sampler=batches, **options)
 
     def count_units(self, batch: Batch) -> float | Tensor:
         """Seconds of audio without padding; a tensor where that would have to wait for the device."""

@@ -60,23 +60,6 @@ def audio_info(file: Encoded) -> AudioInfo:
         return reader.info
 
 
-def read_audio(file: Encoded, start: float = 0.0, duration: float | None = None) -> Float[Tensor, "samples"]:
-    """Part of a file at 16 kHz, its channels averaged; only that part is decoded.
-
-    Args:
-        file: path, content or opened file.
-        start: seconds from the beginning.
-        duration: seconds; None: to the end. What goes beyond the end is left out.
-
-    Raises:
-        BrokenSample: it cannot be read, ends before its header says, or holds values that are not finite.
-    """
-    with AudioReader(file) as reader:
-        first = round(start * SAMPLE_RATE)
-        stop = reader.num_samples if duration is None else first + round(duration * SAMPLE_RATE)
-        return reader.read(first, stop)
-
-
 def samples_at_16k(num_samples: int, sample_rate: int) -> int:
     """How many samples a clip has after resampling."""
     return math.ceil(num_samples / _ratio(sample_rate))

@@ -2,9 +2,7 @@
 
 import csv
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -28,60 +26,54 @@ _MISSING = {
 """Kinds of classes, and why a clip may have none."""
 
 
-class Labels(ABC):
-    """The label of each clip of a split."""
+@dataclass(frozen=True)
+class SeveralClasses:
+    """Any number of classes a clip, one or more."""
 
-    names: tuple[str, ...] = ()
-    """Classes; empty for letters."""
-
-    @abstractmethod
-    def __getitem__(self, index: int) -> int | Tensor:
-        """A class, or several float32 [C], or letters int64 [S]."""
-
-
-class OneClass(Labels):
-    """Each clip has one class."""
-
-    def __init__(self, names: tuple[str, ...], ids: np.ndarray) -> None:
-        self.names = names
-        self.ids = ids
-
-    def __getitem__(self, index: int) -> int:
-        return int(self.ids[index])
-
-
-class SeveralClasses(Labels):
-    """Each clip has any number of classes, one or more.
-
-    Args:
-        classes: those of the first clip, then those of the second ...
-        counts: int [n]: how many each clip has.
-    """
-
-    def __init__(self, classes: Categories, counts: np.ndarray) -> None:
-        self.names = classes.names
-        self._ids = classes.ids
-        self._ends = np.concatenate([[0], np.cumsum(counts)])
+    names: tuple[str, ...]
+    """Of all classes."""
+    ids: np.ndarray
+    """int32: the classes of clips, those of a clip one behind the other."""
+    starts: np.ndarray
+    """int64 [n]: where those of each clip begin in ``ids``."""
+    counts: np.ndarray
+    """int64 [n]: how many classes each clip has."""
 
     def __getitem__(self, index: int) -> Tensor:
+        """float32 [C]: 1 for each class of a clip."""
+        start = self.starts[index]
         present = torch.zeros(len(self.names))
-        present[torch.from_numpy(self._ids[self._ends[index] : self._ends[index + 1]]).long()] = 1
+        present[self.ids[start : start + self.counts[index]]] = 1
         return present
 
+    def select(self, chosen: np.ndarray) -> "SeveralClasses":
+        return replace(self, starts=self.starts[chosen], counts=self.counts[chosen])
 
-class Letters(Labels):
-    """Each clip has a transcript."""
 
-    def __init__(self, alphabet: Alphabet, texts: Sequence[str]) -> None:
-        self._alphabet = alphabet
-        self._texts = PackedStrings(texts)
+@dataclass(frozen=True)
+class Letters:
+    """A transcript a clip."""
+
+    alphabet: Alphabet
+    texts: PackedStrings
+    index: np.ndarray
+    """int64 [n]: where the transcript of each clip stands in ``texts``."""
+    names: tuple[str, ...] = ()
 
     def __getitem__(self, index: int) -> Tensor:
-        return torch.tensor(self._alphabet.encode(self.text(index)), dtype=torch.long)
+        """int64 [S]."""
+        return torch.tensor(self.alphabet.encode(self.text(index)), dtype=torch.long)
 
     def text(self, index: int) -> str:
         """As it was given."""
-        return self._texts[index]
+        return self.texts[self.index[index]]
+
+    def select(self, chosen: np.ndarray) -> "Letters":
+        return replace(self, index=self.index[chosen])
+
+
+Labels = Categories | SeveralClasses | Letters
+"""One class, several classes at once, or letters for each clip of a split; ``names`` are those of the classes."""
 
 
 @dataclass(frozen=True)
@@ -90,26 +82,24 @@ class SpeechSplit:
 
     clips: Clips
     labels: Labels | None
-    label_index: np.ndarray
-    """int64 [n]: where the label of each clip stands in ``labels``."""
 
     def label(self, index: int) -> int | Tensor | None:
         """A class, or several float32 [C], or letters int64 [S]."""
-        return None if self.labels is None else self.labels[int(self.label_index[index])]
+        if self.labels is None:
+            return None
+        if isinstance(self.labels, Categories):
+            return int(self.labels.ids[index])
+        return self.labels[index]
 
     def transcript(self, index: int) -> str | None:
         """As it was given; None if the labels are none or others."""
-        return self.labels.text(int(self.label_index[index])) if isinstance(self.labels, Letters) else None
-
-    def classes(self) -> Categories | None:
-        """The class of each clip, where it has one."""
-        if not isinstance(self.labels, OneClass):
+        if not isinstance(self.labels, Letters):
             return None
-        return Categories(self.labels.names, self.labels.ids[self.label_index])
+        return self.labels.text(index)
 
     def select(self, chosen: np.ndarray) -> "SpeechSplit":
         """Some of them: positions, or a mask."""
-        return SpeechSplit(self.clips.select(chosen), self.labels, self.label_index[chosen])
+        return SpeechSplit(self.clips.select(chosen), self.labels and self.labels.select(chosen))
 
     @property
     def hours(self) -> float:
@@ -135,7 +125,7 @@ def labelled(
         UserError: nothing states the labels, or this split has classes that the training split has not.
     """
     if kind is None:
-        return SpeechSplit(clips, None, np.arange(len(clips))), 0
+        return SpeechSplit(clips, None), 0
     if kind == "transcript":
         assert alphabet is not None
         texts = clips.texts()
@@ -145,12 +135,11 @@ def labelled(
                 f"data.labels is transcript, but no clip of the {name} split has one (first clip: {clips.name(0)}): "
                 "they stand in *.trans.txt or STEM.txt beside the clips, or in .ltr or .wrd beside a manifest."
             )
-        present = [text for text in texts if text]
-        alphabet.report_unknown(present)
-        labels: Labels = Letters(alphabet, present)
+        alphabet.report_unknown(texts)
+        labels: Labels = Letters(alphabet, PackedStrings(texts), kept)
     else:
         kept, labels = class_labels(kind, clips, None if train is None else train.names)
-    return SpeechSplit(clips.select(kept), labels, np.arange(len(kept))), len(clips) - len(kept)
+    return SpeechSplit(clips.select(kept), labels), len(clips) - len(kept)
 
 
 def class_labels(kind: str, clips: Clips, train_names: tuple[str, ...] | None) -> tuple[np.ndarray, Labels]:
@@ -176,8 +165,7 @@ def class_labels(kind: str, clips: Clips, train_names: tuple[str, ...] | None) -
     kept = np.flatnonzero(ids >= 0)
     if train_names is None:
         train_names = tuple(found.names[number] for number in np.unique(ids[kept]))
-    here = Categories(found.names, ids[kept]).numbered_as(train_names, f"data.labels {kind}")
-    return kept, OneClass(here.names, here.ids)
+    return kept, Categories(found.names, ids[kept]).numbered_as(train_names, f"data.labels {kind}")
 
 
 def _from_table(path: Path, clips: Clips, train_names: tuple[str, ...] | None) -> tuple[np.ndarray, Labels]:
@@ -192,14 +180,16 @@ def _from_table(path: Path, clips: Clips, train_names: tuple[str, ...] | None) -
         raise UserError(
             f"data.labels {path}: no entry is a clip; first entry {next(iter(table))}, first clip {clips.name(0)}."
         )
-    # By the whole table, so that a class without a clip in this subset keeps its place.
-    names = tuple(sorted(set(chain.from_iterable(table.values()))))
+    if train_names is None:
+        # By the whole table, so that a class without a clip in this subset keeps its place.
+        train_names = tuple(sorted(set(chain.from_iterable(table.values()))))
     found = Categories.of(chain.from_iterable(rows))
     assert found is not None
-    ids = found.numbered_as(names if train_names is None else train_names, f"data.labels {path}")
-    if max(map(len, table.values())) > 1:
-        return np.array(kept), SeveralClasses(ids, np.array([len(row) for row in rows]))
-    return np.array(kept), OneClass(ids.names, ids.ids)
+    classes = found.numbered_as(train_names, f"data.labels {path}")
+    if max(map(len, table.values())) == 1:
+        return np.array(kept), classes
+    counts = np.array(list(map(len, rows)))
+    return np.array(kept), SeveralClasses(classes.names, classes.ids, np.cumsum(counts) - counts, counts)
 
 
 def read_table(path: Path) -> dict[str, tuple[str, ...]]:
@@ -209,17 +199,21 @@ def read_table(path: Path) -> dict[str, tuple[str, ...]]:
         UserError: it cannot be read, or a row is no such pair.
     """
     table: dict[str, tuple[str, ...]] = {}
+    delimiter = "\t"
+    if path.suffix.lower() == ".csv":
+        delimiter = ","
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.reader(file, delimiter="," if path.suffix.lower() == ".csv" else "\t"))
+            rows = list(csv.reader(file, delimiter=delimiter))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(
             f"data.labels {path}: is neither speaker, folder, label or transcript, nor a readable table ({error})."
         ) from error
     for number, row in enumerate(rows, 1):
-        if not any(cell.strip() for cell in row) or (number == 1 and row[0].strip().lower() in _HEADINGS):
+        cells = list(filter(None, map(str.strip, row)))
+        if not cells or (number == 1 and cells[0].lower() in _HEADINGS):
             continue
-        labels = tuple(name.strip() for cell in row[1:] for name in cell.split(",") if name.strip())
+        labels = tuple(filter(None, map(str.strip, ",".join(row[1:]).split(","))))
         if not row[0].strip() or not labels:
             raise UserError(f"data.labels {path}, line {number}: expected a file and its labels, found {row!r}.")
         table[row[0].strip()] = labels
@@ -233,7 +227,6 @@ def _row_of(table: dict[str, tuple[str, ...]], name: str) -> tuple[str, ...] | N
     parts = name.split(os.sep)
     for depth in range(1, len(parts) + 1):
         tail = os.sep.join(parts[-depth:])
-        row = table.get(tail) or table.get(tail.rpartition(".")[0]) or table.get(os.sep + tail)
-        if row:
+        if row := table.get(tail) or table.get(tail.rpartition(".")[0]) or table.get(os.sep + tail):
             return row
     return None

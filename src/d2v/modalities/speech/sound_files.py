@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from tqdm import tqdm
 
 from d2v.data.file_index import cached_arrays
-from d2v.data.samples import too_many_broken
+from d2v.data.samples import broken_error, too_many_broken
 from d2v.data.sources.source import Categories, Encoded, Files, Medium, Source
 from d2v.errors import BrokenSample, UserError
 from d2v.modalities.speech.decoding import SAMPLE_RATE, AudioInfo, audio_info, samples_at_16k
@@ -85,10 +86,11 @@ class Headers(NamedTuple):
     """Why each of the others cannot be, by position in the source."""
 
 
-def speaker_of(file_name: str) -> str:
+def speaker_of(path: str) -> str:
     """Who speaks, as LibriSpeech names its files; empty if another name does not say."""
-    match = _SPEAKER.match(file_name)
-    return match[1] if match else ""
+    if match := _SPEAKER.match(os.path.basename(path)):
+        return match[1]
+    return ""
 
 
 def transcripts_beside(files: Files) -> Iterator[str]:
@@ -195,14 +197,10 @@ def report_headers(name: str, headers: Headers, max_fraction: float) -> None:
         UserError: more are broken, or all.
     """
     clips, broken = headers
-    first = [f"{clips.source.name(index)}: {reason}" for index, reason in list(broken.items())[:_NAMED]]
+    first = [f"{clips.source.name(index)}: {reason}" for index, reason in islice(broken.items(), _NAMED)]
     if too_many_broken(len(broken), len(clips.source), max_fraction) or not len(clips):
-        shown = "\n  ".join(first)
-        raise UserError(
-            f"data: {len(broken):,} of {len(clips.source):,} files of {name} cannot be read: more than "
-            f"data.max_skipped_fraction = {max_fraction}. The first are:\n  {shown}\nRestore or remove them, or raise "
-            "the fraction."
-        )
+        files = f"data: {len(broken):,} of {len(clips.source):,} files of {name}"
+        raise broken_error(files, first, f"more than data.max_skipped_fraction = {max_fraction}")
     for line in first:
         rank_zero_info(f"data: left out {line}")
 

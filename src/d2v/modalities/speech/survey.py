@@ -1,6 +1,7 @@
 """What a collection of sound holds, and which of its files are broken: to know before a training."""
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,26 +75,33 @@ def survey(root: str, decode: bool = False) -> tuple[Survey, Clips]:
 
 def describe(figures: Survey) -> str:
     """The figures for a person."""
-    broken = f", {len(figures.broken):,} broken" if figures.broken else ", none broken"
-    checked = "decoded to their end" if figures.decoded else "by their headers; --decode reads all sound"
-    lines = [
-        f"{figures.input}",
-        f"  files        {figures.usable:,} usable{broken} ({checked})",
-        f"  sound        {hours_text(figures.hours)}",
-        f"  lengths      {figures.shortest:.2f} to {figures.longest:,.2f} s, median {figures.median:.2f}, "
-        f"mean {figures.mean:.2f}",
-        f"  rates        {_counts(figures.sample_rates, 'Hz')}",
-        f"  channels     {_counts(figures.channels, '')}",
-        f"  speakers     {figures.speakers:,}"
-        if figures.speakers
-        else "  speakers     unknown (file names do not say)",
-        f"  transcripts  {figures.with_transcript:,} of {figures.usable:,} clips"
-        + (f", {len(figures.letters)} different characters" if figures.letters else ""),
+    checked = "by their headers; --decode reads all sound"
+    if figures.decoded:
+        checked = "decoded to their end"
+    broken, speakers, letters = "none broken", "unknown (file names do not say)", ""
+    if figures.broken:
+        broken = f"{len(figures.broken):,} broken"
+    if figures.speakers:
+        speakers = f"{figures.speakers:,}"
+    if figures.letters:
+        letters = f", {len(figures.letters)} different characters"
+    rows = [
+        ("files", f"{figures.usable:,} usable, {broken} ({checked})"),
+        ("sound", hours_text(figures.hours)),
+        (
+            "lengths",
+            f"{figures.shortest:.2f} to {figures.longest:,.2f} s, median {figures.median:.2f}, mean {figures.mean:.2f}",
+        ),
+        ("rates", _counts(figures.sample_rates, " Hz")),
+        ("channels", _counts(figures.channels, "")),
+        ("speakers", speakers),
+        ("transcripts", f"{figures.with_transcript:,} of {figures.usable:,} clips{letters}"),
     ]
     if len(figures.folders) > 1:
-        rows = [f"{name}: {row['clips']:,.0f} clips, {row['hours']:.2f} h" for name, row in figures.folders.items()]
-        lines += ["  folders      " + "\n               ".join(_shortened(rows))]
-    lines += _advice(figures)
+        folders = [f"{name}: {row['clips']:,.0f} clips, {row['hours']:.2f} h" for name, row in figures.folders.items()]
+        rows.append(("folders", "\n               ".join(_shortened(folders))))
+    rows += [("note", note) for note in _notes(figures)]
+    lines = [figures.input, *(f"  {label:<13}{text}" for label, text in rows)]
     if figures.broken:
         lines += ["broken:", _first(figures.broken)]
     return "\n".join(lines)
@@ -121,8 +129,8 @@ def _figures(root: str, clips: Clips, reasons: dict[str, str], decoded: bool) ->
         under_4_frames=int((clips.num_samples < LEAST_SAMPLES).sum()),
         under_2_s=int((seconds < shortest).sum()),
         over_20_s=int((seconds > longest).sum()),
-        sample_rates={str(rate): count for rate, count in Counter(clips.sample_rate.tolist()).most_common()},
-        channels={str(number): count for number, count in Counter(clips.channels.tolist()).most_common()},
+        sample_rates=dict(Counter(map(str, clips.sample_rate)).most_common()),
+        channels=dict(Counter(map(str, clips.channels)).most_common()),
         speakers=0 if speakers is None else len(np.unique(speakers.ids[speakers.ids >= 0])),
         folders=_folders(clips, seconds),
         with_transcript=len(present),
@@ -151,38 +159,33 @@ def _decode_all(file: Encoded) -> AudioInfo:
         return reader.info
 
 
-def _advice(figures: Survey) -> list[str]:
-    lines = []
+def _notes(figures: Survey) -> Iterator[str]:
     if figures.under_4_frames:
         least = f"{LEAST_SAMPLES / SAMPLE_RATE * 1000:.0f} ms"
-        lines.append(f"  note         {figures.under_4_frames:,} clips under {least} are too short to train on")
+        yield f"{figures.under_4_frames:,} clips under {least} are too short to train on"
     if figures.under_2_s:
-        lines.append(
-            f"  note         {figures.under_2_s:,} clips under 2 s are trained on only with a lower data.min_seconds"
-        )
+        yield f"{figures.under_2_s:,} clips under 2 s are trained on only with a lower data.min_seconds"
     if figures.over_20_s:
-        lines.append(
-            f"  note         {figures.over_20_s:,} clips over 20 s are cropped at random (with transcripts: left out), "
-            "unless data.max_seconds is higher"
+        yield (
+            f"{figures.over_20_s:,} clips over 20 s are cropped at random (with transcripts: left out), unless "
+            "data.max_seconds is higher"
         )
     if set(figures.sample_rates) != {str(SAMPLE_RATE)}:
-        lines.append(
-            f"  note         all is resampled to {SAMPLE_RATE:,} Hz while it is read; once and for all is faster"
-        )
-    return lines
+        yield f"all is resampled to {SAMPLE_RATE:,} Hz while it is read; once and for all is faster"
 
 
 def _counts(counts: dict[str, int], unit: str) -> str:
+    """The only value, or each with its number of clips."""
     if len(counts) == 1:
-        return f"{int(next(iter(counts))):,} {unit}".strip()
-    return ", ".join(
-        _shortened([f"{int(value):,} {unit}".strip() + f": {count:,} clips" for value, count in counts.items()])
-    )
+        return f"{int(next(iter(counts))):,}{unit}"
+    return ", ".join(_shortened([f"{int(value):,}{unit}: {count:,} clips" for value, count in counts.items()]))
 
 
 def _first(reasons: dict[str, str]) -> str:
-    return "\n".join(f"  {row}" for row in _shortened([f"{name}: {reason}" for name, reason in reasons.items()]))
+    return "\n".join(_shortened([f"  {name}: {reason}" for name, reason in reasons.items()]))
 
 
 def _shortened(rows: list[str]) -> list[str]:
-    return rows if len(rows) <= _SHOWN else [*rows[:_SHOWN], f"... and {len(rows) - _SHOWN:,} more"]
+    if len(rows) > _SHOWN:
+        rows[_SHOWN:] = [f"... and {len(rows) - _SHOWN:,} more"]
+    return rows

@@ -20,7 +20,9 @@ from d2v.data.file_index import list_files
 from d2v.errors import UserError
 from d2v.modalities.text.front_end import TextFrontEnd
 from d2v.modalities.text.labelled.data import TEXT_COLUMNS
-from d2v.modalities.text.labelled.tables import Table, ending_of, open_table
+from d2v.modalities.text.labelled.examples import find_column
+from d2v.modalities.text.line_blocks import BOM, decode, ending_of
+from d2v.modalities.text.records import Reading, open_records, warn_of_invalid
 from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.modalities.text.tokenizer_files import TOKENIZER
 from d2v.model.encoder import Encoder
@@ -29,7 +31,6 @@ LONGEST = 512
 """Tokens of a piece where the encoder takes any number: as long as in the published training."""
 
 _ID = "id"
-_TABLES = (".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".parquet")
 _AT_ONCE = 1000  # texts that are tokenised together, on all cores
 
 
@@ -58,10 +59,7 @@ def open_inputs(root: str, encoder: Encoder) -> "TextInputs":
             f"--checkpoint: its tokenizer has {len(tokenizer):,} ids, and the encoder embeds {front.vocab_size:,}; "
             "import it anew with the one that it was trained with"
         )
-    try:
-        inputs = TextInputs(_texts(root), tokenizer, front.max_positions or LONGEST)
-    except UserError as error:
-        raise UserError(str(error).replace("data.root", "--input")) from error
+    inputs = TextInputs(_texts(root), tokenizer, front.max_positions or LONGEST)
     if not len(inputs) and not inputs.broken:
         raise UserError(f"--input {root}: there is no text in it")
     return inputs
@@ -139,8 +137,8 @@ def _files(folder: Path, names: list[str], nothing: str) -> Iterator[tuple[str, 
             content = (folder / name).read_bytes()
         except OSError as error:
             raise UserError(f"--input {folder / name}: cannot be read ({error.strerror})") from error
-        text, is_valid = _decode(content)
-        invalid += not is_valid
+        text, places = decode(content.removeprefix(BOM))
+        invalid += places > 0
         yield name.encode(errors="backslashreplace").decode(), text.strip()
     _tell(invalid, "files")
 
@@ -148,41 +146,29 @@ def _files(folder: Path, names: list[str], nothing: str) -> Iterator[tuple[str, 
 def _lines() -> Iterator[tuple[str, str]]:
     invalid = 0
     for number, line in enumerate(sys.stdin.buffer, 1):
-        text, is_valid = _decode(line.rstrip(b"\r\n"))
-        invalid += not is_valid
+        text, places = decode(line.removeprefix(BOM))
+        invalid += places > 0
         if text := text.strip():
             yield str(number), text
     _tell(invalid, "lines of stdin")
 
 
 def _rows(path: Path) -> Iterator[tuple[str, str]]:
-    if ending_of(path) not in (*_TABLES, ".txt"):
-        raise UserError(f"--input {path}: of no known kind; give .txt, {', '.join(_TABLES)}, a folder, or - for stdin")
-    table = open_table(path)
-    text, name = _column(table, TEXT_COLUMNS), _column(table, (_ID,))
+    table = open_records(path, reading=Reading("--input"))
+    text, name = find_column(table, TEXT_COLUMNS), find_column(table, (_ID,))
     if text is None:
         raise UserError(
             f"--input {path}: none of its columns ({', '.join(table.columns)}) is called "
             f"{', '.join(TEXT_COLUMNS[:-1])} or {TEXT_COLUMNS[-1]}; rename the one with the text"
         )
-    for row, (place, cells) in enumerate(table.rows([text] if name is None else [text, name])):
-        number = place.rpartition(":")[2] if ending_of(path) == ".txt" else str(row)
-        yield (number if name is None else cells[1] or number), (cells[0] or "").strip()
-
-
-def _column(table: Table, names: tuple[str, ...]) -> str | None:
-    """The first of these names that the table has, as it writes it."""
-    there = {column.lower(): column for column in reversed(table.columns)}
-    return next((there[name] for name in names if name in there), None)
-
-
-def _decode(content: bytes) -> tuple[str, bool]:
-    """As UTF-8, and whether it was; what is not becomes U+FFFD."""
-    content = content.removeprefix(b"\xef\xbb\xbf")
-    try:
-        return content.decode(), True
-    except UnicodeDecodeError:
-        return content.decode(errors="replace"), False
+    columns = [text] if name is None else [text, name]
+    for row, (place, cells) in enumerate(table.rows(columns)):
+        number = str(row)
+        if ending_of(path) == ".txt":
+            number = place.rpartition(":")[2]
+        content = (cells[0] or "").strip()
+        yield (cells[-1] if name is not None and cells[-1] else number), content
+    warn_of_invalid(table)
 
 
 def _tell(invalid: int, what: str) -> None:

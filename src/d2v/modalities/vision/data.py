@@ -4,7 +4,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from d2v.data.data_module import PretrainingDataModule, Split
+from d2v.data.data_module import PretrainingDataModule, Split, require
 from d2v.data.normalisation import ASSET, IMAGENET, Normalisation, read_normalisation
 from d2v.data.samples import Sample, SampleDataset, SkippedSamples
 from d2v.data.sources.source import Categories, Files, Source
 from d2v.data.sources.splits import VAL_NAMES, open_splits
 from d2v.data.sources.subsets import FewLabels, hold_out
 from d2v.errors import UserError
-from d2v.modalities.vision.transforms import IMAGES, EvalTransform, TrainTransform, decode_image
+from d2v.modalities.vision.transforms import IMAGES, EvalTransform, ToPixels, TrainTransform, decode_image
 from d2v.model.encoder import Encoder
 from d2v.types import Batch
 
@@ -50,9 +50,7 @@ class Pictures:
 
     def select(self, chosen: np.ndarray) -> "Pictures":
         """Some of them: positions, or a mask."""
-        classes = self.classes
-        if classes is not None:
-            classes = Categories(classes.names, classes.ids[chosen])
+        classes = self.classes and self.classes.select(chosen)
         return Pictures(self.source, self.index[chosen], classes)
 
 
@@ -69,8 +67,10 @@ class ImageDataset(SampleDataset):
     def load(self, index: int) -> tuple[Tensor, int | None]:
         data = self._pictures.source.read(int(self._pictures.index[index]))
         classes = self._pictures.classes
-        label = None if classes is None else int(classes.ids[index])
-        return self._transform(decode_image(data, self._transform.smallest_side)), label
+        pixels = self._transform(decode_image(data, self._transform.smallest_side))
+        if classes is None:
+            return pixels, None
+        return pixels, int(classes.ids[index])
 
 
 class ImageNetDataModule(PretrainingDataModule):
@@ -132,35 +132,22 @@ class ImageNetDataModule(PretrainingDataModule):
     ) -> None:
         super().__init__(root, batch_size, global_batch_size, num_workers, seed, max_skipped_fraction)
         self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        if min(self.image_size) < 1:
-            raise UserError(f"data.image_size is {image_size}: it must be at least one pixel.")
-        if not 0 < min_crop_scale <= 1:
-            raise UserError(f"data.min_crop_scale is {min_crop_scale}: it must lie above 0 and at most at 1.")
-        if not 0 <= flip <= 1:
-            raise UserError(f"data.flip is {flip}: it is a probability, from 0 to 1.")
-        if color_jitter < 0:
-            raise UserError(f"data.color_jitter is {color_jitter}: it must be 0 (none) or more.")
-        if not 0 <= random_erasing <= 1:
-            raise UserError(f"data.random_erasing is {random_erasing}: it is a probability, from 0 to 1.")
-        if eval_crop is not None and not 0 < eval_crop <= 1:
-            raise UserError(f"data.eval_crop is {eval_crop}: it must lie above 0 and at most at 1.")
-        if not 0 <= val_fraction < 1:
-            raise UserError(f"data.val_fraction is {val_fraction}: it must be at least 0 and less than 1.")
+        require(min(self.image_size) >= 1, "image_size", image_size, "be at least one pixel")
+        require(0 < min_crop_scale <= 1, "min_crop_scale", min_crop_scale, "lie above 0 and at most at 1")
+        require(0 <= flip <= 1, "flip", flip, "be a probability, from 0 to 1")
+        require(color_jitter >= 0, "color_jitter", color_jitter, "be 0 (none) or more")
+        require(0 <= random_erasing <= 1, "random_erasing", random_erasing, "be a probability, from 0 to 1")
+        require(eval_crop is None or 0 < eval_crop <= 1, "eval_crop", eval_crop, "lie above 0 and at most at 1")
+        require(0 <= val_fraction < 1, "val_fraction", val_fraction, "be at least 0 and less than 1")
         self.train_split = train_split
         self.val_split = val_split
         self.val_fraction = val_fraction
         self.few_labels = FewLabels(subset=subset, max_samples=max_samples, label_fraction=label_fraction)
         self.mean, self.std = mean, std
-        self._make_train = functools.partial(
-            TrainTransform,
-            self.image_size,
-            min_crop_scale,
-            flip,
-            color_jitter,
-            augment=augment,
-            random_erasing=random_erasing,
+        self.train_transform = TrainTransform(
+            self.image_size, min_crop_scale, flip, color_jitter, augment=augment, random_erasing=random_erasing
         )
-        self._make_eval = functools.partial(EvalTransform, self.image_size, eval_crop=eval_crop)
+        self.eval_transform = EvalTransform(self.image_size, eval_crop=eval_crop)
         self._normalise(IMAGENET)
 
     def adapt_to(self, encoder: Encoder) -> None:
@@ -170,8 +157,7 @@ class ImageNetDataModule(PretrainingDataModule):
 
     def _normalise(self, usual: Normalisation) -> Normalisation:
         chosen = Normalisation(self.mean or usual.mean, self.std or usual.std)
-        self.train_transform = self._make_train(mean=chosen.mean, std=chosen.std)
-        self.eval_transform = self._make_eval(mean=chosen.mean, std=chosen.std)
+        self.train_transform.to_pixels = self.eval_transform.to_pixels = ToPixels(*chosen)
         return chosen
 
     def setup(self, stage: str | None = None) -> None:
@@ -183,68 +169,41 @@ class ImageNetDataModule(PretrainingDataModule):
     def splits(self) -> dict[Split, Pictures]:
         """``train``, and ``val`` where there is one; opened at the first use."""
         source, val_source = open_splits(self.root, IMAGES, self.train_split, self.val_split)
-        train = Pictures(source, np.arange(len(source), dtype=np.int32), self._classes(source))
-        splits: dict[Split, Pictures] = {}
+        train, val = _pictures(source), None
         if self.val_split is None and self.val_fraction > 0:
             held_out = hold_out(len(train), self.val_fraction, "images")
-            splits["val"] = train.select(held_out)
-            train = train.select(~held_out)
+            train, val = train.select(~held_out), train.select(held_out)
         elif val_source is not None:
-            classes = None if train.classes is None else self._classes(val_source, train.classes.names)
-            splits["val"] = Pictures(val_source, np.arange(len(val_source), dtype=np.int32), classes)
-        if self.few_labels.label_fraction < 1 and train.classes is None:
-            raise UserError(
-                f"data.label_fraction is {self.few_labels.label_fraction}: the training images have no labels; set it "
-                "to 1"
-            )
+            val = _pictures(val_source, train)
+        share = self.few_labels.label_fraction
+        if share < 1 and train.classes is None:
+            raise UserError(f"data.label_fraction is {share}: the training images have no labels; set it to 1")
         kept = self.few_labels.choose("images", len(train), train.classes, names=train.file_names)
-        splits["train"] = train if kept is None else train.select(kept)
-        return splits
+        if kept is not None:
+            train = train.select(kept)
+        if val is None:
+            return {"train": train}
+        return {"train": train, "val": val}
 
     @property
     def class_names(self) -> tuple[str, ...]:
         classes = self.splits["train"].classes
-        return () if classes is None else classes.names
+        if classes is None:
+            return ()
+        return classes.names
 
     def train_dataset(self) -> SampleDataset:
         return self._dataset("train", self.train_transform)
 
     def eval_dataset(self, split: Split) -> SampleDataset | None:
-        return self._dataset(split, self.eval_transform) if split in self.splits else None
+        if split not in self.splits:
+            return None
+        return self._dataset(split, self.eval_transform)
 
     def _dataset(self, split: Split, transform: TrainTransform | EvalTransform) -> ImageDataset:
         pictures = self.splits[split]
         skipped = self.skipped_samples(split, pictures.name, len(pictures))
         return ImageDataset(pictures, transform, self.seed, skipped)
-
-    def _classes(self, source: Source, train_names: tuple[str, ...] | None = None) -> Categories | None:
-        """By the folders directly below a folder of images, or by the labels in archives; None without labels.
-
-        Args:
-            source: of a split.
-            train_names: classes of the training split, which those of this split must be; None: this one is for
-                training, and only folders that hold all images, and are more than one, are classes.
-        """
-        found = source.categories("folder" if isinstance(source, Files) else "label")
-        if found is None:
-            return None
-        without = np.flatnonzero(found.ids < 0)
-        if len(without) and len(found.names) > 1:
-            log.warning(
-                "data: %d of %d images have no class, so the classes of the others are not used (the first: %s)",
-                len(without), len(source), source.name(int(without[0])),
-            )  # fmt: skip
-        if len(without) or (train_names is None and isinstance(source, Files) and len(found.names) < 2):
-            return None
-        if isinstance(source, Files):
-            self._warn_of_empty_classes(Path(source.folder), found.names)
-        return found if train_names is None else found.numbered_as(train_names, f"data.root {self.root}")
-
-    def _warn_of_empty_classes(self, folder: Path, names: tuple[str, ...]) -> None:
-        for path in sorted(folder.iterdir()):
-            is_split = path.name == self.val_split or path.name.lower() in VAL_NAMES
-            if path.is_dir() and path.name not in names and not path.name.startswith(".") and not is_split:
-                log.warning("data: %s has no images and is left out as a class", path)
 
     @staticmethod
     def collate(samples: list[Sample]) -> Batch:
@@ -256,3 +215,33 @@ class ImageNetDataModule(PretrainingDataModule):
             torch.tensor(epochs),
             None if labels[0] is None else torch.tensor(labels),
         )
+
+
+def _pictures(source: Source, train: Pictures | None = None) -> Pictures:
+    """All pictures of a split, with the classes that archives state, or the folders directly below one with pictures.
+
+    Args:
+        source: of the split.
+        train: the training split, whose classes are those of this split; None: this is it, and its folders are classes
+            if they are several and hold all pictures.
+    """
+    everything = Pictures(source, np.arange(len(source), dtype=np.int32), None)
+    is_folder = isinstance(source, Files)
+    classes = source.categories("folder" if is_folder else "label")
+    if classes is None or (train is not None and train.classes is None):
+        return everything
+    without = np.flatnonzero(classes.ids < 0)
+    if len(without) and len(classes.names) > 1:
+        first = source.name(int(without[0]))
+        text = "data: %d of %d images have no class, so the classes of the others are not used (the first: %s)"
+        log.warning(text, len(without), len(source), first)
+    if len(without) or (is_folder and train is None and len(classes.names) < 2):
+        return everything
+    if isinstance(source, Files):
+        for folder in sorted(Path(source.folder).iterdir()):
+            name = folder.name
+            if folder.is_dir() and not name.startswith(".") and name not in (*classes.names, *VAL_NAMES):
+                log.warning("data: %s has no images and is left out as a class", folder)
+    if train is not None and train.classes is not None:
+        classes = classes.numbered_as(train.classes.names, "data.root")
+    return replace(everything, classes=classes)

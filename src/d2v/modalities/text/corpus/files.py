@@ -1,24 +1,44 @@
-"""Raw text on a disk: which files, of what kind, and how to cut them into pieces of work.
+"""The files of a corpus: which ones, of what kind, and how to cut them into pieces of work.
 
 The cut depends on names and sizes alone, never on the number of workers.
 """
 
 import glob
 import itertools
+import json
 import logging
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from d2v.data.file_index import fingerprint, list_files
 from d2v.errors import UserError
-from d2v.modalities.text.raw_files import COMPRESSED, Kind, is_text, kind_of, parquet_groups
+from d2v.modalities.text.line_blocks import COMPRESSED, ending_of, open_binary
+from d2v.modalities.text.records import END, Parquet, Reading, open_records
 
 log = logging.getLogger(__name__)
 
-WHOLE = 1 << 62
-"""The end of a file whose positions are not known before it is read."""
+Kind = Literal["text", "lines", "json", "csv", "tsv", "parquet"]
+"""``text``: documents between blank lines; ``lines``: one document a line."""
+
+NAME_IT = "--text_column NAME"
+"""How `d2v prepare text` is told of another column."""
+
+_KINDS: dict[str, Kind] = {
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    ".txt": "text",
+}
+_HEAD = 1 << 20
+_ABOUT_DATA = re.compile(r"(readme|licen[cs]e)([^a-z]|$)")
+_OF_DATASETS = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "metadata.json", "state.json")
 
 _GOLDEN = 0.6180339887498949
 _FEWEST_JOBS = 64
@@ -57,7 +77,7 @@ class TextFile:
         """Cut into parts of about this size; what cannot be cut is one part."""
         units = self.groups if self.kind == "parquet" else self.size
         if not (self.divisible or self.kind == "parquet"):
-            return [Segment(self.path, self.kind, 0, WHOLE, self.size)]
+            return [Segment(self.path, self.kind, 0, END, self.size)]
         count = max(1, min(units, round(self.size / size)))
         ends = [units * i // count for i in range(count + 1)]
         return [
@@ -95,14 +115,9 @@ class Corpus:
         paths = list(dict.fromkeys(path for given in inputs for path in _files(given, column, exclude)))
         files = []
         for path in paths:
-            try:
-                size = os.path.getsize(path)
-                kind = kind_of(path, column) if size else "text"
-            except OSError as error:
-                raise UserError(f"input {path}: cannot be read ({error.strerror or error})") from error
-            groups = parquet_groups(path) if kind == "parquet" else 0
-            if size and (groups or kind != "parquet"):
-                files.append(TextFile(path, size, kind, groups))
+            file = _text_file(path, column)
+            if file is not None:
+                files.append(file)
         if not files:
             raise UserError(f"input {', '.join(inputs)}: there is no text, all {len(paths)} files are empty")
         return cls(files, column)
@@ -130,6 +145,51 @@ class Corpus:
             jobs[-1].append(segment)
             room -= segment.size
         return jobs
+
+
+def reading_of(segment: Segment, exact: bool) -> Reading:
+    """How its records are read: each must have a text.
+
+    Args:
+        segment: of a file with records.
+        exact: whether one must know after each how many bytes were read.
+    """
+    return Reading("input", segment.start, segment.stop, NAME_IT, exact)
+
+
+def _text_file(path: str, column: str) -> TextFile | None:
+    """None if there is nothing in it.
+
+    Plain text without a blank line in its first MiB has one document a line, if there is more than that: nobody writes
+    so long a paragraph, and many corpora have a text a line.
+
+    Raises:
+        UserError: it is a table without the column, or cannot be read.
+    """
+    try:
+        size = os.path.getsize(path)
+    except OSError as error:
+        raise UserError(f"input {path}: cannot be read ({error.strerror})") from error
+    if not size:
+        return None
+    kind = _KINDS.get(ending_of(path), "text")
+    if kind in ("csv", "tsv", "parquet"):
+        records = open_records(Path(path), reading=Reading("input", how_to_name=NAME_IT))
+        if column not in records.columns:
+            raise UserError(
+                f"input {path}: there is no column {column!r} among {', '.join(map(repr, records.columns))}; name the "
+                f"one with the text: {NAME_IT}"
+            )
+        if isinstance(records, Parquet):
+            records.require_text(column)
+            return TextFile(path, size, kind, records.num_groups) if records.num_groups else None
+    elif kind == "text" and (size > _HEAD or path.lower().endswith(COMPRESSED)):
+        with open_binary(path, "input") as (file, _):
+            head = file.read(_HEAD + 1)
+        lines = head.split(b"\n")[:-1]
+        if len(head) > _HEAD and lines and all(line.strip() for line in lines):
+            kind = "lines"
+    return TextFile(path, size, kind)
 
 
 def spread(number: int, count: int) -> int:
@@ -160,3 +220,38 @@ def _files(given: str, column: str, exclude: Path | None) -> list[str]:
         what = "matches nothing" if glob.has_magic(given) else "does not exist"
         raise UserError(f"input {given}: {what}; give files, folders or globs")
     return [name for match in matches for name in _files(match, column, exclude)]
+
+
+def is_text(path: str, column: str) -> bool:
+    """Whether a file that nobody named is read: by its ending, else by having no NUL at its beginning.
+
+    What lies beside data is not: README, LICENSE, and JSON that describes or configures something.
+    """
+    name, kind = os.path.basename(path).lower(), _KINDS.get(ending_of(path))
+    if kind in (None, "text") and _ABOUT_DATA.match(name):
+        return False
+    if ending_of(path) == ".json":
+        return name not in _OF_DATASETS and not _is_one_object(path, column)
+    if kind is not None:
+        return True
+    try:
+        with open_binary(path, "input") as (file, _):
+            return b"\0" not in file.read(8192)
+    except UserError:
+        return False
+
+
+def _is_one_object(path: str, column: str) -> bool:
+    """Whether JSON is an object on several lines, or the only one and without the text."""
+    try:
+        with open_binary(path, "input") as (file, _):
+            first, rest = file.readline(_HEAD), file.read(1024)
+    except UserError:
+        return False  # whoever reads it says so
+    if not first.lstrip(b"\xef\xbb\xbf \t").startswith(b"{") or len(first) == _HEAD:
+        return False
+    try:
+        record = json.loads(first.decode("utf-8-sig", "replace"))
+    except ValueError:
+        return True
+    return column not in record and not rest.strip()

@@ -8,10 +8,9 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from d2v.data.file_index import cache_folder, cached_arrays, fingerprint
 from d2v.errors import UserError
-from d2v.modalities.text.corpus.files import Corpus
+from d2v.modalities.text.corpus.files import NAME_IT, Corpus
 from d2v.modalities.text.corpus.prepare import prepare_corpus
 from d2v.modalities.text.corpus.shards import SPLITS, Shards, is_prepared, read_index
-from d2v.modalities.text.raw_files import NAME_IT
 from d2v.modalities.text.tokenizer import TextTokenizer
 
 

@@ -4,9 +4,9 @@ import itertools
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
-from d2v.modalities.text.corpus.files import WHOLE, Corpus, Segment, TextFile, spread
+from d2v.modalities.text.corpus.files import Corpus, Segment, TextFile, spread
 from d2v.modalities.text.corpus.reading import END, SegmentReader, last_border
-from d2v.modalities.text.raw_files import COMPRESSED
+from d2v.modalities.text.line_blocks import COMPRESSED
 
 SAMPLE_BYTES = 128 << 20
 """Of text, at most."""
@@ -97,7 +97,7 @@ def _of_part(file: TextFile, start: int, stop: int, corpus: Corpus) -> Iterator[
 
 def _of_stream(file: TextFile, start: int, room: dict[int, int], corpus: Corpus) -> Iterator[str]:
     """What is read while the file, which begins at ``start`` of the corpus, is within a window with room."""
-    reader = SegmentReader(Segment(file.path, file.kind, 0, WHOLE, file.size), corpus.column)
+    reader = SegmentReader(file.segments(file.size)[0], corpus.column, exact=True)
     last = max(number for number in room if number * _WINDOW < start + file.size)
     for text in _texts(reader):
         now = (start + min(reader.read_bytes, file.size - 1)) // _WINDOW

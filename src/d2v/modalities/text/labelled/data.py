@@ -5,10 +5,10 @@ from pathlib import Path
 
 from d2v.data.sources.splits import TRAIN_NAMES, VAL_NAMES
 from d2v.errors import UserError
-from d2v.modalities.text.labelled.examples import Columns, Examples, has_column, is_number, read_examples
+from d2v.modalities.text.labelled.examples import Columns, Examples, have_column, is_number, read_examples
 from d2v.modalities.text.labelled.module import SentenceDataModule
-from d2v.modalities.text.labelled.splits import everything, find_split
-from d2v.modalities.text.labelled.tables import Table
+from d2v.modalities.text.labelled.tables import all_tables, find_tables
+from d2v.modalities.text.records import Records
 
 TEXT_COLUMNS = ("text", "sentence", "review", "content", "body", "document", "comment", "question", "title")
 """Usual names of a column of texts; the first that is there is taken."""
@@ -105,15 +105,15 @@ class LabelledTextDataModule(SentenceDataModule):
         if not self._path.is_dir():
             return None
         for name in VAL_NAMES:
-            tables = find_split(self._path, [name], self._header)
+            tables = find_tables(self._path, [name], self._header)
             trained_on = {table.path for table in self._train_tables}
-            if tables and has_column(tables, self._label_names) and not trained_on & {t.path for t in tables}:
+            if tables and have_column(tables, self._label_names) and not trained_on & {t.path for t in tables}:
                 return self._read(tables, labelled=True)
         return None
 
     def read_for_prediction(self) -> Examples:
         if self.predict_on == "all":
-            return self._read(everything(self._path, self._header), labelled=False)
+            return self._read(all_tables(self._path, self._header), labelled=False)
         return self._read(self._named_split("predict_on", self.predict_on), labelled=False)
 
     @property
@@ -125,16 +125,16 @@ class LabelledTextDataModule(SentenceDataModule):
         return _LABEL if self._label is None else (self._label,)
 
     @functools.cached_property
-    def _train_tables(self) -> list[Table]:
+    def _train_tables(self) -> list[Records]:
         if self._path.is_dir():
             if self.train_split is not None:
                 return self._named_split("train_split", self.train_split)
-            if found := find_split(self._path, TRAIN_NAMES, self._header):
+            if found := find_tables(self._path, TRAIN_NAMES, self._header):
                 return found
-        return everything(self._path, self._header)
+        return all_tables(self._path, self._header)
 
-    def _named_split(self, key: str, name: str) -> list[Table]:
-        found = find_split(self._path, [name], self._header) if self._path.is_dir() else []
+    def _named_split(self, key: str, name: str) -> list[Records]:
+        found = find_tables(self._path, [name], self._header) if self._path.is_dir() else []
         if not found:
             there = sorted(path.name for path in self._path.iterdir()) if self._path.is_dir() else [self._path.name]
             raise UserError(
@@ -142,16 +142,16 @@ class LabelledTextDataModule(SentenceDataModule):
             )
         return found
 
-    def _columns(self, tables: list[Table]) -> Columns:
+    def _columns(self, tables: list[Records]) -> Columns:
         texts: tuple[tuple[str, ...], ...]
         if self._text:
             texts = tuple((name,) for name in self._text)
         else:
-            pair = next((pair for pair in _PAIRS if all(has_column(tables, [name]) for name in pair)), None)
+            pair = next((pair for pair in _PAIRS if all(have_column(tables, [name]) for name in pair)), None)
             texts = (TEXT_COLUMNS,) if pair is None else tuple((name,) for name in pair)
         return Columns(texts, self._label_names)
 
-    def _read(self, tables: list[Table], labelled: bool) -> Examples:
+    def _read(self, tables: list[Records], labelled: bool) -> Examples:
         check = _not_a_number if self.regression else lambda label: None
         return read_examples(tables, self._columns(tables), labelled, check, self.max_skipped_fraction)
 

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from d2v.data.file_index import PackedStrings
 from d2v.data.samples import too_many_broken
 from d2v.errors import UserError
-from d2v.modalities.text.labelled.tables import Table
+from d2v.modalities.text.records import Records, warn_of_invalid
 
 _NAMED = 5  # rows that a message about many of them names
 
@@ -56,7 +56,7 @@ class Examples:
 
 
 def read_examples(
-    tables: Sequence[Table],
+    tables: Sequence[Records],
     columns: Columns,
     labelled: bool,
     check: Callable[[str], str | None] = lambda label: None,
@@ -99,15 +99,24 @@ def read_examples(
             for column, text in zip(texts, found, strict=True):
                 column.append(text)
             places.append(place)
+        warn_of_invalid(table)
     _report(tables[0].path, len(places), broken, max_skipped_fraction)
     packed = tuple(PackedStrings(column) for column in texts)
     return Examples(packed, tuple(labels) if labelled else None, PackedStrings(places), class_names, len(broken))
 
 
-def has_column(tables: Sequence[Table], names: Iterable[str]) -> bool:
+def find_column(table: Records, names: Iterable[str]) -> str | None:
+    """The first of these names that a table has, as it writes it; upper and lower case are the same."""
+    by_name = {column.lower(): column for column in reversed(table.columns)}
+    for name in names:
+        if name.lower() in by_name:
+            return by_name[name.lower()]
+    return None
+
+
+def have_column(tables: Sequence[Records], names: Iterable[str]) -> bool:
     """Whether every table has a column of one of these names."""
-    names = [name.lower() for name in names]
-    return all(any(column.lower() in names for column in table.columns) for table in tables)
+    return all(find_column(table, names) is not None for table in tables)
 
 
 def label_order(labels: Iterable[str], class_names: tuple[str, ...]) -> tuple[str, ...]:
@@ -141,11 +150,10 @@ def require_known(examples: Examples, numbers: Mapping[str, int]) -> None:
             )
 
 
-def _column(table: Table, names: Sequence[str], key: str) -> str:
-    by_name = {column.lower(): column for column in reversed(table.columns)}
-    for name in names:
-        if name.lower() in by_name:
-            return by_name[name.lower()]
+def _column(table: Records, names: Sequence[str], key: str) -> str:
+    column = find_column(table, names)
+    if column is not None:
+        return column
     raise UserError(
         f"data.{key}: {table.path} has no column {' or '.join(names)}; its columns are {', '.join(table.columns)}. "
         f"Name the one to read: --data.{key} COLUMN (or its number, from 1, in a file without a line of names)"

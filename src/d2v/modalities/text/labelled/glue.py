@@ -7,8 +7,8 @@ from pathlib import Path
 from d2v.errors import UserError
 from d2v.modalities.text.labelled.examples import Columns, Examples, is_number, read_examples
 from d2v.modalities.text.labelled.module import SentenceDataModule
-from d2v.modalities.text.labelled.splits import find_split
-from d2v.modalities.text.labelled.tables import Delimited, Lines, Table
+from d2v.modalities.text.labelled.tables import find_tables
+from d2v.modalities.text.records import Delimited, Lines, Reading, Records
 
 _FIRST = ("sentence1", "premise", "question1", "#1 String")
 _SECOND = ("sentence2", "hypothesis", "question2", "#2 String")
@@ -93,7 +93,7 @@ def find_task_folder(root: Path, name: str) -> Path | None:
     return None
 
 
-def find_glue_split(folder: Path, name: str, split: str) -> list[Table]:
+def find_glue_split(folder: Path, name: str, split: str) -> list[Records]:
     """Tables of a split of a task; none where it is not there.
 
     Args:
@@ -102,18 +102,18 @@ def find_glue_split(folder: Path, name: str, split: str) -> list[Table]:
         split: GLUE's name of it.
     """
     names = (split, split.replace("dev", "validation"), split.replace("dev", "val"))
-    tables = find_split(folder, names)
+    tables = find_tables(folder, names)
     if split == "diagnostic" and not tables and (beside := folder.parent / "diagnostic").is_dir():
-        tables = find_split(beside, names)
+        tables = find_tables(beside, names)
     tables = [table for table in tables if not isinstance(table, Lines)]
     if not tables and name == "mrpc":  # as Microsoft hands it out, with a test set for a development set
         file = folder / {"train": "msr_paraphrase_train.txt", "dev": "msr_paraphrase_test.txt"}.get(split, "")
-        tables = [Delimited(file, None, quoted=False)] if file.is_file() else []
+        tables = [Delimited(file, Reading(), None, quoted=False)] if file.is_file() else []
     header = TASKS[name].without_header
     if not header:
         return tables
     return [
-        Delimited(table.path, header, quoted=False)
+        Delimited(table.path, Reading(), header, quoted=False)
         if isinstance(table, Delimited) and len(table.columns) == len(header) and header[-1] not in table.columns
         else table
         for table in tables

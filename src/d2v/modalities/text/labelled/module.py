@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 
 from d2v.data.data_module import PretrainingDataModule, Split
 from d2v.data.samples import Sample
-from d2v.data.sources.subsets import HOLD_OUT_SEED, balanced_subset, permutation, size_of_share
+from d2v.data.sources.source import Categories
+from d2v.data.sources.subsets import FewLabels, hold_out
 from d2v.errors import UserError
 from d2v.modalities.text.front_end import TextFrontEnd
 from d2v.modalities.text.labelled.examples import Examples, label_order, require_known
@@ -61,21 +62,11 @@ class SentenceDataModule(PretrainingDataModule):
         super().__init__(root, batch_size, global_batch_size, num_workers, seed, max_skipped_fraction)
         if not 0 <= val_fraction < 1:
             raise UserError(f"data.val_fraction is {val_fraction}: it must be at least 0 and less than 1.")
-        if max_samples is not None and max_samples < 2:
-            raise UserError(f"data.max_samples is {max_samples}: it must be 2 or more, or null for all texts.")
-        if not 0 < label_fraction <= 1:
-            raise UserError(f"data.label_fraction is {label_fraction}: it must lie above 0 and at most at 1.")
-        if max_samples is not None and label_fraction < 1:
-            raise UserError(
-                f"data.max_samples is {max_samples} and data.label_fraction {label_fraction}: set one of them, the "
-                "other to null or 1."
-            )
         if max_length < 8:
             raise UserError(f"data.max_length is {max_length}: it must be at least 8 tokens.")
         self.max_length = max_length
         self.val_fraction = val_fraction
-        self.max_samples = max_samples
-        self.label_fraction = label_fraction
+        self.few_labels = FewLabels(max_samples=max_samples, label_fraction=label_fraction)
         self.predict_on = predict_on
         self._tokenizer = None if tokenizer is None else TextTokenizer.open(tokenizer)
         self._has_own_tokenizer = tokenizer is not None
@@ -157,20 +148,16 @@ class SentenceDataModule(PretrainingDataModule):
         train, val = self.read_train(), None
         self._left_out += train.left_out
         if self.val_fraction > 0:
-            order = permutation(len(train), HOLD_OUT_SEED)
-            held_out = max(1, round(len(train) * self.val_fraction))
-            val, train = train.select(np.sort(order[:held_out])), train.select(np.sort(order[held_out:]))
+            held_out = hold_out(len(train), self.val_fraction, "texts")
+            val, train = train.select(np.flatnonzero(held_out)), train.select(np.flatnonzero(~held_out))
         else:
             val = self.read_val()
             self._left_out += 0 if val is None else val.left_out
-        if not len(train):
-            raise UserError(f"data.root {self.root}: no text is left to train on; lower data.val_fraction")
-        if self.max_samples is not None:
-            train = self._subset(train, self.max_samples, "max_samples")
-        elif self.label_fraction < 1:
-            num_classes = 0 if self.regression else len(self._numbers(train))
-            count = size_of_share(len(train), self.label_fraction, num_classes)
-            train = self._subset(train, count, "label_fraction")
+        assert train.labels is not None
+        classes = None if self.regression else Categories.of(train.labels)
+        kept = self.few_labels.choose("texts", len(train), classes)
+        if kept is not None:
+            train = train.select(kept)
         splits = {"train": train} if val is None else {"train": train, "val": val}
         if not self.regression:
             numbers = self._numbers(train)
@@ -240,19 +227,3 @@ class SentenceDataModule(PretrainingDataModule):
     def _numbers(self, train: Examples) -> dict[str, int]:
         assert train.labels is not None
         return {name: number for number, name in enumerate(label_order(train.labels, train.class_names))}
-
-    def _subset(self, examples: Examples, count: int, key: str) -> Examples:
-        if count >= len(examples):
-            rank_zero_warn(f"data.{key} asks for {count:,}, and there are only {len(examples):,} texts: all are used")
-            return examples
-        assert examples.labels is not None
-        kept = balanced_subset(None if self.regression else examples.labels, len(examples), count)
-        subset = examples.select(kept)
-        assert subset.labels is not None
-        shares = {} if self.regression else {name: subset.labels.count(name) for name in self._numbers(subset)}
-        counts = ", ".join(f"{number:,} of {name}" for name, number in list(shares.items())[:8])
-        rank_zero_info(
-            f"data: {count:,} of {len(examples):,} training texts, drawn by a fixed seed for data.{key}"
-            + (f": {counts}" if counts else "")
-        )
-        return subset

@@ -1,0 +1,478 @@
+"""One reader of records: rows of CSV, TSV and Parquet, objects of JSON lines, lines of plain text.
+
+Text is read in blocks of whole lines, so that a file of any size takes a few megabytes of memory. pyarrow, or one call
+of Python's JSON parser, reads a block at once. A block that they refuse, or might read otherwise than described here,
+is read record by record: that is slower, knows the line of an error, and allows for rows with too few cells, blank
+lines and bytes that are no UTF-8.
+"""
+
+import csv
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
+
+from d2v.errors import UserError
+from d2v.modalities.text.line_blocks import LineBlocks, count_lines, ending_of, open_binary
+from d2v.modalities.text.tokenizer import without_surrogates
+
+if TYPE_CHECKING:
+    import pyarrow as pa  # type: ignore[import-untyped]
+
+Row = tuple[str, list[str | None]]
+"""Where a record stands (FILE:LINE, from 1), and the cells that were asked for; None where there is none."""
+NumberedRow = tuple[int, list[str | None]]
+
+ENDINGS = (".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".parquet", ".txt")
+END = 1 << 62
+"""Of a file whose size is not known before it is read."""
+
+_BLOCK = 1 << 20
+_LARGEST_BLOCK = 1 << 30  # pyarrow counts the bytes of a block in 32 bits
+_PARQUET_ROWS = 256  # together in memory: each may be a whole book
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What of a file is read, and what messages about it say.
+
+    Args:
+        source: What the user calls the file.
+        start: Byte at which the first record begins at the earliest; of Parquet the first group of rows.
+        stop: No record is read that begins here or later.
+        how_to_name: Every record must have a text in the columns that are asked for, or else an error says how to
+            name others; None: a cell that is missing is None, and numbers become text.
+        one_by_one: Read record by record, so that ``read_bytes`` is exact after each.
+    """
+
+    source: str = "data.root"
+    start: int = 0
+    stop: int = END
+    how_to_name: str | None = None
+    one_by_one: bool = False
+
+
+class Records(ABC):
+    """Records with named columns.
+
+    Args:
+        path: Of the file or folder.
+        columns: Their names.
+    """
+
+    read_bytes = 0
+    """How much was read so far, in bytes on the disk."""
+    invalid = 0
+    """Places that were no UTF-8 and became U+FFFD, in what was read so far."""
+
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        self.path = path
+        self.columns = tuple(columns)
+
+    @abstractmethod
+    def rows(self, columns: Sequence[str]) -> Iterator[Row]:
+        """All records in their order.
+
+        Raises:
+            UserError: The file cannot be read.
+        """
+
+    def class_names(self, column: str) -> tuple[str, ...]:
+        """Names that the file itself gives to the numbers in a column, in their order; only Hugging Face's do."""
+        return ()
+
+
+def open_records(path: Path, header: Sequence[str] | None = None, reading: Reading | None = None) -> Records:
+    """The records of a file, by its ending.
+
+    Args:
+        path: ``.tsv`` (no quoting: a quote is text, and a line a row), ``.csv`` (quoted), ``.jsonl``, ``.parquet``, or
+            ``.txt`` (one text a line); the text formats also ``.gz``, ``.bz2``, ``.xz``, ``.zst``.
+        header: Names of the columns of a delimited file without a line of names; None: its first line has them; empty:
+            they are numbered from 1.
+        reading: What of it; None: all.
+
+    Raises:
+        UserError: The file is of no known kind, empty or damaged.
+    """
+    reading = reading or Reading()
+    kind = ending_of(path)
+    if kind in (".tsv", ".csv"):
+        return Delimited(path, reading, header, quoted=kind == ".csv")
+    if kind in (".jsonl", ".ndjson", ".json"):
+        return JsonLines(path, reading)
+    if kind == ".parquet":
+        return Parquet(path, reading)
+    if kind == ".txt":
+        return Lines(path, reading)
+    raise UserError(f"{reading.source} {path}: of no known kind; text is read from {', '.join(ENDINGS)} files")
+
+
+class TextRecords(Records):
+    """Records in lines of text, which only a line feed ends.
+
+    Args:
+        path: Of the file.
+        reading: What of it.
+    """
+
+    quoted = False
+
+    def __init__(self, path: Path, reading: Reading) -> None:
+        super().__init__(path, ())
+        self.reading = reading
+        self._begin = (0, 1)  # byte and line of the first record
+        self._part_begin = 0
+        self._raw: IO[bytes] | None = None
+
+    def rows(self, columns: Sequence[str]) -> Iterator[Row]:
+        reading, name = self.reading, self.path.name
+        with open_binary(self.path, reading.source) as (file, self._raw):
+            if reading.start:
+                file.seek(reading.start - 1)
+                file.readline()  # to the first line that begins in the part
+                self._part_begin = file.tell()
+                begin = (self._part_begin, 1)
+            else:
+                begin = self._begin
+                file.read(begin[0])
+            blocks = LineBlocks(file, *begin, reading.stop, 1 if reading.one_by_one else _BLOCK)
+            while True:
+                first_line, block = blocks.next(self.quoted)
+                if not block:
+                    break
+                rows: Iterable[NumberedRow] | None = None
+                if not reading.one_by_one and len(block) < _LARGEST_BLOCK:
+                    rows = self._read_at_once(first_line, block, columns)
+                if rows is None:
+                    rows = self._read_one_by_one(first_line, block, blocks, columns)
+                for line, cells in rows:
+                    yield f"{name}:{line}", cells
+                self.invalid = blocks.invalid
+
+    @property
+    def read_bytes(self) -> int:  # type: ignore[override]
+        return 0 if self._raw is None else self._raw.tell() - self.reading.start
+
+    @abstractmethod
+    def _read_at_once(self, first_line: int, block: bytes, columns: Sequence[str]) -> Iterable[NumberedRow] | None:
+        """The records of a block; None where they might be wrong."""
+
+    @abstractmethod
+    def _read_one_by_one(
+        self, first_line: int, block: bytes, blocks: LineBlocks, columns: Sequence[str]
+    ) -> Iterator[NumberedRow]:
+        """The records that begin in any block, or the error in it."""
+
+    def _where(self, line: int) -> str:
+        """The beginning of an error message."""
+        with open(self.path, "rb") as file:  # lines are counted from the part's first one
+            left = self._part_begin
+            while left and (block := file.read(min(_BLOCK, left))):
+                left -= len(block)
+                line += block.count(b"\n")
+        return f"{self.reading.source} {self.path}, line {line}"
+
+
+class Delimited(TextRecords):
+    """Cells between tabs, or between commas and in quotes.
+
+    Args:
+        path: Of the file.
+        reading: What of it.
+        header: As of :func:`open_records`.
+        quoted: Whether it is CSV.
+    """
+
+    def __init__(self, path: Path, reading: Reading, header: Sequence[str] | None, quoted: bool) -> None:
+        super().__init__(path, reading)
+        self.quoted = quoted
+        with open_binary(path, reading.source) as (file, _):
+            blocks = LineBlocks(file, 0, 1, END, 1)
+            first_line, block = blocks.next(quoted)
+            _, first = next(self._cells(first_line, block, blocks), (1, []))
+        if not first:
+            raise UserError(f"{reading.source} {path}: is empty")
+        self._width = len(first)
+        if header is None:
+            self.columns = tuple(name.strip() for name in first)
+            self._begin = (blocks.position, blocks.line)
+        else:
+            self.columns = tuple(header) or tuple(map(str, range(1, self._width + 1)))
+
+    def _read_at_once(self, first_line: int, block: bytes, columns: Sequence[str]) -> Iterable[NumberedRow] | None:
+        import pyarrow as pa
+        from pyarrow.csv import ConvertOptions, ParseOptions, ReadOptions, read_csv  # type: ignore[import-untyped]
+
+        if not block.endswith(b"\n"):
+            block += b"\n"
+        if b"\r" in block:
+            block = block.replace(b"\r\n", b"\n")
+            if b"\r" in block:
+                return None  # for pyarrow it ends a line
+        places = [self.columns.index(column) for column in columns]
+        names = [str(number) for number in range(self._width)]
+        parsing = ParseOptions(delimiter="\t", quote_char=False)
+        if self.quoted:
+            parsing = ParseOptions(newlines_in_values=True)
+        try:
+            pa.scalar(block, pa.binary()).cast(pa.string())  # fails if it is no UTF-8
+            table = read_csv(
+                pa.py_buffer(block),
+                ReadOptions(use_threads=False, block_size=len(block) + 1, column_names=names),
+                parsing,
+                ConvertOptions(check_utf8=False, column_types=dict.fromkeys(names, pa.string())),
+            )
+            cells = [table.column(place) for place in places]
+        except (pa.ArrowException, IndexError):
+            return None
+        lines = self._lines_of(table, first_line, block)
+        if lines is None:
+            return None
+        return zip(lines, map(list, zip(*(column.to_numpy().tolist() for column in cells), strict=True)), strict=True)
+
+    def _lines_of(self, table: "pa.Table", first_line: int, block: bytes) -> Sequence[int] | None:
+        """The line of each row; None where pyarrow has left out a blank line, or a cell goes on behind the block."""
+        count = count_lines(block)
+        is_end = np.frombuffer(block, np.uint8) == ord("\n")
+        if table.num_rows == count and not (self.quoted and (is_end[0] or (is_end[1:] & is_end[:-1]).any())):
+            return range(first_line, first_line + count)
+        if not self.quoted or not table.num_rows or table.column(-1)[-1].as_py().endswith("\n"):
+            return None
+        lines = [first_line]
+        for cells in zip(*(column.to_numpy().tolist() for column in table.columns), strict=True):
+            lines.append(lines[-1] + 1 + "".join(cells).count("\n"))
+        if lines.pop() != first_line + count:
+            return None
+        return lines
+
+    def _read_one_by_one(
+        self, first_line: int, block: bytes, blocks: LineBlocks, columns: Sequence[str]
+    ) -> Iterator[NumberedRow]:
+        places = [self.columns.index(column) for column in columns]
+        for line, cells in self._cells(first_line, block, blocks):
+            if len(cells) <= max(places) and self.reading.how_to_name is not None:
+                if not "".join(cells).strip():
+                    continue
+                raise UserError(
+                    f"{self._where(line)}: has {len(cells)} cells, and the text should be in number {max(places) + 1}"
+                )
+            yield line, [cells[place] if place < len(cells) else None for place in places]
+
+    def _cells(self, first_line: int, block: bytes, blocks: LineBlocks) -> Iterator[tuple[int, list[str]]]:
+        """All cells of each row; a blank line is no row."""
+        count = count_lines(block)
+        if not self.quoted:
+            for line, text in enumerate(islice(blocks.lines(block), count), first_line):
+                if text:
+                    yield line, text.split("\t")
+            return
+        csv.field_size_limit(2**31 - 1)  # a cell may be a whole book
+        reader = csv.reader(text + "\n" for text in blocks.lines(block))
+        line = first_line
+        try:
+            while reader.line_num < count:
+                cells = next(reader)
+                if cells:
+                    yield line, cells
+                line = first_line + reader.line_num
+        except csv.Error as error:
+            raise UserError(f"{self._where(line)}: no valid CSV ({error}); mend it") from error
+
+
+class JsonLines(TextRecords):
+    """An object a line; or one array of objects, where records need not have a text.
+
+    Args:
+        path: Of the file.
+        reading: What of it.
+    """
+
+    def __init__(self, path: Path, reading: Reading) -> None:
+        super().__init__(path, reading)
+        self._array: list[dict[str, Any]] = []
+        if reading.how_to_name is not None:
+            return  # what the records have is looked at one by one
+        with open_binary(path, reading.source) as (file, _):
+            blocks = LineBlocks(file, 0, 1, END, 1)
+            line, block = blocks.next(quoted=False)
+            while block and not block.strip():
+                line, block = blocks.next(quoted=False)
+            if line == 1 and block.lstrip().startswith(b"["):
+                self._array = self._parsed("\n".join(blocks.lines(block)), line)
+                first = next(iter(self._array), None)
+            elif block:
+                first = self._parsed(next(blocks.lines(block)), line)
+        if not block or first is None:
+            raise UserError(f"{reading.source} {path}: is empty")
+        self.columns = tuple(first)
+
+    def rows(self, columns: Sequence[str]) -> Iterator[Row]:
+        if not self._array:
+            yield from super().rows(columns)
+        for number, item in enumerate(self._array, 1):
+            yield f"{self.path.name}:{number}", self._texts(item, columns, number)
+
+    def _read_at_once(self, first_line: int, block: bytes, columns: Sequence[str]) -> Iterable[NumberedRow] | None:
+        try:
+            objects = block.decode().removesuffix("\n").replace("\n", ",")
+            items = json.loads(f"[{objects}]")
+        except ValueError:
+            return None
+        if len(items) != count_lines(block) or not all(type(item) is dict for item in items):
+            return None
+        return [(line, self._texts(item, columns, line)) for line, item in enumerate(items, first_line)]
+
+    def _read_one_by_one(
+        self, first_line: int, block: bytes, blocks: LineBlocks, columns: Sequence[str]
+    ) -> Iterator[NumberedRow]:
+        for line, text in enumerate(islice(blocks.lines(block), count_lines(block)), first_line):
+            if text.strip():
+                yield line, self._texts(self._parsed(text, line), columns, line)
+
+    def _parsed(self, text: str, line: int) -> Any:
+        """An object, or a list of them."""
+        is_array = text.lstrip().startswith("[")
+        if is_array and self.reading.how_to_name is not None:
+            raise UserError(
+                f"{self._where(line)}: is or begins an array; write one object a line (JSON lines), as "
+                "`jq -c '.[]' FILE` does"
+            )
+        try:
+            found = json.loads(text)
+        except ValueError as error:
+            raise UserError(f"{self._where(line)}: no valid JSON ({error}); each line must be an object") from error
+        for item in found if is_array and line == 1 else [found]:
+            if not isinstance(item, dict):
+                raise UserError(f"{self._where(line)}: expected JSON objects, one a line, found {text[:40]}")
+        return found
+
+    def _texts(self, item: dict[str, Any], columns: Sequence[str], line: int) -> list[str | None]:
+        if self.reading.how_to_name is not None:
+            self._require_texts(item, columns, line)
+        return [as_text(item.get(column)) for column in columns]
+
+    def _require_texts(self, item: dict[str, Any], columns: Sequence[str], line: int) -> None:
+        for column in columns:
+            if column not in item:
+                raise UserError(
+                    f"{self._where(line)}: expected an object with the key {column!r}, there is only "
+                    f"{', '.join(map(repr, item))}; name the key of the text: {self.reading.how_to_name}"
+                )
+            if not isinstance(item[column], str | None):
+                raise UserError(f"{self._where(line)}: {column!r} is no text but {type(item[column]).__name__}")
+
+
+class Lines(TextRecords):
+    """A text a line; blank ones are none.
+
+    Args:
+        path: Of the file.
+        reading: What of it.
+    """
+
+    def __init__(self, path: Path, reading: Reading) -> None:
+        super().__init__(path, reading)
+        self.columns = ("text",)
+
+    def _read_at_once(self, first_line: int, block: bytes, columns: Sequence[str]) -> None:
+        return None  # nothing would be faster
+
+    def _read_one_by_one(
+        self, first_line: int, block: bytes, blocks: LineBlocks, columns: Sequence[str]
+    ) -> Iterator[NumberedRow]:
+        for line, text in enumerate(islice(blocks.lines(block), count_lines(block)), first_line):
+            if text.strip():
+                yield line, [text] * len(columns)
+
+
+class Parquet(Records):
+    """Parquet, Hugging Face's or of any other origin.
+
+    Args:
+        path: Of the file.
+        reading: What of it.
+    """
+
+    def __init__(self, path: Path, reading: Reading) -> None:
+        import pyarrow as pa
+        from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
+
+        try:
+            self._file = ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{reading.source} {path}: cannot be read as Parquet ({error})") from error
+        super().__init__(path, self._file.schema_arrow.names)
+        self.reading = reading
+        self.num_groups: int = self._file.metadata.num_row_groups
+        # Where Hugging Face keeps what the numbers of a column mean.
+        described = json.loads((self._file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
+        self._features = described.get("info", {}).get("features", {})
+
+    def rows(self, columns: Sequence[str]) -> Iterator[Row]:
+        import pyarrow as pa
+
+        groups = range(self.reading.start, min(self.reading.stop, self.num_groups))
+        size = os.path.getsize(self.path)
+        done = 0
+        batches = self._file.iter_batches(_PARQUET_ROWS, row_groups=groups, columns=list(dict.fromkeys(columns)))
+        try:
+            for batch in batches:
+                yield from arrow_rows(self.path.name, done + 1, batch, columns)
+                done += len(batch)
+                self.read_bytes = size * done // self._file.metadata.num_rows
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{self.reading.source} {self.path}: cannot be read as Parquet ({error})") from error
+
+    def class_names(self, column: str) -> tuple[str, ...]:
+        return tuple(self._features.get(column, {}).get("names", ()))
+
+    def require_text(self, column: str) -> None:
+        """Check that a column holds text.
+
+        Raises:
+            UserError: It holds something else.
+        """
+        import pyarrow.types as types  # type: ignore[import-untyped]
+
+        kind = self._file.schema_arrow.field(column).type
+        if types.is_dictionary(kind):
+            kind = kind.value_type
+        if not (types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)):
+            raise UserError(
+                f"{self.reading.source} {self.path}: the column {column!r} holds {kind} and no text; name another: "
+                f"{self.reading.how_to_name}"
+            )
+
+
+def arrow_rows(name: str, first: int, batch: "pa.RecordBatch | pa.Table", columns: Sequence[str]) -> Iterator[Row]:
+    """Rows of a batch, of which the first has this number."""
+    cells = [batch.column(column).to_pylist() for column in columns]
+    for number, values in enumerate(zip(*cells, strict=True), first):
+        yield f"{name}:{number}", list(map(as_text, values))
+
+
+def as_text(value: Any) -> str | None:
+    """A value of JSON or Parquet as it would stand in a table of text."""
+    if isinstance(value, str):
+        return without_surrogates(value)  # JSON can hold halves of surrogate pairs, which are no text
+    if value is None:
+        return None
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))  # a column of whole numbers with gaps comes as floats
+    return str(value)
+
+
+def warn_of_invalid(records: Records) -> None:
+    """Say how much of what was read is no UTF-8."""
+    if records.invalid:
+        rank_zero_warn(f"data: {records.invalid:,} places in {records.path} are no valid UTF-8 and became U+FFFD")
