@@ -21,7 +21,6 @@ from pathlib import Path
 from tempfile import mkdtemp
 
 import torch
-from encoders import vision_encoder
 from IPython.display import Image
 
 from d2v.data.normalisation import IMAGENET

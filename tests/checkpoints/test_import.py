@@ -381,7 +381,7 @@ def broken(make_v2_image: Make, make_v1_vision: Make) -> dict[str, tuple[Any, st
         ),
         "1.0 text without all": (
             {"model": {"encoder.sentence_encoder.version": torch.ones(1)}},
-            "feature_extractor.embedding.weight is missing",
+            "trunk.blocks.0.mlp.0.weight is missing",
         ),
         "weights of Hugging Face's text": (
             {"data2vec_text.embeddings.word_embeddings.weight": torch.ones(1)},

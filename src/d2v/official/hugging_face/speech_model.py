@@ -70,9 +70,10 @@ def read_speech_model(folder: Path, config: dict[str, Any], state: dict[str, Any
     join_qkv(weights)
     mask_token_is_zero(weights, notes)
     trunk = terms.read_settings(config, _SETTINGS)
-    if trunk["eps"] != _EXTRACTOR_EPS:
+    eps = trunk["eps"]
+    if eps != _EXTRACTOR_EPS:
         notes.append(
-            f"layer_norm_eps is {trunk['eps']}: d2v takes it for the Transformer, and 1e-5 for the extractor's last norm"
+            f"layer_norm_eps is {eps}: d2v takes it for the Transformer, and 1e-5 for the extractor's last norm"
         )
     strides = speech.strides(_convolutions(config), "conv_dim, conv_kernel and conv_stride", weights, notes)
     student = speech.student_recipe(weights, strides, **trunk)
@@ -98,7 +99,7 @@ def _convolutions(config: dict[str, Any]) -> Any:
 
 
 def _take_recogniser(found: Imported, folder: Path) -> None:
-    """Take the head with its symbols by ``vocab.json``; transformers' blank, the pad token, is put first, as ours is."""
+    """Take the head with its symbols by ``vocab.json``; transformers' blank, the pad token, is put first, like ours."""
     take_recogniser(found, "lm_head")
     if found.head is None or not (folder / "vocab.json").is_file():
         return
