@@ -32,7 +32,7 @@ from d2v.checkpoints.folder import write_folder
 from d2v.checkpoints.layout import CTCHead
 from d2v.errors import UserError
 from d2v.finetuning.ctc import CTCModule, ctc_loss
-from d2v.finetuning.decoding import BeamSearchDecoder
+from d2v.finetuning.decoders import BeamSearchDecoder
 from d2v.training.callbacks.checkpoint import RunCheckpoint
 from d2v.types import Batch
 

@@ -33,7 +33,7 @@ from d2v.commands.run_folder import (
 from d2v.config_messages import key_of, one_line, parser_message
 from d2v.configs import find_config, read_config
 from d2v.errors import UserError
-from d2v.finetuning.module import FinetuningModule
+from d2v.finetuning.finetuning_module import FinetuningModule
 from d2v.training.callbacks.checkpoint import RunCheckpoint
 from d2v.training.callbacks.progress import RunProgressBar
 
