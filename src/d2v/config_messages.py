@@ -1,13 +1,12 @@
 """Turn an error of jsonargparse into one message that names the key as the user writes it."""
 
 import difflib
-import inspect
 import re
 from collections.abc import Iterable, Iterator
 from importlib import import_module
 from typing import Any
 
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 
 _UNKNOWN = re.compile(r"class_path '([^']+)':\s+(?:Option '([^']+)' is not accepted|unrecognized arguments: --(\S+))")
 _KEY = re.compile(r'^(?P<indent> *).*?Parser key "(?P<key>[^"]+)":?')
@@ -166,7 +165,9 @@ def _short(class_path: str) -> str:
 
 def _arguments(class_path: str) -> Iterable[str]:
     module, _, name = class_path.rpartition(".")
-    return inspect.signature(getattr(import_module(module), name)).parameters
+    class_type = getattr(import_module(module), name)
+    # The parser finds those, too, that a constructor hands on as **kwargs.
+    return ArgumentParser().add_class_arguments(class_type, fail_untyped=False, sub_configs=True)
 
 
 def _suggest(name: str, names: Iterable[str]) -> str:

@@ -186,6 +186,7 @@ def test_a_fine_tuned_run_needs_no_pretrained_checkpoint(d2v: D2V, overlay: Path
         ("--model.checkpoint nope", r"model: both of checkpoint and encoder given"),
         ("--model.encoder null", r"model: neither of checkpoint and encoder given"),
         ("--model.encoder null --model.checkpoint nope", r"model\.checkpoint: nope: no such file"),
+        ("--model.freze [conv]", r"model\.freze: CTCModule has no such key; did you mean freeze\?"),
         ("--model.freeze [conv]", r"model\.freeze: the encoder has no part 'conv'"),
         ("--model.masks.time_prob 2", r"model\.masks: time_prob must lie between 0 and 1, not 2"),
         ("--model.masks.time_probb 2", r"model\.masks\.time_probb: .*time_prob"),

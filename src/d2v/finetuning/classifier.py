@@ -1,7 +1,7 @@
 """Classification of whole inputs: one class each, several labels, or a score."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
