@@ -23,9 +23,13 @@ class RunProgressBar(ProgressBar):
         self._enabled = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        total = trainer.max_steps if trainer.max_steps > 0 else trainer.estimated_stepping_batches
+        total: float | None = trainer.max_steps
+        if trainer.max_steps <= 0:
+            total = trainer.estimated_stepping_batches
+        if total == float("inf"):
+            total = None
         self._bar = tqdm(
-            total=None if total == float("inf") else int(total),
+            total=total,
             initial=trainer.global_step,
             desc="fit",
             unit="step",
@@ -73,5 +77,7 @@ class RunProgressBar(ProgressBar):
         shown = {}
         for name, value in trainer.progress_bar_metrics.items():
             short = name.rpartition("/")[2].replace("_per_second", "/s")
-            shown[f"val {short}" if name.startswith("val/") else short] = f"{float(value):.4g}"
-        return ", ".join(f"{name} {value}" for name, value in shown.items())
+            if name.startswith("val/"):
+                short = f"val {short}"
+            shown[short] = f"{short} {float(value):.4g}"
+        return ", ".join(shown.values())
