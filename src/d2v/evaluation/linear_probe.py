@@ -41,11 +41,11 @@ def linear_probe(
     device: torch.device | str = "cpu",
     l2_grid: Sequence[float] = L2_GRID,
 ) -> LinearProbe:
-    """Fit on the training samples, report on the validation samples; the latter choose nothing.
+    """Fit on the training samples, report on the validation samples; the latter have no say in the penalty.
 
     Args:
-        train: LabelledFeatures to fit on.
-        val: LabelledFeatures to report on.
+        train: Features to fit on.
+        val: Features to report on.
         device: Where to compute; the features are moved there whole.
         l2_grid: Penalties to choose from, strongest first.
     """
@@ -66,7 +66,7 @@ def linear_probe(
         for candidate in l2_grid:
             weights = problem.solve(candidate, weights)
             accuracy = _top_k(logits_of(x[held_out], weights), y[held_out], 1)
-            if accuracy > best:  # of equals the stronger penalty
+            if accuracy > best:  # on a tie the stronger penalty stays
                 best, l2, start = accuracy, candidate, weights
 
     problem = SoftmaxRegression(x, y, num_classes)
@@ -101,15 +101,12 @@ class SoftmaxRegression:
         self.y = y
         self.num_classes = num_classes
 
-    def solve(
-        self, l2: float, start: Float[Tensor, "d1 c"] | None = None, max_steps: int = 200
-    ) -> Float[Tensor, "d1 c"]:
+    def solve(self, l2: float, start: Float[Tensor, "d1 c"] | None = None) -> Float[Tensor, "d1 c"]:
         """The weights, [D, C], and below them the biases, [1, C].
 
         Args:
             l2: Penalty, above 0.
             start: Where to begin, such as the solution for another penalty; None: zero.
-            max_steps: Of L-BFGS.
         """
         scale = torch.ones(len(self.variances) + 1, 1).to(self.x)  # last row: biases
         scale[:-1, 0] = (self.variances + l2).rsqrt()
@@ -118,7 +115,7 @@ class SoftmaxRegression:
             variable = torch.cat([self.axes.T @ start[:-1], start[-1:]]) / scale
         optimizer = torch.optim.LBFGS(
             [variable],
-            max_iter=max_steps,
+            max_iter=200,
             history_size=20,
             tolerance_grad=1e-6,
             tolerance_change=1e-7,

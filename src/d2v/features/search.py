@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float32, Float64, Int64
 
 from d2v.errors import UserError
 from d2v.evaluation.frozen import find_device
-from d2v.features.embed import load_encoder, open_pieces
+from d2v.features.embed import load_to, open_pieces
 from d2v.features.encode import Skipped, embed_inputs
 from d2v.features.feature_files import PooledFeatures, read_pooled
 from d2v.features.feature_settings import FeatureOptions, encoder_digest
@@ -23,12 +24,12 @@ _PICTURES = (".png", ".jpg", ".pdf", ".svg")
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Of one query, the nearest first; of equally near ones, the first row first."""
+    """The neighbours of one query, the nearest first; equally near ones in the order of the rows."""
 
     query: str
     """Id of a row, or a new file."""
     row: int | None
-    """Which row the query is; None: it is a new file."""
+    """The row that the query is; None: it is a new file."""
     ids: list[str]
     similarities: list[float]
     """Cosines, from -1 to 1."""
@@ -45,14 +46,14 @@ def search(
     root: str | Path | None = None,
     device: str = "auto",
 ) -> list[Neighbours]:
-    """The rows of a file of features that are nearest to one of them, or to a new file. All rows are compared.
+    """Find the rows of a file of features that are nearest to one of them, or to a new file. All rows are compared.
 
     Args:
         embeddings: What :func:`d2v.embed_files` wrote, pooled.
         query: One or several: the id of a row, which is then no neighbour of itself; or a file, a folder, a glob or a
             text, which is embedded as the rows were.
         top: Neighbours of each query; fewer if there are not as many rows.
-        checkpoint: That the rows were embedded with; only for new files.
+        checkpoint: The one that the rows were embedded with; needed for new files only.
         output: Write a table of them (.tsv): query, rank, id, similarity.
         picture: Draw queries and neighbours (.png, .jpg, .pdf or .svg), if they are files of pictures.
         root: Folder that ids are paths below, for the drawing; None: the input of the embedding.
@@ -71,7 +72,7 @@ def search(
         raise UserError(f"--output {output}: it is a table; its name must end with .tsv")
     if picture is not None and Path(picture).suffix.lower() not in _PICTURES:
         raise UserError(f"--picture {picture}: its name must end with one of {', '.join(_PICTURES)}")
-    path = Path(embeddings)
+    path, where = Path(embeddings), find_device(device)
     features = read_pooled(path)
     if isinstance(query, str):
         query = [query]
@@ -84,8 +85,8 @@ def search(
         elif checkpoint is None:
             raise UserError(_unknown(text, features.ids, path))
         else:
-            encoder = encoder or _encoder_of(features, path, checkpoint, device)
-            queries += _embedded(text, features, path, encoder, device)
+            encoder = encoder or _encoder_of(features, path, checkpoint, where)
+            queries += _embedded(text, features, path, encoder, where)
     names, vectors, rows_of_queries = zip(*queries, strict=True)
     rows, similarities = nearest(features.vectors, np.stack(vectors), top, rows_of_queries)
     found = []
@@ -112,13 +113,13 @@ def nearest(
     """Exact neighbours (scikit-learn's NearestNeighbors).
 
     Args:
-        vectors: Among which to search.
-        queries: Whose neighbours.
-        top: How many of each; fewer if there are not as many.
-        without: For each query the row that it is itself, which is no neighbour of it; None: it is none of the rows.
+        vectors: All rows.
+        queries: Vectors whose neighbours are wanted.
+        top: Neighbours of each query; fewer if there are not as many rows.
+        without: The row that each query is, which does not count as its own neighbour; None: it is no row.
 
     Returns:
-        Rows and cosines, the nearest first; of equally near ones, the first row first.
+        Rows and cosines, the nearest first; equally near ones in the order of the rows.
 
     Raises:
         UserError: There is nothing to find, or a vector is not finite.
@@ -134,7 +135,7 @@ def nearest(
     if len(broken):
         raise UserError(f"row {broken[0]} and {len(broken) - 1} more are not finite: the checkpoint is broken")
     index = NearestNeighbors(metric="cosine", algorithm="brute").fit(vectors)
-    # One more, since a query is its own nearest neighbour.
+    # One more, because a query that is a row finds itself first.
     distances, found = index.kneighbors(queries, n_neighbors=min(count + 1, len(vectors)))
     rows, similarities = np.empty((len(queries), count), np.int64), np.empty((len(queries), count))
     for query, row in enumerate(without):
@@ -150,11 +151,11 @@ class _Query(NamedTuple):
     name: str
     vector: Float32[np.ndarray, "d"]
     row: int | None
-    """Which row it is; None: a new file."""
+    """The row that it is; None: it is a new file."""
 
 
 def _unknown(query: str, ids: list[str], embeddings: Path) -> str:
-    """What to say of a query that is no id."""
+    """The message for a query that is neither an id nor embedded."""
     if Path(query).exists():
         return f"--query {query}: no id in {embeddings}, but a file: give --checkpoint too, and it is embedded"
     near = [name for name in ids if query.lower() in name.lower()][:5]
@@ -170,12 +171,12 @@ def _unknown(query: str, ids: list[str], embeddings: Path) -> str:
     return f"--query {query}: neither an id in {embeddings} nor a file{hint}"
 
 
-def _encoder_of(features: PooledFeatures, embeddings: Path, checkpoint: str | Path, device: str) -> Encoder:
+def _encoder_of(features: PooledFeatures, embeddings: Path, checkpoint: str | Path, device: torch.device) -> Encoder:
     """The encoder that the rows were embedded with."""
     settings = features.settings
     if "checkpoint_digest" not in settings:
         raise UserError(f"{embeddings}: does not say what it was made with; embed it anew to search by a new file")
-    encoder = load_encoder(checkpoint, settings["weights"], device)
+    encoder = load_to(device, checkpoint, settings["weights"])
     if encoder_digest(encoder) != settings["checkpoint_digest"]:
         raise UserError(
             f"--checkpoint {checkpoint}: its {settings['weights']} is not what {embeddings} was made with, "
@@ -184,18 +185,20 @@ def _encoder_of(features: PooledFeatures, embeddings: Path, checkpoint: str | Pa
     return encoder
 
 
-def _embedded(query: str, features: PooledFeatures, embeddings: Path, encoder: Encoder, device: str) -> list[_Query]:
-    """New files, under the settings of the rows."""
-    options, where = FeatureOptions.of_file(features.settings), find_device(device)
+def _embedded(
+    query: str, features: PooledFeatures, embeddings: Path, encoder: Encoder, device: torch.device
+) -> list[_Query]:
+    """Embed new files with the settings of the rows."""
+    options = FeatureOptions.of_file(features.settings)
     try:
-        pieces = open_pieces(encoder, query, options, where)
+        pieces = open_pieces(encoder, query, options, device)
     except UserError as error:
         if Path(query).exists():
             raise UserError(str(error).replace("--input", "--query")) from error
         raise UserError(_unknown(query, features.ids, embeddings)) from error
     found = []
     broken = dict(pieces.inputs.broken)
-    for item in embed_inputs(encoder, pieces, where, options):
+    for item in embed_inputs(encoder, pieces, device, options):
         if isinstance(item, Skipped):
             broken[item.name] = item.reason
         else:
