@@ -50,13 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     debug = "--debug" in args
     args = [arg for arg in args if arg != "--debug"]
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # names of files may hold what the terminal's encoding has not
+        if isinstance(stream, io.TextIOWrapper):  # names of files may have characters that the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     try:
         return _dispatch(args)
     except SystemExit as stop:  # a parser has printed its message, or the help
         return int(stop.code or 0)
-    except BrokenPipeError:  # the reader of our output has gone
+    except BrokenPipeError:  # whoever reads our output has stopped
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Interrupted as stop:
@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _describe(error: Exception, debug: bool) -> str:
-    """One message for an error; of what failed while running also where it ran and how to learn more."""
+    """The message for an error; if something failed while running, with the run's folder and what to try."""
     text = str(error).strip() or type(error).__name__
     if isinstance(error, UserError):
         return f"d2v: error: {text}"

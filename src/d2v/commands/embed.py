@@ -9,18 +9,18 @@ from d2v.commands.arguments import add_features
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.epilog = (
-        "The output has a row an input: id, embedding, num_patches of pictures, num_frames and duration (seconds) of "
-        "sound, num_tokens of text. Pictures and sound are named by their path below the input, pictures of a tar as "
-        "TAR/MEMBER, rows of parquet by the path that they state or by their number. Text: each .txt file of a folder "
-        "or glob is one, named by its path; each line of a .txt file or of stdin, by its number from 1; each row of a "
-        ".tsv, .csv, .jsonl or .parquet file, by its column id or its number from 0. Pictures are resized and cropped "
-        "as in validation. What is longer than --chunk_seconds or than the encoder's positions is encoded in "
-        "overlapping pieces, whose middles are kept. With --pool none, embedding holds a vector a patch (row by row "
-        "from the top left), frame or token, and times the seconds of the frames' centres; in Parquet, an input of "
-        "more than 15,000 of them (five minutes) is then several rows, which first_patch, first_frame or first_token "
-        "puts in order. In NPZ and safetensors, those of input i are embedding[offsets[i]:offsets[i + 1]]. "
-        "Until it is complete, what is done lies in OUTPUT.unfinished: the same command goes on there after any "
-        "interruption, and gives the same features to the last bit."
+        "The output has one row an input, with the columns id and embedding; num_patches (pictures), num_frames and "
+        "duration in seconds (sound) or num_tokens (text). The id of a picture or of sound is its path below the "
+        "input, TAR/MEMBER in a tar, and its path or its number in parquet files. A text is a .txt file of a folder or "
+        "glob (id: its path), a line of one .txt file or of stdin (its number, from 1), or a row of a .tsv, .csv, "
+        ".jsonl or .parquet file (its column id, or its number from 0). Pictures are resized and cropped as in "
+        "validation. Inputs longer than --chunk_seconds, or than the encoder's positions, are encoded in overlapping "
+        "pieces, and the middle of each is kept. With --pool none, embedding holds one vector a patch (row by row from "
+        "the top left), frame or token, and times holds the centres of the frames in seconds. In Parquet, an input of "
+        "more than 15,000 vectors (five minutes) becomes several rows, in the order of first_patch, first_frame or "
+        "first_token; in NPZ and safetensors, the vectors of input i are embedding[offsets[i]:offsets[i + 1]]. Until "
+        "the output is complete, finished rows lie in OUTPUT.unfinished: after an interruption, the same command goes "
+        "on from there and gives the same features to the last bit."
     )
     parser.add_argument("--checkpoint", required=True, metavar="PATH", help="checkpoint, run or imported folder")
     parser.add_argument(

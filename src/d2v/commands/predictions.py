@@ -26,7 +26,7 @@ _OF_ANOTHER_ROOT = {
     "min_seconds": 0.0, "max_eval_seconds": None, "label_fraction": 1.0, "max_samples": None,
     "subset": None,
 }  # fmt: skip
-"""Arguments of DataModules that choose and divide what one root holds, and what to read another with."""
+"""Arguments of DataModules that select from a root and split it, and their values for another root."""
 _SPLITS = ("train_split", "val_split", "val_fraction")
 
 
@@ -60,13 +60,13 @@ def read_another_root(data: Namespace, words: Sequence[str]) -> None:
 
 
 class Table(Callback):
-    """Writes the rows of a module as they come, with the samples' names: tab-separated, one line a sample.
+    """Writes the rows of a module as they come: tab-separated, one line a sample, beginning with the sample's name.
 
     Several processes write a file each. Until all rows are written, a file has the suffix ``.part``. Samples that
     cannot be read are left out.
 
     Args:
-        path: Of the file of a single process.
+        path: The file; if there are several processes, each adds its rank to the name.
     """
 
     def __init__(self, path: Path) -> None:
@@ -84,7 +84,7 @@ class Table(Callback):
         return self.path.with_name(f"{self.path.name}.part")
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        # Processes that Lightning did not start itself have found a folder of their own: rank zero's counts.
+        # Processes that Lightning did not start have each made a folder of their own; all use that of rank zero.
         if trainer.world_size > 1:
             folder = Path(trainer.strategy.broadcast(str(self.path.parent)))
             self.path = self._of_rank(folder, trainer.global_rank)
@@ -125,7 +125,7 @@ class Table(Callback):
             self._file = self.part.open("w", encoding="utf-8", errors="backslashreplace")
             self._line("file", *rows.columns)
         for sample_id, values in zip(rows.sample_ids.tolist(), rows.values, strict=True):
-            if self._samples.is_broken(sample_id):  # another sample stands in its place
+            if self._samples.is_broken(sample_id):  # the batch has another sample in its place
                 self._left_out += 1
             else:
                 self._line(self._samples.name(sample_id), *values)
@@ -139,7 +139,7 @@ class Table(Callback):
         self._file.write("\t".join(" ".join(value.split()) for value in values) + "\n")
 
     def _close(self) -> bool:
-        """Whether there was something to close."""
+        """Close the file; False if there was none."""
         if self._bar is not None:
             self._bar.close()
         if self._file is None:
@@ -181,7 +181,7 @@ class FeatureFile(Callback):
             self.arrays.setdefault(of_encoder("sample_ids", name), []).append(part.sample_ids.cpu())
 
     def save(self, trainer: L.Trainer, run_dir: Path) -> None:
-        """Write them, with the samples' ids, to ``features.npz``; each process its own."""
+        """Write features and sample ids to ``features.npz``; each process writes a file of its own."""
         import numpy as np
 
         name = "features.npz"

@@ -1,11 +1,11 @@
-"""Which messages of Lightning a user of d2v need not read."""
+"""Hides messages of Lightning that a user of d2v need not read."""
 
 import logging
 import warnings
 
 
 def quieten() -> None:
-    """Hide advice that does not fit how d2v runs, and what our own lines say already."""
+    """Hide advice that does not apply to d2v, and messages that repeat what d2v prints itself."""
     for message in (
         ".*does not have many workers.*",  # data.num_workers is chosen with care
         ".*exists and is not empty.*",  # the run's folder: it holds config.yaml

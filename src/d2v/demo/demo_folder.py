@@ -1,4 +1,4 @@
-"""The folder of a demo, which is made anew only if d2v made it."""
+"""The folder of a demo: d2v replaces what it made there itself, and nothing else."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ _MARKER = "demo.json"
 
 @dataclass(frozen=True)
 class DemoSummary:
-    """What a finished folder holds; as a text, the line that `d2v prepare demo` prints."""
+    """What a finished folder holds; printed, it is the line that `d2v prepare demo` shows."""
 
     root: Path
     created: bool
@@ -30,13 +30,13 @@ class DemoSummary:
 
 
 class DemoFolder:
-    """A folder with a note of what was asked for, and, once all of it is there, of what it holds.
+    """A folder with a note of what it is made from and, when it is finished, of what it holds.
 
     Args:
         root: The folder.
-        kind: Of the demo: "vision", "speech".
-        wanted: What its files are made from, plain values.
-        folders: Below the root, that hold what is made; nothing else is ever removed.
+        kind: Which demo: "vision", "speech" or "text".
+        wanted: What its files depend on, as plain values.
+        folders: The folders below the root that hold the data; nothing else is ever removed.
 
     Raises:
         UserError: The folder holds something else, another demo for instance.
@@ -59,21 +59,21 @@ class DemoFolder:
             raise UserError(f"{self.root} exists and is no demo data of {kind}. Choose a new or an empty folder.")
 
     def finished(self) -> dict[str, Any] | None:
-        """What it holds, if that is what is wanted and no file is missing; else None."""
+        """What it holds, if it is finished, is what is wanted, and has all its files; else None."""
         found = self._stored.get("found")
         if found is None or self._stored.get("wanted") != self._wanted or found["files"] != self._num_files():
             return None
         return found
 
     def clear(self) -> None:
-        """Make the folder, or remove all that was made in it before."""
+        """Make the folder, or remove the data in it."""
         self.root.mkdir(parents=True, exist_ok=True)
         self._write_marker(None)
         for name in self._folders:
             shutil.rmtree(self.root / name, ignore_errors=True)
 
     def finish(self, found: dict[str, Any]) -> dict[str, Any]:
-        """Note what it holds, and how many files: plain values."""
+        """Note what it holds (plain values) and how many files there are."""
         found = {**found, "files": self._num_files()}
         self._write_marker(found)
         return found
@@ -86,7 +86,7 @@ class DemoFolder:
         return count
 
     def _write_marker(self, found: dict[str, Any] | None) -> None:
-        """All in one step, so that no half of it is ever there."""
+        """In one step, so that there is never half a note."""
         part = self.root / f"{_MARKER}.part"
         part.write_text(json.dumps({"demo": self._kind, "wanted": self._wanted, "found": found}))
         part.replace(self.root / _MARKER)

@@ -1,4 +1,4 @@
-"""Documents of the packages that are installed: their docstrings, read from the source without importing anything."""
+"""Reads the docstrings of installed packages from their source, without importing anything."""
 
 import ast
 import hashlib
@@ -13,7 +13,7 @@ from pathlib import Path
 SHORTEST, LONGEST = 200, 4_000
 """Characters of a document; a longer text is cut into several."""
 PYTHON = "python"
-"""What the standard library is called here."""
+"""Name of the standard library among the packages."""
 
 # Tests, and other packages inside a package.
 _LEFT_OUT = {"test", "tests", "testing", "_testing", "conftest.py"}
@@ -24,15 +24,15 @@ _IS_DOC = re.compile(r"(?i)doc|^topics$")
 _LICENCE = re.compile(r"(?i)copyright|\blicen[cs]ed?\b|all rights reserved|redistribut")
 # No sentences: directives and labels of reStructuredText, underlines, gaps in templates.
 _NO_TEXT = re.compile(r"\.\.(\s.*)?$|[^\w\s]+$|[%{][\w()]+[}s]?$")
-# A line that begins so is never the rest of the one above.
+# Beginnings of lines that do not continue the line above.
 _BEGINS = re.compile(r"[-*+>:@|#]|\.\.\.|\d+[.)]\s")
 _COMMON = frozenset(
     re.findall(r"\w+", "a an and are as be by for from if in is it not of on or that the this to which with")
 )
-_FEWEST_COMMON = 0.12  # of all words: English prose has 30 to 40%, listings have hardly any
+_FEWEST_COMMON = 0.12  # share of all words: 30 to 40% of English prose, hardly any of a listing
 _FEWEST_LETTERS = 0.7
 _NO_LETTERS = re.compile("[^A-Za-z ]+")
-# A document most of whose runs of so many words stood in others before is a copy of them.
+# A document is a copy if too many of its runs of six words stand in earlier documents.
 _RUN = 6
 _MOST_COPIED = 0.3
 
@@ -41,7 +41,7 @@ class Documents:
     """Cleaned documents of packages, none of which is mostly a copy of an earlier one.
 
     Args:
-        most_of_a_file: documents that are taken of one source file; some hold hundreds of one kind.
+        most_of_a_file: most documents that are taken from one source file; some have hundreds of one kind.
     """
 
     def __init__(self, most_of_a_file: int) -> None:
@@ -49,7 +49,7 @@ class Documents:
         self._seen: set[int] = set()
 
     def of(self, package: str) -> Iterator[list[str]]:
-        """Documents of one source file after another, in an order that only the paths of the files decide."""
+        """The documents of each source file, in an order that depends on nothing but the paths of the files."""
         folder = find_folder(package)
         if folder is None:
             return
@@ -68,7 +68,7 @@ class Documents:
 
     def _is_copy(self, text: str) -> bool:
         words = re.findall(r"\w+", text.lower())
-        # Python's hash is another one in each process, but what is equal stays so.
+        # Python's hash differs between processes, but equal runs have equal hashes in each.
         runs = {hash(tuple(words[i : i + _RUN])) for i in range(len(words) - _RUN + 1)}
         copied = len(runs & self._seen)
         self._seen |= runs
@@ -76,7 +76,7 @@ class Documents:
 
 
 def find_folder(package: str) -> Path | None:
-    """Of an installed package, or of the standard library; None: it is not installed."""
+    """The folder of a package, or of the standard library; None if it is not installed."""
     if package == PYTHON:
         return Path(sysconfig.get_path("stdlib"))
     spec = importlib.util.find_spec(package)
@@ -86,13 +86,13 @@ def find_folder(package: str) -> Path | None:
 
 
 def find_docstrings(path: Path) -> Iterator[str]:
-    """Docstrings in a source file, of what is written in C too where they stand in one; none if it is no Python."""
+    """All docstrings in a source file, also those that it gives to C functions; none if it is not Python."""
     try:
         source = path.read_bytes()
         if len(source) < SHORTEST:
             return
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of escapes, in the source of others
+            warnings.simplefilter("ignore")  # about escapes in other people's source
             tree = ast.parse(source)
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return
@@ -112,7 +112,7 @@ def find_docstrings(path: Path) -> Iterator[str]:
 
 
 def clean(text: str) -> str:
-    """Lines that are paragraphs or code, without indentation and blank lines; what is no sentence goes."""
+    """Join the lines of a paragraph, and remove indentation, blank lines and what is no sentence."""
     lines: list[str] = []
     above: int | None = None  # indentation of the line above, if this one may go on there
     in_code = False
@@ -132,7 +132,7 @@ def clean(text: str) -> str:
 
 
 def split(text: str) -> Iterator[str]:
-    """Parts of at most :data:`LONGEST` characters, of whole lines; those that are too short are left out."""
+    """Split between lines into parts of at most :data:`LONGEST` characters; parts that are too short are dropped."""
     part: list[str] = []
     for line in [*text.split("\n"), None]:
         if line is None or sum(map(len, part)) + len(part) + len(line) > LONGEST:
@@ -145,7 +145,7 @@ def split(text: str) -> Iterator[str]:
 
 
 def is_prose(text: str) -> bool:
-    """Whether it is English and no listing, table or licence."""
+    """Whether a text is English prose, and no listing, table or licence."""
     letters = len(_NO_LETTERS.sub("", text))
     words = re.findall(r"[a-z]+", text.lower())
     common = sum(word in _COMMON for word in words)

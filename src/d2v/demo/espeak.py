@@ -50,7 +50,7 @@ def require_espeak() -> None:
 
 
 def synthesise(utterances: Sequence[Utterance]) -> Iterator[tuple[np.ndarray, int]]:
-    """Say each in turn.
+    """Say one utterance after the other.
 
     Yields:
         Samples, float32 in [-1, 1], and how many there are a second (22,050).

@@ -1,4 +1,4 @@
-"""Real English without a download: what the installed packages say about themselves, and which package says it."""
+"""The text demo: real English without a download, from the docstrings of the installed packages."""
 
 import importlib.metadata
 import json
@@ -37,7 +37,7 @@ UNLABELLED = {
     "torchaudio": ("torchaudio", "BSD-2-Clause"),
 }
 _FEWEST_LABELS = 8
-# A label with less than this share of what the others have is none.
+# A package with less than this share of the largest one's documents gets no label.
 _SMALLEST_LABEL = 0.5
 
 MASK = "package"
@@ -49,7 +49,7 @@ _NAMES = re.compile(
 
 
 def prepare_texts(root: str | Path, train_documents: int = 560, val_documents: int = 140) -> DemoSummary:
-    """Write documents as raw text to pretrain on, and ten packages' as labelled texts: which package is it about?
+    """Write docstrings as raw text to pretrain on, and those of ten packages as labelled texts: which package is it?
 
     Docstrings and help topics of the standard library, PyTorch, NumPy and others are read from their source; nothing is
     imported. Copies are dropped, and a source file is wholly in one split. The names of the labelled packages, by which
@@ -60,8 +60,8 @@ def prepare_texts(root: str | Path, train_documents: int = 560, val_documents: i
 
     Args:
         root: folder to fill; it must be new, empty or of an earlier call.
-        train_documents: at most so many of each package for training.
-        val_documents: at most so many of each package for validation.
+        train_documents: most documents of each package to train on.
+        val_documents: most documents of each package to validate on.
 
     Raises:
         UserError: the folder holds something else, or too few packages are installed with their source.
@@ -110,7 +110,7 @@ def _choose_labels(collected: dict[str, dict[str, list[str]]]) -> list[str]:
 
 
 def _write_all(root: Path, collected: dict[str, dict[str, list[str]]], labels: list[str]) -> dict[str, Any]:
-    """The files; how many documents of each split, how many characters, and how many documents of each label."""
+    """Write the files, and count documents of each split, characters, and documents of each label."""
     documents, characters, of_label = {}, 0, dict.fromkeys(labels, 0)
     for split in ("train", "val"):
         texts, rows = list[str](), list[str]()
@@ -133,14 +133,14 @@ def _collect(counts: dict[str, int]) -> dict[str, dict[str, list[str]]]:
     with tqdm(total=len(_packages()) * sum(counts.values()), desc="reading docstrings", unit="document") as bar:
         for number, package in enumerate(_packages(), 1):
             files = source.of(package)
-            # Those to validate are drawn first, so that copies of them are dropped from those to train on.
+            # Validation documents are drawn first, so that their copies are dropped from the training documents.
             collected[package] = {split: _take(files, counts[split]) for split in ("val", "train")}
             bar.update(number * sum(counts.values()) - bar.n)
     return collected
 
 
 def _take(files: Iterator[list[str]], count: int) -> list[str]:
-    """So many documents, if there are, of one source file after another."""
+    """At most ``count`` documents, from one source file after the other."""
     taken: list[str] = []
     for documents in files:
         taken += map(mask_names, documents[: count - len(taken)])

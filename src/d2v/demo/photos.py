@@ -1,4 +1,4 @@
-"""A small labelled data set, cut from the colour photographs inside the scikit-image and scikit-learn wheels."""
+"""The vision demo: crops of the colour photographs inside the scikit-image and scikit-learn packages."""
 
 import importlib.util
 from pathlib import Path
@@ -46,10 +46,10 @@ def prepare_photos(
 
     Args:
         root: folder to fill; it must be new, empty or of an earlier call.
-        image_size: side in pixels of what is saved.
+        image_size: side of the saved pictures in pixels.
         train_crops: images of each photo for training.
         val_crops: images of each photo for validation.
-        seed: of the crops.
+        seed: decides the crops.
 
     Raises:
         UserError: if the photographs are not installed, the folder holds something else, or a photo is too small.

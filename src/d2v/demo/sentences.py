@@ -36,7 +36,7 @@ def write_sentences(count: int, seed: int) -> list[str]:
     """Sentences in upper case without punctuation, as LibriSpeech's transcripts are; all different, always the same.
 
     Raises:
-        UserError: so many are not to be had without saying almost the same again and again.
+        UserError: the grammar does not have so many sentences that differ enough.
     """
     if count > _MOST:
         raise UserError(
@@ -54,6 +54,6 @@ def write_sentences(count: int, seed: int) -> list[str]:
 
 
 def vocabulary() -> set[str]:
-    """Every word that a sentence can hold."""
+    """Every word that can occur in a sentence."""
     everything = " ".join([*_PATTERNS, *_WORDS.values()]).replace(",", "")
     return {word for word in everything.split() if not word.startswith("<")}

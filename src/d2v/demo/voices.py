@@ -1,4 +1,4 @@
-"""A small transcribed data set of synthetic speech, laid out as LibriSpeech.
+"""The speech demo: a small transcribed data set of synthetic speech, laid out as LibriSpeech.
 
 The voices are those of eSpeak NG (GPL-3; see ``espeak.py``), which only this demo uses.
 """
@@ -16,7 +16,7 @@ from d2v.errors import UserError
 from d2v.modalities.speech.decoding import SAMPLE_RATE, resample
 
 # (voice, words a minute, pitch) of each speaker; LibriSpeech's own speakers have lower numbers than FIRST_SPEAKER.
-# Left out are the variants with breath (f2, f3, f5, ...): eSpeak NG makes it of other random numbers each time.
+# Left out are the variants with breath (f2, f3, f5, ...): eSpeak NG makes breath from other random numbers each time.
 VOICES = (
     ("en-us", 160, 45),
     ("en-us+linda", 165, 50),
@@ -79,7 +79,7 @@ def prepare_voices(
         val_sentences: sentences of each voice for validation.
         train_digits: how often each voice says each digit for training.
         val_digits: how often each held-out voice says each digit for validation.
-        seed: of the sentences and of how they are said.
+        seed: decides the sentences and how they are said.
 
     Raises:
         UserError: eSpeak NG is missing, or the folder holds something else.
@@ -169,7 +169,7 @@ def _utterance(clip: Clip, generator: np.random.Generator) -> Utterance:
 
 
 def _checked(spoken: Iterator[tuple[np.ndarray, int]], clips: list[Clip]) -> Iterator[tuple[np.ndarray, int]]:
-    """What was spoken, unless it is silence."""
+    """Raise a UserError if something that was spoken is silence."""
     for clip, (samples, rate) in zip(clips, spoken, strict=True):
         if not len(samples) or np.abs(samples).max() < 0.01:
             raise UserError(f"eSpeak NG made no sound of {clip.text!r} for {clip.path}; install espeakng-loader anew")
@@ -186,7 +186,7 @@ def _vary(speech: np.ndarray, generator: np.random.Generator) -> np.ndarray:
 
 
 def _write_transcripts(root: Path, clips: list[Clip]) -> None:
-    """A file in the folder of the clips: the name of each, a space, its words."""
+    """Write one file in each folder of clips: on each line the name of a clip, a space, its words."""
     folders: dict[Path, list[str]] = {}
     for clip in clips:
         folders.setdefault(_transcript(clip), []).append(f"{clip.path.stem} {clip.text}\n")
@@ -204,7 +204,7 @@ def _transcript(clip: Clip) -> Path:
 
 
 def _speakers() -> str:
-    """As LibriSpeech's own file of this name: a line a speaker."""
+    """The content of LibriSpeech's file of this name: one line a speaker."""
     lines = ["; ID | SUBSETS | VOICE\n"]
     for number, (voice, rate, pitch) in enumerate((*VOICES, *HELD_OUT_VOICES)):
         subsets = "train, val, digits/train" if number < len(VOICES) else "digits/val"

@@ -1,4 +1,4 @@
-"""Encoders at rest: where they compute, eval mode, and the features of a labelled data set."""
+"""Frozen encoders: their device, eval mode, and the features of a labelled data set."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -39,14 +39,14 @@ def extract_features(
     """Encode every batch of a loader, without gradients and in eval mode, which is undone afterwards.
 
     Args:
-        encoder: On ``device`` already.
+        encoder: Already on ``device``.
         loader: Batches with labels.
         device: Where the encoder is.
         layer: As in :meth:`Encoder.embed`.
         pool: As in :meth:`Encoder.embed`.
-        autocast: Precision to compute in where autocast sees fit (``torch.bfloat16``); None: that of the weights.
+        autocast: Precision for autocast (``torch.bfloat16``); None: that of the weights.
         progress: Show a bar on stderr, if that is a terminal.
-        description: What stands before the bar.
+        description: Text in front of the bar.
 
     Raises:
         UserError: There is no batch, a batch has no labels, or the encoder has no such layer or no CLS token.
@@ -55,7 +55,7 @@ def extract_features(
     labels: list[Tensor] = []
     device = torch.device(device)
     casting = torch.autocast(device.type, dtype=autocast, enabled=autocast is not None)
-    hidden = None if progress else True  # None: wherever stderr is no terminal
+    hidden = None if progress else True  # None: hidden if stderr is no terminal
     with eval_mode(encoder), torch.no_grad(), casting:
         for batch in tqdm(loader, desc=description, unit="batch", disable=hidden, leave=False):
             if batch.labels is None:
@@ -92,7 +92,7 @@ def find_device(name: str) -> torch.device:
 
 @contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
-    """Eval mode inside the block; afterwards each part is in the mode it was in, whatever that was."""
+    """Eval mode inside the block; afterwards each module is in the mode that it was in before."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:

@@ -33,9 +33,9 @@ def knn_predict(
     """Class of each query: its k most similar neighbours vote with weight ``exp(cosine / temperature)``.
 
     Args:
-        bank: LabelledFeatures whose class is known.
+        bank: Features whose classes are known.
         labels: Their classes.
-        queries: LabelledFeatures to classify.
+        queries: Features to classify.
         k: Neighbours; all of the bank if it has fewer.
         temperature: The lower, the more the nearest neighbours decide.
     """

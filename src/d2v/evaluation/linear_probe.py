@@ -41,11 +41,11 @@ def linear_probe(
     device: torch.device | str = "cpu",
     l2_grid: Sequence[float] = L2_GRID,
 ) -> LinearProbe:
-    """Fit on the training samples, report on the validation samples; the latter choose nothing.
+    """Fit on the training samples, report on the validation samples; the latter have no say in the penalty.
 
     Args:
-        train: LabelledFeatures to fit on.
-        val: LabelledFeatures to report on.
+        train: Features to fit on.
+        val: Features to report on.
         device: Where to compute; the features are moved there whole.
         l2_grid: Penalties to choose from, strongest first.
     """
@@ -66,7 +66,7 @@ def linear_probe(
         for candidate in l2_grid:
             weights = problem.solve(candidate, weights)
             accuracy = _top_k(logits_of(x[held_out], weights), y[held_out], 1)
-            if accuracy > best:  # of equals the stronger penalty
+            if accuracy > best:  # on a tie the stronger penalty stays
                 best, l2, start = accuracy, candidate, weights
 
     problem = SoftmaxRegression(x, y, num_classes)
@@ -109,7 +109,7 @@ class SoftmaxRegression:
         Args:
             l2: Penalty, above 0.
             start: Where to begin, such as the solution for another penalty; None: zero.
-            max_steps: Of L-BFGS.
+            max_steps: Most steps of L-BFGS.
         """
         scale = torch.ones(len(self.variances) + 1, 1).to(self.x)  # last row: biases
         scale[:-1, 0] = (self.variances + l2).rsqrt()

@@ -21,9 +21,9 @@ class ProbeResult:
     train_samples: int
     val_samples: int
     linear: LinearProbe | None = None
-    """None if it was not asked for."""
+    """None if it was not wanted."""
     linear_unpenalised: LinearProbe | None = None
-    """The same with next to no penalty; None if it was not asked for."""
+    """The same with hardly any penalty; None if it was not wanted."""
 
 
 def probe_encoder(

@@ -1,4 +1,4 @@
-"""Inputs too long for one forward pass, in overlapping chunks whose middles are kept."""
+"""Cuts inputs that are too long for one forward pass into overlapping chunks, and keeps the middle of each."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,22 +13,22 @@ from d2v.evaluation.frozen import eval_mode
 from d2v.model.encoder import Encoder
 
 SAMPLE_RATE = 16_000
-"""Samples a second of what speech encoders read."""
+"""Speech encoders read so many samples a second."""
 
 
 @dataclass(frozen=True)
 class Chunk:
     """Samples ``start`` to ``stop`` of a clip, and which of their frames to keep.
 
-    Samples and frames of a text are both its tokens.
+    In a text, samples and frames are the same: its tokens.
     """
 
     start: int
     stop: int
     first_frame: int
-    """Where the first kept frame stands among those of the whole clip."""
+    """Position of the first kept frame in the whole clip."""
     keep: slice
-    """The kept ones among the frames of the chunk."""
+    """Which of the chunk's own frames are kept."""
 
     @property
     def num_kept(self) -> int:
@@ -36,18 +36,18 @@ class Chunk:
 
 
 def plan_chunks(num_samples: int, chunk: int, overlap: int, stride: int, receptive_field: int) -> list[Chunk]:
-    """Cut a clip so that the kept frames of all chunks, one after the other, are those of the whole clip.
+    """Cut a clip into chunks whose kept frames, put together, are the frames of the whole clip.
 
-    Chunks start at multiples of the stride, so that a chunk's frames see the very samples that the clip's do. Of an
-    overlap, the first chunk keeps the first half and the second one the other half: no kept frame stands nearer than
-    half the overlap to a cut. All chunks are equally long: the last one moves back instead of being a short rest.
+    Chunks start at multiples of the stride, so a frame is computed from the same samples in a chunk as in the whole
+    clip. Two neighbours share the frames of their overlap equally, so a kept frame is never closer to a cut than half
+    the overlap. All chunks have the same length: the last one starts earlier rather than being shorter.
 
     Args:
         num_samples: Length of the clip.
         chunk: Longest piece to encode at once, in samples.
-        overlap: What neighbours share at least, in samples; rounded up to whole frames.
-        stride: Samples from a frame to the next.
-        receptive_field: Samples that a frame is computed from.
+        overlap: Least number of samples that two neighbours share; rounded up to whole frames.
+        stride: Samples from one frame to the next.
+        receptive_field: Samples that one frame is computed from.
 
     Raises:
         UserError: The clip has no frame, or the chunks are too short for their overlap.
@@ -70,7 +70,7 @@ def plan_chunks(num_samples: int, chunk: int, overlap: int, stride: int, recepti
     chunks, first = [], 0
     for start, following in zip(starts, [*starts[1:], None], strict=True):
         last = total
-        if following is not None:  # each keeps half of what two share
+        if following is not None:  # each of two neighbours keeps half of what they share
             last = (start + size + following) // 2
         stop = (start + size - 1) * stride + receptive_field
         chunks.append(Chunk(start * stride, stop, first, slice(first - start, last - start)))
@@ -88,20 +88,20 @@ def encode_chunks(
     function: Callable[[Float[Tensor, "1 samples"]], Float[Tensor, "1 n d"]] | None = None,
     sample_rate: int = SAMPLE_RATE,
 ) -> Iterator[tuple[Float[Tensor, "n d"], int]]:
-    """Frames of a clip of any length, chunk by chunk: memory depends on the chunk, not on the clip.
+    """Encode a clip of any length chunk by chunk: the memory needed depends on the chunk, not on the clip.
 
     Args:
-        encoder: On ``device`` already; while the frames are drawn it is in eval mode.
-        read: Samples from a position up to another, as the encoder wants them (16 kHz, normalised).
+        encoder: Already on ``device``; it is in eval mode while it encodes.
+        read: Returns the samples between two positions, as the encoder wants them (16 kHz, normalised).
         num_samples: Length of the clip.
         chunk_seconds: Longest piece to encode at once; a shorter clip is one piece.
-        overlap_seconds: What neighbouring pieces share; half of it is what a kept frame sees at least on either side.
+        overlap_seconds: Shared by neighbouring pieces; every kept frame sees at least half of it on either side.
         device: Where the encoder is.
-        function: What to make of a chunk, one vector a frame: letters of a CTC head, say; None: the encoder's features.
+        function: Computes one vector a frame from a chunk, such as the letters of a CTC head; None: the encoder does.
         sample_rate: Samples a second.
 
     Yields:
-        Kept frames [n, D], on the device, and where the first of them stands among the frames of the clip.
+        Kept frames [n, D], on the device, and the position of the first of them in the whole clip.
 
     Raises:
         UserError: As :func:`plan_chunks`.
@@ -123,5 +123,5 @@ def encode_chunks(
 
 
 def _num_frames(num_samples: int, stride: int, receptive_field: int) -> int:
-    """Windows of this length and stride that lie wholly inside; below 1 where there is none."""
+    """How many windows of this length and stride fit; below 1 if none does."""
     return (num_samples - receptive_field) // stride + 1

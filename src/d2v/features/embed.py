@@ -1,4 +1,4 @@
-"""From files to features: what `d2v embed` calls."""
+"""From files to features: the function behind `d2v embed`."""
 
 import os
 import signal
@@ -27,30 +27,30 @@ from d2v.features.journal import RowJournal, discard, read_settings
 from d2v.features.pieces import Pieces, plan_lengths
 from d2v.model.encoder import Encoder, Layer, Pooling
 
-_NAMED = 20  # of the inputs that are left out; the others are counted
+_NAMED = 20  # so many skipped inputs are named; the others are counted
 
 
 @dataclass(frozen=True)
 class EmbedReport:
-    """What :func:`embed_files` did; as a text, the line that `d2v embed` prints."""
+    """What :func:`embed_files` did; printed, it is the line that `d2v embed` shows."""
 
     output: Path
     created: bool
-    """False: the output had these features already, and nothing was done."""
+    """False if the output had these features already, and nothing was done."""
     shape: tuple[int, int] = (0, 0)
-    """Of all vectors, [n, D]."""
+    """[n, D], of all vectors together."""
     num_inputs: int = 0
-    """Those that have features."""
+    """Inputs with features."""
     num_skipped: int = 0
     amount: str = ""
-    """Inputs and their length, in words."""
+    """How many inputs, and how long they are, in words."""
     speed: str = ""
     seconds: float = 0.0
-    """Since the first input of this call."""
+    """Duration of this call, loading the encoder left out."""
 
     def __str__(self) -> str:
         if not self.created:
-            return f"{self.output} has these features already: nothing is to do"
+            return f"{self.output} has these features already; there is nothing to do"
         skipped = ""
         if self.num_skipped:
             skipped = f" ({self.num_skipped:,} skipped)"
@@ -74,26 +74,26 @@ def embed_files(
     num_workers: int | None = None,
     overwrite: bool = False,
 ) -> EmbedReport:
-    """Write the features of pictures, sound or texts to one file, in fp32: a row an input.
+    """Write the features of pictures, sound or texts to one file, in fp32, one row an input.
 
-    Until it is complete, what is done lies in ``OUTPUT.unfinished``. The same call goes on there after any end of the
-    process, and gives the same features to the last bit. What is skipped is named on stderr.
+    Until the file is complete, finished rows lie in ``OUTPUT.unfinished``. However the process ended, the same call
+    goes on from there, and the features are the same to the last bit. Inputs that are skipped are named on stderr.
 
     Args:
         checkpoint: As :func:`d2v.load` takes it.
-        input: Folder, file or glob of what the encoder reads; archives that training reads; ``-``: lines of stdin.
+        input: A folder, file or glob of what the encoder reads, or archives as for training; ``-``: lines of stdin.
         output: Its name ends with .parquet, .npz or .safetensors.
         weights: The student's, or the teacher's.
         layer: End of a block, from 0 or as -1 from the last; the mean of several ([8, 9, 10, 11]) or of all ("mean");
             None: the output.
-        pool: One vector [D] an input: the mean of its patches, frames or tokens, or "cls"; "none": all of them [n, D],
-            of sound with the seconds of their centres.
+        pool: "mean" of the patches, frames or tokens, or "cls": one vector [D] an input; "none": all of them, [n, D],
+            and for sound the times of their centres in seconds.
         image_size: Height and width of pictures in pixels; None: those of the encoder.
         chunk_seconds: Longer sound is encoded in pieces of so many seconds.
-        overlap_seconds: What neighbouring pieces of sound share; the middles are kept.
-        precision: To compute in.
+        overlap_seconds: Shared by neighbouring pieces of sound, whose middles are kept.
+        precision: Precision to compute in.
         device: auto, cpu, cuda, cuda:1, mps.
-        num_workers: Processes that read files; 0: this one; None: by the cores and the device.
+        num_workers: Processes that read files; 0: this process reads; None: depends on the cores and the device.
         overwrite: Replace other features in the output, finished or unfinished.
 
     Raises:
@@ -144,10 +144,10 @@ def embed_files(
 
 
 def load_encoder(checkpoint: str | Path, weights: Weights, device: str) -> Encoder:
-    """An encoder on its device; before the first convolution of a process, memory is bounded.
+    """Load an encoder to its device, and bound the memory of oneDNN before the first convolution of the process.
 
-    oneDNN prepares something for each shape of a convolution and keeps a thousand: each length of sound is one, of
-    about 12 MB for a small encoder.
+    oneDNN keeps what it prepares for the last thousand shapes of convolutions. Each length of sound is a shape, and
+    takes about 12 MB for a small encoder.
 
     Raises:
         UserError: There is no such checkpoint or device.
@@ -158,9 +158,9 @@ def load_encoder(checkpoint: str | Path, weights: Weights, device: str) -> Encod
 
 
 def open_pieces(encoder: Encoder, root: str, options: FeatureOptions, device: torch.device) -> Pieces:
-    """What an encoder reads in a folder, a file or a glob, cut into pieces.
+    """Open a folder, a file or a glob as the encoder reads it, cut into pieces.
 
-    A modality has a module ``inputs`` beside the class of its encoder: that one is asked, and no list of modalities.
+    They are opened by the module ``inputs`` beside the encoder's front end, so there is no list of modalities.
 
     Raises:
         UserError: There are no such inputs, the modality has no such module, or the pieces are too short.
@@ -179,7 +179,7 @@ def open_pieces(encoder: Encoder, root: str, options: FeatureOptions, device: to
 def _journal(
     folder: Path, settings: dict[str, Any], encoder: Encoder, inputs: Inputs, pool: Pooling
 ) -> Iterator[RowJournal]:
-    """A journal that is closed whatever happens; Ctrl-C says how to go on."""
+    """Open a journal, and close it whatever happens; after Ctrl-C, say how to go on."""
     journal = RowJournal(folder, settings, encoder.width, pool != "none")
     try:
         yield journal
@@ -191,7 +191,7 @@ def _journal(
 
 
 def _require_other_place(output: Path, root: str, inputs: Inputs) -> None:
-    """Raise a UserError if the output is an archive that is read, or would be one in a folder of such."""
+    """Raise a UserError if the output is one of the archives that are read, or would lie in a folder of them."""
     source = Path(root).expanduser()
     beside = source.is_dir() and output.resolve().is_relative_to(source.resolve())
     is_read = source.exists() and output.exists() and source.samefile(output)
@@ -204,7 +204,7 @@ def _require_other_place(output: Path, root: str, inputs: Inputs) -> None:
 
 
 def _is_done(output: Path, unfinished: Path, settings: dict[str, Any], overwrite: bool) -> bool:
-    """Whether the output is there; if not, other features in its place are removed, if that is allowed.
+    """Whether the output is complete already. If not, other unfinished features are removed where that is allowed.
 
     Raises:
         UserError: The output or what is unfinished holds other features, and they are not to be overwritten.
@@ -220,7 +220,7 @@ def _is_done(output: Path, unfinished: Path, settings: dict[str, Any], overwrite
                 "replace them"
             )
         if begun is not None and not other_begun:
-            discard(unfinished)  # all but deleted when it was interrupted
+            discard(unfinished)  # an earlier call was interrupted before it could delete it
         return True
     if other_begun and not overwrite:
         raise UserError(
@@ -233,11 +233,11 @@ def _is_done(output: Path, unfinished: Path, settings: dict[str, Any], overwrite
 
 
 class _SkippedInputs:
-    """Inputs that could not be embedded: the first are named, all are counted.
+    """Counts inputs that could not be embedded, and names the first of them.
 
     Args:
-        inputs: Some of which cannot be opened at all.
-        before: Those that were named by a call that this one continues.
+        inputs: Those that cannot be opened at all are counted at once.
+        before: Inputs that an earlier call has skipped, which this one continues.
     """
 
     def __init__(self, inputs: Inputs, before: int) -> None:
@@ -252,18 +252,18 @@ class _SkippedInputs:
         if self._named <= _NAMED:
             tqdm.write(f"skipped {name}: {reason}", file=sys.stderr)
         elif self._named == _NAMED + 1:
-            tqdm.write("more are skipped, and only counted from here on", file=sys.stderr)
+            tqdm.write("more inputs are skipped; from here on they are only counted", file=sys.stderr)
 
 
 def _length(inputs: Inputs, first: int, last: int) -> float:
-    """Seconds, samples or number of some inputs, whichever they are counted in."""
+    """Length of the inputs from ``first`` to ``last``: in seconds, else in samples, else their number."""
     if not inputs.is_cut:
         return last - first
     return sum(inputs.num_samples(index) for index in range(first, last)) / (inputs.sample_rate or 1)
 
 
 def _in_words(inputs: Inputs, num_inputs: int, first: int, seconds: float) -> tuple[str, str]:
-    """How much has features, and how fast it went since the first input of this call."""
+    """How much was embedded, and how fast this call was."""
     amount = f"{num_inputs:,} {inputs.unit}s"
     if num_inputs == 1:
         amount = f"1 {inputs.unit}"
@@ -279,7 +279,7 @@ def _in_words(inputs: Inputs, num_inputs: int, first: int, seconds: float) -> tu
 
 
 def _default_workers(device: torch.device) -> int:
-    """Processes that read files: on a CPU one, since its cores are wanted for the encoder, on a GPU up to eight."""
+    """Processes that read files: few on a CPU, whose cores the encoder needs; up to eight beside a GPU."""
     cores = available_cores()
     if device.type == "cpu":
         return max(1, cores // 8)

@@ -1,4 +1,4 @@
-"""Features of many inputs, long ones in overlapping chunks, in bounded memory and in a fixed order."""
+"""Computes the features of many inputs, in a fixed order and in bounded memory, whatever their length."""
 
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,22 +17,22 @@ from d2v.features.pieces import PieceBatch, Pieces
 from d2v.model.encoder import Encoder, Pooling
 
 MAX_FRAMES = 15_000
-"""Most that a row without pooling has (five minutes of sound)."""
-# Of one input without pooling; what is larger waits on the disk until its end was read.
+"""Longest row without pooling (five minutes of sound); a longer input becomes several rows."""
+# Bytes of one input without pooling; more than that waits on the disk until the input is complete.
 _MOST_IN_MEMORY = 2**24
 
 
 @dataclass(frozen=True)
 class Row:
-    """Features of one input; without pooling, of a very long one only a part."""
+    """Features of one input, or, without pooling, of a part of a very long one."""
 
     name: str
     features: np.ndarray
     """float32 [D]; without pooling [n, D]."""
     num_frames: int
-    """Of the whole input."""
+    """Frames of the whole input."""
     first_frame: int
-    """Where the part begins; 0 but for the later parts of a very long input."""
+    """Position of the first frame in the input; above 0 only in later parts of a very long one."""
     duration: float | None
     """Seconds of the whole input; None where inputs have no duration."""
     times: np.ndarray | None
@@ -40,18 +40,18 @@ class Row:
 
     @property
     def num_vectors(self) -> int:
-        """In this row."""
+        """Vectors in this row."""
         return 1 if self.features.ndim == 1 else len(self.features)
 
     @property
     def is_last(self) -> bool:
-        """Whether no other row of the same input follows."""
+        """Whether the input is complete with this row."""
         return self.features.ndim == 1 or self.first_frame + len(self.features) == self.num_frames
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """An input that has no row."""
+    """An input without features, and why."""
 
     name: str
     reason: str
@@ -70,19 +70,19 @@ def embed_inputs(
     """Encode batch by batch, without gradients and in eval mode.
 
     Args:
-        encoder: On ``device`` already.
+        encoder: Already on ``device``.
         pieces: What to encode.
         device: Where the encoder is.
-        options: Layer, pooling and precision; over several pieces, the mean is weighted by their kept frames, and the
-            CLS token is that of the first.
+        options: Layer, pooling and precision. Of an input in several pieces, the mean is taken over all kept
+            frames, and the CLS token is that of the first piece.
         num_workers: Processes that read; 0: this one.
         scratch: Folder for the frames of very long inputs, until they are complete; None: the system's.
-        start: The first input that is wanted. Batches are those that they would be from the first input on, so that
-            features do not depend on it, to the last bit.
+        start: The first input to return. Batches are put together as if it were 0, so that features are the same to
+            the last bit.
         on_pieces: Called with how many pieces were read and encoded since the last time.
 
     Yields:
-        Rows and what was skipped, in the order of the inputs, an input's rows when its end was read.
+        Rows and skipped inputs, in the order of the inputs; the rows of an input once all of it was encoded.
 
     Raises:
         UserError: The encoder has no such layer or no CLS token.
@@ -113,10 +113,10 @@ def embed_inputs(
 
 
 class _Part(NamedTuple):
-    """What stays of one piece."""
+    """The kept frames of one piece."""
 
     features: np.ndarray
-    """float32 [n, D], the kept frames; after pooling [D]."""
+    """float32 [n, D]; after pooling [D]."""
     num_frames: int
     """How many are kept."""
 
@@ -124,7 +124,7 @@ class _Part(NamedTuple):
 def _encode(
     encoder: Encoder, pieces: Pieces, batch: PieceBatch, device: torch.device, options: FeatureOptions
 ) -> list[tuple[int, _Part]]:
-    """What stays of each piece of a batch."""
+    """The kept frames of each piece of a batch."""
     assert batch.x is not None
     x = batch.x.to(device, non_blocking=True)
     padding = batch.padding_mask
@@ -157,7 +157,7 @@ def _encode(
 
 
 class _Gathered:
-    """Parts of the input that comes next, until they are all there: an input that breaks off has no row."""
+    """Collects the pieces of one input after the other; an input with a broken piece has no row."""
 
     def __init__(self, pieces: Pieces, encoder: Encoder, pool: Pooling, scratch: Path | None) -> None:
         self._pieces, self._pool = pieces, pool
@@ -168,7 +168,7 @@ class _Gathered:
         self._reset()
 
     def add(self, piece: int, part: _Part | str) -> Iterator[Row | Skipped]:
-        """The next piece, or why there is none."""
+        """Take the next piece, or the reason why it cannot be read."""
         index, number = self._pieces.locate(piece)
         if index == self._broken:
             return
@@ -195,7 +195,7 @@ class _Gathered:
             self._reset()
 
     def _read(self, num_frames: int, width: int) -> np.ndarray:
-        """The next frames, or those that are left."""
+        """Read at most so many of the collected frames."""
         return np.frombuffer(self._frames.read(num_frames * width * 4), np.float32).reshape(-1, width)
 
     def _row(self, index: int, features: np.ndarray, first: int) -> Row:

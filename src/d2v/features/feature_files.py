@@ -1,4 +1,4 @@
-"""Features in one file: Parquet, NPZ or safetensors, written from a journal of rows and read again."""
+"""Writes features to one file (Parquet, NPZ or safetensors) from a journal of rows, and reads such files."""
 
 import json
 import struct
@@ -18,21 +18,21 @@ from d2v.errors import UserError
 from d2v.features.journal import RowJournal, flat_values
 
 _ROW_GROUP_BYTES = 16 * 2**20
-_SETTINGS = "d2v"  # where a file keeps what its features are, as JSON
+_SETTINGS = "d2v"  # the name under which a file keeps its settings, as JSON
 
 
 @dataclass(frozen=True)
 class PooledFeatures:
-    """What lies in a file of pooled features; n inputs."""
+    """The content of a file of pooled features; n inputs."""
 
     ids: list[str]
     vectors: Float32[np.ndarray, "n d"]
     settings: dict[str, Any]
-    """What they are; empty where the file does not tell."""
+    """How they were made; empty if the file does not say."""
 
 
 def require_format(path: Path) -> None:
-    """Raise a UserError if features cannot have this name."""
+    """Raise a UserError if features cannot be written to a file of this name."""
     if path.suffix.lower() not in FORMATS:
         raise UserError(f"--output {path}: its name must end with one of {', '.join(FORMATS)}")
     if path.is_dir():
@@ -40,13 +40,13 @@ def require_format(path: Path) -> None:
 
 
 def write_features(path: Path, journal: RowJournal, settings: dict[str, Any], part: str = "frame") -> None:
-    """Make the file of all rows of a journal, all at once: what was there under its name stays until it is whole.
+    """Write all rows of a journal to a file. An older file of this name stays until the new one is complete.
 
     Args:
-        path: Of the file; its ending is one of :data:`FORMATS`.
-        journal: Whose rows; the unfinished file lies in its folder.
-        settings: What the features are, kept in the file as JSON under ``d2v``.
-        part: What a frame is called in the names of columns: "token" of a text, "patch" of a picture.
+        path: Ends with one of :data:`FORMATS`.
+        journal: Holds the rows; the unfinished file is written in its folder.
+        settings: How the features were made; kept in the file as JSON under ``d2v``.
+        part: Word for a frame in the names of columns: "token" for texts, "patch" for pictures.
     """
     unfinished = journal.folder / f"unfinished-{path.name}"
     write, _ = FORMATS[path.suffix.lower()]
@@ -55,7 +55,7 @@ def write_features(path: Path, journal: RowJournal, settings: dict[str, Any], pa
 
 
 def read_file_settings(path: Path) -> dict[str, Any]:
-    """What the features in a file are; empty where it does not tell.
+    """How the features in a file were made; empty if it does not say.
 
     Raises:
         UserError: It cannot be read as a file of features.
@@ -64,7 +64,7 @@ def read_file_settings(path: Path) -> dict[str, Any]:
 
 
 def read_pooled(path: Path) -> PooledFeatures:
-    """All rows of a file that `d2v embed` wrote.
+    """Read a file that `d2v embed` wrote.
 
     Raises:
         UserError: It cannot be read, or holds frames, tokens or patches instead of one vector an input.
@@ -83,12 +83,12 @@ def _read(path: Path, with_rows: bool) -> PooledFeatures:
     _, read = FORMATS[path.suffix.lower()]
     try:
         return read(path, with_rows)
-    except Exception as error:  # each library raises many types of its own at a damaged or foreign file
+    except Exception as error:  # the libraries raise errors of many types if a file is damaged or foreign
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: cannot be read as features ({reason}); `d2v embed` writes such files") from error
 
 
-# Vectors of many frames an input are not read: this stands in their place.
+# Stands in place of the vectors of a file that is not pooled, which are not read.
 _MANY_VECTORS = np.empty((0, 0, 0), np.float32)
 
 
@@ -131,7 +131,7 @@ def _read_parquet(path: Path, with_rows: bool) -> PooledFeatures:
 
 
 class _Array(NamedTuple):
-    """An array that is written block by block, and is never as a whole in memory."""
+    """An array that is written block by block, because it may not fit into memory."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -161,7 +161,7 @@ def _arrays(journal: RowJournal, part: str) -> tuple[list[str], dict[str, _Array
 
 
 def _write_npz(path: Path, journal: RowJournal, settings: str, part: str) -> None:
-    """The arrays, and ``id``, for ``numpy.load``; as ``numpy.savez``, which wants all arrays in memory."""
+    """Write what ``numpy.savez`` would, which needs all arrays in memory: the arrays and ``id``."""
     ids, arrays = _arrays(journal, part)
     arrays = {"id": _Array.of(np.array(ids)), _SETTINGS: _Array.of(np.array(settings)), **arrays}
     with zipfile.ZipFile(path, "w") as archive:
@@ -183,9 +183,9 @@ def _read_npz(path: Path, with_rows: bool) -> PooledFeatures:
 
 
 def _write_safetensors(path: Path, journal: RowJournal, settings: str, part: str) -> None:
-    """The arrays as tensors; ids stand as a JSON list under ``id`` in the metadata.
+    """Write the arrays as tensors, and the ids as a JSON list under ``id`` in the metadata.
 
-    Written here, since the library's own writer wants all bytes in memory. The format: the length of the header in 8
+    Not by the library's own writer, which needs all bytes in memory. The format: the length of the header in 8
     bytes, the header in JSON, the tensors (https://huggingface.co/docs/safetensors).
     """
     ids, arrays = _arrays(journal, part)

@@ -1,4 +1,4 @@
-"""What features depend on: kept in each file of them, and compared before one is continued or searched."""
+"""What features depend on. Each file keeps it, and it is compared before a file is continued or searched."""
 
 import json
 from collections.abc import Mapping
@@ -11,13 +11,13 @@ import torch
 from d2v.data.encoder_inputs import Inputs
 from d2v.model.encoder import Encoder, Layer, Pooling
 
-# Where a checkpoint and inputs lie says nothing of what they are.
+# Paths, which may change while the content stays the same.
 _PLACES = ("checkpoint", "input")
 
 
 @dataclass(frozen=True)
 class FeatureOptions:
-    """What features of an input depend on, beside its content and the encoder's."""
+    """What features depend on, besides the inputs and the weights of the encoder."""
 
     weights: Literal["student", "teacher"] = "student"
     layer: Layer = None
@@ -26,23 +26,23 @@ class FeatureOptions:
     chunk_seconds: float = 30.0
     overlap_seconds: float = 5.0
     image_size: tuple[int, int] | None = None
-    """Height and width in pixels; None: that of the encoder, or no pictures."""
+    """Height and width of pictures in pixels; None: what the encoder was trained with."""
 
     @classmethod
     def of_file(cls, settings: Mapping[str, Any]) -> "FeatureOptions":
-        """Those that the features in a file were made with."""
+        """The options that the features in a file were made with."""
         return cls(**{field.name: settings[field.name] for field in fields(cls)})
 
     @property
     def autocast(self) -> torch.dtype | None:
-        """Precision to compute in where autocast sees fit; None: that of the weights."""
+        """Precision for autocast; None: that of the weights."""
         return torch.bfloat16 if self.precision == "bf16" else None
 
 
 def all_settings(
     encoder: Encoder, inputs: Inputs, device: torch.device, options: FeatureOptions, checkpoint: str, root: str
 ) -> dict[str, Any]:
-    """All that the features depend on, as plain values: what a file of them records."""
+    """All that the features depend on, as plain values to be kept in their file."""
     from d2v import __version__
 
     values = asdict(options)
@@ -61,7 +61,7 @@ def all_settings(
 
 
 def encoder_digest(encoder: Encoder) -> str:
-    """Of the class, the arguments, the weights and the assets of an encoder, wherever it was loaded from."""
+    """Hash of an encoder's class, arguments, weights and assets; it does not depend on where they were loaded from."""
     digest = blake2b(json.dumps([encoder.recipe, encoder.assets], sort_keys=True).encode(), digest_size=12)
     for name, value in sorted(encoder.state_dict().items()):
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
@@ -70,7 +70,7 @@ def encoder_digest(encoder: Encoder) -> str:
 
 
 def inputs_digest(inputs: Inputs) -> str:
-    """Of the names and the content of inputs: for files, of when they were written and how large they are."""
+    """Hash of the inputs: of their names and content, or of the size and time of files."""
     digest = blake2b(inputs.fingerprint().encode(), digest_size=12)
     for name in inputs.names:
         digest.update(f"{name}\0".encode())
@@ -78,7 +78,7 @@ def inputs_digest(inputs: Inputs) -> str:
 
 
 def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    """Which settings are not the same, a phrase each; none if features are the same."""
+    """One phrase for each setting that differs; none if the features are the same."""
     found = []
     for name in dict.fromkeys([*one, *other]):
         if name in _PLACES or one.get(name) == other.get(name):

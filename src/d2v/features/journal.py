@@ -1,4 +1,4 @@
-"""Rows of features on the disk as they come, so that a run that was stopped, however roughly, can go on."""
+"""Keeps rows of features on the disk as they are computed, so that a run that was killed can go on."""
 
 import json
 import os
@@ -18,31 +18,31 @@ from d2v.errors import UserError
 from d2v.features.encode import Row
 
 PART_ROWS = 4_096
-"""Inputs of a part."""
+"""Most inputs of a part."""
 PART_SECONDS = 10.0
-"""A part ends earlier than that if so much time has passed: a killed run loses no more, the current input aside."""
+"""Longest time between two parts: a killed run loses the work of so many seconds, and the current input."""
 
-_PART_BYTES = 64 * 2**20  # of vectors: a part is as a whole in memory
+_PART_BYTES = 64 * 2**20  # vectors of a part, which are in memory until it is written
 _SETTINGS, _LOCK = "settings.json", "lock"
 _COUNTS = "d2v_counts"
 _KNOWN = ["id", "num_frames", "first_frame", "duration"]
 
 
 class RowJournal:
-    """A folder ``OUTPUT.unfinished`` of Parquet files, until an output file is made of them.
+    """A folder ``OUTPUT.unfinished`` of Parquet files, which the output file is made of in the end.
 
-    Rows come in parts, and a part gets its name when it is safely on the disk. Only what has a name counts, after any
-    end of the process or of the machine. A part counts the inputs that end in it, those without a row among them. Rows
-    of an input that did not come to its end are removed when the journal is opened again.
+    Rows are written in parts. A part is renamed to its final name when it is safely on the disk, and only then counts,
+    however the process or the machine ends. Each part says how many inputs end in it; inputs without a row count, too.
+    When a journal is opened again, rows of an input that was not complete are removed.
 
     Args:
-        folder: That holds it.
-        settings: What the features are; a journal of others is not continued.
-        width: Of the vectors, D.
-        pooled: Whether a row has one vector.
+        folder: Where it lies; it is made if it is not there.
+        settings: How the features are made; kept in the folder.
+        width: D.
+        pooled: Whether each row has a single vector.
 
     Raises:
-        UserError: Another process writes it, or nothing can be written there.
+        UserError: Another process has it open, or the folder cannot be written.
     """
 
     def __init__(self, folder: Path, settings: dict[str, Any], width: int, pooled: bool) -> None:
@@ -51,7 +51,7 @@ class RowJournal:
         """Inputs that need not be read again."""
         self.num_vectors = 0
         self.num_skipped = 0
-        """Those of the done inputs that have no row."""
+        """Inputs among them that have no row."""
         self._waiting: list[Row | None] = []  # None is an input without a row
         self._waiting_bytes = 0
         self._last_commit = time.monotonic()
@@ -79,7 +79,7 @@ class RowJournal:
     def write(self, row: Row) -> None:
         """Append a row."""
         if row.first_frame == 0 and not row.is_last:
-            self.commit()  # parts without the end of an input hold rows of that input alone
+            self.commit()  # so that a part in which no input ends holds the rows of one input
         self._waiting.append(row)
         self._waiting_bytes += row.features.nbytes
         self.num_vectors += row.num_vectors
@@ -94,8 +94,8 @@ class RowJournal:
         self._commit_if_due()
 
     def commit(self) -> None:
-        """Put all that was appended on the disk."""
-        # First: an interrupt in here must not leave rows that are written twice.
+        """Write what was appended as a part, and wait until it is on the disk."""
+        # Taken out first, so that after an interrupt in here no row is written twice.
         entries, self._waiting, self._waiting_bytes = self._waiting, [], 0
         if not entries:
             return
@@ -114,7 +114,7 @@ class RowJournal:
         self._last_commit = time.monotonic()
 
     def known(self) -> pa.Table:
-        """Of all rows, in their order: columns ``id``, ``num_frames``, ``first_frame`` and ``duration`` (seconds)."""
+        """The columns ``id``, ``num_frames``, ``first_frame`` and ``duration`` (seconds) of all rows."""
         self.commit()
         tables = []
         for part in self._parts():
@@ -123,13 +123,13 @@ class RowJournal:
         return pa.concat_tables(tables)
 
     def values(self, column: str) -> Iterator[np.ndarray]:
-        """All of ``embedding`` (float32 [n, D]) or ``times`` (float64 [n]), some at a time."""
+        """The column ``embedding`` (float32 [n, D]) or ``times`` (float64 [n]) of all rows, part by part."""
         for table in self._tables():
             array = flat_values(table[column])
             yield array.reshape(-1, self.width) if column == "embedding" else array
 
     def groups(self, most: int) -> Iterator[pa.Table]:
-        """All rows in groups of at most so many vectors, or of one row, whatever the parts that they lie in."""
+        """All rows in groups of at most ``most`` vectors (or one row). The groups do not depend on the parts."""
         group: list[pa.Table] = []
         size = 0
         for table in self._tables():
@@ -146,18 +146,18 @@ class RowJournal:
         yield pa.concat_tables(group).combine_chunks()
 
     def close(self) -> None:
-        """Release what is open; what was appended stays, unless it is not one input."""
+        """Write what was appended and release the lock; delete the folder if no input is done."""
         if not self._lock.is_locked:
             return
         if not self.num_done:
             self.remove()
             return
-        with suppress(OSError):  # no space is left, say: what was committed before still counts
+        with suppress(OSError):  # such as a full disk: the parts before still count
             self.commit()
         self._lock.release()
 
     def remove(self) -> None:
-        """Delete it."""
+        """Delete the folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self._lock.release()
 
@@ -167,7 +167,7 @@ class RowJournal:
             self.commit()
 
     def _recover(self) -> None:
-        """Count what is there, and remove the rows of an input that did not come to its end."""
+        """Count what is there, and remove the rows of an input that was not complete."""
         counts = []
         for part in self._parts():
             counts.append(json.loads(pq.read_schema(part).metadata[_COUNTS.encode()]))
@@ -199,15 +199,15 @@ class RowJournal:
         return sorted(self.folder.glob("[0-9]*.parquet"))
 
     def _tables(self) -> Iterator[pa.Table]:
-        """All rows, a part at a time."""
+        """All rows, part by part."""
         self.commit()
         for part in self._parts():
             with pq.ParquetFile(part) as file:
-                yield file.read().cast(self._schema)  # Parquet has names of its own for items
+                yield file.read().cast(self._schema)  # Parquet renames the items of lists
 
 
 def flat_values(column: pa.ChunkedArray) -> np.ndarray:
-    """All numbers of a column of lists, or of lists of lists, one after the other."""
+    """The numbers in a column of lists, or of lists of lists, as one array."""
     array = column.combine_chunks()
     while pa.types.is_nested(array.type):
         array = array.flatten()
@@ -218,14 +218,14 @@ def discard(folder: Path) -> None:
     """Delete the journal in a folder.
 
     Raises:
-        UserError: Another process writes it.
+        UserError: Another process has it open.
     """
     with _locked(folder):
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def read_settings(folder: Path) -> dict[str, Any] | None:
-    """What the journal in a folder holds features of; None if there is none, or nothing to continue."""
+    """Settings of the journal in a folder; None if there is none."""
     try:
         settings = json.loads((folder / _SETTINGS).read_text())
     except (OSError, ValueError):
@@ -243,7 +243,7 @@ def _locked(folder: Path) -> FileLock:
 
 
 def _sync(path: Path) -> None:
-    """Have the system put a file, or the names in a folder, on the disk."""
+    """Wait until a file, or the names in a folder, are on the disk."""
     flags = os.O_RDWR
     if path.is_dir():
         if os.name == "nt":  # Windows does not open folders

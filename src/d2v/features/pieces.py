@@ -1,4 +1,4 @@
-"""What is encoded at once: inputs cut into pieces, and pieces of about one length put together."""
+"""Cuts inputs into pieces, and puts pieces of about the same length into batches."""
 
 import functools
 import math
@@ -17,45 +17,45 @@ from d2v.features.feature_settings import FeatureOptions
 from d2v.model.encoder import Encoder
 
 _LARGEST_RATIO = 1.25
-# Tokens of pictures that are encoded at once; a processor is fastest on batches that fit its cache.
+# Patches in a batch of pictures; a processor is fastest on batches that fit its cache.
 _PATCHES_CPU, _PATCHES_GPU = 4_096, 65_536
 
 
 class Lengths(NamedTuple):
-    """How long pieces and batches are, in samples."""
+    """Lengths of pieces and batches, in samples."""
 
     chunk: int
     """Longest piece."""
     overlap: int
-    """What neighbours share."""
+    """Shared by two neighbouring pieces."""
     batch: int
-    """Most that a batch has, padding included; a longer piece is alone."""
+    """Largest batch, padding included; a longer piece is a batch of its own."""
     window: int
-    """Among how much of neighbours pieces are sorted by length: what is finished waits for those before it."""
+    """Pieces are sorted by length within windows of so many samples, because rows are written in their order."""
 
 
 class PieceBatch(NamedTuple):
-    """Pieces of about one length, read and padded at their ends."""
+    """Pieces of about the same length, padded at their ends."""
 
     pieces: list[int]
-    """Those that could be read, a row each."""
+    """Numbers of the pieces that could be read, one a row."""
     x: Tensor | None
-    """[B, samples], or whole inputs as their modality has them [B, ...]; None if none could be read."""
+    """[B, samples], or whole inputs [B, ...]; None if no piece could be read."""
     padding_mask: Bool[Tensor, "b samples"] | None
-    """True is padding; None: there is none."""
+    """True = padding; None when nothing is padded."""
     broken: list[tuple[int, str]]
-    """The others, and why."""
+    """Numbers of the others, and why they could not be read."""
 
 
 class Pieces(Dataset[PieceBatch]):
-    """The chunks of all inputs, one after the other, an input that is read whole being one piece; in batches.
+    """Batches of pieces: the chunks of all inputs in their order; an input that is read whole is one piece.
 
-    Which pieces are together in a batch depends on the inputs and the lengths alone.
+    Which pieces are in a batch depends on nothing but the inputs and the lengths.
 
     Args:
         inputs: What to read.
-        encoder: Whose frames the chunks are cut at.
-        lengths: Of chunks and batches; a number: so many inputs a batch, of one shape and read whole.
+        encoder: Chunks are cut between its frames.
+        lengths: Lengths of chunks and batches; or the number of inputs in a batch, if they are read whole.
 
     Raises:
         UserError: The chunks are too short for their overlap, or for a frame.
@@ -71,7 +71,9 @@ class Pieces(Dataset[PieceBatch]):
             return
         extractor: Any = encoder.front.feature_extractor
         self.cut = (lengths.chunk, lengths.overlap, extractor.stride, extractor.receptive_field)
-        plan_chunks(2 * lengths.chunk + extractor.receptive_field, *self.cut)  # a wrong length is told at once
+        plan_chunks(
+            2 * lengths.chunk + extractor.receptive_field, *self.cut
+        )  # a wrong length raises before anything is read
         counts, flat = list[int](), list[int]()
         for index in range(len(inputs)):
             lengths_of_chunks = [chunk.stop - chunk.start for chunk in self.chunks(index)] or [0]
@@ -82,7 +84,7 @@ class Pieces(Dataset[PieceBatch]):
         self._batches = plan_batches(np.array(flat, dtype=np.int64), lengths.batch, lengths.window)
 
     def first_piece(self, index: int) -> int:
-        """Where the pieces of an input begin."""
+        """Number of the first piece of an input."""
         return int(self._first[index])
 
     def batches_from(self, piece: int) -> list[int]:
@@ -90,13 +92,13 @@ class Pieces(Dataset[PieceBatch]):
         return [number for number, pieces in enumerate(self._batches) if len(pieces) and pieces.max() >= piece]
 
     def chunks(self, index: int) -> list[Chunk]:
-        """Of one input; none if it is read whole or too short for a frame."""
+        """The chunks of an input; none if it is read whole, or is too short for a frame."""
         if self.cut is None or self.inputs.num_samples(index) < self.cut[-1]:
             return []
         return _plan(self.inputs.num_samples(index), self.cut)
 
     def chunk(self, piece: int) -> Chunk | None:
-        """Of one piece; None if it is an input that is read whole."""
+        """The chunk that a piece is; None if it is an input that is read whole."""
         index, number = self.locate(piece)
         chunks = self.chunks(index)
         return chunks[number] if chunks else None
@@ -140,7 +142,7 @@ class Pieces(Dataset[PieceBatch]):
 
 
 def plan_lengths(inputs: Inputs, device: torch.device, options: FeatureOptions) -> Lengths | int:
-    """Of pieces and batches, as :class:`Pieces` takes them; a processor is fastest on batches that fit its cache.
+    """Choose lengths of pieces and batches for a device.
 
     Raises:
         UserError: The pieces that are asked for are too short for their overlap.
@@ -165,15 +167,15 @@ def plan_lengths(inputs: Inputs, device: torch.device, options: FeatureOptions) 
 
 
 def plan_batches(lengths: np.ndarray, largest: int, window: int) -> list[np.ndarray]:
-    """Put pieces of about one length together, each with near neighbours only.
+    """Put pieces of about the same length into batches; only pieces of one window come together.
 
     Args:
-        lengths: Of all pieces, int64 [P].
-        largest: Most that a batch has, padding included; a longer piece is alone.
-        window: Among how much pieces are sorted; all of a window come before any of the next.
+        lengths: Lengths of all pieces, int64 [P].
+        largest: Largest batch, padding included; a longer piece is a batch of its own.
+        window: Samples of a window; all pieces of a window come before those of the next.
 
     Returns:
-        Positions of the pieces of each batch, int64.
+        Numbers of the pieces of each batch, int64.
     """
     windows = np.cumsum(lengths) // window
     order = np.lexsort((lengths, windows))  # stable: the chunks of a long input stay in order
@@ -192,6 +194,6 @@ def plan_batches(lengths: np.ndarray, largest: int, window: int) -> list[np.ndar
     return [np.array(batch, dtype=np.int64) for batch in batches]
 
 
-@functools.lru_cache(maxsize=8)  # asked for at each piece of the same input
+@functools.lru_cache(maxsize=8)  # called again for each piece of an input
 def _plan(num_samples: int, cut: tuple[int, int, int, int]) -> list[Chunk]:
     return plan_chunks(num_samples, *cut)

@@ -23,12 +23,12 @@ _PICTURES = (".png", ".jpg", ".pdf", ".svg")
 
 @dataclass(frozen=True)
 class Neighbours:
-    """Of one query, the nearest first; of equally near ones, the first row first."""
+    """The neighbours of one query, the nearest first; equally near ones in the order of the rows."""
 
     query: str
     """Id of a row, or a new file."""
     row: int | None
-    """Which row the query is; None: it is a new file."""
+    """The row that the query is; None: it is a new file."""
     ids: list[str]
     similarities: list[float]
     """Cosines, from -1 to 1."""
@@ -45,14 +45,14 @@ def search(
     root: str | Path | None = None,
     device: str = "auto",
 ) -> list[Neighbours]:
-    """The rows of a file of features that are nearest to one of them, or to a new file. All rows are compared.
+    """Find the rows of a file of features that are nearest to one of them, or to a new file. All rows are compared.
 
     Args:
         embeddings: What :func:`d2v.embed_files` wrote, pooled.
         query: One or several: the id of a row, which is then no neighbour of itself; or a file, a folder, a glob or a
             text, which is embedded as the rows were.
         top: Neighbours of each query; fewer if there are not as many rows.
-        checkpoint: That the rows were embedded with; only for new files.
+        checkpoint: The one that the rows were embedded with; needed for new files only.
         output: Write a table of them (.tsv): query, rank, id, similarity.
         picture: Draw queries and neighbours (.png, .jpg, .pdf or .svg), if they are files of pictures.
         root: Folder that ids are paths below, for the drawing; None: the input of the embedding.
@@ -112,13 +112,13 @@ def nearest(
     """Exact neighbours (scikit-learn's NearestNeighbors).
 
     Args:
-        vectors: Among which to search.
-        queries: Whose neighbours.
-        top: How many of each; fewer if there are not as many.
-        without: For each query the row that it is itself, which is no neighbour of it; None: it is none of the rows.
+        vectors: All rows.
+        queries: Vectors whose neighbours are wanted.
+        top: Neighbours of each query; fewer if there are not as many rows.
+        without: The row that each query is, which does not count as its own neighbour; None: it is no row.
 
     Returns:
-        Rows and cosines, the nearest first; of equally near ones, the first row first.
+        Rows and cosines, the nearest first; equally near ones in the order of the rows.
 
     Raises:
         UserError: There is nothing to find, or a vector is not finite.
@@ -134,7 +134,7 @@ def nearest(
     if len(broken):
         raise UserError(f"row {broken[0]} and {len(broken) - 1} more are not finite: the checkpoint is broken")
     index = NearestNeighbors(metric="cosine", algorithm="brute").fit(vectors)
-    # One more, since a query is its own nearest neighbour.
+    # One more, because a query that is a row finds itself first.
     distances, found = index.kneighbors(queries, n_neighbors=min(count + 1, len(vectors)))
     rows, similarities = np.empty((len(queries), count), np.int64), np.empty((len(queries), count))
     for query, row in enumerate(without):
@@ -150,11 +150,11 @@ class _Query(NamedTuple):
     name: str
     vector: Float32[np.ndarray, "d"]
     row: int | None
-    """Which row it is; None: a new file."""
+    """The row that it is; None: it is a new file."""
 
 
 def _unknown(query: str, ids: list[str], embeddings: Path) -> str:
-    """What to say of a query that is no id."""
+    """The message for a query that is neither an id nor embedded."""
     if Path(query).exists():
         return f"--query {query}: no id in {embeddings}, but a file: give --checkpoint too, and it is embedded"
     near = [name for name in ids if query.lower() in name.lower()][:5]
@@ -185,7 +185,7 @@ def _encoder_of(features: PooledFeatures, embeddings: Path, checkpoint: str | Pa
 
 
 def _embedded(query: str, features: PooledFeatures, embeddings: Path, encoder: Encoder, device: str) -> list[_Query]:
-    """New files, under the settings of the rows."""
+    """Embed new files with the settings of the rows."""
     options, where = FeatureOptions.of_file(features.settings), find_device(device)
     try:
         pieces = open_pieces(encoder, query, options, where)

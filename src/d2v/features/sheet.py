@@ -17,12 +17,12 @@ _MOST_QUERIES = 20
 
 
 def draw_sheet(found: Sequence["Neighbours"], root: Path, path: Path) -> None:
-    """A row a query: itself, then its neighbours with their similarities. Only the first 20 are drawn.
+    """Draw one row a query: the query, then its neighbours and their similarities. Only the first 20 are drawn.
 
     Args:
         found: Neighbours of each query.
-        root: That ids are paths below; or the one file that was embedded.
-        path: Of the drawing.
+        root: The folder that ids are paths in; or the one file that was embedded.
+        path: The file to draw to.
 
     Raises:
         UserError: Not one of the neighbours is a picture below ``root``.
@@ -54,7 +54,7 @@ def draw_sheet(found: Sequence["Neighbours"], root: Path, path: Path) -> None:
 
 
 def _open(path: Path) -> Image.Image | None:
-    """None where there is no picture that can be read."""
+    """The picture; None if there is none that can be read."""
     try:
         with Image.open(path) as picture:
             picture.thumbnail((320, 320))

@@ -1,4 +1,4 @@
-"""Encoders side by side, by their frozen features: what `d2v probe` calls."""
+"""Compares encoders by their frozen features: the function behind `d2v probe`."""
 
 import json
 import time
@@ -24,7 +24,7 @@ from d2v.monitoring.curves import draw_curves
 from d2v.monitoring.pictures import denormalise, draw_feature_pca, draw_masks
 
 RANDOM = "random"
-"""What is given in place of a checkpoint for an untrained encoder."""
+"""Stands in place of a checkpoint for an untrained encoder."""
 _NUM_PICTURES = 8
 _LABELS = {
     "knn_top1": "kNN top-1 %",
@@ -36,13 +36,13 @@ _LABELS = {
 
 @dataclass(frozen=True)
 class Comparison:
-    """What :func:`probe` found; as a text, a table with a column an encoder."""
+    """What :func:`probe` found; printed, it is a table with one column an encoder."""
 
     rows: list[dict[str, Any]]
     """One an encoder: ``knn_top1``, ``linear_top1``, ``linear_top5`` (from six classes on) and
     ``linear_unpenalised_top1``, accuracies in percent on the validation samples; and what they were measured on."""
     drawn: list[Path]
-    """Pictures that were written."""
+    """Files of pictures that were written."""
 
     def __str__(self) -> str:
         first = self.rows[0]
@@ -79,13 +79,13 @@ def probe(
             untrained.
         config: One or several with a section ``data``, by path or by the name of a shipped one; later ones change
             earlier ones.
-        data: Values of that section that differ, by name: {"root": DIR}.
+        data: Changes to that section, such as {"root": DIR}.
         weights: The students', or the teachers'.
         layer: As in :func:`d2v.embed_files`.
-        pool: Of the tokens of a sample: their mean, or the CLS token.
+        pool: The mean of a sample's tokens, or its CLS token.
         max_samples: At most so many of each split, evenly spaced; None: all.
         k: Neighbours of the kNN classifier.
-        seed: Of untrained encoders; None: ``seed_everything`` of the config, or 0.
+        seed: Seed of untrained encoders; None: ``seed_everything`` of the config, or 0.
         output: Folder to draw masks, features (of pictures) and training curves in; None: nothing is drawn.
         device: auto, cpu, cuda, cuda:1, mps.
 
@@ -102,7 +102,7 @@ def probe(
     encoders: dict[str, Encoder] = {}
     for name in _several(checkpoint):
         encoders[name] = _untrained(merged, seed) if name == RANDOM else load(name, weights=weights)
-    if RANDOM in encoders:  # it reads what the trained one reads: the same tokens
+    if RANDOM in encoders:  # so that it reads the same tokens as the trained one
         for encoder in encoders.values():
             if encoder.assets:
                 encoders[RANDOM].assets = dict(encoder.assets)
@@ -148,8 +148,8 @@ def _several(names: str | Path | Sequence[str | Path]) -> list[str]:
 
 
 def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
-    """A config on top of others as LightningCLI stacks them: sections merge, unless they describe two classes; all else
-    is replaced."""
+    """Merge a config into others as LightningCLI does: sections merge, unless they describe two classes; all other
+    values are replaced."""
     for key, value in other.items():
         before = into.get(key)
         if isinstance(value, dict) and isinstance(before, dict) and _same_class(before, value):
@@ -165,7 +165,7 @@ def _same_class(before: dict[str, Any], value: dict[str, Any]) -> bool:
 def _build_datamodule(
     config: dict[str, Any], changes: Mapping[str, Any]
 ) -> tuple[PretrainingDataModule, dict[str, Any]]:
-    """The DataModule of the config, and all the values it was built with."""
+    """The DataModule of the config, and all values that it was built with."""
     if "data" not in config:
         raise UserError("--config: there is no `data:` section; give a config that has one, such as the run's own")
     words = [f"--data={json.dumps(config['data'])}"]
@@ -210,7 +210,7 @@ def _draw_pictures(
     device: torch.device,
     folder: Path,
 ) -> list[Path]:
-    """Masks and features of a few validation pictures, where the data are pictures."""
+    """Draw masks and features of a few validation pictures, if the data are pictures."""
     batch = next(iter(datamodule.probe_dataloaders(_NUM_PICTURES)[1]))
     inputs = batch.inputs.to(device)
     grid = next(iter(encoders.values())).extract(inputs).grid
@@ -230,7 +230,7 @@ def _draw_pictures(
 
 
 def _draw_curves(checkpoints: list[str], folder: Path) -> list[Path]:
-    """Of the first run that one of the checkpoints is: a run's folder, or a file in its ``checkpoints/``."""
+    """Draw the curves of the first checkpoint that is a run's folder, or a file in its ``checkpoints/``."""
     for name in checkpoints:
         path = Path(name).resolve()
         for place in (path, *path.parents[:2]):

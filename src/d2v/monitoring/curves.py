@@ -37,9 +37,9 @@ class Panel:
     title: str
     unit: str
     curves: dict[str, str]
-    """Name in the legend by name in the log."""
+    """Label in the legend, by the metric's name."""
     from_zero: bool = False
-    """Whether the axis starts at 0, where the distance from it is what matters."""
+    """Whether the axis starts at 0, because the distance from 0 is what matters."""
 
 
 PANELS = (
@@ -65,7 +65,7 @@ _DPI = 150
 
 
 def draw_curves(metrics_csv: Path, path: Path) -> Path:
-    """Loss, signs of collapse, probes and schedules over the optimizer steps, one panel for each that was logged.
+    """Draw loss, signs of collapse, probes and schedules over the optimizer steps, each in a panel if it was logged.
 
     Args:
         metrics_csv: As Lightning's CSVLogger writes it: a ``step`` column and sparse others.
@@ -88,7 +88,7 @@ def draw_curves(metrics_csv: Path, path: Path) -> Path:
 
 
 def read_curves(metrics_csv: Path) -> dict[str, Curve]:
-    """Finite values of each column by step, ascending; of several values at one step the last."""
+    """Steps and finite values of each column; of several values at one step the last."""
     points: dict[str, dict[float, float]] = defaultdict(dict)
     with metrics_csv.open(newline="") as file:
         reader = csv.DictReader(file)
@@ -106,7 +106,7 @@ def read_curves(metrics_csv: Path) -> dict[str, Curve]:
 
 
 def shown_curves(panel: Panel, curves: dict[str, Curve]) -> dict[str, str]:
-    """Curves of a panel that were logged: name in the legend by name in the log, of each encoder of the method."""
+    """The curves of a panel that were logged, for each encoder of the method: label by name."""
     shown = {}
     for metric, label in panel.curves.items():
         for name in curves:
@@ -152,7 +152,7 @@ def _draw_panel(axes: Axes, panel: Panel, curves: dict[str, Curve]) -> None:
 
 
 def _smooth(values: list[float]) -> list[float]:
-    """Mean over a window of a hundredth of the curve, shorter at both ends."""
+    """Running mean over a hundredth of the curve; the window is shorter at both ends."""
     half = max(1, len(values) // 200)
     smooth = []
     for position in range(len(values)):

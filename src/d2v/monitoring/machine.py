@@ -1,4 +1,4 @@
-"""What this machine can do, what is missing, how to get it: what `d2v doctor` prints."""
+"""What this machine can do, what is missing, and how to get it: the function behind `d2v doctor`."""
 
 import importlib.metadata
 import platform
@@ -31,7 +31,7 @@ _OPTIONAL = {
 
 
 class Finding(NamedTuple):
-    """One thing that training needs or may use."""
+    """The state of one thing that training needs or can use."""
 
     state: str
     """ok, note (something to know or to mend) or MISSING (training cannot do without)."""
@@ -41,7 +41,7 @@ class Finding(NamedTuple):
 
 
 def check_machine(data: Iterable[str | Path] = ()) -> list[Finding]:
-    """Python, memory, disk, packages, devices and configs, and folders of pictures if some are given."""
+    """Look at Python, memory, disk, packages, devices and configs, and at the folders of pictures in ``data``."""
     configs = len(list(SHIPPED.rglob("*.yaml")))
     found = Finding(OK if configs else MISSING, "configs", f"{configs} in {SHIPPED}")
     return [*_machine(), *_packages(), *_devices(), found, *map(_pictures, data)]
@@ -71,7 +71,7 @@ def _enough(subject: str, gib: float, text: str, advice: str) -> Finding:
 
 
 def _memory() -> tuple[float, float] | None:
-    """All memory and what is free of it, in GiB; None where the system does not say. A container's limit counts."""
+    """Total and free memory in GiB, within the limit of a container; None if the system does not say."""
     found = {}
     try:
         for line in Path("/proc/meminfo").read_text().splitlines():
@@ -84,7 +84,7 @@ def _memory() -> tuple[float, float] | None:
         group = Path("/sys/fs/cgroup")
         limit = int((group / "memory.max").read_text()) / 2**30
         used = int((group / "memory.current").read_text()) / 2**30
-    except (OSError, ValueError):  # no such limit
+    except (OSError, ValueError):  # there is no limit
         return total, available
     return min(total, limit), min(available, limit - used)
 
@@ -106,7 +106,7 @@ def _packages() -> Iterator[Finding]:
 
 
 def _soundfile() -> Finding:
-    """The library is part of the package, or else the system's, which may be old and without some formats."""
+    """The library comes with the package, or is the system's, which may be old and lack some formats."""
     version = _version("soundfile")
     if version is None:
         return Finding(MISSING, "soundfile", "pip install soundfile")

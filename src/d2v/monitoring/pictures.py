@@ -1,4 +1,4 @@
-"""What a model is shown and what it sees, drawn: masks, and the main directions of patch features."""
+"""Draws what a model is shown and what it sees: masks, and the main directions of patch features."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ _DPI = 150
 def denormalise(
     images: Float[Tensor, "b 3 h w"], mean: Sequence[float] | None, std: Sequence[float] | None
 ) -> Float[Tensor, "b 3 h w"]:
-    """Pixels as they were, 0..1; each picture from its lowest to its highest value where mean and std are unknown."""
+    """Undo the normalisation, to 0..1; without mean and std, stretch each picture from its lowest to highest value."""
     if mean is not None and std is not None:
         return (images * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)).clamp(0, 1)
     low, high = images.amin(dim=(1, 2, 3), keepdim=True), images.amax(dim=(1, 2, 3), keepdim=True)
@@ -29,7 +29,7 @@ def denormalise(
 
 
 def draw_masks(images: Float[Tensor, "b 3 h w"], mask: Mask, grid: tuple[int, ...], path: Path) -> Path:
-    """Pictures in a row, and below each the first masks that it gets, masked patches greyed out.
+    """Draw pictures in a row, and below each its first masks, with masked patches greyed out.
 
     Args:
         images: Pixels, 0..1.
@@ -56,10 +56,10 @@ def draw_feature_pca(
     grid: tuple[int, ...],
     path: Path,
 ) -> Path:
-    """Pictures in a row, and below them each encoder's patch features: the first three principal components as RGB.
+    """Draw pictures in a row, and below them the patch features of each encoder: three principal components as RGB.
 
-    The mean over the pictures is taken from each position first: else the components of a pretrained encoder show where
-    a patch is, which it knows well, and not what it is.
+    The mean over the pictures is subtracted at each position first. Else the components of a pretrained encoder show
+    where a patch is, and not what it is.
 
     Args:
         images: Pixels, 0..1.
@@ -88,13 +88,13 @@ def principal_colours(features: Float[Tensor, "b n d"]) -> Float[Tensor, "b n 3"
     flat = flat - flat.mean(dim=0)
     axes = torch.linalg.eigh(flat.T @ flat).eigenvectors[:, -3:].flip(1)  # [D, 3], strongest first
     largest = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True))
-    projected = flat @ (axes * largest.sign())  # an axis has no sign of its own; this one is reproducible
+    projected = flat @ (axes * largest.sign())  # the sign of an axis is arbitrary; this makes it reproducible
     low, high = projected.quantile(0.01, dim=0), projected.quantile(0.99, dim=0)
     return ((projected - low) / (high - low).clamp(min=1e-12)).clamp(0, 1).view(*features.shape[:2], 3)
 
 
 def _draw_tiles(rows: Mapping[str, Float[Tensor, "b 3 h w"]], title: str, path: Path) -> Path:
-    """A row of pictures a name; drawn without pyplot, whose state belongs to the caller."""
+    """Draw one row of pictures a name, without pyplot, whose state belongs to the caller."""
     first = next(iter(rows.values()))
     num_columns = len(first)
     tile_height = _TILE_INCHES * first.shape[-2] / first.shape[-1]
