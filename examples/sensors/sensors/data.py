@@ -2,6 +2,7 @@
 
 import functools
 import io
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,25 +51,13 @@ class SensorDataModule(PretrainingDataModule):
         root: folder with the recordings.
         length: steps of time in a sample.
         batch_size: recordings of one device and one micro-batch.
-        global_batch_size: recordings of one optimizer step on all devices; null: no accumulation.
-        num_workers: processes a device that read files; null: the cores a device, less one, at most 8.
-        seed: of the order of samples and of their cuts.
-        max_skipped_fraction: largest tolerable share of unreadable files.
+        common: what every DataModule has: global_batch_size, num_workers, seed, max_skipped_fraction.
     """
 
     unit = "recordings"
 
-    def __init__(
-        self,
-        root: str,
-        length: int = 128,
-        batch_size: int = 16,
-        global_batch_size: int | None = None,
-        num_workers: int | None = 0,
-        seed: int = 0,
-        max_skipped_fraction: float = 0.01,
-    ) -> None:
-        super().__init__(root, batch_size, global_batch_size, num_workers, seed, max_skipped_fraction)
+    def __init__(self, root: str, length: int = 128, batch_size: int = 16, **common: Any) -> None:
+        super().__init__(root, batch_size, **common)
         self.length = length
 
     @functools.cached_property
