@@ -13,8 +13,7 @@ import pytest
 
 from d2v.errors import UserError
 from d2v.modalities.text.corpus import jobs
-from d2v.modalities.text.corpus.opening import open_shards
-from d2v.modalities.text.corpus.prepare import prepare_corpus
+from d2v.modalities.text.corpus.prepare import open_shards, prepare_corpus
 from d2v.modalities.text.corpus.shard_writer import ShardWriter, dtype_for, write_index
 from d2v.modalities.text.corpus.shards import Shards, is_prepared
 from d2v.modalities.text.tokenizer import TextTokenizer

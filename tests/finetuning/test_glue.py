@@ -12,10 +12,10 @@ import torch
 from command_line import D2V
 from encoders import save_checkpoint, text_encoder
 
-from d2v.commands.glue_results import Results, Run, best_lr, best_of, table
 from d2v.configs import SHIPPED
 from d2v.errors import UserError
 from d2v.modalities.text.labelled.glue import TASKS, GlueDataModule, submission
+from d2v.modalities.text.labelled.glue_results import GlueResults, GlueRun, best_lr, best_of, table
 from d2v.modalities.text.tokenizer import TextTokenizer
 
 TOKENIZER = TextTokenizer.train(["they say that it is what it is not"] * 3, 270)
@@ -158,8 +158,8 @@ def last_checkpoint(run: str) -> Path:
     return Path("out/runs") / run / "checkpoints/last.ckpt"
 
 
-def run(task: str, lr: float, seed: int, *scores: dict[str, float]) -> Run:
-    return Run(task, lr, seed, f"{task}-{lr:g}-{seed}", dict(zip(TASKS[task].dev_splits, scores, strict=True)))
+def run(task: str, lr: float, seed: int, *scores: dict[str, float]) -> GlueRun:
+    return GlueRun(task, lr, seed, f"{task}-{lr:g}-{seed}", dict(zip(TASKS[task].dev_splits, scores, strict=True)))
 
 
 def test_the_average_is_glues(tmp_path: Path) -> None:
@@ -183,28 +183,28 @@ def test_the_average_is_glues(tmp_path: Path) -> None:
 
     checkpoint = tmp_path / "a.ckpt"
     checkpoint.touch()
-    results = Results.open(tmp_path / "out", checkpoint, tmp_path, ["a=1"])
+    results = GlueResults.open(tmp_path / "out", checkpoint, tmp_path, ["a=1"])
     results.runs += runs
     results.save()
-    assert Results.open(tmp_path / "out", checkpoint, tmp_path, ["a=1"]).runs == runs
+    assert GlueResults.open(tmp_path / "out", checkpoint, tmp_path, ["a=1"]).runs == runs
     assert json.loads(results.file.read_text())["average"] == pytest.approx((0.6 + 0.85 + 0.75) / 3)
     with pytest.raises(UserError, match=r"results\.json there is of another settings \(\['a=1'\], and now \[\]\)"):
-        Results.open(tmp_path / "out", checkpoint, tmp_path, [])
+        GlueResults.open(tmp_path / "out", checkpoint, tmp_path, [])
     results.file.write_text("{")
     with pytest.raises(UserError, match=r"results\.json: damaged"):
-        Results.open(tmp_path / "out", checkpoint, tmp_path, [])
+        GlueResults.open(tmp_path / "out", checkpoint, tmp_path, [])
 
 
 def test_results_are_of_one_encoder_from_the_first_step_on(tmp_path: Path) -> None:
     one, other = tmp_path / "a.ckpt", tmp_path / "b.ckpt"
     one.touch()
     other.touch()
-    Results.open(tmp_path / "out", one, tmp_path, []).save()
-    Results.open(tmp_path / "out", one, tmp_path, ["a=1"])  # nothing had been started
+    GlueResults.open(tmp_path / "out", one, tmp_path, []).save()
+    GlueResults.open(tmp_path / "out", one, tmp_path, ["a=1"])  # nothing had been started
     (tmp_path / "out/runs/cola-lr1e-05-seed1").mkdir(parents=True)
-    Results.open(tmp_path / "out", one, tmp_path, [])
+    GlueResults.open(tmp_path / "out", one, tmp_path, [])
     with pytest.raises(UserError, match=r"results\.json there is of another checkpoint"):
-        Results.open(tmp_path / "out", other, tmp_path, [])
+        GlueResults.open(tmp_path / "out", other, tmp_path, [])
 
 
 def test_a_run_that_diverged_is_never_the_best(tmp_path: Path) -> None:
@@ -221,12 +221,12 @@ def test_a_run_that_diverged_is_never_the_best(tmp_path: Path) -> None:
     assert best_of(runs, "cola") == runs[4]
     lines = table(runs, ["cola", "stsb"]).splitlines()
     assert re.split(r"\s{2,}", lines[1]) == ["CoLA", "matthews", "nan", "nan", "1e-05", "2"]
-    results = Results.open(tmp_path / "out", tmp_path / "a.ckpt", tmp_path, [])
+    results = GlueResults.open(tmp_path / "out", tmp_path / "a.ckpt", tmp_path, [])
     results.runs += runs
     results.save()
     content = json.loads(results.file.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
     assert content["runs"][0]["scores"]["dev"] == {"pearson": None, "spearman": None}
-    again = Results.open(tmp_path / "out", tmp_path / "a.ckpt", tmp_path, [])
+    again = GlueResults.open(tmp_path / "out", tmp_path / "a.ckpt", tmp_path, [])
     assert again.runs[1:3] == runs[1:3]
     assert best_lr(again.runs, "stsb") == 2e-5
 

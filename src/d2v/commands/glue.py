@@ -2,6 +2,7 @@
 
 import argparse
 import gc
+import itertools
 import os
 import re
 import shutil
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 from d2v.errors import Interrupted, UserError
 
 if TYPE_CHECKING:  # nothing heavy is imported before the arguments are known to be right
-    from d2v.commands.glue_results import Results, Run
+    from d2v.modalities.text.labelled.glue_results import GlueResults, GlueRun
 
 LEARNING_RATES = (1e-5, 2e-5, 4e-5, 6e-5)
 _ONE_DEVICE = ("trainer.devices", "trainer.num_nodes")
@@ -49,53 +50,82 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: An option or the data is wrong, or DIR holds the results of something else.
     """
-    settings = _settings(args.set)
-    checkpoint = Path(args.checkpoint).expanduser().resolve()
-    if not checkpoint.exists():
-        raise UserError(f"--checkpoint {args.checkpoint}: no such file or folder")
+    tasks = None if args.tasks is None else args.tasks.split(",")
+    results = fine_tune_on_glue(args.checkpoint, args.root, args.output, tasks, args.lr, args.seeds, args.set)
 
-    from d2v.commands.glue_results import Results, table
     from d2v.modalities.text.labelled.glue import TASKS
 
-    tasks, missing = _tasks(args)
-    results = Results.open(args.output, checkpoint, args.root.expanduser().resolve(), settings)
-    results.save()  # what an interrupted run was of is known from its first step on
-    planned = list(dict.fromkeys((task, lr, seed) for task in tasks for lr in args.lr for seed in args.seeds))
-    done = {(found.task, found.lr, found.seed) for found in results.runs}
-    rest = [plan for plan in planned if plan not in done]
-    print(f"GLUE: {len(planned)} runs, {len(planned) - len(rest)} of them done already", flush=True)
-    try:
-        _run_all(tasks, rest, results)
-    except Interrupted as stop:
-        raise Interrupted("stopped; the same command goes on where it was", stop.signal_number) from stop
-    print(table(results.runs, tasks))
+    print(results.table())
+    missing = [task.folder for name, task in TASKS.items() if tasks is None and name not in results.tasks]
     if missing:
-        print(f"missing in {args.root}: {', '.join(TASKS[name].folder for name in missing)}")
+        print(f"missing in {args.root}: {', '.join(missing)}")
     print(f"results: {results.file}")
-    if submitted := sorted(path.name for path in results.submission.glob("*.tsv")):
+    submitted = sorted(path.name for path in results.submission.glob("*.tsv"))
+    if submitted:
         print(f"submission: {results.submission} ({', '.join(submitted)})")
 
 
-def _run_all(tasks: Sequence[str], plans: Sequence[tuple[str, float, int]], results: "Results") -> None:
-    """Task by task; each then hands in what its best run predicts, whose weights alone stay."""
-    from d2v.commands.glue_results import best_of
-    from d2v.modalities.text.labelled.glue import find_task_folder
+def fine_tune_on_glue(
+    checkpoint: str | Path,
+    root: str | Path,
+    output: str | Path,
+    tasks: Sequence[str] | None = None,
+    learning_rates: Sequence[float] = LEARNING_RATES,
+    seeds: Sequence[int] = (1,),
+    settings: Sequence[str] = (),
+) -> "GlueResults":
+    """Fine-tune an encoder on tasks of GLUE, with each learning rate and seed; this is ``d2v glue``.
 
-    for task in tasks:
-        for _, lr, seed in (plan for plan in plans if plan[0] == task):
-            number = plans.index((task, lr, seed)) + 1
-            print(f"run {number} of {len(plans)}: {task}, learning rate {lr:g}, seed {seed}", flush=True)
-            results.add(_fine_tune(task, lr, seed, results))
-        best = best_of(results.runs, task)
-        folder = find_task_folder(results.root, task)
-        assert folder is not None
-        _predict(task, folder, best.folder, results)
-        for other in results.runs:  # gigabytes each
-            if other.task == task and other.folder != best.folder:
-                shutil.rmtree(results.output / "runs" / other.folder / "checkpoints", ignore_errors=True)
+    Finished runs lie in ``output`` and are not repeated; an interrupted run goes on where it stopped. What the best run
+    of a task predicts for its test sets is written into ``output/submission``.
+
+    Args:
+        checkpoint: A run's folder, ``.ckpt`` or imported folder.
+        root: Folder where CoLA, SST-2, MRPC, ... lie.
+        output: Folder for runs and results.
+        tasks: By GLUE's or Hugging Face's names; None: all that are there.
+        learning_rates: To try; a task's score is that of the one with the best mean over the seeds.
+        seeds: One run each.
+        settings: ``KEY=VALUE`` of the recipes ``finetune/glue/TASK.yaml`` that differ.
+
+    Raises:
+        UserError: A value or the data is wrong, or ``output`` holds the results of something else.
+        Interrupted: It was stopped.
+    """
+    pairs = _checked(settings)
+    encoder = Path(checkpoint).expanduser().resolve()
+    if not encoder.exists():
+        raise UserError(f"--checkpoint {checkpoint}: no such file or folder")
+
+    from d2v.modalities.text.labelled.glue_results import GlueResults
+
+    folder = Path(root).expanduser().resolve()
+    found = _find_tasks(root, folder, tasks)
+    results = GlueResults.open(Path(output), encoder, folder, pairs)
+    results.tasks = list(found)
+    results.save()  # what an interrupted run was of is known from its first step on
+    done = {(run.task, run.lr, run.seed) for run in results.runs}
+    planned = list(dict.fromkeys(itertools.product(found, learning_rates, seeds)))
+    rest = [plan for plan in planned if plan not in done]
+    print(f"GLUE: {len(planned)} runs, {len(planned) - len(rest)} of them done already", flush=True)
+    try:
+        for task in found:
+            for number, plan in enumerate(rest, 1):
+                if plan[0] == task:
+                    print(f"run {number} of {len(rest)}: {task}, learning rate {plan[1]:g}, seed {plan[2]}", flush=True)
+                    results.runs.append(_fine_tune(*plan, results))
+                    results.save()
+            best = results.best_of(task)
+            _predict(task, found[task], best.folder, results)
+            for other in results.runs:  # weights are gigabytes each
+                if other.task == task and other.folder != best.folder:
+                    shutil.rmtree(results.output / "runs" / other.folder / "checkpoints", ignore_errors=True)
+    except Interrupted as stop:
+        raise Interrupted("stopped; the same command goes on where it was", stop.signal_number) from stop
+    return results
 
 
-def _settings(pairs: Sequence[str]) -> list[str]:
+def _checked(pairs: Sequence[str]) -> list[str]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         key = key.removeprefix("--").replace(".init_args.", ".")
@@ -111,33 +141,38 @@ def _settings(pairs: Sequence[str]) -> list[str]:
     return sorted(pair.removeprefix("--") for pair in pairs)
 
 
-def _tasks(args: argparse.Namespace) -> tuple[list[str], list[str]]:
-    """Tasks to run, and those that are not there."""
+def _find_tasks(root: str | Path, folder: Path, names: Sequence[str] | None) -> dict[str, Path]:
+    """Folders of the tasks to run, by name."""
     from d2v.modalities.text.labelled.glue import TASKS, find_task_folder
 
-    if not args.root.expanduser().is_dir():
-        raise UserError(f"--root {args.root}: no such folder")
-    found = {name: find_task_folder(args.root.expanduser().resolve(), name) for name in TASKS}
-    if args.tasks is None:
-        there = [name for name, folder in found.items() if folder is not None]
+    if not folder.is_dir():
+        raise UserError(f"--root {root}: no such folder")
+    there: dict[str, Path] = {}
+    for name in TASKS:
+        place = find_task_folder(folder, name)
+        if place is not None:
+            there[name] = place
+    if names is None:
         if not there:
             folders = ", ".join(task.folder for task in TASKS.values())
-            raise UserError(f"--root {args.root}: has none of the folders {folders}")
-        return there, [name for name in TASKS if name not in there]
-    chosen = list(dict.fromkeys(name.strip().lower().replace("-", "") for name in args.tasks.split(",")))
-    for name in chosen:
+            raise UserError(f"--root {root}: has none of the folders {folders}")
+        return there
+    chosen: dict[str, Path] = {}
+    for given in names:
+        name = given.strip().lower().replace("-", "")
         if name not in TASKS:
             raise UserError(f"--tasks: there is no task {name!r}; there are {', '.join(TASKS)}")
-        if found[name] is None:
-            raise UserError(f"--tasks {name}: --root {args.root} has no folder {TASKS[name].folder}")
-    return chosen, []
+        if name not in there:
+            raise UserError(f"--tasks {name}: --root {root} has no folder {TASKS[name].folder}")
+        chosen[name] = there[name]
+    return chosen
 
 
-def _fine_tune(task: str, lr: float, seed: int, results: "Results") -> "Run":
+def _fine_tune(task: str, lr: float, seed: int, results: "GlueResults") -> "GlueRun":
     """One run: train, and score what the last epoch left on each development set."""
-    from d2v.commands.glue_results import Run, last_metrics
     from d2v.commands.run_folder import newest_checkpoint
     from d2v.modalities.text.labelled.glue import TASKS
+    from d2v.modalities.text.labelled.glue_results import GlueRun, last_metrics
 
     spec, runs, name = TASKS[task], results.output / "runs", f"{task}-lr{lr:g}-seed{seed}"
     words = [f"--config=finetune/glue/{task}.yaml", f"--model.checkpoint={results.checkpoint}"]
@@ -159,13 +194,13 @@ def _fine_tune(task: str, lr: float, seed: int, results: "Results") -> "Run":
     for left in runs.iterdir():  # by interrupted calls
         if left != folder and re.fullmatch(rf"{re.escape(name)}(-\d+)?", left.name):
             shutil.rmtree(left)
-    return Run(task, lr, seed, folder.name, scores)
+    return GlueRun(task, lr, seed, folder.name, scores)
 
 
-def _predict(task: str, folder: Path, run: str, results: "Results") -> None:
+def _predict(task: str, folder: Path, run: str, results: "GlueResults") -> None:
     """The files to hand in of the test sets that are there, unless they have been made from this run already."""
-    from d2v.commands.glue_results import predictions
     from d2v.modalities.text.labelled.glue import TASKS, find_glue_split, submission
+    from d2v.modalities.text.labelled.glue_results import predictions
 
     for split, name in TASKS[task].submissions.items():
         file = results.submission / f"{name}.tsv"

@@ -63,7 +63,6 @@ def prepare_text(args: argparse.Namespace) -> None:
         OSError: The output cannot be written.
     """
     from d2v.modalities.text.corpus.prepare import prepare_corpus
-    from d2v.modalities.text.corpus.shards import SPLITS, Shards
 
     prepared = prepare_corpus(
         args.input,
@@ -73,12 +72,10 @@ def prepare_text(args: argparse.Namespace) -> None:
         val_fraction=args.val_fraction,
         num_workers=args.num_workers,
         text_column=args.text_column,
+        verify=args.verify,
     )
-    for split in SPLITS:
-        shards = Shards.open(prepared.folder, split)
-        if args.verify and shards is not None:
-            shards.verify()
-    print(describe(prepared, asked=None if args.tokenizer else args.vocab_size, verified=args.verify))
+    asked = None if args.tokenizer else args.vocab_size
+    print(describe(prepared, asked, args.verify))
 
 
 def describe(prepared: "PreparedText", asked: int | None, verified: bool) -> str:
@@ -96,36 +93,29 @@ def describe(prepared: "PreparedText", asked: int | None, verified: bool) -> str
         types = f"{prepared.types - 5:,} and 5 special tokens"
         if prepared.types - 5 < asked:
             types += f"; {asked:,} were asked for, but this text has no more pairs that occur twice"
-    rows = [
-        ("files", f"{prepared.files:,}"),
-        ("documents", f"{documents['train']:,} to train on, {documents['val']:,} to validate"),
-        ("tokens", f"{tokens['train']:,} to train on, {tokens['val']:,} to validate"),
-        ("types", types),
-        ("bytes", f"{prepared.bytes:,} of text, {prepared.bytes / all_tokens:.2f} a token"),
+    lines = [
+        f"files      {prepared.files:,}",
+        f"documents  {documents['train']:,} to train on, {documents['val']:,} to validate",
+        f"tokens     {tokens['train']:,} to train on, {tokens['val']:,} to validate",
+        f"types      {types}",
+        f"bytes      {prepared.bytes:,} of text, {prepared.bytes / all_tokens:.2f} a token",
     ]
     if not documents["val"]:
-        rows.append(("validation", "none: there are too few documents for --val_fraction"))
+        lines.append("validation none: there are too few documents for --val_fraction")
     if prepared.line_files:
-        rows.append(("note", f"{prepared.line_files:,} files have no blank lines: each line is a document"))
+        lines.append(f"note       {prepared.line_files:,} files have no blank lines: each line is a document")
     if prepared.invalid:
-        rows.append(("note", f"{prepared.invalid:,} places that were no UTF-8 became U+FFFD"))
+        lines.append(f"note       {prepared.invalid:,} places that were no UTF-8 became U+FFFD")
     if prepared.encoded:
         seconds = prepared.encoding_seconds / prepared.encoded
         again = "" if prepared.encoded == 1 else f" ({1 - prepared.encoded:.0%} was there already)"
-        rows.append(
-            (
-                "speed",
-                f"{prepared.bytes / seconds / 1e6:.1f} MB/s, {all_tokens / seconds:,.0f} tokens/s{again}; "
-                f"tokenizer {prepared.training_seconds:.0f} s, encoding {prepared.encoding_seconds:.0f} s",
-            )
+        lines.append(
+            f"speed      {prepared.bytes / seconds / 1e6:.1f} MB/s, {all_tokens / seconds:,.0f} tokens/s{again}; "
+            f"tokenizer {prepared.training_seconds:.0f} s, encoding {prepared.encoding_seconds:.0f} s"
         )
     if verified:
-        rows.append(("verified", "all checksums are right"))
+        lines.append("verified   all checksums are right")
     state = "written to" if prepared.created else "already in"
-    return "\n".join(
-        [
-            *(f"{name:<11}{value}" for name, value in rows),
-            f"{state} {prepared.folder}",
-            f"next: d2v fit --config v2/text.yaml --data.root {prepared.folder}",
-        ]
-    )
+    lines.append(f"{state} {prepared.folder}")
+    lines.append(f"next: d2v fit --config v2/text.yaml --data.root {prepared.folder}")
+    return "\n".join(lines)

@@ -7,37 +7,27 @@ from torch import Tensor
 
 from d2v.evaluation.frozen import LabelledFeatures
 
+_TEMPERATURE = 0.07
 _CHUNK_NUMBERS = 2**25
 """Similarities held at once: 128 MiB in fp32."""
 
 
-def knn_top1(
-    train: LabelledFeatures,
-    val: LabelledFeatures,
-    k: int = 20,
-    temperature: float = 0.07,
-    device: torch.device | str = "cpu",
-) -> float:
+def knn_top1(train: LabelledFeatures, val: LabelledFeatures, k: int = 20, device: torch.device | str = "cpu") -> float:
     """Top-1 accuracy in percent of the validation samples by their neighbours among the training samples."""
-    predicted = knn_predict(train.features.to(device), train.labels.to(device), val.features.to(device), k, temperature)
+    predicted = knn_predict(train.features.to(device), train.labels.to(device), val.features.to(device), k)
     return (predicted == val.labels.to(device)).float().mean().item() * 100
 
 
 def knn_predict(
-    bank: Float[Tensor, "n d"],
-    labels: Int64[Tensor, "n"],
-    queries: Float[Tensor, "q d"],
-    k: int = 20,
-    temperature: float = 0.07,
+    bank: Float[Tensor, "n d"], labels: Int64[Tensor, "n"], queries: Float[Tensor, "q d"], k: int = 20
 ) -> Int64[Tensor, "q"]:
-    """Class of each query: its k most similar neighbours vote with weight ``exp(cosine / temperature)``.
+    """Class of each query: its k most similar neighbours vote with weight ``exp(cosine / 0.07)``.
 
     Args:
         bank: Features whose classes are known.
         labels: Their classes.
         queries: Features to classify.
         k: Neighbours; all of the bank if it has fewer.
-        temperature: The lower, the more the nearest neighbours decide.
     """
     k = min(k, len(bank))
     num_classes = int(labels.max()) + 1
@@ -46,6 +36,6 @@ def knn_predict(
     for chunk in queries.split(max(1, _CHUNK_NUMBERS // len(labels))):
         similarity, index = (F.normalize(chunk, dim=1) @ bank).topk(k, dim=1)  # [q, n] -> [q, k]
         votes = torch.zeros(len(chunk), num_classes, device=bank.device)
-        votes.scatter_add_(1, labels[index], (similarity / temperature).exp())  # [q, classes]
+        votes.scatter_add_(1, labels[index], (similarity / _TEMPERATURE).exp())  # [q, classes]
         predictions.append(votes.argmax(dim=1))
     return torch.cat(predictions)

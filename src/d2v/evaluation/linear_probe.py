@@ -101,15 +101,12 @@ class SoftmaxRegression:
         self.y = y
         self.num_classes = num_classes
 
-    def solve(
-        self, l2: float, start: Float[Tensor, "d1 c"] | None = None, max_steps: int = 200
-    ) -> Float[Tensor, "d1 c"]:
+    def solve(self, l2: float, start: Float[Tensor, "d1 c"] | None = None) -> Float[Tensor, "d1 c"]:
         """The weights, [D, C], and below them the biases, [1, C].
 
         Args:
             l2: Penalty, above 0.
             start: Where to begin, such as the solution for another penalty; None: zero.
-            max_steps: Most steps of L-BFGS.
         """
         scale = torch.ones(len(self.variances) + 1, 1).to(self.x)  # last row: biases
         scale[:-1, 0] = (self.variances + l2).rsqrt()
@@ -118,7 +115,7 @@ class SoftmaxRegression:
             variable = torch.cat([self.axes.T @ start[:-1], start[-1:]]) / scale
         optimizer = torch.optim.LBFGS(
             [variable],
-            max_iter=max_steps,
+            max_iter=200,
             history_size=20,
             tolerance_grad=1e-6,
             tolerance_change=1e-7,

@@ -105,8 +105,8 @@ def embed_files(
     if num_workers is not None and num_workers < 0:
         raise UserError(f"--num_workers {num_workers}: give 0 or more")
     options = FeatureOptions(weights, layer, pool, precision, chunk_seconds, overlap_seconds, image_size)
-    encoder = load_encoder(checkpoint, options.weights, device)
     where = find_device(device)
+    encoder = load_to(where, checkpoint, weights)
     pieces = open_pieces(encoder, str(input), options, where)
     inputs = pieces.inputs
     _require_other_place(output, str(input), inputs)
@@ -143,18 +143,17 @@ def embed_files(
         return EmbedReport(output, True, shape, num_inputs, skipped.count, amount, speed, seconds)
 
 
-def load_encoder(checkpoint: str | Path, weights: Weights, device: str) -> Encoder:
+def load_to(device: torch.device, checkpoint: str | Path, weights: Weights) -> Encoder:
     """Load an encoder to its device, and bound the memory of oneDNN before the first convolution of the process.
 
     oneDNN keeps what it prepares for the last thousand shapes of convolutions. Each length of sound is a shape, and
     takes about 12 MB for a small encoder.
 
     Raises:
-        UserError: There is no such checkpoint or device.
+        UserError: As :func:`d2v.load`.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8")
-    where = find_device(device)
-    return load(checkpoint, weights=weights).to(where)
+    return load(checkpoint, weights=weights).to(device)
 
 
 def open_pieces(encoder: Encoder, root: str, options: FeatureOptions, device: torch.device) -> Pieces:

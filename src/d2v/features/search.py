@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from jaxtyping import Float32, Float64, Int64
 
 from d2v.errors import UserError
 from d2v.evaluation.frozen import find_device
-from d2v.features.embed import load_encoder, open_pieces
+from d2v.features.embed import load_to, open_pieces
 from d2v.features.encode import Skipped, embed_inputs
 from d2v.features.feature_files import PooledFeatures, read_pooled
 from d2v.features.feature_settings import FeatureOptions, encoder_digest
@@ -71,7 +72,7 @@ def search(
         raise UserError(f"--output {output}: it is a table; its name must end with .tsv")
     if picture is not None and Path(picture).suffix.lower() not in _PICTURES:
         raise UserError(f"--picture {picture}: its name must end with one of {', '.join(_PICTURES)}")
-    path = Path(embeddings)
+    path, where = Path(embeddings), find_device(device)
     features = read_pooled(path)
     if isinstance(query, str):
         query = [query]
@@ -84,8 +85,8 @@ def search(
         elif checkpoint is None:
             raise UserError(_unknown(text, features.ids, path))
         else:
-            encoder = encoder or _encoder_of(features, path, checkpoint, device)
-            queries += _embedded(text, features, path, encoder, device)
+            encoder = encoder or _encoder_of(features, path, checkpoint, where)
+            queries += _embedded(text, features, path, encoder, where)
     names, vectors, rows_of_queries = zip(*queries, strict=True)
     rows, similarities = nearest(features.vectors, np.stack(vectors), top, rows_of_queries)
     found = []
@@ -170,12 +171,12 @@ def _unknown(query: str, ids: list[str], embeddings: Path) -> str:
     return f"--query {query}: neither an id in {embeddings} nor a file{hint}"
 
 
-def _encoder_of(features: PooledFeatures, embeddings: Path, checkpoint: str | Path, device: str) -> Encoder:
+def _encoder_of(features: PooledFeatures, embeddings: Path, checkpoint: str | Path, device: torch.device) -> Encoder:
     """The encoder that the rows were embedded with."""
     settings = features.settings
     if "checkpoint_digest" not in settings:
         raise UserError(f"{embeddings}: does not say what it was made with; embed it anew to search by a new file")
-    encoder = load_encoder(checkpoint, settings["weights"], device)
+    encoder = load_to(device, checkpoint, settings["weights"])
     if encoder_digest(encoder) != settings["checkpoint_digest"]:
         raise UserError(
             f"--checkpoint {checkpoint}: its {settings['weights']} is not what {embeddings} was made with, "
@@ -184,18 +185,20 @@ def _encoder_of(features: PooledFeatures, embeddings: Path, checkpoint: str | Pa
     return encoder
 
 
-def _embedded(query: str, features: PooledFeatures, embeddings: Path, encoder: Encoder, device: str) -> list[_Query]:
+def _embedded(
+    query: str, features: PooledFeatures, embeddings: Path, encoder: Encoder, device: torch.device
+) -> list[_Query]:
     """Embed new files with the settings of the rows."""
-    options, where = FeatureOptions.of_file(features.settings), find_device(device)
+    options = FeatureOptions.of_file(features.settings)
     try:
-        pieces = open_pieces(encoder, query, options, where)
+        pieces = open_pieces(encoder, query, options, device)
     except UserError as error:
         if Path(query).exists():
             raise UserError(str(error).replace("--input", "--query")) from error
         raise UserError(_unknown(query, features.ids, embeddings)) from error
     found = []
     broken = dict(pieces.inputs.broken)
-    for item in embed_inputs(encoder, pieces, where, options):
+    for item in embed_inputs(encoder, pieces, device, options):
         if isinstance(item, Skipped):
             broken[item.name] = item.reason
         else:

@@ -11,20 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from d2v import metrics
 from d2v.errors import UserError
-from d2v.metrics import (
-    EMA_DECAY,
-    EXTRACTOR_RANK,
-    KNN_TOP1,
-    LEARNING_RATE,
-    LINEAR_TOP1,
-    PREDICTION_STD,
-    REGRESSION_LOSS,
-    TARGET_RANK,
-    TARGET_STD,
-    TRAIN_LOSS,
-    VAL_LOSS,
-)
 
 Curve = tuple[list[float], list[float]]
 """Steps and values."""
@@ -43,22 +31,26 @@ class Panel:
 
 
 PANELS = (
-    Panel("Loss", "loss", {TRAIN_LOSS: "train", REGRESSION_LOSS: "train, regression", VAL_LOSS: "validation"}),
+    Panel(
+        "Loss",
+        "loss",
+        {metrics.TRAIN_LOSS: "train", metrics.REGRESSION_LOSS: "train, regression", metrics.VAL_LOSS: "validation"},
+    ),
     Panel(
         "Collapse? Spread of single dimensions",
         "standard deviation",
-        {TARGET_STD: "targets", PREDICTION_STD: "predictions"},
+        {metrics.TARGET_STD: "targets", metrics.PREDICTION_STD: "predictions"},
         from_zero=True,
     ),
     Panel(
         "Collapse? Dimensions in use",
         "effective rank",
-        {TARGET_RANK: "targets", EXTRACTOR_RANK: "extractor"},
+        {metrics.TARGET_RANK: "targets", metrics.EXTRACTOR_RANK: "extractor"},
         from_zero=True,
     ),
-    Panel("Probe on frozen features", "top-1 accuracy / %", {KNN_TOP1: "kNN", LINEAR_TOP1: "linear"}),
-    Panel("Learning rate", "learning rate", {LEARNING_RATE: "learning rate"}, from_zero=True),
-    Panel("Teacher", "1 - EMA decay", {EMA_DECAY: "1 - EMA decay"}, from_zero=True),
+    Panel("Probe on frozen features", "top-1 accuracy / %", {metrics.KNN_TOP1: "kNN", metrics.LINEAR_TOP1: "linear"}),
+    Panel("Learning rate", "learning rate", {metrics.LEARNING_RATE: "learning rate"}, from_zero=True),
+    Panel("Teacher", "1 - EMA decay", {metrics.EMA_DECAY: "1 - EMA decay"}, from_zero=True),
 )
 _COLOURS = ("#1f5fa8", "#d1662b", "#3c8f5a", "#7a4fa3", "#a8871f", "#5a5a5a")
 _DPI = 150
@@ -123,7 +115,7 @@ def _draw_panel(axes: Axes, panel: Panel, curves: dict[str, Curve]) -> None:
     for colour, (name, label) in zip(cycle(_COLOURS), shown.items(), strict=False):
         steps, values = curves[name]
         is_probe = name.startswith("probe/")
-        if name == EMA_DECAY:  # 0.9998 and 0.99999 look the same; their distances from 1 do not
+        if name == metrics.EMA_DECAY:  # 0.9998 and 0.99999 look the same; their distances from 1 do not
             values = [1 - value for value in values]
         style = "-"
         if len(steps) == 1:

@@ -1,5 +1,6 @@
-"""``d2v prepare text``: from raw text to a tokenizer and token shards."""
+"""From raw text to a tokenizer and token shards, once: ``d2v prepare text``, and what `d2v fit` does with raw text."""
 
+import hashlib
 import json
 import logging
 import shutil
@@ -11,15 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from filelock import FileLock, Timeout
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from tqdm import tqdm
 
 from d2v.data.cores import available_cores
+from d2v.data.file_index import cache_folder, cached_arrays, fingerprint
 from d2v.errors import UserError
-from d2v.modalities.text.corpus.files import Corpus
+from d2v.modalities.text.corpus.files import NAME_IT, Corpus
 from d2v.modalities.text.corpus.jobs import Job, run_jobs
 from d2v.modalities.text.corpus.shard_writer import PART, write_index, write_json, write_text
-from d2v.modalities.text.corpus.shards import FORMAT, SPLITS, is_prepared, read_index
+from d2v.modalities.text.corpus.shards import FORMAT, SPLITS, Shards, is_prepared, read_index
 from d2v.modalities.text.corpus.tokenizer_sample import sample
 from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.modalities.text.tokenizer_files import TOKENIZER
@@ -56,6 +60,19 @@ class PreparedText:
     encoded: float = 0.0
     """Fraction of the corpus that this call has encoded; the rest was there already."""
 
+    @classmethod
+    def of(cls, folder: Path, index: dict[str, Any], types: int, created: bool, *speed: float) -> "PreparedText":
+        """From the index of the folder."""
+        documents, tokens = {}, {}
+        for split in SPLITS:
+            documents[split] = sum(entry["documents"] for entry in index["splits"][split])
+            tokens[split] = sum(entry["tokens"] for entry in index["splits"][split])
+        counts = index["corpus"]
+        return cls(
+            folder, created, counts["files"], documents, tokens, types, counts["bytes"], counts["invalid"],
+            counts["line_files"], *speed,
+        )  # fmt: skip
+
 
 def prepare_corpus(
     inputs: Sequence[str],
@@ -66,20 +83,22 @@ def prepare_corpus(
     val_fraction: float = 0.01,
     num_workers: int | None = None,
     text_column: str = "text",
+    verify: bool = False,
 ) -> PreparedText:
-    """Train a byte-level BPE, or take one, and write token shards for :class:`Shards` (`shards.py`).
+    """Train a byte-level BPE, or take one, and write token shards; this is ``d2v prepare text``.
 
     Several processes may call it at once: one works and the others wait. After a kill, the same call goes on where it
     was; the shards do not depend on that, nor on the number of workers.
 
     Args:
         inputs: files, folders and globs; see :meth:`~d2v.modalities.text.corpus.files.Corpus.open`.
-        output: folder to write.
+        output: folder to write, for :class:`~d2v.modalities.text.corpus.shards.Shards`.
         tokenizer: what :meth:`TextTokenizer.open` reads; None: one is trained on at most 128 MiB of the text.
         vocab_size: types of the one that is trained, special tokens not among them.
         val_fraction: every ``round(1 / val_fraction)``-th document is for validation; 0: none.
         num_workers: processes; None: one a core.
         text_column: of tables, or key of JSON lines, that holds the text.
+        verify: whether to read the shards again and compare their checksums.
 
     Raises:
         UserError: there is no text, an input is not readable, or the folder holds something else.
@@ -89,129 +108,189 @@ def prepare_corpus(
         raise UserError(f"val_fraction {val_fraction}: give 0 (no validation), or up to 0.5; 0.01 is one in a hundred")
     corpus = Corpus.open(inputs, text_column, exclude=output)
     given = None if tokenizer is None else TextTokenizer.open(tokenizer)
+    prepared = _prepare(corpus, output, given, vocab_size, val_fraction, num_workers)
+    for split in SPLITS:
+        shards = Shards.open(output, split)
+        if verify and shards is not None:
+            shards.verify()
+    return prepared
+
+
+def open_shards(
+    root: str, tokenizer: str | None, vocab_size: int, folder: str | None, val_fraction: float
+) -> dict[str, Shards]:
+    """The splits that there are: "train", and perhaps "val".
+
+    Args:
+        root: folder of shards, which are taken as they are; or raw text: a file, folder or glob.
+        tokenizer: of raw text; None: one is trained. Of shards: they must have been made with it.
+        vocab_size: types of the tokenizer that is trained.
+        folder: for the shards of raw text; None: one in the user's cache folder, which has another name when the text
+            or what is made of it changes.
+        val_fraction: share of the documents of raw text that is held out.
+
+    Raises:
+        UserError: there is no text, the shards are damaged or unfinished, or another tokenizer made them.
+    """
+    given = None if tokenizer is None else TextTokenizer.open(tokenizer)
+    place = Path(root).expanduser()
+    if is_prepared(place) or any(place.glob("train-*.bin")):
+        if folder is not None:
+            raise UserError(
+                f"data.shards is {folder}, and data.root {root} holds shards already. Leave data.shards out, or name "
+                "raw text in data.root."
+            )
+        read_index(place)  # says so if it is unfinished
+    else:
+        place = _prepare_root(root, given, vocab_size, folder, val_fraction)
+    splits: dict[str, Shards] = {}
+    for name in SPLITS:
+        shards = Shards.open(place, name)
+        if shards is not None:
+            splits[name] = shards
+    if "train" not in splits:
+        raise UserError(f"data.root {root}: no document is left to train on; lower data.val_fraction.")
+    if given is not None and given.fingerprint != splits["train"].tokenizer.fingerprint:
+        raise UserError(
+            f"data.tokenizer {tokenizer} is not the one that made the shards in {place}. Leave it out to use theirs, "
+            "or prepare the text anew with this one."
+        )
+    return splits
+
+
+def verify_once(shards: Shards) -> None:
+    """Compare the checksums of a split, unless these very files were right before.
+
+    Raises:
+        UserError: a file was changed since it was written.
+    """
+
+    def verify() -> dict[str, np.ndarray]:
+        shards.verify()
+        return {"tokens": np.array(shards.num_tokens)}
+
+    files = sorted(shards.folder.glob(f"{shards.split}-*"))
+    cached_arrays("text-checked", f"{shards.fingerprint}-{fingerprint(files)}", verify)
+
+
+def _prepare_root(
+    root: str, given: TextTokenizer | None, vocab_size: int, folder: str | None, val_fraction: float
+) -> Path:
+    """Make shards of raw text that `d2v fit` was given, or find those that were made before."""
+    output = None if folder is None else Path(folder).expanduser()
+    how = f"prepare it with `d2v prepare text {NAME_IT}`, and give the folder that this writes as data.root"
+    try:
+        corpus = Corpus.open([root], exclude=output)
+        if output is None:
+            made_by = vocab_size if given is None else given.fingerprint
+            key = f"{corpus.fingerprint} {made_by} {val_fraction}"
+            output = cache_folder() / f"text-{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}"
+        prepared = _prepare(corpus, output, given, vocab_size, val_fraction)
+    except UserError as error:  # data have no key for the column
+        text = str(error).replace(NAME_IT, how)
+        if text.startswith("input "):
+            text = f"data.root: {text}"
+        raise UserError(text) from error
+    rank_zero_info(f"data: {root} is raw text; its token shards lie in {output}")
+    if prepared.invalid:
+        rank_zero_warn(f"data: {root}: {prepared.invalid:,} places are no UTF-8 and became U+FFFD")
+    return output
+
+
+def _prepare(
+    corpus: Corpus,
+    output: Path,
+    given: TextTokenizer | None,
+    vocab_size: int,
+    val_fraction: float,
+    num_workers: int | None = None,
+) -> PreparedText:
+    """Write a folder of shards, or find that it is there."""
     settings = {
         "format": FORMAT,
         "corpus": corpus.fingerprint,
         "vocab_size": vocab_size if given is None else None,
         "tokenizer": None if given is None else given.fingerprint,
         "val_fraction": val_fraction,
-        "text_column": text_column,
+        "text_column": corpus.column,
     }
-    if is_prepared(output):
-        return _finished(output, settings)
-    _check_folder(output)
-    output.mkdir(parents=True, exist_ok=True)
-    with _locked(output):
-        if is_prepared(output):  # by the process that had the lock
-            return _finished(output, settings)
-        return _Preparation(corpus, output, settings, given, num_workers or available_cores()).run()
-
-
-class _Preparation:
-    """All that happens under the lock."""
-
-    def __init__(
-        self, corpus: Corpus, output: Path, settings: dict[str, Any], given: TextTokenizer | None, num_workers: int
-    ) -> None:
-        self._corpus = corpus
-        self._output = output
-        self._settings = settings
-        self._given = given
-        self._num_workers = num_workers
-        self._records = output / _UNFINISHED
-
-    def run(self) -> PreparedText:
-        self._begin()
-        start = time.perf_counter()
-        tokenizer = self._tokenizer()
-        trained = time.perf_counter()
-        records, encoded = self._encode(tokenizer)
-        seconds = time.perf_counter() - trained
-        splits = {split: [entry for record in records if (entry := record[split])] for split in SPLITS}
-        if not any(splits.values()):
-            self._clear()
-            raise UserError(f"input {self._corpus.files[0].path}: there is no text, only blank lines")
-        counts = {
-            "files": len(self._corpus.files),
-            "bytes": sum(record["bytes"] for record in records),
-            "invalid": sum(record["invalid"] for record in records),
-            "line_files": len(self._corpus.line_files),
-        }
-        write_index(self._output, tokenizer, splits, {"settings": self._settings, "corpus": counts})
-        shutil.rmtree(self._records)
-        return _summary(self._output, read_index(self._output), len(tokenizer), True, trained - start, seconds, encoded)
-
-    def _begin(self) -> None:
-        """Settings of what is unfinished must be ours; half-written files go."""
-        path = self._records / _SETTINGS
-        if path.is_file():
-            _check_settings(self._output, json.loads(path.read_text(encoding="utf-8")), self._settings)
-        else:
-            self._records.mkdir(exist_ok=True)
-            write_json(path, self._settings)
-        for part in (*self._output.glob(f"*{PART}"), *self._records.glob(f"*{PART}")):
-            part.unlink()
-
-    def _tokenizer(self) -> TextTokenizer:
-        path = self._output / TOKENIZER
-        if self._given is not None:
-            write_text(path, self._given.to_json())
-        elif not path.is_file():
-            # Where there is no terminal, the library still prints the line breaks of its bars.
-            progress = sys.stderr.isatty()
-            trained = TextTokenizer.train(sample(self._corpus), self._settings["vocab_size"], progress)
-            write_text(path, trained.to_json())
-        return TextTokenizer.open(path)
-
-    def _encode(self, tokenizer: TextTokenizer) -> tuple[list[dict[str, Any]], float]:
-        """Records of all jobs, in the order of the text; which fraction of the bytes was encoded now."""
-        corpus, val_fraction = self._corpus, self._settings["val_fraction"]
-        every = round(1 / val_fraction) if val_fraction else 0
-        job = Job(self._output, self._records, tokenizer.fingerprint, corpus.column, every)
-        jobs = corpus.jobs()
-        records = {number: record for number in range(len(jobs)) if (record := job.record(number)) is not None}
-        pending = {number: segments for number, segments in enumerate(jobs) if number not in records}
-        left = sum(segment.size for segments in pending.values() for segment in segments)
-        with tqdm(
-            total=corpus.size, initial=corpus.size - left, unit="B", unit_scale=True, desc="encode", disable=None
-        ) as bar:
-            records |= dict(run_jobs(job, pending, self._num_workers, bar.update))
-        return [records[number] for number in range(len(jobs))], left / corpus.size
-
-    def _clear(self) -> None:
-        shutil.rmtree(self._records)
-        (self._output / TOKENIZER).unlink()
-
-
-def _finished(output: Path, settings: dict[str, Any]) -> PreparedText:
+    if not is_prepared(output):
+        _check_folder(output)
+        output.mkdir(parents=True, exist_ok=True)
+        with _locked(output):
+            if not is_prepared(output):  # by the process that had the lock
+                return _write(corpus, output, settings, given, num_workers or available_cores())
     index = read_index(output)
     if "settings" not in index:
         raise UserError(f"{output}: its shards are not by `d2v prepare text`; give another folder")
     _check_settings(output, index["settings"], settings)
-    return _summary(output, index, len(TextTokenizer.open(output / TOKENIZER)), False)
+    return PreparedText.of(output, index, len(TextTokenizer.open(output / TOKENIZER)), created=False)
 
 
-def _summary(
-    output: Path,
-    index: dict[str, Any],
-    types: int,
-    created: bool,
-    training_seconds: float = 0.0,
-    encoding_seconds: float = 0.0,
-    encoded: float = 0.0,
+def _write(
+    corpus: Corpus, output: Path, settings: dict[str, Any], given: TextTokenizer | None, num_workers: int
 ) -> PreparedText:
-    splits = index["splits"]
-    return PreparedText(
-        folder=output,
-        created=created,
-        documents={split: sum(entry["documents"] for entry in splits[split]) for split in SPLITS},
-        tokens={split: sum(entry["tokens"] for entry in splits[split]) for split in SPLITS},
-        types=types,
-        training_seconds=training_seconds,
-        encoding_seconds=encoding_seconds,
-        encoded=encoded,
-        **index["corpus"],
+    """All that happens under the lock."""
+    unfinished = output / _UNFINISHED
+    _begin(output, settings)
+    start = time.perf_counter()
+    if given is not None:
+        write_text(output / TOKENIZER, given.to_json())
+    elif not (output / TOKENIZER).is_file():
+        # Where there is no terminal, the library still prints the line breaks of its bars.
+        progress = sys.stderr.isatty()
+        write_text(output / TOKENIZER, TextTokenizer.train(sample(corpus), settings["vocab_size"], progress).to_json())
+    tokenizer = TextTokenizer.open(output / TOKENIZER)
+    trained = time.perf_counter()
+    every = round(1 / settings["val_fraction"]) if settings["val_fraction"] else 0
+    records, encoded = _encode(
+        corpus, Job(output, unfinished, tokenizer.fingerprint, corpus.column, every), num_workers
     )
+    seconds = time.perf_counter() - trained
+    counts = {"files": len(corpus.files), "bytes": 0, "invalid": 0, "line_files": len(corpus.line_files)}
+    splits: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
+    for record in records:
+        counts["bytes"] += record["bytes"]
+        counts["invalid"] += record["invalid"]
+        for split in SPLITS:
+            if record[split]:
+                splits[split].append(record[split])
+    if not any(splits.values()):
+        shutil.rmtree(unfinished)
+        (output / TOKENIZER).unlink()
+        raise UserError(f"input {corpus.files[0].path}: there is no text, only blank lines")
+    write_index(output, tokenizer, splits, {"settings": settings, "corpus": counts})
+    shutil.rmtree(unfinished)
+    return PreparedText.of(output, read_index(output), len(tokenizer), True, trained - start, seconds, encoded)
+
+
+def _begin(output: Path, settings: dict[str, Any]) -> None:
+    """Settings of what is unfinished must be ours; half-written files go."""
+    unfinished = output / _UNFINISHED
+    if (unfinished / _SETTINGS).is_file():
+        _check_settings(output, json.loads((unfinished / _SETTINGS).read_text(encoding="utf-8")), settings)
+    else:
+        unfinished.mkdir(exist_ok=True)
+        write_json(unfinished / _SETTINGS, settings)
+    for part in (*output.glob(f"*{PART}"), *unfinished.glob(f"*{PART}")):
+        part.unlink()
+
+
+def _encode(corpus: Corpus, job: Job, num_workers: int) -> tuple[list[dict[str, Any]], float]:
+    """Records of all jobs, in the order of the text; which fraction of the bytes was encoded now."""
+    jobs = corpus.jobs()
+    records, pending, left = {}, {}, 0
+    for number, segments in enumerate(jobs):
+        record = job.record(number)
+        if record is not None:
+            records[number] = record
+        else:
+            pending[number] = segments
+            left += sum(segment.size for segment in segments)
+    done = corpus.size - left
+    with tqdm(total=corpus.size, initial=done, unit="B", unit_scale=True, desc="encode", disable=None) as bar:
+        records |= dict(run_jobs(job, pending, num_workers, bar.update))
+    return [records[number] for number in range(len(jobs))], left / corpus.size
 
 
 def _check_settings(output: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
