@@ -1,14 +1,11 @@
 """From the plain values of a recipe to the parts of the method, and back.
 
-A recipe comes with a checkpoint, so from anybody. It can name the parts of the method that d2v has, and parts in
-packages that the user allows: by installing one that declares itself, by ``--allow PACKAGE``, or by
-``d2v.load(path, allow=["package"])``. No file can add to these.
+A recipe comes with a checkpoint, so from anybody: it can name the parts of the method that d2v has, and parts in
+packages that the user allows (``packages.py``).
 """
 
 import importlib
-import importlib.metadata
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -23,27 +20,15 @@ from d2v.model.masking import Masking
 from d2v.model.targets import TopKTargets
 from d2v.model.task import Task
 from d2v.nn.transformer import Transformer
-
-ENTRY_POINTS = "d2v.packages"
-"""Group of the entry points by which an installed distribution allows its packages."""
+from d2v.packages import is_allowed
 
 # Not of training or fine-tuning, whose modules read other files when they are built.
 _PARTS = ("d2v.model.", "d2v.nn.", "d2v.modalities.")
-_allowed_for_all: set[str] = set()
 
 
 def node(class_path: str, **init_args: Any) -> dict[str, Any]:
     """A part as a recipe writes it: ``{"class_path": ..., "init_args": {...}}``."""
     return {"class_path": class_path, "init_args": init_args}
-
-
-def allow_packages(packages: Iterable[str]) -> None:
-    """Let the recipes of all checkpoints that this process reads name classes of some packages (``--allow``).
-
-    Raises:
-        UserError: One is no name of a top-level package.
-    """
-    _allowed_for_all.update(_checked(packages))
 
 
 def package_of(recipe: Any) -> set[str]:
@@ -87,7 +72,7 @@ def part_class(recipe: Any, kind: Any, allow: Iterable[str] = ()) -> Any:
     if package == "d2v":
         if not module.startswith(_PARTS):
             raise UserError(f"class_path {class_path!r}: no part of the method")
-    elif not package or package not in _allowed_for_all | _checked(allow) | _declared_packages():
+    elif not is_allowed(package, allow):
         raise UserError(
             f"class_path {class_path!r}: the checkpoint needs a class of the package {package!r}, whose code would "
             f"run. If you trust that package, allow it: --allow {package} on the command line, or "
@@ -157,24 +142,3 @@ def build_method(method: Mapping[str, Any], allow: Iterable[str] = ()) -> Data2V
         raise UserError(f"the recipe of the method has no {error}") from error
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise UserError(f"the recipe of the method cannot be built: {error}") from error
-
-
-def _checked(packages: Iterable[str]) -> set[str]:
-    packages = {packages} if isinstance(packages, str) else set(packages)
-    for package in packages:
-        if not isinstance(package, str) or not package.isidentifier():
-            raise UserError(f"allow {package!r}: give the name of a top-level package, such as sensors")
-    return packages
-
-
-def _declared_packages() -> set[str]:
-    """Packages that installed distributions declare. What merely lies in the working directory is not installed: it
-    may have come with the checkpoint."""
-    here = Path.cwd().resolve()
-    declared = set()
-    for distribution in importlib.metadata.distributions():
-        if Path(str(distribution.locate_file(""))).resolve() == here:
-            continue
-        for entry in distribution.entry_points.select(group=ENTRY_POINTS):
-            declared.add(entry.module.partition(".")[0])
-    return declared

@@ -10,7 +10,7 @@ from typing import BinaryIO, Self
 import numpy as np
 
 from d2v.data.file_index import PackedStrings, fingerprint
-from d2v.errors import BrokenSample, UserError
+from d2v.errors import BrokenSample, UserError, some_of
 
 Encoded = str | os.PathLike[str] | bytes | BinaryIO
 """A sample as it is stored: the path of its file, its content, or it opened for reading."""
@@ -91,10 +91,9 @@ class Categories:
             if place[number] < 0:
                 unknown.append(self.names[number])
         if unknown:
-            shown = ", ".join(unknown[:5]) + " ..." * (len(unknown) > 5)
             raise UserError(
-                f"{where}: the validation split has classes that the training split has not: {shown}. Choose another "
-                "data.val_split, or hold out part of the training samples: data.val_fraction 0.05."
+                f"{where}: the validation split has classes that the training split has not: {some_of(unknown, 5)}. "
+                "Choose another data.val_split, or hold out part of the training samples: data.val_fraction 0.05."
             )
         return Categories(names, place[self.ids])
 
