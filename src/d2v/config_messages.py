@@ -132,6 +132,9 @@ def _reason(text: str) -> str:
         return f"class_path {wrong[1]}: {wrong[2].strip()}; check its spelling"
     if wrong := re.search(r"expects a function or a callable class: (.*?)(?:\. Got value:|$)", text, re.MULTILINE):
         return f"{wrong[1]}; give the full path of a class or function, and its arguments as init_args"
+    if wrong := re.search(r"Expected an instantiatable class, but (\S+) is abstract", text):
+        missing = ", ".join(sorted(_class_at(wrong[1]).__abstractmethods__))
+        return f"{wrong[1]} cannot be built, because it does not define: {missing}"
     no_class = re.search(r"Expected a dot import path string: (\S+)", text)
     expected = _expected(text)
     if expected and not (no_class and expected == ["null"]):
@@ -164,10 +167,13 @@ def _short(class_path: str) -> str:
 
 
 def _arguments(class_path: str) -> Iterable[str]:
-    module, _, name = class_path.rpartition(".")
-    class_type = getattr(import_module(module), name)
     # The parser finds those, too, that a constructor hands on as **kwargs.
-    return ArgumentParser().add_class_arguments(class_type, fail_untyped=False, sub_configs=True)
+    return ArgumentParser().add_class_arguments(_class_at(class_path), fail_untyped=False, sub_configs=True)
+
+
+def _class_at(class_path: str) -> Any:
+    module, _, name = class_path.rpartition(".")
+    return getattr(import_module(module), name)
 
 
 def _suggest(name: str, names: Iterable[str]) -> str:
