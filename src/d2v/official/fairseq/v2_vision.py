@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from d2v.checkpoints.folder import any_begins
 from d2v.checkpoints.recipe import node
 from d2v.official.fairseq import cfg, v2
 from d2v.official.foreign_heads import take_classifier
@@ -72,7 +73,7 @@ def _take_classifier(found: Imported, settings: dict[str, Any], eps: float) -> N
         found.notes.append(f"the classifier is left out: its prediction_mode is {mode}, which d2v has not")
         return
     layers = {"proj": "head"}
-    if any(key.startswith("fc_norm.") for key in found.state):
+    if any_begins(found.state, "fc_norm."):
         layers["norm"] = "fc_norm"
         if eps != 1e-6:
             found.notes.append(f"the classifier's norm had eps 1e-6; here it has the encoder's, {eps}")
