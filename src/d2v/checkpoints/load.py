@@ -9,17 +9,13 @@ from d2v.checkpoints.folder import (
     StateDict,
     any_begins,
     in_short,
-    is_folder,
     mismatches,
     prefixed,
-    read_config,
-    read_weights,
-    require_fit,
 )
 from d2v.checkpoints.opening import Checkpoint, open_checkpoint
-from d2v.checkpoints.recipe import build_encoder, build_method
+from d2v.checkpoints.recipe import build_encoder
 from d2v.errors import UserError
-from d2v.model.data2vec import Data2Vec, Method
+from d2v.model.data2vec import Method
 from d2v.model.encoder import Encoder
 from d2v.model.teacher import Part
 
@@ -84,21 +80,6 @@ def load_encoder(
     encoder.load_state_dict(found)
     encoder.assets, encoder.licence = stored.assets, stored.licence
     return encoder.eval()
-
-
-def load_method(folder: str | Path) -> Data2Vec:
-    """The whole method of a folder that `d2v import` wrote: its recipe with its weights.
-
-    Raises:
-        UserError: It is no such folder, or it is damaged.
-    """
-    path = Path(folder)
-    if not is_folder(path):
-        raise UserError(f"{path}: no folder with config.json and model.safetensors")
-    method = build_method(read_config(path)["method"])
-    require_fit(method, read_weights(path))
-    init_weights(method, path)
-    return method
 
 
 def init_weights(method: Method, path: str | Path) -> list[str]:

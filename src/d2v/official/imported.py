@@ -68,11 +68,6 @@ class Imported:
         return self
 
 
-def encoder_recipe(front: Recipe, trunk: dict[str, Any]) -> Recipe:
-    """The recipe of an encoder from the node of its front end and the arguments of its trunk."""
-    return {"front": front, "trunk": trunk}
-
-
 def method_recipe(
     student: Recipe,
     masking: Recipe,

@@ -8,7 +8,7 @@ from typing import Any
 from d2v.checkpoints.folder import StateDict
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
-from d2v.official.imported import Recipe, encoder_recipe
+from d2v.official.imported import Recipe
 from d2v.official.names import count, tensor, trunk_sizes
 
 FRONT_END = "d2v.modalities.speech.front_end.SpeechFrontEnd"
@@ -148,7 +148,7 @@ def student_recipe(weights: StateDict, strides: Sequence[int], **trunk: Any) -> 
         alibi="student.front.attention_bias.scale" in weights,
         prenet_depth=count(weights, r"student\.front\.prenet\.(\d+)\."),
     )
-    return encoder_recipe(front, {**sizes, **trunk})
+    return {"front": front, "trunk": {**sizes, **trunk}}
 
 
 def shown(front: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from d2v.checkpoints.folder import StateDict
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
 from d2v.official.foreign_heads import take_classifier
-from d2v.official.imported import Imported, Recipe, encoder_recipe
+from d2v.official.imported import Imported, Recipe
 from d2v.official.names import by_rows, count, expect_shape, rename, tensor, trunk_sizes
 
 FRONT_END = "d2v.modalities.vision.front_end.VisionFrontEnd"
@@ -197,9 +197,8 @@ def v1_student(weights: StateDict, grid: Grid, num_heads: int, **trunk: Any) -> 
         num_cls=1,
     )
     key_bias = "student.trunk.blocks.0.attention.query_bias" not in weights
-    return encoder_recipe(
-        front, {**trunk_sizes(weights), "num_heads": num_heads, "norm_first": True, "key_bias": key_bias, **trunk}
-    )
+    trunk = {**trunk_sizes(weights), "num_heads": num_heads, "norm_first": True, "key_bias": key_bias, **trunk}
+    return {"front": front, "trunk": trunk}
 
 
 def block_masking(settings: dict[str, Any], grid: Grid, notes: list[str]) -> Recipe:

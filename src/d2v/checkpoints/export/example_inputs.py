@@ -1,6 +1,7 @@
 """Inputs with which an encoder is traced and checked, and which of their sizes vary."""
 
-from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,82 +13,21 @@ from d2v.nn.feature_extractor import ConvFeatureExtractor, PatchEmbedding, Token
 
 Example = tuple[Tensor, ...]
 
+_ANY_SIZE = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
 
+
+@dataclass(frozen=True)
 class ExampleInputs:
     """Of one kind of feature extractor."""
 
-    names: tuple[str, ...] = ("x", "padding_mask")
     described: str
     """What the inputs are, in Markdown."""
-
-    @abstractmethod
-    def make(self, batch: int, size: int) -> Example:
-        """Random inputs; of two or more samples the last is padded, where there is padding. ``size`` counts from 0."""
-
-    @abstractmethod
-    def dynamic(self) -> tuple[dict[int, Any], ...]:
-        """Of each input, its dimensions of any size."""
-
-
-class _Pictures(ExampleInputs):
-    names = ("x",)
-
-    def __init__(self, extractor: PatchEmbedding) -> None:
-        self.patch, self.channels = extractor.patch_size, extractor.proj.in_channels
-        self.described = (
-            f"`x`: float32 [B, {self.channels}, H, W], normalised as preprocessor_config.json says (without one "
-            f"by ImageNet's mean and deviation); H and W are multiples of {self.patch}, at least {2 * self.patch}"
-        )
-
-    def make(self, batch: int, size: int) -> Example:
-        rows, columns = 3 + size, 4 + 2 * size
-        return (torch.randn(batch, self.channels, rows * self.patch, columns * self.patch),)
-
-    def dynamic(self) -> tuple[dict[int, Any], ...]:
-        rows, columns = (torch.export.Dim(name, min=2, max=4096) for name in ("rows", "columns"))
-        return ({0: torch.export.Dim.DYNAMIC, 2: self.patch * rows, 3: self.patch * columns},)
-
-
-class _Sequences(ExampleInputs):
-    def dynamic(self) -> tuple[dict[int, Any], ...]:
-        any_size = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-        return any_size, any_size
-
-    @staticmethod
-    def padding(batch: int, length: int, kept: int) -> Tensor:
-        mask = torch.zeros(batch, length, dtype=torch.bool)
-        if batch > 1:
-            mask[-1, kept:] = True
-        return mask
-
-
-class _Texts(_Sequences):
-    def __init__(self, extractor: TokenEmbedding, longest: int | None) -> None:
-        self.vocab_size, self.longest = extractor.embedding.num_embeddings, longest
-        limit = "" if longest is None else f", N at most {longest}"
-        self.described = (
-            f"`x`: int64 [B, N], ids of the tokens of `<s> text </s>`{limit}, N at least 2; `padding_mask`: bool "
-            "[B, N], true where `x` is padding (all false: there is none)"
-        )
-
-    def make(self, batch: int, size: int) -> Example:
-        length = min(9 + 7 * size, self.longest or 10**9)
-        ids = torch.randint(0, self.vocab_size, (batch, length))
-        return ids, self.padding(batch, length, length // 2)
-
-
-class _Sound(_Sequences):
-    def __init__(self, extractor: ConvFeatureExtractor) -> None:
-        self.stride, self.receptive_field = extractor.stride, extractor.receptive_field
-        self.described = (
-            "`x`: float32 [B, L], 16 kHz sound, each clip with mean 0 and variance 1, L at least "
-            f"{self.receptive_field + self.stride}; `padding_mask`: bool [B, L], true where `x` is padding (all false: "
-            "there is none)"
-        )
-
-    def make(self, batch: int, size: int) -> Example:
-        length = self.receptive_field + (9 + 8 * size) * self.stride + 3 * size + 1
-        return torch.randn(batch, length), self.padding(batch, length, length - 4 * self.stride)
+    make: Callable[[int, int], Example]
+    """From a number of samples and a size, which counts from 0, to random inputs; of two or more samples the last is
+    padded, where there is padding."""
+    names: tuple[str, ...] = ("x", "padding_mask")
+    dynamic: tuple[dict[int, Any], ...] = (_ANY_SIZE, _ANY_SIZE)
+    """Of each input, its dimensions of any size."""
 
 
 def example_inputs(encoder: Encoder) -> ExampleInputs:
@@ -98,11 +38,59 @@ def example_inputs(encoder: Encoder) -> ExampleInputs:
     """
     extractor = encoder.front.feature_extractor
     if isinstance(extractor, PatchEmbedding):
-        return _Pictures(extractor)
+        return _pictures(extractor)
     if isinstance(extractor, TokenEmbedding):
-        return _Texts(extractor, getattr(encoder.front, "max_positions", None))
+        return _texts(extractor, getattr(encoder.front, "max_positions", None))
     if isinstance(extractor, ConvFeatureExtractor):
-        return _Sound(extractor)
+        return _sound(extractor)
     raise UserError(
         f"--format: what {type(encoder.front).__name__} reads is not known; --format safetensors can hold it"
     )
+
+
+def _pictures(extractor: PatchEmbedding) -> ExampleInputs:
+    patch, channels = extractor.patch_size, extractor.proj.in_channels
+    rows, columns = torch.export.Dim("rows", min=2, max=4096), torch.export.Dim("columns", min=2, max=4096)
+    return ExampleInputs(
+        f"`x`: float32 [B, {channels}, H, W], normalised as preprocessor_config.json says (without one by ImageNet's "
+        f"mean and deviation); H and W are multiples of {patch}, at least {2 * patch}",
+        lambda batch, size: (torch.randn(batch, channels, (3 + size) * patch, (4 + 2 * size) * patch),),
+        names=("x",),
+        dynamic=({0: torch.export.Dim.DYNAMIC, 2: patch * rows, 3: patch * columns},),
+    )
+
+
+def _texts(extractor: TokenEmbedding, longest: int | None) -> ExampleInputs:
+    def make(batch: int, size: int) -> Example:
+        length = min(9 + 7 * size, longest or 10**9)
+        ids = torch.randint(0, extractor.embedding.num_embeddings, (batch, length))
+        return ids, _padding(batch, length, length // 2)
+
+    limit = "" if longest is None else f", N at most {longest}"
+    return ExampleInputs(
+        f"`x`: int64 [B, N], ids of the tokens of `<s> text </s>`{limit}, N at least 2; `padding_mask`: bool [B, N], "
+        "true where `x` is padding (all false: there is none)",
+        make,
+    )
+
+
+def _sound(extractor: ConvFeatureExtractor) -> ExampleInputs:
+    stride, receptive_field = extractor.stride, extractor.receptive_field
+
+    def make(batch: int, size: int) -> Example:
+        length = receptive_field + (9 + 8 * size) * stride + 3 * size + 1
+        return torch.randn(batch, length), _padding(batch, length, length - 4 * stride)
+
+    return ExampleInputs(
+        "`x`: float32 [B, L], 16 kHz sound, each clip with mean 0 and variance 1, L at least "
+        f"{receptive_field + stride}; `padding_mask`: bool [B, L], true where `x` is padding (all false: there is "
+        "none)",
+        make,
+    )
+
+
+def _padding(batch: int, length: int, kept: int) -> Tensor:
+    mask = torch.zeros(batch, length, dtype=torch.bool)
+    if batch > 1:
+        mask[-1, kept:] = True
+    return mask

@@ -144,7 +144,7 @@ def _traced(program: Program, inputs: ExampleInputs) -> torch.export.ExportedPro
     example: Example = inputs.make(3, 1)
     # Attention in plain operations: the layout in memory of a fused kernel would be part of the program.
     with _quiet(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        return torch.export.export(program, example, dynamic_shapes=inputs.dynamic(), strict=False)
+        return torch.export.export(program, example, dynamic_shapes=inputs.dynamic, strict=False)
 
 
 def _write_torch(

@@ -6,7 +6,7 @@ from d2v.checkpoints.folder import any_begins
 from d2v.checkpoints.recipe import node
 from d2v.official.fairseq import cfg, v2
 from d2v.official.foreign_heads import take_classifier
-from d2v.official.imported import Imported, encoder_recipe
+from d2v.official.imported import Imported
 from d2v.official.names import by_rows, count, expect_shape, trunk_sizes
 from d2v.official.vision_tensors import FRONT_END, image_size, patch_sizes, square
 
@@ -62,7 +62,7 @@ def read_v2_vision(content: dict[str, Any]) -> Imported:
     notes += cfg.contradictions(section, real, "modalities.image.")
     _take_classifier(found, cfg.own_model_settings(content), trunk["eps"])
     tuned = cfg.fine_tuned("head.weight" in found.state)
-    student = encoder_recipe(node(FRONT_END, **front), trunk)
+    student = {"front": node(FRONT_END, **front), "trunk": trunk}
     return v2.finish_v2(found, "vision", tuned, v2.LICENCE, student, masking, decoder, cls_loss)
 
 
