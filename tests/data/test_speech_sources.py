@@ -14,7 +14,7 @@ from speech_files import encoded, read_audio, write_audio, write_librispeech
 from d2v.data.sources.source import Categories, Encoded, Source
 from d2v.data.sources.splits import open_everything, open_splits
 from d2v.errors import BrokenSample, UserError
-from d2v.modalities.speech.decoding import AudioInfo, audio_info
+from d2v.modalities.speech.audio_reader import AudioInfo, audio_info
 from d2v.modalities.speech.labels import class_labels, read_table
 from d2v.modalities.speech.sound_files import SOUND, read_headers
 

@@ -16,7 +16,7 @@ from d2v.data.sources.source import Categories, Source
 from d2v.data.sources.splits import open_everything, open_splits
 from d2v.data.sources.subsets import FewLabels, hold_out
 from d2v.errors import UserError
-from d2v.modalities.speech.decoding import SAMPLE_RATE
+from d2v.modalities.speech.audio_reader import SAMPLE_RATE
 from d2v.modalities.speech.labels import SpeechSplit, labelled
 from d2v.modalities.speech.sound_files import LEAST_SAMPLES, SOUND, Clips, read_headers, report_headers
 from d2v.modalities.speech.waveforms import SpeechDataset

@@ -14,7 +14,7 @@ from d2v.data.alphabet import Alphabet
 from d2v.data.file_index import PackedStrings
 from d2v.data.sources.source import Categories
 from d2v.errors import UserError
-from d2v.modalities.speech.decoding import SAMPLE_RATE
+from d2v.modalities.speech.audio_reader import SAMPLE_RATE
 from d2v.modalities.speech.sound_files import Clips
 
 _HEADINGS = ("file", "path", "filename", "file_name", "name")

@@ -17,7 +17,7 @@ from d2v.data.file_index import cached_arrays
 from d2v.data.samples import broken_error, too_many_broken
 from d2v.data.sources.source import Categories, Encoded, Files, Medium, Part, Source
 from d2v.errors import BrokenSample, UserError
-from d2v.modalities.speech.decoding import SAMPLE_RATE, AudioInfo, audio_info, samples_at_16k
+from d2v.modalities.speech.audio_reader import SAMPLE_RATE, AudioInfo, audio_info, samples_at_16k
 
 LEAST_SAMPLES = 1_360
 """At 16 kHz, 85 ms: what four frames of the published feature extractor are computed from. Fewer frames can neither be

@@ -9,7 +9,7 @@ import numpy as np
 from d2v.data.sources.source import Encoded
 from d2v.data.sources.splits import open_everything
 from d2v.errors import BrokenSample, UserError
-from d2v.modalities.speech.decoding import SAMPLE_RATE, AudioInfo, AudioReader
+from d2v.modalities.speech.audio_reader import SAMPLE_RATE, AudioInfo, AudioReader
 from d2v.modalities.speech.sound_files import LEAST_SAMPLES, SOUND, Clips, read_headers, scan
 from d2v.modalities.speech.waveforms import value_range
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from d2v.data.samples import SampleDataset, SkippedSamples
 from d2v.errors import BrokenSample
-from d2v.modalities.speech.decoding import SAMPLE_RATE, AudioReader
+from d2v.modalities.speech.audio_reader import SAMPLE_RATE, AudioReader
 from d2v.modalities.speech.labels import SpeechSplit
 
 _IGNORED_LETTER = -100  # Hugging Face's convention
