@@ -30,12 +30,14 @@ def checkpoint_of(option: str, name: str) -> str:
     raise UserError(f"{option} {name}: no checkpoint there; give its file or a run's folder{choice}")
 
 
-def require_fitting(path: str, model: L.LightningModule) -> None:
-    """Compare a checkpoint with the model that is to read it, before anything runs.
+def require_fitting(path: str | None, model: L.LightningModule) -> None:
+    """Compare a checkpoint, if one was asked for, with the model that is to read it, before anything runs.
 
     Raises:
         UserError: It is damaged, or of another model.
     """
+    if path is None:
+        return
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         found = content["state_dict"]
