@@ -61,10 +61,10 @@ def run_trainer(args: Sequence[str]) -> None:
 
 
 class RunCLI(LightningCLI):
-    """LightningCLI for all our modules and DataModules.
+    """LightningCLI for all our modules and DataModules; each run has a folder of its own, with its config in it.
 
-    What differs: values of a checkpoint never override the config; checkpointing and what the method needs cannot be
-    dropped by a list of callbacks in a YAML file; each run has a folder of its own, with its config in it.
+    Values of a checkpoint never override the config, and a list of callbacks in a YAML file cannot drop checkpointing
+    or what the method needs.
     """
 
     subcommand: str
@@ -131,8 +131,7 @@ class RunCLI(LightningCLI):
         config.trainer.default_root_dir = str(self.run_dir)
         config.checkpoint.dirpath = str(self.run_dir / "checkpoints")
         for logger in _as_list(config.trainer.logger):
-            if isinstance(logger, jsonargparse.Namespace):
-                direct_logger(logger, self.run_dir)
+            direct_logger(logger, self.run_dir)
 
     def instantiate_classes(self) -> None:
         self.parser.add_instantiator(self._build, object, subclasses=True)
@@ -173,9 +172,8 @@ class RunCLI(LightningCLI):
             keys = ("accelerator", "devices", "num_nodes", "strategy", "precision")
             stated = ", ".join(f"{key} {config[key]}" for key in keys if config[key] is not None)
             raise UserError(f"trainer: {one_line(error)} (with {stated})") from error
-        cores = os.cpu_count() or 1
-        if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > cores:
-            devices = trainer.num_devices
+        cores, devices = os.cpu_count() or 1, trainer.num_devices
+        if isinstance(trainer.accelerator, CPUAccelerator) and devices > cores:
             raise UserError(f"trainer.devices is {devices}, and this machine has {cores} CPU cores: set it to 1.")
         return trainer
 

@@ -95,8 +95,10 @@ def remove_unused(run_dir: Path | None) -> None:
         shutil.rmtree(run_dir, ignore_errors=True)
 
 
-def direct_logger(logger: jsonargparse.Namespace, run_dir: Path) -> None:
+def direct_logger(logger: jsonargparse.Namespace | bool, run_dir: Path) -> None:
     """Make a configured logger write into the run's folder, and W&B run offline where nobody is logged in."""
+    if isinstance(logger, bool):  # Lightning's own, or none
+        return
     init_args = logger.init_args
     init_args.save_dir = str(run_dir)
     if logger.class_path.endswith("TensorBoardLogger"):
