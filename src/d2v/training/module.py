@@ -85,7 +85,7 @@ class Data2VecModule(TrainingModule):
         """As for any training; and the data must mean what they meant.
 
         Raises:
-            UserError: The data have another tokenizer, or normalise pixels otherwise, than in the checkpoint's training.
+            UserError: Their tokenizer, or how they normalise pixels, is not the one that the checkpoint was trained with.
         """
         stored = checkpoint.get("d2v", {}).get("encoders", {})
         for name, encoder in self.encoders.items():
