@@ -169,8 +169,8 @@ def _write_onnx(
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
 
     def compute(*example: Tensor) -> list[Tensor]:
-        found = session.run(None, {name: value.numpy() for name, value in zip(names, example, strict=True)})
-        return [torch.from_numpy(value) for value in found]
+        feed = dict(zip(names, map(Tensor.numpy, example), strict=True))
+        return list(map(torch.from_numpy, session.run(None, feed)))
 
     return compute
 
@@ -209,6 +209,8 @@ def _card(
     if program.tells_padding:
         lines.append("`output_padding`: bool [B, N], true where a frame is padding; what stands there means nothing.")
     if head is not None and head.names:
-        symbols, classes = f"Symbols: {' '.join(head.names)}", f"Classes, in order: {', '.join(head.names)}"
-        lines.append(symbols if head.task == "ctc" else classes)
+        if head.task == "ctc":
+            lines.append(f"Symbols: {' '.join(head.names)}")
+        else:
+            lines.append(f"Classes, in order: {', '.join(head.names)}")
     return model_card(name, checkpoint, {"torch": "pytorch", "onnx": "onnx"}[form], "\n\n".join([use, *lines]))
