@@ -85,7 +85,7 @@ class Data2VecModule(TrainingModule):
         """As for any training; and the data must mean what they meant.
 
         Raises:
-            UserError: Their tokenizer, or how they normalise pixels, is not the one that the checkpoint was trained with.
+            UserError: Their tokenizer, or how they normalise pixels, is not that of the checkpoint.
         """
         stored = checkpoint.get("d2v", {}).get("encoders", {})
         for name, encoder in self.encoders.items():
