@@ -19,7 +19,7 @@ import yaml
 from torch import Tensor, nn
 
 from d2v import __version__
-from d2v.checkpoints.recipe import build
+from d2v.checkpoints.recipe import build_encoder
 from d2v.configs import find_config
 from d2v.modalities.text.data import TextDataModule
 from d2v.model.encoder import Encoder
@@ -66,8 +66,8 @@ def main() -> None:
     model, trainer = config["model"]["init_args"], config["trainer"]
     torch.manual_seed(0)
     node = copy.deepcopy(model["student"])
-    node["init_args"].update(masked_input="replace", random_tokens=0.1, unchanged_tokens=0.1)
-    student = build(node)
+    node["front"]["init_args"].update(masked_input="replace", random_tokens=0.1, unchanged_tokens=0.1)
+    student = build_encoder(node)
     data = TextDataModule(**{**config["data"]["init_args"], "root": args.root})
     data.prepare_data()
     data.adapt_to(student)

@@ -26,6 +26,11 @@ def recipe(front: type[FrontEnd], **arguments: Any) -> dict[str, Any]:
     return {"front": {"class_path": class_path, "init_args": arguments}, "trunk": trunk}
 
 
+def arguments(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of front end and trunk in the recipe of an encoder, side by side."""
+    return {**recipe["front"]["init_args"], **recipe["trunk"]}
+
+
 def make(front: type[FrontEnd], **arguments: Any) -> Encoder:
     made = recipe(front, **arguments)
     return Encoder(lambda trunk: front(trunk, **made["front"]["init_args"]), Transformer(**made["trunk"]))

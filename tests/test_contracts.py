@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from encoders import data2vec, step
+from encoders import step
 from torch import Tensor
 
-from d2v.checkpoints.recipe import build, build_encoder
+from d2v.checkpoints import recipe
 from d2v.configs import SHIPPED
 from d2v.model.data2vec import Data2Vec
 from d2v.model.front_end import FrontEnd
@@ -115,16 +115,7 @@ def front_class(args: dict[str, Any]) -> type[FrontEnd]:
 
 
 def build_method(args: dict[str, Any]) -> Data2Vec:
-    return data2vec(
-        student=build_encoder(args["student"]),
-        masking=build(args["masking"]),
-        targets=build(args["targets"]),
-        head=lambda width: build(args["head"], width),
-        loss=build(args["loss"]),
-        cls_loss=build(args["cls_loss"]) if args.get("cls_loss") else None,
-        num_masks=args.get("num_masks", 1),
-        shared_with_teacher=args.get("shared_with_teacher", ()),
-    )
+    return recipe.build_method({"num_masks": 1, "shared_with_teacher": [], **args})
 
 
 def build_other(node: dict[str, Any], *positional: Any) -> Any:

@@ -12,12 +12,16 @@ if TYPE_CHECKING:
     from d2v.modalities.text.corpus.prepare import prepare_corpus as prepare_text
     from d2v.monitoring.comparison import probe
     from d2v.monitoring.machine import check_machine
+    from d2v.official.exporting import export_checkpoint
+    from d2v.official.importing import import_checkpoint
 
 __version__ = "0.1.0"
 __all__ = [
     "__version__",
     "check_machine",
     "embed_files",
+    "export_checkpoint",
+    "import_checkpoint",
     "load",
     "prepare_demo",
     "prepare_speech",
@@ -29,6 +33,8 @@ __all__ = [
 _PLACES = {
     "check_machine": "d2v.monitoring.machine.check_machine",
     "embed_files": "d2v.features.embed.embed_files",
+    "export_checkpoint": "d2v.official.exporting.export_checkpoint",
+    "import_checkpoint": "d2v.official.importing.import_checkpoint",
     "load": "d2v.checkpoints.load.load",
     "prepare_demo": "d2v.demo.prepare_demo",
     "prepare_speech": "d2v.modalities.speech.report.prepare_speech",

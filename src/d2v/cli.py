@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from d2v import __version__
 from d2v.errors import Interrupted, UserError
+from d2v.packages import allow_packages
 
 TRAINER_COMMANDS = {
     "fit": "pretrain or fine-tune by a recipe:  d2v fit --config vision.yaml --data.root DIR",
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # names of files may have characters that the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     try:
-        return _dispatch(args)
+        return _dispatch(_allow_packages(args))
     except SystemExit as stop:  # a parser has printed its message, or the help
         return int(stop.code or 0)
     except BrokenPipeError:  # whoever reads our output has stopped
@@ -81,6 +82,21 @@ def _describe(error: Exception, debug: bool) -> str:
     if "out of memory" in text:
         hints.insert(0, "lower data.batch_size; data.global_batch_size keeps the optimizer step as it is")
     return f"d2v: failed: {type(error).__name__}: {text.splitlines()[0]}" + (f" ({'; '.join(hints)})" if hints else "")
+
+
+def _allow_packages(args: list[str]) -> list[str]:
+    """The arguments without ``--allow PACKAGE``, which any command takes, and as often as wanted."""
+    rest, packages = [], []
+    words = iter(args)
+    for word in words:
+        if word == "--allow":
+            packages.append(next(words, ""))
+        elif word.startswith("--allow="):
+            packages.append(word.removeprefix("--allow="))
+        else:
+            rest.append(word)
+    allow_packages(packages)
+    return rest
 
 
 def _dispatch(args: list[str]) -> int:
@@ -118,7 +134,8 @@ def _help() -> str:
             "",
             *(f"  {name:<{width}}  {summary}" for name, summary in rows),
             "",
-            "options of all commands: --debug shows the traceback of an error",
+            "options of all commands: --debug shows the traceback of an error; --allow PACKAGE lets a checkpoint name",
+            "classes of that package, whose code then runs",
             "exit code: 0 done, 1 failed while running, 2 bad input",
         ]
     )

@@ -1,5 +1,6 @@
 """What is told apart: bad input, a sample that cannot be read, and a run that a signal stopped."""
 
+from collections.abc import Sequence
 from importlib import metadata
 
 
@@ -47,3 +48,10 @@ def how_to_install(extra: str) -> str:
         if marker.strip() == f"extra == '{extra}'":
             packages.append(f"'{package.strip()}'")
     return f"pip install {' '.join(packages)}"
+
+
+def some_of(names: Sequence[str], most: int) -> str:
+    """Names for a message: all, or so many of them and dots."""
+    if len(names) > most:
+        names = [*names[:most], "..."]
+    return ", ".join(names)

@@ -9,8 +9,10 @@ from encoders import speech_encoder, text_encoder, vision_encoder
 from torch import Tensor
 
 from d2v import __version__
+from d2v.checkpoints.head_files import head_recipe
 from d2v.commands import export
 from d2v.model.encoder import Encoder
+from d2v.nn.task_heads import ClassifierHead, CTCHead, TanhHead
 
 EXTRACTOR = ((8, 10, 5), (12, 3, 2), (12, 2, 2))
 SPEECH = {
@@ -45,7 +47,7 @@ def make_encoder(kind: str, **changes: Any) -> Encoder:
 def save(
     path: Path,
     encoder: Encoder,
-    head: dict[str, Tensor] | None = None,
+    head_weights: dict[str, Tensor] | None = None,
     teacher: Encoder | None = None,
     assets: dict[str, str] | None = None,
     **ours: Any,
@@ -54,14 +56,30 @@ def save(
     state = {f"method.student.{name}": value for name, value in encoder.state_dict().items()}
     if teacher is not None:
         state |= {f"method.teacher.encoder.{name}": value for name, value in teacher.state_dict().items()}
-    state |= {f"method.head.{name}": value for name, value in (head or {}).items()}
-    entry = {"version": __version__, "student": encoder.recipe, "assets": assets or {}, **ours}
+    state |= {f"method.head.{name}": value for name, value in (head_weights or {}).items()}
+    encoders = {"": {"recipe": encoder.recipe, "assets": assets or {}, "licence": None}}
+    entry = {"version": __version__, "encoders": encoders, **ours}
     torch.save({"state_dict": state, "global_step": 7, "d2v": entry}, path)
     return path
 
 
+def recogniser(symbols: list[str], width: int = 16) -> dict[str, Any]:
+    """What a fine-tuned recogniser says of its head."""
+    head = head_recipe(CTCHead(width, len(symbols)))
+    return {"alphabet": symbols, "head": {"recipe": head, "task": "ctc", "pool": "none"}}
+
+
+def classifier(
+    classes: list[str], head: dict[str, Tensor], pool: str, task: str = "single", score_scale: float = 1.0
+) -> dict[str, Any]:
+    """What a fine-tuned classifier says of its head, whose tensors are those of :func:`linear_head`."""
+    kind = TanhHead if "hidden.weight" in head else ClassifierHead
+    recipe = head_recipe(kind(head["proj.weight"].shape[1], len(classes), "norm.weight" in head, eps=1e-5))
+    return {"classes": classes, "head": {"recipe": recipe, "task": task, "pool": pool, "score_scale": score_scale}}
+
+
 def linear_head(classes: int, norm: bool = False, tanh: bool = False, width: int = 16) -> dict[str, Tensor]:
-    """Random weights of a head in the names of ``finetuning/classifier_heads.py``, or of CTC's."""
+    """Random weights of a head in the names of ``nn/task_heads.py``."""
     torch.manual_seed(4)
     head = {"proj.weight": torch.randn(classes, width), "proj.bias": torch.randn(classes)}
     if norm:

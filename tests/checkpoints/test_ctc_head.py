@@ -9,8 +9,8 @@ import torch
 from speech_checkpoints import State, recogniser, v1_audio, v2_audio
 
 import d2v
-from d2v.checkpoints.ctc_head import FILE, load_ctc_head
 from d2v.checkpoints.folder import read_config
+from d2v.checkpoints.head_files import FILE, load_head
 from d2v.commands import import_
 from d2v.errors import UserError
 
@@ -22,11 +22,11 @@ def test_a_recogniser_keeps_its_head(make: Callable[..., State], import_content:
     pretrained = make()
     content = recogniser(pretrained)
     folder = import_content(content)
-    weight, bias, symbols = load_ctc_head(folder)
-    assert torch.equal(weight, content["model"]["w2v_encoder.proj.weight"])
-    assert torch.equal(bias, content["model"]["w2v_encoder.proj.bias"])
-    assert symbols[:6] == ["<s>", "<pad>", "</s>", "<unk>", "|", "E"]
-    assert (len(symbols), symbols[-1]) == (32, "Z")
+    head = load_head(folder)
+    assert torch.equal(head.weights["proj.weight"], content["model"]["w2v_encoder.proj.weight"])
+    assert torch.equal(head.weights["proj.bias"], content["model"]["w2v_encoder.proj.bias"])
+    assert (head.task, head.names[:6]) == ("ctc", ("<s>", "<pad>", "</s>", "<unk>", "|", "E"))
+    assert (len(head.names), head.names[-1]) == (32, "Z")
     assert "CTC head (32 symbols)" in (folder / "README.md").read_text()
     config = read_config(folder)
     assert config["left_out"] == []
@@ -34,7 +34,7 @@ def test_a_recogniser_keeps_its_head(make: Callable[..., State], import_content:
     x = torch.randn(1, 300)
     with torch.no_grad():
         torch.testing.assert_close(d2v.load(folder)(x).tokens, d2v.load(import_content(pretrained, "other"))(x).tokens)
-    assert load_ctc_head(folder.with_name("other")) is None
+    assert load_head(folder.with_name("other")) is None
 
 
 def test_symbols_of_a_recogniser(tmp_path: Path, import_content: Import) -> None:
@@ -49,12 +49,12 @@ def test_symbols_of_a_recogniser(tmp_path: Path, import_content: Import) -> None
         )
         return tmp_path / name
 
-    assert load_ctc_head(run("given", letters))[2] == ["<s>", "<pad>", "</s>", "<unk>", "|", "A", "B"]
+    assert load_head(run("given", letters)).names == ("<s>", "<pad>", "</s>", "<unk>", "|", "A", "B")
     unknown = run("unknown", None)
-    assert load_ctc_head(unknown) is None
+    assert load_head(unknown) is None
     assert any("import again with --dict FILE" in note for note in read_config(unknown)["notes"])
     letters.rename(tmp_path / "dict.ltr.txt")
-    assert load_ctc_head(run("beside", None))[2][-1] == "B"
+    assert load_head(run("beside", None)).names[-1] == "B"
 
     (tmp_path / "short.txt").write_text("| 10\nA 5\n")
     with pytest.raises(UserError, match=r"short.txt: makes 6 symbols .* 7 outputs"):
@@ -69,4 +69,4 @@ def test_a_damaged_head(import_content: Import) -> None:
     folder = import_content(recogniser(v1_audio()))
     (folder / FILE).write_bytes(b"nothing")
     with pytest.raises(UserError, match="does not go with"):
-        load_ctc_head(folder)
+        load_head(folder)

@@ -8,15 +8,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from exporting import linear_head, make_encoder, run_export, save
+from exporting import classifier, linear_head, make_encoder, recogniser, run_export, save
 
 import d2v
-from d2v.checkpoints.classifier_head import load_classifier_head
-from d2v.checkpoints.ctc_head import load_ctc_head
 from d2v.checkpoints.folder import read_config
-from d2v.checkpoints.layout import build_method
+from d2v.checkpoints.head_files import load_head
 from d2v.checkpoints.load import init_weights, load_method
-from d2v.checkpoints.recipe import node
+from d2v.checkpoints.recipe import build_method, node
 from d2v.errors import UserError
 
 METHOD: dict[str, Any] = {
@@ -38,7 +36,7 @@ def run_folder(folder: Path, with_config: bool = True) -> tuple[Path, Any]:
         parameter.data.add_(torch.randn_like(parameter))
     (folder / "checkpoints").mkdir(parents=True)
     state = {f"method.{name}": value for name, value in method.state_dict().items()}
-    entry = {"version": "0", "student": encoder.recipe, "assets": {}}
+    entry = {"version": "0", "encoders": {"": {"recipe": encoder.recipe, "assets": {}, "licence": None}}}
     torch.save({"state_dict": state, "global_step": 3, "d2v": entry}, folder / "checkpoints" / "last.ckpt")
     if with_config:
         model = {"class_path": "d2v.training.module.Data2VecModule", "init_args": {**METHOD, "student": encoder.recipe}}
@@ -58,10 +56,10 @@ def test_pretraining_goes_on_from_it(tmp_path: Path) -> None:
     again = load_method(folder)
     expected = method.state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in again.state_dict().items())
-    assert again.num_masks == 2
+    assert again.task.num_masks == 2
     fresh = build_method({**METHOD, "student": method.student.recipe})
     assert init_weights(fresh, folder) == []
-    assert torch.equal(fresh.head.state_dict()["proj.weight"], expected["head.proj.weight"])
+    assert torch.equal(fresh.task.head.state_dict()["proj.weight"], expected["task.head.proj.weight"])
     x = torch.randn(1, 3, 16, 24)
     for weights, encoder in (("student", method.student), ("teacher", method.teacher.encoder)):
         with torch.no_grad():
@@ -80,22 +78,19 @@ def test_a_run_without_its_config(tmp_path: Path, capsys: pytest.CaptureFixture)
 
 def test_fine_tuned_models_keep_their_heads(tmp_path: Path) -> None:
     head = linear_head(3)
-    checkpoint = save(tmp_path / "a.ckpt", make_encoder("speech2"), head, alphabet=["<blank>", "|", "A"])
+    checkpoint = save(tmp_path / "a.ckpt", make_encoder("speech2"), head, **recogniser(["<blank>", "|", "A"]))
     folder = run_export(checkpoint, "safetensors", tmp_path / "ctc")
-    weight, bias, symbols = load_ctc_head(folder)
-    assert torch.equal(weight, head["proj.weight"])
-    assert torch.equal(bias, head["proj.bias"])
-    assert symbols == ["<blank>", "|", "A"]
+    found = load_head(folder)
+    assert torch.equal(found.weights["proj.weight"], head["proj.weight"])
+    assert torch.equal(found.weights["proj.bias"], head["proj.bias"])
+    assert found.names == ("<blank>", "|", "A")
     assert_same_folder(folder, run_export(folder, "safetensors", tmp_path / "ctc_again"))
 
     head = linear_head(1, norm=True, tanh=True)
-    settings = {"pool": "cls", "task": "regression", "score_scale": 5.0}
-    checkpoint = save(
-        tmp_path / "b.ckpt", make_encoder("text1"), head, assets={"tokenizer.json": "{}"}, classes=["score"],
-        classifier=settings,
-    )  # fmt: skip
+    settings = classifier(["score"], head, "cls", "regression", score_scale=5.0)
+    checkpoint = save(tmp_path / "b.ckpt", make_encoder("text1"), head, assets={"tokenizer.json": "{}"}, **settings)
     folder = run_export(checkpoint, "safetensors", tmp_path / "score")
-    found = load_classifier_head(folder)
+    found = load_head(folder)
     assert (found.kind, found.pool, found.task, found.names) == ("tanh", "cls", "regression", ("score",))
     assert torch.equal(found.weights["proj.weight"], 5 * head["proj.weight"])  # in the units of the data
     assert torch.equal(found.weights["hidden.weight"], head["hidden.weight"])
@@ -131,7 +126,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
     torch.save({"model": {}}, foreign)
     with pytest.raises(UserError, match=r"no checkpoint of d2v\. One of others is imported first: d2v import"):
         run_export(foreign, "hf", tmp_path / "new")
-    old = save(tmp_path / "old.ckpt", make_encoder("text1"), linear_head(2), classes=["a", "b"])
-    with pytest.raises(UserError, match="does not say what its head reads"):
-        run_export(old, "safetensors", tmp_path / "new")
+    damaged = save(tmp_path / "b.ckpt", make_encoder("text1"), linear_head(3), **recogniser(["<blank>", "|"]))
+    with pytest.raises(UserError, match=r"b\.ckpt: its head cannot be read \(proj.weight has the shape"):
+        run_export(damaged, "safetensors", tmp_path / "new")
     assert not (tmp_path / "new").exists()

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from exporting import linear_head, make_encoder, run_export, save
+from exporting import classifier, linear_head, make_encoder, recogniser, run_export, save
 from torch import Tensor
 
 import d2v
-from d2v.checkpoints.ctc_head import load_ctc_head
+from d2v.checkpoints.head_files import load_head
 from d2v.checkpoints.load import load
 from d2v.commands import import_
 from d2v.errors import UserError
@@ -74,7 +74,7 @@ def test_text_without_a_tokenizer(tmp_path: Path, changes: dict[str, Any]) -> No
 def test_vision(tmp_path: Path, changes: dict[str, Any]) -> None:
     encoder = make_encoder("vision1", **changes)
     folder = run_export(save(tmp_path / "a.ckpt", encoder), "hf", tmp_path / "hf")
-    size = encoder.recipe["init_args"]["image_size"]
+    size = encoder.recipe["front"]["init_args"]["image_size"]
     height, width = (size, size) if isinstance(size, int) else size
     assert_same_features(encoder, officially(folder, "Data2VecVisionModel"), torch.randn(2, 3, height, width))
     processor = transformers.AutoImageProcessor.from_pretrained(folder)
@@ -94,7 +94,7 @@ def test_teacher(tmp_path: Path) -> None:
 
 def test_recogniser(tmp_path: Path) -> None:
     encoder, head = make_encoder("speech1"), linear_head(len(SYMBOLS))
-    checkpoint = save(tmp_path / "a.ckpt", encoder, head, alphabet=SYMBOLS)
+    checkpoint = save(tmp_path / "a.ckpt", encoder, head, **recogniser(SYMBOLS))
     folder = run_export(checkpoint, "hf", tmp_path / "hf")
     x = torch.randn(2, 400)
     model = officially(folder, "Data2VecAudioForCTC")
@@ -110,9 +110,10 @@ def test_recogniser(tmp_path: Path) -> None:
     assert processor.decode([0, 5, 5, 0, 5, 4, 4, 6, 0, 7, 6, 0]) == "AA B'B"
     assert tokenizer("AB A").input_ids == [5, 6, 4, 5]
     again = import_folder(folder)
-    weight, bias, symbols = load_ctc_head(again)
-    assert (torch.equal(weight, head["proj.weight"]), torch.equal(bias, head["proj.bias"])) == (True, True)
-    assert symbols == SYMBOLS
+    found = load_head(again)
+    assert torch.equal(found.weights["proj.weight"], head["proj.weight"])
+    assert torch.equal(found.weights["proj.bias"], head["proj.bias"])
+    assert list(found.names) == SYMBOLS
 
 
 def import_folder(folder: Path) -> Path:
@@ -127,12 +128,12 @@ def import_folder(folder: Path) -> Path:
 @pytest.mark.parametrize("task", ["single", "multi", "regression"])
 def test_speech_classifier(tmp_path: Path, task: str) -> None:
     encoder, head = make_encoder("speech1"), linear_head(3)
-    settings = {"pool": "mean", "task": task, "score_scale": 5.0 if task == "regression" else 1.0}
-    checkpoint = save(tmp_path / "a.ckpt", encoder, head, classes=["x", "y", "z"], classifier=settings)
+    settings = classifier(["x", "y", "z"], head, "mean", task, score_scale=5.0 if task == "regression" else 1.0)
+    checkpoint = save(tmp_path / "a.ckpt", encoder, head, **settings)
     model = officially(run_export(checkpoint, "hf", tmp_path / "hf"), "Data2VecAudioForSequenceClassification")
     x = torch.randn(2, 400)
     scores = torch.nn.functional.linear(mean_of_tokens(encoder(x).tokens), head["proj.weight"], head["proj.bias"])
-    assert_close(scores * settings["score_scale"], model(x).logits)
+    assert_close(scores * settings["head"]["score_scale"], model(x).logits)
     assert model.config.id2label == {0: "x", 1: "y", 2: "z"}
     assert model.config.problem_type.startswith(task)
 
@@ -142,10 +143,8 @@ def test_text_classifier_with_its_tokenizer(tmp_path: Path) -> None:
     tokenizer = TextTokenizer.train(["abc abc naïve", "日本語 bc"], vocab_size=270)
     encoder = make_encoder("text1", vocab_size=len(tokenizer), max_positions=200)
     head = linear_head(2, tanh=True)
-    checkpoint = save(
-        tmp_path / "a.ckpt", encoder, head, assets={"tokenizer.json": tokenizer.to_json()}, classes=["no", "yes"],
-        classifier={"pool": "cls", "task": "single", "score_scale": 1.0},
-    )  # fmt: skip
+    assets = {"tokenizer.json": tokenizer.to_json()}
+    checkpoint = save(tmp_path / "a.ckpt", encoder, head, assets=assets, **classifier(["no", "yes"], head, "cls"))
     folder = run_export(checkpoint, "hf", tmp_path / "hf")
     model = officially(folder, "Data2VecTextForSequenceClassification")
     official = transformers.AutoTokenizer.from_pretrained(folder)
@@ -165,8 +164,7 @@ def test_text_classifier_with_its_tokenizer(tmp_path: Path) -> None:
 def test_picture_classifier(tmp_path: Path, pool: str) -> None:
     mean = pool == "mean"
     encoder, head = make_encoder("vision1", image_size=16, output_norm=not mean), linear_head(3, norm=mean)
-    settings = {"pool": pool, "task": "single", "score_scale": 1.0}
-    checkpoint = save(tmp_path / "a.ckpt", encoder, head, classes=["x", "y", "z"], classifier=settings)
+    checkpoint = save(tmp_path / "a.ckpt", encoder, head, **classifier(["x", "y", "z"], head, pool))
     model = officially(run_export(checkpoint, "hf", tmp_path / "hf"), "Data2VecVisionForImageClassification")
     x = torch.randn(2, 3, 16, 16)
     features = encoder(x).tokens.mean(1) if mean else encoder(x).cls[:, 0]
@@ -200,8 +198,8 @@ def test_what_does_not_fit_is_named(
 ) -> None:
     ours: dict[str, Any] = {}
     if head is not None:
-        settings = {"pool": head[0], "task": "single", "score_scale": 1.0}
-        ours = {"head": linear_head(2, **head[1]), "classes": ["x", "y"], "classifier": settings}
+        weights = linear_head(2, **head[1])
+        ours = {"head_weights": weights, **classifier(["x", "y"], weights, head[0])}
     checkpoint = save(tmp_path / "a.ckpt", make_encoder(kind, **changes), **ours)
     with pytest.raises(UserError, match=f"--format hf: .*{message}.*--format safetensors, onnx and torch can"):
         run_export(checkpoint, "hf", tmp_path / "hf")
@@ -221,4 +219,4 @@ def test_there_and_back(tmp_path: Path, kind: str) -> None:
     configs = [json.loads((path / "config.json").read_text()) for path in (folder, second)]
     assert configs[0] == configs[1] | {key: configs[0][key] for key in configs[0] if "drop" in key}
     assert (second / "model.safetensors").read_bytes() == (folder / "model.safetensors").read_bytes()
-    assert d2v.load(tmp_path / "hf_imported").recipe["class_path"] == encoder.recipe["class_path"]
+    assert d2v.load(tmp_path / "hf_imported").recipe["front"]["class_path"] == encoder.recipe["front"]["class_path"]

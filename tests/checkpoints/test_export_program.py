@@ -8,7 +8,7 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
-from exporting import linear_head, make_encoder, run_export, save
+from exporting import classifier, linear_head, make_encoder, recogniser, run_export, save
 
 from d2v.checkpoints.export import program
 from d2v.errors import UserError
@@ -81,7 +81,7 @@ def test_features_at_other_sizes(tmp_path: Path, kind: str, capsys: pytest.Captu
 
 def test_recogniser(tmp_path: Path) -> None:
     encoder, head = make_encoder("speech1", depth=1), linear_head(3)
-    folder = run_export(save(tmp_path / "a.ckpt", encoder, head, alphabet=SYMBOLS), "torch", tmp_path / "torch")
+    folder = run_export(save(tmp_path / "a.ckpt", encoder, head, **recogniser(SYMBOLS)), "torch", tmp_path / "torch")
     example = inputs("speech1", 2, 200)
     with torch.no_grad():
         tokens = encoder(*example)
@@ -96,7 +96,7 @@ def test_recogniser(tmp_path: Path) -> None:
 )
 def test_classifier(tmp_path: Path, kind: str, pool: str, parts: dict[str, bool]) -> None:
     encoder, head = make_encoder(kind, depth=1), linear_head(2, **parts)
-    ours = {"classes": ["no", "yes"], "classifier": {"pool": pool, "task": "single", "score_scale": 1.0}}
+    ours = classifier(["no", "yes"], head, pool)
     checkpoint = save(tmp_path / "a.ckpt", encoder, head, assets={"tokenizer.json": "{}"}, **ours)
     folder = run_export(checkpoint, "torch", tmp_path / "torch")
     module = (TanhHead if "tanh" in parts else ClassifierHead)(16, 2, "norm" in parts, 0.0, 1e-5).eval()

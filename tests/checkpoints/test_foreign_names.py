@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from exporting import linear_head, make_encoder, run_export, save
+from exporting import classifier, linear_head, make_encoder, run_export, save
 
 import d2v
 from d2v.errors import UserError
@@ -55,16 +55,17 @@ def test_no_recipe_builds_what_reads_other_models(tmp_path: Path, monkeypatch: p
         "init_args": {"optimizer": None, "schedule": None, "checkpoint": "hf://somebody/model"},
     }
     folder = run_export(save(tmp_path / "x.ckpt", make_encoder("vision2")), "safetensors", tmp_path / "model")
-    edited(folder, method={"student": module})
     content = torch.load(tmp_path / "x.ckpt", weights_only=True)
-    content["d2v"]["student"] = module
+    recipe = {"front": module, "trunk": content["d2v"]["encoders"][""]["recipe"]["trunk"]}
+    edited(folder, method={"student": recipe})
+    content["d2v"]["encoders"][""]["recipe"] = recipe
     torch.save(content, tmp_path / "y.ckpt")
     for path in (folder, tmp_path / "y.ckpt"):
         with pytest.raises(UserError, match="no part of the method"):
             d2v.load(path)
     head = {"class_path": "d2v.model.heads.LinearHead", "init_args": {}}
-    with pytest.raises(UserError, match=r"LinearHead, and no encoder"):
-        d2v.load(edited(folder, method={"student": head}))
+    with pytest.raises(UserError, match=r"LinearHead': is not a FrontEnd"):
+        d2v.load(edited(folder, method={"student": {**recipe, "front": head}}))
     assert not asked
 
 
@@ -84,8 +85,8 @@ def test_a_licence_goes_with_what_is_trained_from_it(tmp_path: Path) -> None:
 
 def test_a_score_keeps_its_units(tmp_path: Path) -> None:
     head = linear_head(1)
-    settings = {"pool": "mean", "task": "regression", "score_scale": 5.0}
-    path = save(tmp_path / "x.ckpt", make_encoder("vision2"), head, classes=["score"], classifier=settings)
+    settings = classifier(["score"], head, "mean", "regression", score_scale=5.0)
+    path = save(tmp_path / "x.ckpt", make_encoder("vision2"), head, **settings)
     folder = run_export(path, "safetensors", tmp_path / "model")
     module = Classifier(
         optimizer=torch.optim.SGD, schedule=WarmupCosine(0), checkpoint=str(folder), task="regression", norm=False,

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+from encoders import arguments, step
 from torch import Tensor
 
 import d2v
-from d2v.checkpoints.classifier_head import load_classifier_head
 from d2v.checkpoints.folder import read_config, read_weights
+from d2v.checkpoints.head_files import load_head
 from d2v.checkpoints.load import load_method
 from d2v.commands import import_
 from d2v.errors import UserError
@@ -26,11 +27,11 @@ Import = Callable[..., Path]
 def one_step(folder: Path) -> None:
     """The imported method trains: a finite loss, and a teacher that differs from the student."""
     method = load_method(folder)
-    student = method.student.recipe["init_args"]
+    student = arguments(method.student.recipe)
     size = student["image_size"]
     height, width = (size, size) if isinstance(size, int) else size
     batch = Batch(torch.randn(2, 3, height, width), torch.arange(2), torch.zeros(2, dtype=torch.int64))
-    output = method(batch)
+    output = step(method, batch)
     assert torch.isfinite(output.loss)
     output.loss.backward()
     with torch.no_grad():
@@ -69,7 +70,7 @@ def test_v2_of_any_shape_arrives_whole(
     folder = import_content(content)
     weights = read_weights(folder)
     method = read_config(folder)["method"]
-    student = method["student"]["init_args"]
+    student = arguments(method["student"])
     assert {key: student[ours] for key, ours in {"heads": "num_heads", "width": "width", "depth": "depth"}.items()} == {
         key: shape[key] for key in ("heads", "width", "depth")
     }
@@ -120,7 +121,7 @@ def test_v1_of_any_shape_arrives_whole(
         content["args"] = make_beit_args(depth, grid)
     folder = import_content(content)
     config, weights = read_config(folder), read_weights(folder)
-    student = config["method"]["student"]["init_args"]
+    student = arguments(config["method"]["student"])
     assert (student["num_heads"], student["depth"], student["relative_bias"]) == (heads, depth, shape["bias"])
     assert (student["layer_scale"] is not None) == shape["layer_scale"]
     assert config["method"]["masking"]["init_args"]["grid"] == list(grid)
@@ -179,16 +180,16 @@ def test_v2_fine_tuned_by_fairseq(make_v2_image: Make, import_content: Import) -
     folder = import_content({"cfg": {"model": cfg}, "model": state})
     assert read_config(folder)["left_out"] == []
     assert read_config(folder)["source"]["layout"].endswith("fine-tuned")
-    assert d2v.load(folder).recipe["init_args"]["num_heads"] == 4
-    head = load_classifier_head(folder)
+    assert d2v.load(folder).recipe["trunk"]["num_heads"] == 4
+    head = load_head(folder)
     assert head is not None
     assert (head.pool, head.names, head.task) == ("mean", None, "single")
     assert torch.equal(head.weights["norm.bias"], state["fc_norm.bias"])
     assert torch.equal(head.weights["proj.weight"], state["head.weight"])
     cfg["prediction_mode"] = "CLS_TOKEN"
-    assert read_config(import_content({"cfg": {"model": cfg}, "model": state}, "cls"))["classifier"]["pool"] == "cls"
+    assert read_config(import_content({"cfg": {"model": cfg}, "model": state}, "cls"))["head"]["pool"] == "cls"
     cfg["prediction_mode"] = "LIN_SOFTMAX"
-    assert "classifier" not in read_config(import_content({"cfg": {"model": cfg}, "model": state}, "softmax"))
+    assert "head" not in read_config(import_content({"cfg": {"model": cfg}, "model": state}, "softmax"))
 
 
 def test_what_differs_from_the_published_recipe_is_told(make_v2_image: Make, import_content: Import) -> None:
@@ -246,11 +247,11 @@ def test_a_model_that_beit_fine_tuned_gives_its_features_and_head(
         content = {"module": state, "optimizer": None, "skipped_steps": 0, "mp_world_size": 1, "epoch": 99}
         content |= {"args": argparse.Namespace(nb_classes=10), "csr_tensor_module_names": set(), "ds_version": "0.5"}
     folder = import_content(content)
-    config, head, encoder = read_config(folder), load_classifier_head(folder), d2v.load(folder)
+    config, head, encoder = read_config(folder), load_head(folder), d2v.load(folder)
     assert head is not None
     assert any("mask embedding" in note for note in config["notes"])
     assert config["left_out"] == []
-    assert (head.pool, config["classifier"]["norm"]) == (("cls", False) if kind == "cls" else ("mean", True))
+    assert (head.pool, head.has_norm) == (("cls", False) if kind == "cls" else ("mean", True))
     assert torch.equal(head.weights["proj.weight"], state["head.weight"].float())
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
@@ -268,7 +269,7 @@ def test_a_classifier_on_all_layers_is_left_out(make_v1_vision: Make, import_con
     content = make_v1_vision("beit", teacher=False, fine_tuned=True)
     content["model"]["layer_log_weights"] = torch.zeros(3)
     config = read_config(import_content(content))
-    assert "classifier" not in config
+    assert "head" not in config
     assert any("weighted sum of all layers" in note for note in config["notes"])
     assert "head.weight" in config["left_out"]
 
@@ -276,11 +277,11 @@ def test_a_classifier_on_all_layers_is_left_out(make_v1_vision: Make, import_con
 def test_a_model_that_fairseq_fine_tuned_gives_its_head(make_v1_vision: Make, import_content: Import) -> None:
     content = make_v1_vision("fairseq", teacher=False, fine_tuned=True)
     folder = import_content(content)
-    config, head = read_config(folder), load_classifier_head(folder)
+    config, head = read_config(folder), load_head(folder)
     assert head is not None
     assert config["left_out"] == []
     assert torch.equal(head.weights["norm.weight"], content["model"]["fc_norm.weight"])
-    assert "output_norm" not in config["method"]["student"]["init_args"]
+    assert "output_norm" not in config["method"]["student"]["trunk"]
 
 
 def test_settings_that_cannot_be_kept_are_told(
@@ -315,7 +316,7 @@ def test_what_is_written(make_v2_image: Make, import_content: Import, capsys: py
     assert "d2v.load" in card
     assert "CC-BY-NC" in card
     printed = capsys.readouterr().out
-    assert "fairseq data2vec 2.0 image" in printed
+    assert "fairseq data2vec 2.0 vision" in printed
     assert "width 32, blocks 1 + 2, heads 4, patch 8, image 32" in printed
     assert "student, teacher, head" in printed
 
@@ -380,7 +381,7 @@ def broken(make_v2_image: Make, make_v1_vision: Make) -> dict[str, tuple[Any, st
         ),
         "1.0 text without all": (
             {"model": {"encoder.sentence_encoder.version": torch.ones(1)}},
-            "feature_extractor.embedding.weight is missing",
+            "trunk.blocks.0.mlp.0.weight is missing",
         ),
         "weights of Hugging Face's text": (
             {"data2vec_text.embeddings.word_embeddings.weight": torch.ones(1)},

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from encoders import arguments, step
 from speech_checkpoints import State, recogniser, v1_audio, v2_audio
 from torch import Tensor
 
@@ -23,7 +24,7 @@ def one_step(folder: Path) -> None:
     """The imported method trains: a finite loss, and a teacher that differs from the student."""
     method = load_method(folder)
     batch = Batch(torch.randn(2, 400), torch.arange(2), torch.zeros(2, dtype=torch.int64))
-    output = method(batch)
+    output = step(method, batch)
     assert torch.isfinite(output.loss)
     output.loss.backward()
     with torch.no_grad():
@@ -55,7 +56,7 @@ def test_v2_of_any_shape_arrives_whole(seed: int, import_content: Import, sorted
     folder = import_content(content)
     method = read_config(folder)["method"]
     assert not any("activation_dropout" in note for note in read_config(folder)["notes"])
-    student, head = method["student"]["init_args"], method["head"]["init_args"]
+    student, head = arguments(method["student"]), method["head"]["init_args"]
     assert (student["depth"], student["prenet_depth"], student["num_heads"]) == (depth, prenet, heads)
     assert (student["position_layers"], student["position_kernel"], student["position_groups"]) == positions
     assert student["extractor"] == [[8, 10, 5], [12, 3, 2]]
@@ -86,7 +87,7 @@ def test_v1_of_any_shape_arrives_whole(seed: int, prenorm: bool, import_content:
     )  # fmt: skip
     folder = import_content(content)
     config = read_config(folder)
-    student = config["method"]["student"]["init_args"]
+    student = arguments(config["method"]["student"])
     assert (student["depth"], student["num_heads"], student["norm_first"]) == (depth, heads, prenorm)
     assert (student["position_layers"], student["position_kernel"], student["position_groups"]) == positions
     assert (student["alibi"], student["masked_input"]) == (False, "replace")

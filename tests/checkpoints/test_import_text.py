@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from encoders import arguments, step
 from text_checkpoints import State, classifier, v1_text, v2_text
 from torch import Tensor
 
 import d2v
-from d2v.checkpoints.classifier_head import load_classifier_head
 from d2v.checkpoints.folder import read_config, read_weights
+from d2v.checkpoints.head_files import load_head
 from d2v.checkpoints.load import load_method
+from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
 from d2v.types import Batch
 
@@ -27,7 +29,7 @@ IDS = torch.randint(4, 39, (2, 18), generator=torch.Generator().manual_seed(0))
 def one_step(folder: Path) -> None:
     """The imported method trains: a finite loss, and a teacher that differs from the student."""
     method = load_method(folder)
-    output = method(Batch(IDS, torch.arange(2), torch.zeros(2, dtype=torch.int64)))
+    output = step(method, Batch(IDS, torch.arange(2), torch.zeros(2, dtype=torch.int64)))
     assert torch.isfinite(output.loss)
     output.loss.backward()
     with torch.no_grad():
@@ -60,7 +62,7 @@ def test_v1_of_any_shape_arrives_whole(seed: int, import_content: Import, sorted
     )  # fmt: skip
     folder = import_content(content)
     config, weights = read_config(folder), read_weights(folder)
-    student = config["method"]["student"]["init_args"]
+    student = arguments(config["method"]["student"])
     assert (student["depth"], student["num_heads"], student["masked_input"]) == (depth, heads, "replace")
     assert (student["vocab_size"], student["max_positions"]) == (40, 20)
     assert (student["activation_dropout"], student["layer_drop"]) == (0.2, 0.05)
@@ -94,7 +96,7 @@ def test_v2_of_any_shape_arrives_whole(
     )  # fmt: skip
     folder = import_content(content)
     config = read_config(folder)
-    student, head = config["method"]["student"]["init_args"], config["method"]["head"]["init_args"]
+    student, head = arguments(config["method"]["student"]), config["method"]["head"]["init_args"]
     assert (student["depth"], student["num_heads"], student["layer_drop"]) == (depth, heads, 0.05)
     assert (student["vocab_size"], student["max_positions"]) == (40, 20)
     assert student.get("masked_input", "drop") == "drop"
@@ -113,7 +115,7 @@ def test_a_teacher_that_the_file_does_not_hold(make: Callable[..., State], impor
     content["model"] = {name: value for name, value in content["model"].items() if not name.endswith("_ema")}
     folder = import_content(content)
     assert read_config(folder)["method"]["shared_with_teacher"] == SHARED
-    assert load_method(folder)(Batch(IDS, torch.arange(2), torch.zeros(2, dtype=torch.int64))).loss.isfinite()
+    assert step(load_method(folder), Batch(IDS, torch.arange(2), torch.zeros(2, dtype=torch.int64))).loss.isfinite()
     with pytest.raises(UserError, match="no teacher"):
         d2v.load(folder, weights="teacher")
 
@@ -142,8 +144,9 @@ def test_a_classifier_gives_its_encoder_and_head(
     config = read_config(folder)
     assert config["source"]["layout"].endswith("text, fine-tuned")
     assert config["left_out"] == []
-    assert config["classifier"] == {"kind": "tanh", "pool": "cls", "names": None, "task": "single", "norm": False}
-    head = load_classifier_head(folder)
+    recipe = node("d2v.nn.task_heads.TanhHead", width=32, num_classes=3, norm=False, dropout=0.0, eps=1e-6)
+    assert config["head"] == {"recipe": recipe, "task": "single", "pool": "cls", "names": None}
+    head = load_head(folder)
     assert head is not None
     for ours, theirs in (("hidden", "dense"), ("proj", "out_proj")):
         official = content["model"][f"classification_heads.sentence_classification_head.{theirs}.weight"]
@@ -158,9 +161,9 @@ def test_a_classifier_gives_its_encoder_and_head(
 @pytest.mark.parametrize(
     ("change", "note"),
     [
-        ({"out_proj.bias": None}, "it has no classification_heads.sentence_classification_head.out_proj.bias"),
-        ({"dense.weight": (16, 32)}, r"dense.weight is \[16, 32\], where d2v's head has \[32, 32\]"),
-        ({"out_proj.weight": (0, 32), "out_proj.bias": (0,)}, "it has no outputs"),
+        ({"out_proj.bias": None}, "classification_heads.sentence_classification_head.out_proj.bias is missing"),
+        ({"dense.weight": (16, 32)}, r"dense.weight has the shape \[16, 32\] and not \[32, 32\]"),
+        ({"out_proj.weight": (0, 32), "out_proj.bias": (0,)}, r"out_proj.weight has the shape \[0, 32\]"),
     ],
 )
 def test_a_classifier_that_ours_cannot_be_is_left_out(
@@ -174,7 +177,7 @@ def test_a_classifier_that_ours_cannot_be_is_left_out(
             content["model"][name] = torch.randn(shape)
     folder = import_content(content)
     config = read_config(folder)
-    assert "classifier" not in config
+    assert "head" not in config
     assert any(re.search(f"classifier .* is left out: .*{note}", told) for told in config["notes"])
     assert any(name.startswith("classification_heads.") for name in config["left_out"])
 
@@ -187,7 +190,7 @@ def test_of_several_classifiers_the_usual_one_is_taken(import_content: Import) -
     assert any("of its 2 classifiers sentence_classification_head" in note for note in config["notes"])
     assert config["left_out"][0].startswith("classification_heads.another.")
     content["cfg"]["model"]["pooler_activation_fn"] = "relu"
-    assert "classifier" not in read_config(import_content(content, "other"))
+    assert "head" not in read_config(import_content(content, "other"))
 
 
 @pytest.mark.parametrize(
@@ -205,7 +208,7 @@ def test_masking_of_v1(
     method = read_config(import_content(v1_text(task=task)))["method"]
     expected = {**masking, "whole_spans": True} if "span" in masking else masking
     assert method["masking"]["init_args"] == expected
-    student = method["student"]["init_args"]
+    student = arguments(method["student"])
     assert (student["random_tokens"], student["unchanged_tokens"]) == tokens
 
 
@@ -221,7 +224,7 @@ def test_v1_without_settings_is_taken_for_the_published_one(import_content: Impo
     del content["cfg"]
     folder = import_content(content)
     config = read_config(folder)
-    assert config["method"]["student"]["init_args"]["num_heads"] == 1
+    assert config["method"]["student"]["trunk"]["num_heads"] == 1
     assert config["method"]["loss"]["init_args"] == {"kind": "smooth_l1", "beta": 4.0, "reduction": "sum"}
     assert config["method"]["targets"]["init_args"] == {
         "top_k": 2, "source": "ffn", "layer_norm": "layer", "mean_norm": None
@@ -241,7 +244,7 @@ def test_odd_settings_are_told(import_content: Import) -> None:
     for words in (
         "head_layers is 3",
         "cfg.task.mask_whole_words is True",
-        "cfg.model.trunk.encoder.layers says 5, the weights say 2",
+        "cfg.model.transformer.encoder.layers says 5, the weights say 2",
         "max_source_positions says 99, the weights say 20",
     ):
         assert words in notes
@@ -278,7 +281,7 @@ def broken() -> dict[str, tuple[State, str]]:
         "no positions": (sinusoidal, "positions.table is missing"),
         "no norm 1.0": (v1_text(transformer={"layernorm_embedding": False}), "layernorm_embedding is False"),
         "no norm 2.0": (v2_text(text={"layernorm_embedding": False}), "layernorm_embedding is off"),
-        "no norm in the file": (without(v1_text(), "layernorm_embedding"), "transformer.input_norm.weight is missing"),
+        "no norm in the file": (without(v1_text(), "layernorm_embedding"), "front.input_norm.weight is missing"),
         "pre-norm": (v1_text(encoder={"normalize_before": True}), "normalize_before is True"),
         "pre-norm in the file": (output_norm, "normalize_before"),
         "pre-norm 2.0": (v2_text(layer_norm_first=True), "layer_norm_first"),

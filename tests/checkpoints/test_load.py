@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 import torch
+from encoders import recipe as encoder_recipe
 from safetensors.torch import save_file
 
 import d2v
 from d2v.checkpoints.folder import read_config, read_weights, write_folder
-from d2v.checkpoints.layout import build_method
 from d2v.checkpoints.load import init_weights
-from d2v.checkpoints.recipe import node
+from d2v.checkpoints.recipe import build_method, node
 from d2v.errors import UserError
+from d2v.modalities.vision.front_end import VisionFrontEnd
 from d2v.model.data2vec import Data2Vec
 
 STUDENT = {"image_size": 16, "patch_size": 4, "width": 16, "depth": 2, "num_heads": 2}
@@ -25,7 +26,7 @@ STUDENT = {"image_size": 16, "patch_size": 4, "width": 16, "depth": 2, "num_head
 
 def recipe(**student: Any) -> dict[str, Any]:
     return {
-        "student": node("d2v.modalities.vision.front_end.VisionFrontEnd", **{**STUDENT, **student}),
+        "student": encoder_recipe(VisionFrontEnd, **{**STUDENT, **student}),
         "masking": node("d2v.model.masking.InverseBlockMasking", mask_ratio=0.5),
         "targets": node("d2v.model.targets.TopKTargets", top_k=2),
         "head": node("d2v.model.heads.ConvDecoder2d", decoder_width=8, num_layers=1, groups=2),
@@ -49,10 +50,13 @@ def save(method: Data2Vec, path: Path) -> Path:
     """What training/module.py and Lightning write, in short."""
     path.parent.mkdir(parents=True, exist_ok=True)
     state = {f"method.{name}": value for name, value in method.state_dict().items()}
-    torch.save(
-        {"state_dict": state, "d2v": {"version": "0.1.0", "student": method.student.recipe}, "global_step": 7}, path
-    )
+    torch.save({"state_dict": state, "d2v": entry(method.student.recipe), "global_step": 7}, path)
     return path
+
+
+def entry(recipe: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint says of its only encoder."""
+    return {"version": "0.1.0", "encoders": {"": {"recipe": recipe, "assets": {}, "licence": None}}}
 
 
 def same(encoder: torch.nn.Module, expected: torch.nn.Module) -> bool:
@@ -127,12 +131,12 @@ def test_what_cannot_be_loaded(tmp_path: Path, make_v1_vision: Callable[..., Any
     state = {f"method.{name}": value for name, value in method.state_dict().items()}
     damaged = tmp_path / "damaged.ckpt"
     del state["method.student.front.cls_token"]
-    torch.save({"state_dict": state, "d2v": {"version": "0.1.0", "student": method.student.recipe}}, damaged)
+    torch.save({"state_dict": state, "d2v": entry(method.student.recipe)}, damaged)
     with pytest.raises(UserError, match=r"damaged.ckpt.*cls_token is missing"):
         d2v.load(damaged)
-    evil = {**method.student.recipe, "class_path": "os.system"}
-    torch.save({"state_dict": state, "d2v": {"version": "0.1.0", "student": evil}}, damaged)
-    with pytest.raises(UserError, match="can only name classes of d2v"):
+    evil = {**method.student.recipe, "front": node("os.system")}
+    torch.save({"state_dict": state, "d2v": entry(evil)}, damaged)
+    with pytest.raises(UserError, match=r"needs a class of the package 'os'.*--allow os"):
         d2v.load(damaged)
 
 
@@ -143,7 +147,7 @@ def test_what_cannot_be_loaded(tmp_path: Path, make_v1_vision: Callable[..., Any
         ("[]", "was not written by"),
         (json.dumps({"format": 1}), "was not written by"),
         (json.dumps({"format": 9, "method": {}}), "has format 9"),
-        (json.dumps({"format": 1, "method": {}}), "class_path"),
+        (json.dumps({"format": 1, "method": {}}), "where front and trunk belong"),
     ],
 )
 def test_a_folder_with_another_config(tmp_path: Path, config: str, message: str) -> None:
@@ -166,9 +170,11 @@ def test_changed_arguments_of_the_encoder(tmp_path: Path) -> None:
     plain, changed = d2v.load(path), d2v.load(path, dropout=0.2, checkpoint_activations=True)
     assert changed.front.input_dropout.p == 0.2
     assert changed.trunk.checkpoint_activations
-    assert changed.recipe["init_args"]["dropout"] == 0.2
+    assert changed.recipe["trunk"]["dropout"] == 0.2
     assert same(plain, changed)
-    with pytest.raises(UserError, match=r"layer_drip=0.1: Encoder has no such argument; it has .*depth"):
+    with pytest.raises(
+        UserError, match=r"layer_drip=0.1: the encoder has no such argument; VisionFrontEnd has .*trunk .*depth"
+    ):
         d2v.load(path, layer_drip=0.1)
     with pytest.raises(UserError, match="do not fit the encoder"):
         d2v.load(path, width=32)

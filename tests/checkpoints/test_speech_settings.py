@@ -6,7 +6,7 @@ import pytest
 
 from d2v.errors import UserError
 from d2v.official.fairseq.v1 import span_masking
-from d2v.official.speech import convolutions
+from d2v.official.speech_tensors import convolutions
 
 
 @pytest.mark.parametrize(

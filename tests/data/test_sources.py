@@ -136,8 +136,15 @@ def test_a_file_costs_its_name_and_a_few_bytes() -> None:
     folders = source.categories("folder")
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert held / len(names) < len(names[0]) + 8 + 4 + 2
+    assert held / len(names) < len(names[0]) + 4 + 4 + 2
     assert folders is not None
     assert folders.ids.dtype == np.int32
     strings = PackedStrings.unpacked(PackedStrings(names).packed("x"), "x")
     assert (len(strings), strings[99_999], next(iter(strings))) == (100_000, names[-1], names[0])
+
+
+@pytest.mark.parametrize("length", [0, 126, 127, 128, 255, 256, 32_766, 32_767, 32_768, 70_000])
+def test_strings_of_any_total_length_are_packed(length: int) -> None:
+    strings = ["x" * length, "", "é\udcff", "y"]
+    packed = PackedStrings(strings)
+    assert list(packed) == list(PackedStrings.unpacked(packed.packed("a"), "a")) == strings

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from d2v.data.samples import Sample
 from d2v.errors import UserError
+from d2v.modalities.speech.audio_reader import AudioReader
 from d2v.modalities.speech.data import LibriSpeechDataModule
-from d2v.modalities.speech.decoding import AudioReader
 from d2v.training.callbacks.throughput import ThroughputCallback
 from d2v.types import Batch
 

@@ -12,7 +12,7 @@ from speech_files import FORMATS, encoded, read_audio, tones, write_audio
 from torchaudio.transforms import Resample
 
 from d2v.errors import BrokenSample
-from d2v.modalities.speech.decoding import AudioReader, audio_info, resample, samples_at_16k
+from d2v.modalities.speech.audio_reader import AudioReader, audio_info, resample, samples_at_16k
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

@@ -14,7 +14,7 @@ from speech_files import encoded, read_audio, write_audio, write_librispeech
 from d2v.data.sources.source import Categories, Encoded, Source
 from d2v.data.sources.splits import open_everything, open_splits
 from d2v.errors import BrokenSample, UserError
-from d2v.modalities.speech.decoding import AudioInfo, audio_info
+from d2v.modalities.speech.audio_reader import AudioInfo, audio_info
 from d2v.modalities.speech.labels import class_labels, read_table
 from d2v.modalities.speech.sound_files import SOUND, read_headers
 
@@ -328,7 +328,7 @@ def test_a_table_labels_files_with_one_or_several_classes(tmp_path: Path) -> Non
     assert list(zip(kept.tolist(), labels.ids.tolist(), strict=True)) == [(0, 2), (2, 0)]
     (tmp_path / "several.csv").write_text('a/1.wav,"dog,cat"\nb/1.wav,cat\n')
     kept, labels = class_labels(str(tmp_path / "several.csv"), clips, None)
-    assert [labels[n].tolist() for n in range(len(kept))] == [[1, 1], [1, 0]]  # type: ignore[union-attr]
+    assert [labels.label(n).tolist() for n in range(len(kept))] == [[1, 1], [1, 0]]
     (tmp_path / "none.tsv").write_text("elsewhere.wav\tcow\n")
     with pytest.raises(UserError, match="no entry is a clip"):
         class_labels(str(tmp_path / "none.tsv"), clips, None)

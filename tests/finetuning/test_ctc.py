@@ -27,9 +27,8 @@ from toy import (
 )
 
 import d2v
-from d2v.checkpoints.ctc_head import head_files
 from d2v.checkpoints.folder import write_folder
-from d2v.checkpoints.layout import CTCHead
+from d2v.checkpoints.head_files import StoredHead, to_files
 from d2v.errors import UserError
 from d2v.finetuning.ctc import CTCModule, ctc_loss
 from d2v.finetuning.decoding import BeamSearchDecoder
@@ -382,13 +381,14 @@ def test_test_takes_the_alphabet_of_the_checkpoint(learned, tmp_path):
 def test_an_imported_recogniser_brings_its_head_and_alphabet(learned, tmp_path):
     """A folder as `d2v import` writes it: transcribes and is tested at once; trained on with the same letters only."""
     module, _ = learned
-    weight, bias = module.head.proj.weight.detach(), module.head.proj.bias.detach()
+    weight = module.head.proj.weight.detach().clone()
+    files, entries = to_files(StoredHead(module.head, "ctc", "none", module.names))
     write_folder(
         tmp_path / "imported",
         {f"student.{name}": value for name, value in module.student.state_dict().items()},
-        {"method": {"student": module.student.recipe}, "ctc": {"symbols": list(module.names)}},
+        {"method": {"student": module.student.recipe}, **entries},
         "",
-        head_files(CTCHead(weight, bias, module.names)),
+        files,
     )
     trainer = make_trainer(tmp_path, limit_test_batches=None)
     (expected,) = trainer.test(module, datamodule=MelodyModule(), verbose=False)

@@ -13,8 +13,8 @@ from command_line import D2V
 from pictures import CLASSES, write_pictures
 
 import d2v as package
-from d2v.checkpoints.classifier_head import FILE, load_classifier_head
 from d2v.checkpoints.folder import read_config
+from d2v.checkpoints.head_files import FILE, load_head
 from d2v.commands import import_
 from d2v.errors import UserError
 
@@ -83,7 +83,7 @@ def test_it_is_used_untrained_and_trained_on(
     assert code == 0, err
     predicted = predictions(tmp_path / "runs/untrained-predict/predictions.tsv")
 
-    head = load_classifier_head(folder)
+    head = load_head(folder)
     assert head is not None
     from d2v.modalities.vision.data import ImageNetDataModule
 
@@ -123,7 +123,7 @@ def test_one_that_does_not_fit_begins_anew_with_a_notice(
     assert code == 0, err
     assert notice in err
     weights = torch.load(tmp_path / "runs/a/checkpoints/last.ckpt", weights_only=True)["state_dict"]
-    head = load_classifier_head(folder)
+    head = load_head(folder)
     assert head is not None
     assert not torch.equal(weights["method.head.proj.weight"], head.weights["proj.weight"])
     code, _, err = d2v("test", *recipe, *options)
@@ -135,9 +135,9 @@ def test_names_of_classes(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"classes.txt: names 2 classes, but the classifier has 3 outputs"):
         imported(tmp_path, classes="a\nb\nb\n")
     folder = imported(tmp_path, classes="a\nb\nc\n")
-    assert read_config(folder)["classifier"]["names"] == ["a", "b", "c"]
+    assert read_config(folder)["head"]["names"] == ["a", "b", "c"]
     assert "classifier (3 classes)" in (folder / "README.md").read_text()
     (folder / FILE).write_bytes(b"nothing")
     with pytest.raises(UserError, match="does not go with"):
-        load_classifier_head(folder)
-    assert load_classifier_head(tmp_path) is None
+        load_head(folder)
+    assert load_head(tmp_path) is None

@@ -23,7 +23,6 @@ from d2v.data.samples import SampleDataset, SkippedSamples
 from d2v.finetuning.classifier import Classifier
 from d2v.finetuning.ctc import CTCModule
 from d2v.finetuning.masks import TokenMasks
-from d2v.modalities.speech.waveforms import collate_waveforms
 from d2v.model.encoder import Encoder
 from d2v.training.schedules import TriStage
 from d2v.types import Batch
@@ -74,7 +73,6 @@ class MelodyModule(PretrainingDataModule):
 
     unit = "audio_seconds"
     pads = True
-    collate = staticmethod(collate_waveforms)
 
     def __init__(
         self,

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from encoders import step
 from torch import Tensor
 
 from d2v.checkpoints.load import load_method
@@ -76,14 +77,14 @@ def make_case(
     torch.save(content, source)
     import_.run(argparse.Namespace(source=source, output=folder, dict=None, classes=None, tokenizer=None))
     method = load_method(folder)
-    method.masking = FixedMasking(mask)
+    method.task.masking = FixedMasking(mask)
     ids = torch.arange(len(inputs))
     return Case(golden, folder, method, Batch(inputs, ids, torch.zeros_like(ids), padding_mask=padding_mask))
 
 
 def in_our_names(content: dict[str, Any]) -> dict[str, Tensor]:
     """Official tensors (weights or gradients) under our names, by the importer's renaming."""
-    return recognise.convert(content).weights
+    return recognise.read_content(content).weights
 
 
 def close(ours: Tensor, official: Tensor, atol: float = 1e-5) -> None:
@@ -101,13 +102,13 @@ def assert_teacher_targets_predictions_and_loss(case: Case) -> None:
     golden, method, batch = case.golden, case.method, case.batch
     captures = golden["captures"]
     teacher = method.teacher(batch, method.student.extract(batch.inputs, batch.padding_mask))
-    layers = teacher.ffn_outputs if method.targets.source == "ffn" else teacher.layers
+    layers = teacher.ffn_outputs if method.task.targets.source == "ffn" else teacher.layers
     # fairseq's 1.0 hands out the layers that enter the target, all others every layer.
     all_close(layers[-len(captures["teacher_layers"]) :], captures["teacher_layers"])
     if "targets_all" in captures:
-        close(method.targets(teacher), captures["targets_all"])
+        close(method.task.targets(teacher), captures["targets_all"])
 
-    output = method(batch)
+    output = step(method, batch)
     scored = output.mask.scored
     close(output.targets[scored], captures["target_masked"])
     close(output.predictions[scored], captures["pred_masked"])
@@ -119,7 +120,7 @@ def assert_teacher_targets_predictions_and_loss(case: Case) -> None:
 def assert_gradients(case: Case, checkpoint: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     """Every gradient; ``checkpoint`` makes the content of a file from a state dict."""
     golden = case.golden
-    case.method(case.batch).loss.backward()
+    step(case.method, case.batch).loss.backward()
     ours = {name: value.grad for name, value in case.method.named_parameters() if value.grad is not None}
 
     # Official gradients in our names; parameters without one are zeros on the way.
@@ -162,7 +163,7 @@ def assert_step(
     optimizer = torch.optim.AdamW(
         [group for group in groups if group["params"]], lr=optim["lr"], betas=optim["betas"], eps=eps
     )
-    method(case.batch).loss.backward()
+    step(method, case.batch).loss.backward()
     if "clip" in optim:
         torch.nn.utils.clip_grad_norm_(method.parameters(), optim["clip"])
     optimizer.step()

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 import d2v
-from d2v.checkpoints.classifier_head import load_classifier_head
-from d2v.checkpoints.ctc_head import load_ctc_head
 from d2v.checkpoints.folder import read_config
+from d2v.checkpoints.head_files import load_head
 from d2v.commands import import_
 from d2v.errors import UserError
 
@@ -112,13 +111,15 @@ def test_logits_of_a_recogniser(tmp_path: Path, blank: int) -> None:
     vocabulary |= {"<pad>": 0, "C": 4} if blank == 0 else {"C": 0, "<pad>": 4}
     (tmp_path / "model" / "vocab.json").write_text(json.dumps(vocabulary))
     folder = import_folder(tmp_path / "model")
-    head = load_ctc_head(folder)
+    head = load_head(folder)
     assert head is not None
-    weight, bias, symbols = head
+    symbols = head.names
     assert (symbols[0], set(symbols)) == ("<pad>", {"<pad>", "<s>", "</s>", "<unk>", "|", "A", "B", "C", "'"})
     waveform = torch.randn(2, 1600)
     with torch.no_grad():
-        ours = torch.nn.functional.linear(d2v.load(folder)(waveform).tokens, weight, bias)
+        ours = torch.nn.functional.linear(
+            d2v.load(folder)(waveform).tokens, head.weights["proj.weight"], head.weights["proj.bias"]
+        )
         official = model(waveform).logits
     order = [vocabulary["[UNK]" if symbol == "<unk>" else symbol] for symbol in symbols]
     torch.testing.assert_close(ours, official[..., order], atol=1e-5, rtol=1e-5)
@@ -129,7 +130,7 @@ def test_logits_of_a_classifier(tmp_path: Path) -> None:
     model = random_model("Data2VecAudioForSequenceClassification", num_labels=3, classifier_proj_size=20)
     model.save_pretrained(tmp_path / "model")
     folder = import_folder(tmp_path / "model")
-    head = load_classifier_head(folder)
+    head = load_head(folder)
     assert head is not None
     assert (head.kind, head.pool, head.names, sorted(head.weights)) == (
         "linear", "mean", None, ["proj.bias", "proj.weight"],
@@ -154,5 +155,5 @@ def test_a_head_that_ours_cannot_be_is_left_out(tmp_path: Path, kind: str, setti
     model = random_model(kind, **settings)
     model.save_pretrained(tmp_path / "model")
     folder = import_folder(tmp_path / "model")
-    assert load_classifier_head(folder) is None
+    assert load_head(folder) is None
     assert "classifier.weight" in read_config(folder)["left_out"]

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from encoders import arguments, step
 from torch import Tensor
 
 import d2v
-from d2v.checkpoints.classifier_head import load_classifier_head
 from d2v.checkpoints.folder import read_config
+from d2v.checkpoints.head_files import load_head
 from d2v.checkpoints.load import load_method
 from d2v.commands import import_
 from d2v.errors import UserError
@@ -88,7 +89,7 @@ def test_base_size(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "model")
     folder = import_folder(tmp_path / "model")
     assert_same_features(model, folder, (16, 5))
-    student = read_config(folder)["method"]["student"]["init_args"]
+    student = arguments(read_config(folder)["method"]["student"])
     assert (student["max_positions"], student["width"], student["depth"], student["num_heads"]) == (512, 768, 4, 12)
 
 
@@ -98,7 +99,7 @@ def test_other_settings(tmp_path: Path) -> None:
     model = random_model("Data2VecTextModel", settings)
     model.save_pretrained(tmp_path / "model")
     folder = import_folder(tmp_path / "model")
-    assert d2v.load(folder).max_positions == 30
+    assert d2v.load(folder).front.max_positions == 30
     assert any("type 0" in note for note in read_config(folder)["notes"])
     ids = torch.randint(4, 60, (2, 30))
     with torch.no_grad():
@@ -111,7 +112,7 @@ def test_a_classifier_gives_its_encoder_and_head(tmp_path: Path, labels: dict[in
     model = random_model("Data2VecTextForSequenceClassification", {**SMALL, "id2label": labels})
     model.save_pretrained(tmp_path / "model")
     folder = import_folder(tmp_path / "model")
-    config, head = read_config(folder), load_classifier_head(folder)
+    config, head = read_config(folder), load_head(folder)
     assert head is not None
     assert config["left_out"] == []
     assert config["source"]["layout"].endswith("fine-tuned")
@@ -140,7 +141,7 @@ def test_an_imported_folder_trains(tmp_path: Path) -> None:
     random_model("Data2VecTextModel", SMALL).save_pretrained(tmp_path / "model")
     method = load_method(import_folder(tmp_path / "model"))
     ids, padding = padded_ids(60, (30, 20))
-    loss = method(Batch(ids, torch.arange(2), torch.zeros(2, dtype=torch.int64), padding_mask=padding)).loss
+    loss = step(method, Batch(ids, torch.arange(2), torch.zeros(2, dtype=torch.int64), padding_mask=padding)).loss
     loss.backward()
     assert loss.isfinite()
 

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from encoders import step
 
 import d2v
-from d2v.checkpoints.classifier_head import load_classifier_head
 from d2v.checkpoints.folder import read_config
+from d2v.checkpoints.head_files import load_head
 from d2v.checkpoints.load import load_method
 from d2v.commands import export, import_
 from d2v.errors import UserError
@@ -118,12 +119,12 @@ def test_an_index_that_leads_elsewhere_or_nowhere(tmp_path: Path) -> None:
 
 @torch.no_grad()
 def logits(folder: Path, pixels: torch.Tensor) -> torch.Tensor:
-    head = load_classifier_head(folder)
+    head = load_head(folder)
     assert head is not None
     encoder = d2v.load(folder)
     x = encoder.embed(pixels, pool=head.pool)
     if "norm.weight" in head.weights:
-        eps = encoder.recipe["init_args"]["eps"]
+        eps = encoder.trunk.eps
         x = F.layer_norm(x, x.shape[-1:], head.weights["norm.weight"], head.weights["norm.bias"], eps)
     return F.linear(x, head.weights["proj.weight"], head.weights["proj.bias"])
 
@@ -134,14 +135,14 @@ def test_logits_of_a_classifier(tmp_path: Path, mean: bool) -> None:
     model = random_model("Data2VecVisionForImageClassification", use_mean_pooling=mean, id2label=names)
     model.save_pretrained(tmp_path / "model")
     folder = import_folder(tmp_path / "model")
-    head = load_classifier_head(folder)
+    head = load_head(folder)
     assert head is not None
     assert (head.kind, head.pool, head.names, head.task) == (
         "linear", "mean" if mean else "cls", ("tench", "shark, white", "hen"), "single",
     )  # fmt: skip
     config = read_config(folder)
     assert config["left_out"] == []
-    assert config["classifier"]["norm"] is mean
+    assert config["head"]["recipe"]["init_args"]["norm"] is mean
     pixels = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         official = model(pixels).logits
@@ -156,13 +157,13 @@ def test_segmentation_gives_its_encoder(tmp_path: Path) -> None:
     config = read_config(folder)
     assert config["source"]["layout"].endswith("fine-tuned for segmentation")
     assert "decode_head.classifier.weight" in config["left_out"]
-    assert load_classifier_head(folder) is None
+    assert load_head(folder) is None
 
 
 def test_an_imported_folder_trains(tmp_path: Path) -> None:
     random_model(use_mean_pooling=False).save_pretrained(tmp_path / "model")
     method = load_method(import_folder(tmp_path / "model"))
-    loss = method(Batch(torch.randn(2, 3, 32, 32), torch.arange(2), torch.zeros(2, dtype=torch.int64))).loss
+    loss = step(method, Batch(torch.randn(2, 3, 32, 32), torch.arange(2), torch.zeros(2, dtype=torch.int64))).loss
     loss.backward()
     assert loss.isfinite()
 

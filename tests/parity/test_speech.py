@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from encoders import step
 from goldens import (
     TEACHER,
     Case,
@@ -77,8 +78,8 @@ def leaky(padded: Case, monkeypatch: pytest.MonkeyPatch) -> Case:
     one = padded.golden["name"].startswith("v1")
     monkeypatch.setattr(ConvPositions, "forward", leaky_positions)
     monkeypatch.setattr(ConvPositions, "zero_first", one, raising=False)
-    targets = padded.method.targets
-    padded.method.targets = LeakyTargets(targets.top_k, targets.source, targets.layer_norm, targets.mean_norm)
+    targets = padded.method.task.targets
+    padded.method.task.targets = LeakyTargets(targets.top_k, targets.source, targets.layer_norm, targets.mean_norm)
     return padded
 
 
@@ -102,7 +103,7 @@ def assert_features(case: Case) -> None:
 
 def assert_one_step(case: Case) -> None:
     after = case.golden["state_dict_after"]
-    positions = f"{TEACHER}positions."
+    positions = f"{TEACHER}front.positions."
     if "_ema" in after and "mask_emb" in after:  # 1.0, whose teacher takes over the student's positions at each step
         for name in [name for name in after["_ema"] if name.startswith("pos_conv.")]:
             assert torch.equal(after["_ema"][name], after[f"encoder.{name}"])
@@ -110,7 +111,7 @@ def assert_one_step(case: Case) -> None:
     def skip(name: str) -> bool:
         # The golden's teacher starts with other positions than the student's, which no training of fairseq writes:
         # they are averaged here. Its mask embedding is never used.
-        return name.startswith((positions, f"{TEACHER}masked_input.")) and "mask_emb" in after
+        return name.startswith((positions, f"{TEACHER}front.masked_input.")) and "mask_emb" in after
 
     assert_step(case, fairseq_checkpoint(case.golden, dict(after)), no_decay=lambda name, value: False, skip=skip)
 
@@ -182,7 +183,7 @@ def test_padding_changes_nothing_here(padded: Case) -> None:
     method = load_method(padded.folder)  # with the sampled masks of its recipe, which a clip's length decides
     with torch.no_grad():
         together = encoder(batch.inputs, batch.padding_mask)
-        output = method(batch)
+        output = step(method, batch)
         losses, counts = [], []
         scored = torch.ones_like(output.mask.masked_index, dtype=torch.bool)
         scored = scored if output.mask.scored is None else output.mask.scored
@@ -193,8 +194,8 @@ def test_padding_changes_nothing_here(padded: Case) -> None:
             assert not together.padding_mask[index, : tokens.shape[1]].any()
             assert together.padding_mask[index, tokens.shape[1] :].all()
 
-            single = method(clip)
-            rows = slice(index * method.num_masks, (index + 1) * method.num_masks)
+            single = step(method, clip)
+            rows = slice(index * method.task.num_masks, (index + 1) * method.task.num_masks)
             close(output.predictions[rows][scored[rows]], single.predictions.flatten(0, 1))
             close(output.targets[rows][scored[rows]], single.targets.flatten(0, 1))
             losses.append(single.loss * single.targets[..., 0].numel())
@@ -205,7 +206,7 @@ def test_padding_changes_nothing_here(padded: Case) -> None:
 def test_recipe_of_the_goldens(case: Case) -> None:
     config: dict[str, Any] = read_config(case.folder)["method"]
     masking = config["masking"]["init_args"]
-    assert config["student"]["init_args"]["extractor"] == [[16, 10, 5], [16, 3, 2], [16, 3, 2], [16, 2, 2]]
+    assert config["student"]["front"]["init_args"]["extractor"] == [[16, 10, 5], [16, 3, 2], [16, 3, 2], [16, 2, 2]]
     if case.golden["name"].startswith("v1"):
         assert masking == {"mask_ratio": 0.49, "span": 10, "adjust": 0.16, "whole_spans": True}
     else:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from encoders import arguments, step
 from goldens import (
     TEACHER,
     Case,
@@ -95,10 +96,10 @@ def put_leaks_back(case: Case) -> None:
     method = case.method
     leaky = LeakyPositions(method.student.front.positions, table[PADDING_ID])
     method.student.front.positions = leaky
-    method.teacher.encoder.__dict__["positions"] = leaky
+    method.teacher.encoder.front.__dict__["positions"] = leaky
     method.student.front.feature_extractor.embedding.padding_idx = PADDING_ID
-    targets = method.targets
-    method.targets = LeakyTargets(targets.top_k, targets.source, targets.layer_norm, targets.mean_norm)
+    targets = method.task.targets
+    method.task.targets = LeakyTargets(targets.top_k, targets.source, targets.layer_norm, targets.mean_norm)
 
 
 @pytest.fixture
@@ -148,7 +149,7 @@ def test_one_step_of_optimizer_and_teacher(case: Case) -> None:
     def skip(name: str) -> bool:
         # The golden's teacher starts with others than the student's, which no training of fairseq writes: they are
         # averaged here.
-        return name.startswith(tuple(f"{TEACHER}{part}." for part in BEFORE_BLOCKS))
+        return name.startswith(tuple(f"{TEACHER}front.{part}." for part in BEFORE_BLOCKS))
 
     assert_step(case, checkpoint(case.golden, dict(after)), no_decay=lambda name, value: False, skip=skip)
 
@@ -158,7 +159,7 @@ def test_teacher_of_the_goldens(case: Case) -> None:
     notes = read_config(case.folder)["notes"]
     if case.golden["name"].startswith("v1"):
         assert case.method.teacher.shared == ()
-        assert any("feature_extractor, positions, transformer.input_norm are not the student's" in n for n in notes)
+        assert any("feature_extractor, positions, input_norm are not the student's" in n for n in notes)
     else:
         assert case.method.teacher.shared == BEFORE_BLOCKS
 
@@ -170,7 +171,7 @@ def test_teacher_with_the_students_embeddings_borrows_them(tmp_path: Path) -> No
     assert all(name.startswith("trunk.blocks.") for name, _ in case.method.teacher.encoder.named_parameters())
     assert not any("averaged instead" in note for note in read_config(case.folder)["notes"])
     ema = after["encoder._ema"]
-    close(d2v.load(case.folder, weights="teacher").feature_extractor.embedding.weight, ema["embed_tokens.weight"])
+    close(d2v.load(case.folder, weights="teacher").front.feature_extractor.embedding.weight, ema["embed_tokens.weight"])
 
 
 def test_padding_leaks_in_the_official_code_and_only_so(leaky: Case) -> None:
@@ -197,7 +198,7 @@ def test_features_of_what_is_no_padding_need_no_leak(padded: Case) -> None:
     method = padded.method
     with torch.no_grad():
         features = method.student.extract(padded.batch.inputs, padded.batch.padding_mask)
-        targets = method.targets(method.teacher(padded.batch, features))
+        targets = method.task.targets(method.teacher(padded.batch, features))
     official = padded.golden["captures"]["targets_all"]
     close(targets[0], official[0])  # the longest text has no padding
     assert (targets[1] - official[1])[valid[1]].abs().max() > 1e-2
@@ -214,7 +215,7 @@ def test_padding_changes_nothing_here(padded: Case) -> None:
     method = load_method(padded.folder)  # with the sampled masks of its recipe, which a text's length decides
     with torch.no_grad():
         together = encoder(batch.inputs, batch.padding_mask)
-        output = method(batch)
+        output = step(method, batch)
         scored = output.mask.scored
         total, count = torch.zeros(()), 0
         for index in range(len(batch.inputs)):
@@ -222,8 +223,8 @@ def test_padding_changes_nothing_here(padded: Case) -> None:
             tokens = encoder(text.inputs).tokens
             close(together.tokens[index : index + 1, : tokens.shape[1]], tokens)
 
-            single = method(text)
-            rows = slice(index * method.num_masks, (index + 1) * method.num_masks)
+            single = step(method, text)
+            rows = slice(index * method.task.num_masks, (index + 1) * method.task.num_masks)
             close(output.predictions[rows][scored[rows]], single.predictions.flatten(0, 1))
             close(output.targets[rows][scored[rows]], single.targets.flatten(0, 1))
             total = total + single.loss * single.mask.masked.sum()
@@ -233,7 +234,7 @@ def test_padding_changes_nothing_here(padded: Case) -> None:
 
 def test_recipe_of_the_goldens(case: Case) -> None:
     config: dict[str, Any] = read_config(case.folder)["method"]
-    student, masking = config["student"]["init_args"], config["masking"]
+    student, masking = arguments(config["student"]), config["masking"]
     assert (student["vocab_size"], student["max_positions"], student["eps"]) == (50, 32, 1e-5)
     if case.golden["name"].startswith("v1"):
         assert masking["class_path"] == "d2v.model.masking.SpanMasking"

@@ -73,8 +73,8 @@ def case(golden: dict[str, Any], tmp_path: Path) -> Case:
     mask = inputs["precomputed_mask"] if "precomputed_mask" in inputs else inputs["mask"].flatten(1)
     content = official_checkpoint(golden, golden["state_dict"], golden.get("ema_state_dict"))
     case = make_case(golden, content, inputs.get("source", inputs.get("img")), mask, None, tmp_path)
-    if case.method.cls_loss is not None:
-        case.method.cls_loss.rows = len(mask)  # fairseq adds up the rows of the batch
+    if case.method.task.cls_loss is not None:
+        case.method.task.cls_loss.rows = len(mask)  # fairseq adds up the rows of the batch
     return case
 
 
@@ -98,9 +98,8 @@ def test_features_and_layers_of_the_student(case: Case) -> None:
     if "layer_results_end" in official:  # BEiT
         pairs = [(output.layers, official["layer_results_end"]), (output.ffn_outputs, official["layer_results_fc"])]
     else:
-        pairs = [
-            (output.layers if case.method.targets.source == "end" else output.ffn_outputs, official["layer_results"])
-        ]
+        ends = case.method.task.targets.source == "end"
+        pairs = [(output.layers if ends else output.ffn_outputs, official["layer_results"])]
     for ours, theirs in pairs:
         all_close(ours, [layer[:, -num_tokens:] for layer in theirs])
 

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from d2v.data.data_module import PretrainingDataModule, Split
 from d2v.data.samples import SampleDataset, SkippedSamples
-from d2v.modalities.vision.data import ImageNetDataModule
 from d2v.model.heads import ConvDecoder2d, LinearHead
 from d2v.model.losses import ClsLoss, RegressionLoss
 from d2v.model.masking import BlockMasking, InverseBlockMasking
@@ -41,7 +40,6 @@ class Pictures(SampleDataset):
 class PictureModule(PretrainingDataModule):
     unit = "images"
     class_names = ("a", "b", "c")  # type: ignore[assignment]
-    collate = staticmethod(ImageNetDataModule.collate)
 
     def __init__(self, num_samples: int = 32, batch_size: int = 8, global_batch_size: int | None = None) -> None:
         super().__init__("", batch_size, global_batch_size, num_workers=0, seed=3, max_skipped_fraction=0.0)

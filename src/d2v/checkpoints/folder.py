@@ -10,17 +10,19 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
-from d2v.checkpoints.layout import StateDict
 from d2v.errors import UserError
-from d2v.model.data2vec import Data2Vec
+
+StateDict = dict[str, Tensor]
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 FORMAT = 1
 """Counts the changes of ``config.json`` that an older d2v could not read."""
 
-_PARTS = ("student", "teacher", "task")
+_PARTS = {"student": "student.", "teacher": "teacher.", "head": "task."}
+"""What the state dict of a method holds, and how the names of its tensors begin."""
 
 
 def is_folder(path: Path) -> bool:
@@ -57,7 +59,9 @@ def write_folder(
     Raises:
         UserError: Something is there already, or the place cannot be written to.
     """
-    config = {"format": FORMAT, **config, **({"assets": list(assets)} if assets else {})}
+    config = {"format": FORMAT, **config}
+    if assets:
+        config["assets"] = list(assets)
     texts = {**(assets or {}), CONFIG: json.dumps(config, indent=2) + "\n", "README.md": model_card}
     write_files(folder, {WEIGHTS: weights, **(more or {})}, texts)
 
@@ -162,7 +166,7 @@ def read_weights(folder: Path) -> StateDict:
         raise UserError(f"{folder / WEIGHTS}: not readable ({error})") from error
 
 
-def require_fit(method: Data2Vec, weights: StateDict) -> None:
+def require_fit(method: nn.Module, weights: StateDict) -> None:
     """Check that weights are those of a method: its student, and its teacher and head or nothing of them.
 
     Raises:
@@ -170,33 +174,38 @@ def require_fit(method: Data2Vec, weights: StateDict) -> None:
     """
     expected = method.state_dict()
     problems = []
-    for part in _PARTS:
-        found = {name: value for name, value in weights.items() if name.startswith(f"{part}.")}
-        if found or part == "student":
-            problems += mismatches(
-                {name: value for name, value in expected.items() if name.startswith(f"{part}.")}, found
-            )
-    problems += [f"{name} is unknown" for name in weights if name.partition(".")[0] not in _PARTS]
+    for prefix in _PARTS.values():
+        found = {name: value for name, value in weights.items() if name.startswith(prefix)}
+        if found or prefix == "student.":
+            wanted = {name: value for name, value in expected.items() if name.startswith(prefix)}
+            problems += mismatches(wanted, found)
+    problems += [f"{name} is unknown" for name in weights if not name.startswith(tuple(_PARTS.values()))]
     if problems:
         raise UserError(f"the weights do not fit the model: {in_short(problems)}")
 
 
+def parts_in(weights: StateDict) -> list[str]:
+    """Which of student, teacher and head a state dict holds."""
+    beginnings = {name.partition(".")[0] + "." for name in weights}
+    return [part for part, prefix in _PARTS.items() if prefix in beginnings]
+
+
 def mismatches(expected: StateDict, found: StateDict) -> list[str]:
     """What is missing, too much or of another shape in ``found``, a phrase each."""
-    missing = [f"{name} is missing" for name in expected if name not in found]
+    missing, odd = [], []
+    for name, value in expected.items():
+        if name not in found:
+            missing.append(f"{name} is missing")
+        elif found[name].shape != value.shape:
+            odd.append(f"{name} has the shape {list(found[name].shape)} and not {list(value.shape)}")
     unknown = [f"{name} is unknown" for name in found if name not in expected]
-    odd = [
-        f"{name} has the shape {list(found[name].shape)} and not {list(value.shape)}"
-        for name, value in expected.items()
-        if name in found and found[name].shape != value.shape
-    ]
     return missing + unknown + odd
 
 
 def in_short(problems: list[str], shown: int = 8) -> str:
     """The first of many problems."""
-    more = f"; and {len(problems) - shown} more" if len(problems) > shown else ""
-    return "; ".join(problems[:shown]) + more
+    text = "; ".join(problems[:shown])
+    return f"{text}; and {len(problems) - shown} more" if len(problems) > shown else text
 
 
 def _separate(weights: StateDict) -> StateDict:

@@ -1,13 +1,26 @@
-"""From the plain values of a recipe to the parts of the method, and back."""
+"""From the plain values of a recipe to the parts of the method, and back.
+
+A recipe comes with a checkpoint, so from anybody: it can name the parts of the method that d2v has, and parts in
+packages that the user allows (``packages.py``).
+"""
 
 import importlib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
 
 from d2v.errors import UserError
+from d2v.model.data2vec import Data2Vec
 from d2v.model.encoder import Encoder
+from d2v.model.front_end import FrontEnd
+from d2v.model.heads import Head
+from d2v.model.losses import ClsLoss, RegressionLoss
+from d2v.model.masking import Masking
+from d2v.model.targets import TopKTargets
+from d2v.model.task import Task
 from d2v.nn.transformer import Transformer
+from d2v.packages import is_allowed
 
 # Not of training or fine-tuning, whose modules read other files when they are built.
 _PARTS = ("d2v.model.", "d2v.nn.", "d2v.modalities.")
@@ -18,56 +31,114 @@ def node(class_path: str, **init_args: Any) -> dict[str, Any]:
     return {"class_path": class_path, "init_args": init_args}
 
 
-def build(recipe: dict[str, Any], *args: Any) -> Any:
-    """Build a part from its node.
+def package_of(recipe: Any) -> set[str]:
+    """The package of the class that a node names. Only for recipes in configs, which the user gives on purpose and
+    which `d2v fit` obeys, too; never for those of checkpoints."""
+    if isinstance(recipe, dict) and isinstance(recipe.get("class_path"), str):
+        return {recipe["class_path"].partition(".")[0]}
+    return set()
 
-    Only parts of the method (``nn.Module`` of model, nn and modalities) can be named, so a recipe from elsewhere cannot
-    choose what is called: not even what a file of ours happens to import.
+
+def build(recipe: Any, kind: Any, *args: Any, allow: Iterable[str] = ()) -> Any:
+    """Build a part from its node.
 
     Args:
         recipe: ``{"class_path": ..., "init_args": {...}}``.
+        kind: What the part must be: a class, which may be abstract.
         args: Values that the caller knows, such as the width of a head; they come first.
+        allow: Packages outside d2v that may be named, beside those that are allowed anyway.
 
     Raises:
-        UserError: The class is not one of ours, is not there, or refuses its arguments.
+        UserError: The class is not allowed, is not there, is of another kind, or refuses its arguments.
     """
-    part = part_class(recipe)
+    part = part_class(recipe, kind, allow)
     try:
         return part(*args, **recipe.get("init_args", {}))
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"class_path {recipe['class_path']!r}: {error}") from error
 
 
-def build_encoder(recipe: dict[str, Any]) -> Encoder:
-    """Build an encoder from its recipe, ``{"front": node, "trunk": arguments}``.
+def part_class(recipe: Any, kind: Any, allow: Iterable[str] = ()) -> Any:
+    """The class that a node names; nothing is imported before its package is known to be allowed.
 
     Raises:
-        UserError: The front end is none of ours, or one of the two refuses its arguments.
-    """
-    try:
-        front, trunk = recipe["front"], Transformer(**recipe["trunk"])
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"the recipe of the encoder cannot be built: {error}") from error
-    return Encoder(lambda of_trunk: build(front, of_trunk), trunk)
-
-
-def part_class(recipe: dict[str, Any]) -> type[nn.Module]:
-    """The class that a node names.
-
-    Raises:
-        UserError: It is not one of ours, or is not there.
+        UserError: It is not allowed, is not there, or is of another kind.
     """
     if not isinstance(recipe, dict) or not isinstance(recipe.get("class_path"), str):
         raise UserError(f"a part of the recipe is {recipe!r:.100}, where a class_path and init_args belong")
     class_path = recipe["class_path"]
     module, _, name = class_path.rpartition(".")
-    if not module.startswith("d2v."):
-        raise UserError(f"class_path {class_path!r}: a checkpoint's recipe can only name classes of d2v")
+    package = module.partition(".")[0]
+    if package == "d2v":
+        if not module.startswith(_PARTS):
+            raise UserError(f"class_path {class_path!r}: no part of the method")
+    elif not is_allowed(package, allow):
+        raise UserError(
+            f"class_path {class_path!r}: the checkpoint needs a class of the package {package!r}, whose code would "
+            f"run. If you trust that package, allow it: --allow {package} on the command line, or "
+            f"d2v.load(path, allow=[{package!r}])"
+        )
     try:
         part = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"class_path {class_path!r}: this version of d2v has no such class") from error
-    is_part = isinstance(part, type) and issubclass(part, nn.Module) and part.__module__ == module
-    if not is_part or not module.startswith(_PARTS):
+        raise UserError(f"class_path {class_path!r}: there is no such class here ({error})") from error
+    # What a module merely imports is not its own: allowing a package allows nothing that it uses.
+    if not isinstance(part, type) or part.__module__ != module or not issubclass(part, nn.Module):
         raise UserError(f"class_path {class_path!r}: no part of the method")
+    if not issubclass(part, kind):
+        raise UserError(f"class_path {class_path!r}: is not a {kind.__name__}, which belongs there")
     return part
+
+
+def checked_recipe(recipe: Any) -> dict[str, Any]:
+    """The recipe of an encoder, ``{"front": {"class_path", "init_args"}, "trunk": {...}}``, if it is one.
+
+    Raises:
+        UserError: It is not.
+    """
+    if not isinstance(recipe, dict) or recipe.keys() != {"front", "trunk"} or not isinstance(recipe["trunk"], dict):
+        raise UserError(f"the recipe of the encoder is {recipe!r:.100}, where front and trunk belong")
+    front = recipe["front"]
+    if not isinstance(front, dict) or not isinstance(front.get("init_args", {}), dict):
+        raise UserError(f"the front of the encoder is {front!r:.100}, where a class_path and init_args belong")
+    return recipe
+
+
+def build_encoder(recipe: Any, allow: Iterable[str] = ()) -> Encoder:
+    """Build an encoder from its recipe.
+
+    Raises:
+        UserError: Its front end is not allowed, or a part refuses its arguments.
+    """
+    recipe = checked_recipe(recipe)
+    try:
+        trunk = Transformer(**recipe["trunk"])
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"the trunk of the encoder cannot be built: {error}") from error
+    return Encoder(lambda trunk: build(recipe["front"], FrontEnd, trunk, allow=allow), trunk)
+
+
+def build_method(method: Mapping[str, Any], allow: Iterable[str] = ()) -> Data2Vec:
+    """Build the method from plain values, as ``config.json`` holds them.
+
+    Raises:
+        UserError: A part is missing, is not allowed, or refuses its arguments.
+    """
+    cls_loss = method.get("cls_loss")
+    try:
+        student = build_encoder(method["student"], allow)
+        task = Task(
+            student,
+            build(method["masking"], Masking, allow=allow),
+            build(method["targets"], TopKTargets, allow=allow),
+            head=lambda width: build(method["head"], Head, width, allow=allow),
+            loss=build(method["loss"], RegressionLoss, allow=allow),
+            cls_loss=build(cls_loss, ClsLoss, allow=allow) if cls_loss else None,
+            num_masks=method["num_masks"],
+            shared_with_teacher=method["shared_with_teacher"],
+        )
+        return Data2Vec(student, task)
+    except KeyError as error:
+        raise UserError(f"the recipe of the method has no {error}") from error
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise UserError(f"the recipe of the method cannot be built: {error}") from error

@@ -2,7 +2,7 @@
 
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -14,8 +14,9 @@ from torch.utils.data import DataLoader
 
 from d2v.data.batching import derive_accumulation, plain_number
 from d2v.data.cores import available_cores
-from d2v.data.sampler import OrderedSampler, StreamSampler
-from d2v.data.samples import Sample, SampleDataset, SkippedSamples
+from d2v.data.length_buckets import LengthBuckets, consecutive_batches
+from d2v.data.sampler import OrderedBatches, OrderedSampler, StreamSampler
+from d2v.data.samples import Sample, SampleDataset, SkippedSamples, collate_samples
 from d2v.errors import UserError
 from d2v.model.encoder import Encoder
 from d2v.types import Batch
@@ -48,6 +49,10 @@ class PretrainingDataModule(LightningDataModule, ABC):
 
     pads: ClassVar[bool] = False
     """Whether batches may hold padding, whose share is then logged."""
+
+    values_per_unit: ClassVar[int | None] = None
+    """Values of inputs in one ``unit``, where batches hold samples of about the same length; None: they hold so many
+    samples."""
 
     def __init__(
         self,
@@ -90,9 +95,9 @@ class PretrainingDataModule(LightningDataModule, ABC):
         """Names of the classes by label; empty without labels."""
 
     @staticmethod
-    @abstractmethod
     def collate(samples: list[Sample]) -> Batch:
         """Make a batch. Static, so that worker processes receive the function and not the DataModule."""
+        return collate_samples(samples)
 
     def adapt_to(self, encoder: Encoder) -> None:
         """Meet the encoder that will read the batches; called before anything is read for it.
@@ -145,11 +150,15 @@ class PretrainingDataModule(LightningDataModule, ABC):
         )
 
     def count_units(self, batch: Batch) -> float | Tensor:
-        """How much of ``unit`` a batch holds: samples, unless a modality counts otherwise.
+        """How much of ``unit`` a batch holds, padding left out.
 
         A tensor on the batch's device where counting would have to wait for it.
         """
-        return len(batch.inputs)
+        if self.values_per_unit is None:
+            return len(batch.inputs)
+        if batch.padding_mask is None:
+            return batch.inputs.numel() / self.values_per_unit
+        return (~batch.padding_mask).sum() / self.values_per_unit
 
     @property
     def world_size(self) -> int:
@@ -168,7 +177,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader[Any]:
         dataset = self.train_dataset()
         if self._train_sampler is None:
-            self._train_sampler = self.train_sampler(len(dataset))
+            self._train_sampler = self.train_sampler(dataset)
         if self._resume is not None:
             self._seek(self._train_sampler, self._resume)
             self._resume = None
@@ -182,11 +191,20 @@ class PretrainingDataModule(LightningDataModule, ABC):
             pin_memory=torch.cuda.is_available(),
         )
 
-    def train_sampler(self, num_samples: int) -> StreamSampler:
-        """Here ``batch_size`` counts samples; a modality that counts otherwise makes its batches here."""
+    def train_sampler(self, dataset: SampleDataset) -> StreamSampler:
+        """A stream of samples, or one of batches of samples of about the same length."""
+        if self.values_per_unit is None:
+            return self.stream(len(dataset), int(self.batch_size))
+        buckets = LengthBuckets(dataset.lengths, self.batch_size * self.values_per_unit, self.seed)
+        return self.stream(len(buckets), 1, buckets.batch)
+
+    def stream(
+        self, num_entries: int, batch_size: int, unpack: Callable[[int, int], Sequence[int]] | None = None
+    ) -> StreamSampler:
+        """The stream of entries of which each rank trains on its share; see :class:`StreamSampler`."""
         consumed = None if self.trainer is None else self._consumed
         return StreamSampler(
-            num_samples, int(self.batch_size), self.seed, self.rank, self.world_size, self.accumulation, consumed
+            num_entries, batch_size, self.seed, self.rank, self.world_size, self.accumulation, consumed, unpack
         )
 
     def val_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
@@ -240,9 +258,15 @@ class PretrainingDataModule(LightningDataModule, ABC):
         return self.eval_loader(dataset, OrderedSampler(range(len(dataset)), self.rank, self.world_size))
 
     def eval_loader(self, dataset: SampleDataset, sampler: OrderedSampler) -> DataLoader[Any]:
-        """Samples without augmentation. Here ``batch_size`` counts samples, as in ``train_sampler``."""
-        # A plain sampler and not a batch sampler: Lightning takes the loader apart for `predict`.
-        return self._loader(dataset, batch_size=int(self.batch_size), sampler=sampler)
+        """Samples in their order, in batches of at most ``batch_size``; a longer one has a batch of its own."""
+        if self.values_per_unit is None:
+            # A plain sampler and not a batch sampler: Lightning takes the loader apart for `predict`.
+            return self._loader(dataset, batch_size=int(self.batch_size), sampler=sampler)
+        indices = list(sampler.indices)
+        groups = consecutive_batches(dataset.lengths[indices], self.batch_size * self.values_per_unit)
+        batches = OrderedBatches([indices[group.start : group.stop] for group in groups])
+        warnings.filterwarnings("ignore", "You are using a custom batch sampler")  # Lightning's `predict` cannot know
+        return self._loader(dataset, batch_sampler=batches)
 
     def _loader(self, dataset: SampleDataset, **options: Any) -> DataLoader[Any]:
         """A loader of this DataModule's batches; ``options`` are those of torch's DataLoader, order first of all."""

@@ -21,7 +21,7 @@ class PackedStrings:
     def __init__(self, strings: Iterable[str]) -> None:
         encoded = list(map(os.fsencode, strings))
         self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-        self._ends = np.zeros(len(encoded) + 1, dtype=np.int64)
+        self._ends = np.zeros(len(encoded) + 1, dtype=np.min_scalar_type(-len(self._bytes) - 1))
         np.cumsum(list(map(len, encoded)), out=self._ends[1:])
 
     @classmethod

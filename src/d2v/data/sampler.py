@@ -1,6 +1,7 @@
 """The order of samples: one endless stream, of which every rank takes its share."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain, repeat
 
 import torch
 from torch import Tensor
@@ -89,21 +90,22 @@ class StreamSampler(Sampler[list[tuple[int, int]]]):
 
     def _batches(self, start: int) -> Iterator[list[tuple[int, int]]]:
         for first in range(start, start + self._samples_per_epoch, self._stride):
-            yield [sample for position in range(first, first + self._batch_size) for sample in self._samples(position)]
+            yield list(chain.from_iterable(map(self._samples, range(first, first + self._batch_size))))
 
     def _samples(self, position: int) -> list[tuple[int, int]]:
         data_epoch, offset = divmod(position, self.num_samples)
         entry = int(self._permutation(data_epoch)[offset])
-        return [
-            (data_epoch, index) for index in ((entry,) if self._unpack is None else self._unpack(data_epoch, entry))
-        ]
+        if self._unpack is None:
+            return [(data_epoch, entry)]
+        return [(data_epoch, index) for index in self._unpack(data_epoch, entry)]
 
     def _permutation(self, data_epoch: int) -> Tensor:
         if data_epoch not in self._permutations:
             generator = torch.Generator().manual_seed(stable_seed(self.seed, data_epoch))
+            self._permutations[data_epoch] = torch.randperm(self.num_samples, generator=generator)
             # Ranks and workers only ever move forward: the one before is enough for a batch on the border.
-            kept = {old: order for old, order in self._permutations.items() if old == data_epoch - 1}
-            self._permutations = {**kept, data_epoch: torch.randperm(self.num_samples, generator=generator)}
+            for old in self._permutations.keys() - {data_epoch, data_epoch - 1}:
+                del self._permutations[old]
         return self._permutations[data_epoch]
 
 
@@ -117,7 +119,7 @@ class OrderedSampler(Sampler[tuple[int, int]]):
         return len(self.indices)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        return ((0, index) for index in self.indices)
+        return zip(repeat(0), self.indices)
 
 
 class OrderedBatches(Sampler[list[tuple[int, int]]]):
@@ -130,4 +132,5 @@ class OrderedBatches(Sampler[list[tuple[int, int]]]):
         return len(self._batches)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return ([(0, index) for index in batch] for batch in self._batches)
+        for batch in self._batches:
+            yield list(zip(repeat(0), batch))

@@ -2,18 +2,21 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from itertools import islice
 from struct import pack
 from typing import ClassVar, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset, default_collate
 
 from d2v.errors import BrokenSample, UserError
+from d2v.types import Batch
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +24,7 @@ _UNSEEN, _GOOD, _BROKEN = 0, 1, 2
 # Below this many broken samples a share says nothing: the first file of a run may be the only bad one.
 _TOLERATED = 9
 _NAMED = 5
+_IGNORED_LETTER = -100  # Hugging Face's convention
 
 
 def stable_seed(*key: int) -> int:
@@ -45,13 +49,45 @@ def keyed_randomness(*key: int) -> Iterator[None]:
 
 
 class Sample(NamedTuple):
-    """What a data set returns; ``collate`` of the DataModule makes a ``d2v.types.Batch`` of a list of them."""
+    """What a data set returns; :func:`collate_samples` makes a batch of a list of them."""
 
     inputs: Tensor
     sample_id: int
     epoch: int
     label: int | Tensor | None
     """A class, or what a modality makes of its labels: letters int64 [S], several classes at once float32 [C]."""
+
+
+def collate_samples(samples: list[Sample], padding: float = 0) -> Batch:
+    """Make a batch: inputs stacked, or padded at their end with a mask where they are not equally long.
+
+    Args:
+        samples: of the batch.
+        padding: value of what is padded.
+
+    Returns:
+        Batch with labels int64 [B], float32 [B, C] or, padded with -100, letters int64 [B, S]; None without any.
+    """
+    inputs, sample_ids, epochs, labels = zip(*samples, strict=True)
+    lengths = torch.tensor(list(map(len, inputs)))
+    mask = None
+    if len(inputs) == 1:
+        stacked = inputs[0][None]  # a recording may last for hours: no copy of it
+    elif bool((lengths == lengths[0]).all()):
+        stacked = default_collate(list(inputs))  # inside a worker it stacks into shared memory, without another copy
+    else:
+        stacked = pad_sequence(list(inputs), batch_first=True, padding_value=padding)
+        mask = torch.arange(stacked.shape[1]) >= lengths[:, None]
+    return Batch(stacked, torch.tensor(sample_ids), torch.tensor(epochs), _collate_labels(labels), mask)
+
+
+def _collate_labels(labels: Sequence[int | Tensor | None]) -> Tensor | None:
+    tensors = [label for label in labels if isinstance(label, Tensor)]
+    if tensors and not tensors[0].is_floating_point() and tensors[0].dim() > 0:
+        return pad_sequence(tensors, batch_first=True, padding_value=_IGNORED_LETTER)
+    if tensors:
+        return torch.stack(tensors)
+    return None if labels[0] is None else torch.tensor(labels)
 
 
 def too_many_broken(count: int, tried: int, max_fraction: float) -> bool:
@@ -155,6 +191,11 @@ class SampleDataset(Dataset[Sample], ABC):
         Raises:
             BrokenSample: if it cannot be read.
         """
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 [n]: values of each sample, for a DataModule that has ``values_per_unit``."""
+        raise NotImplementedError
 
     def candidates(self, index: int) -> Iterator[int]:
         """The sample, then those that take its place if it is broken."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 
-from d2v.checkpoints.classifier_head import load_classifier_head
+from d2v.checkpoints.head_files import load_head
 from d2v.checkpoints.load import Weights
 from d2v.errors import UserError
 from d2v.finetuning.classifier_metrics import Task, check_metrics, make_metrics
@@ -170,8 +170,8 @@ class Classifier(FinetuningModule):
         Classes that it does not name are those of the data, in their order. Its scores are in the units of the data,
         those of a head of ours ``score_scale`` times smaller.
         """
-        found = None if self.checkpoint is None else load_classifier_head(self.checkpoint)
-        if found is None:
+        found = None if self.checkpoint is None else load_head(self.checkpoint)
+        if found is None or found.task == "ctc":
             return None
         classes, outputs = self._data_classes, len(found.weights["proj.bias"])
         theirs = {"task": found.task, "pool": found.pool, "head": found.kind, "norm": "norm.weight" in found.weights}
@@ -195,8 +195,7 @@ class Classifier(FinetuningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
-        # With which `d2v export` makes a model of its own of the head.
-        checkpoint["d2v"]["classifier"] = {"pool": self.pool, "task": self.task, "score_scale": self.score_scale}
+        checkpoint["d2v"]["head"] |= {"pool": self.pool, "task": self.task, "score_scale": self.score_scale}
 
     # Steps.
 

@@ -14,7 +14,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.functional.text import word_error_rate
 from torchmetrics.text import CharErrorRate, WordErrorRate
 
-from d2v.checkpoints.ctc_head import load_ctc_head
+from d2v.checkpoints.head_files import load_head
 from d2v.checkpoints.load import Weights
 from d2v.data.alphabet import Alphabet
 from d2v.errors import UserError
@@ -25,33 +25,13 @@ from d2v.finetuning.masks import TokenMasks
 from d2v.finetuning.module import FinetuningModule
 from d2v.finetuning.rows import Rows
 from d2v.model.encoder import Encoder
+from d2v.nn.task_heads import CTCHead
 from d2v.training.callbacks.log import is_logged
 from d2v.training.optimizer import groups_with_rate
 from d2v.training.schedules import LRSchedule
 from d2v.types import Batch
 
 PADDING = -100  # of letters in a batch
-
-
-class CTCHead(nn.Module):
-    """Dropout and one linear layer, started as fairseq starts it.
-
-    Args:
-        width: D.
-        num_symbols: A, with the blank.
-        dropout: Of the encoder's output.
-    """
-
-    def __init__(self, width: int, num_symbols: int, dropout: float) -> None:
-        super().__init__()
-        self.dropout = nn.Dropout(dropout)
-        self.proj = nn.Linear(width, num_symbols)
-        nn.init.xavier_uniform_(self.proj.weight)
-        nn.init.zeros_(self.proj.bias)
-
-    def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n a"]:
-        """Log-probabilities of the symbols, in fp32."""
-        return self.proj(self.dropout(tokens)).float().log_softmax(dim=-1)
 
 
 class CTCModule(FinetuningModule):
@@ -142,8 +122,14 @@ class CTCModule(FinetuningModule):
         return () if self._data_alphabet is None else tuple(self._data_alphabet.symbols)
 
     def given_head(self) -> tuple[Sequence[str], dict[str, Tensor]] | None:
-        found = None if self.checkpoint is None else load_ctc_head(self.checkpoint)
-        return None if found is None else (found[2], {"proj.weight": found[0], "proj.bias": found[1]})
+        found = None if self.checkpoint is None else load_head(self.checkpoint)
+        if found is None or found.task != "ctc" or found.names is None:
+            return None
+        return found.names, found.weights
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["d2v"]["head"] |= {"task": "ctc", "pool": "none"}
 
     @property
     def alphabet(self) -> Alphabet:

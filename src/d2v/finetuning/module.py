@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from d2v.checkpoints.head_files import head_recipe
 from d2v.checkpoints.load import Weights
 from d2v.errors import UserError
 from d2v.finetuning.encoder import FrozenParts, described, obtain_encoder, require_same_modality
@@ -235,6 +236,7 @@ class FinetuningModule(TrainingModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)
         checkpoint["d2v"][self.stored_as] = list(self.names)
+        checkpoint["d2v"]["head"] = {"recipe": head_recipe(self.head)}  # with which `d2v export` builds it
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Build the head that the checkpoint has; on a resume the config given wins for the optimizer's settings."""

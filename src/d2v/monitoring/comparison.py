@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import LightningDataModule
 
 from d2v.checkpoints.load import Weights, load
-from d2v.checkpoints.recipe import build, build_encoder
+from d2v.checkpoints.recipe import build, build_encoder, package_of
 from d2v.config_messages import parser_message
 from d2v.configs import find_config, read_config
 from d2v.data.data_module import PretrainingDataModule
@@ -20,6 +20,7 @@ from d2v.errors import UserError
 from d2v.evaluation.frozen import find_device
 from d2v.evaluation.probe_encoder import probe_encoder
 from d2v.model.encoder import Encoder, Layer
+from d2v.model.masking import Masking
 from d2v.monitoring.curves import draw_curves
 from d2v.monitoring.pictures import denormalise, draw_feature_pca, draw_masks
 
@@ -195,7 +196,7 @@ def _untrained(config: dict[str, Any], seed: int) -> Encoder:
         raise UserError("--checkpoint random: the config has no `model.init_args.student` to build an encoder from")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return build_encoder(student)
+        return build_encoder(student, allow=package_of(student.get("front")))
 
 
 def _model_args(config: dict[str, Any]) -> dict[str, Any]:
@@ -220,7 +221,8 @@ def _draw_pictures(
     images = denormalise(batch.inputs, data_args.get("mean"), data_args.get("std"))
     model_args = _model_args(config)
     if "masking" in model_args:
-        mask = build(model_args["masking"])(batch, grid, model_args.get("num_masks", 1), 0)
+        masking = build(model_args["masking"], Masking, allow=package_of(model_args["masking"]))
+        mask = masking(batch, grid, model_args.get("num_masks", 1), 0)
         drawn.append(draw_masks(images, mask, grid, folder / "masks.png"))
     features = {}
     for name, encoder in encoders.items():

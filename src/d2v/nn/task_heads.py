@@ -1,4 +1,4 @@
-"""Heads that turn the pooled features of an input into one output a class."""
+"""Heads of fine-tuned models, in training, import and export alike: scores of an input, or of each of its tokens."""
 
 from typing import Literal
 
@@ -7,9 +7,12 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from d2v.nn.arguments import remember_arguments
+
 HeadKind = Literal["linear", "tanh"]
 
 
+@remember_arguments
 class ClassifierHead(nn.Module):
     """[LayerNorm], dropout, one linear layer with small weights.
 
@@ -21,7 +24,7 @@ class ClassifierHead(nn.Module):
         eps: Of the norm.
     """
 
-    def __init__(self, width: int, num_classes: int, norm: bool, dropout: float, eps: float = 1e-6) -> None:
+    def __init__(self, width: int, num_classes: int, norm: bool, dropout: float = 0.0, eps: float = 1e-6) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=eps) if norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
@@ -32,6 +35,7 @@ class ClassifierHead(nn.Module):
         return _in_fp32(self.proj, self.dropout(self.norm(features)))
 
 
+@remember_arguments
 class TanhHead(nn.Module):
     """[LayerNorm], dropout, linear, tanh, dropout, linear: RoBERTa's and BERT's, of which the pretraining has no part.
 
@@ -43,7 +47,7 @@ class TanhHead(nn.Module):
         eps: Of the norm.
     """
 
-    def __init__(self, width: int, num_classes: int, norm: bool, dropout: float, eps: float = 1e-6) -> None:
+    def __init__(self, width: int, num_classes: int, norm: bool, dropout: float = 0.0, eps: float = 1e-6) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=eps) if norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
@@ -54,6 +58,31 @@ class TanhHead(nn.Module):
         """Scores before softmax or sigmoid, in fp32."""
         x = self.hidden(self.dropout(self.norm(features))).tanh()
         return _in_fp32(self.proj, self.dropout(x))
+
+
+@remember_arguments
+class CTCHead(nn.Module):
+    """Dropout and one linear layer on each frame, started as fairseq starts it.
+
+    Args:
+        width: D.
+        num_symbols: A, with the blank.
+        dropout: Of the encoder's output.
+    """
+
+    def __init__(self, width: int, num_symbols: int, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(dropout)
+        self.proj = nn.Linear(width, num_symbols)
+        nn.init.xavier_uniform_(self.proj.weight)
+        nn.init.zeros_(self.proj.bias)
+
+    def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n a"]:
+        """Log-probabilities of the symbols, in fp32."""
+        return self.proj(self.dropout(tokens)).float().log_softmax(dim=-1)
+
+
+TaskHead = CTCHead | ClassifierHead | TanhHead
 
 
 def _in_fp32(layer: nn.Linear, x: Float[Tensor, "b d"]) -> Float[Tensor, "b c"]:

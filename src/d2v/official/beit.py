@@ -1,24 +1,14 @@
 """Checkpoints of data2vec_vision (BEiT's code): the published data2vec 1.0 vision, pretrained and fine-tuned."""
 
+import re
 from typing import Any
 
-from d2v.checkpoints.layout import Imported, given, model_state, one_norm, tensor
 from d2v.checkpoints.recipe import node
 from d2v.data.normalisation import ASSET, IMAGENET, Normalisation
 from d2v.official import published
-from d2v.official.vision import example, shown, sizes
-from d2v.official.vision_v1 import (
-    Grid,
-    add_unused,
-    block_masking,
-    block_numbers,
-    encoder_weights,
-    ends_without_norm,
-    find_grid,
-    num_heads,
-    student,
-    take_classifier,
-)
+from d2v.official import vision_tensors as vision
+from d2v.official.imported import Imported, Recipe, method_recipe, one_norm
+from d2v.official.names import given, model_state, tensor
 
 PUBLISHED = {
     "num_mask_patches": 120,
@@ -34,13 +24,7 @@ _INCEPTION = Normalisation((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))  # unless --imagene
 _LOST = ("var_w0", "mask_dropout_prob")  # parts of the loss and the masking that are off in every published run
 
 
-def matches(content: dict[str, Any]) -> bool:
-    """Whether a checkpoint has this layout, judged by its keys."""
-    state = model_state(content)
-    return "patch_embed.proj.weight" in state and "blocks.0.attn.qkv.weight" in state
-
-
-def convert(content: dict[str, Any]) -> Imported:
+def read_beit(content: dict[str, Any]) -> Imported:
     """Translate a checkpoint: a dict with ``model`` (DeepSpeed: ``module``), or the bare state dict.
 
     Fine-tuned and bare checkpoints do not say how they were pretrained: the published Base run stands in for that.
@@ -49,82 +33,75 @@ def convert(content: dict[str, Any]) -> Imported:
         UserError: The checkpoint is not whole.
     """
     args = given(content.get("args"))
+    found = Imported(model_state(content), args)
+    weights, notes = found.weights, found.notes
     uses_imagenet = args.get("imagenet_default_mean_and_std")
-    known_pixels = None if uses_imagenet is None else IMAGENET if uses_imagenet else _INCEPTION
-    notes: list[str] = []
+    if uses_imagenet is not None:
+        found.assets[ASSET] = (IMAGENET if uses_imagenet else _INCEPTION).to_asset()
     pretrained = {"target_layers", "num_mask_patches"} <= args.keys()
     if not pretrained:
         known: dict[str, Any] = {key: args[key] for key in ("window_size", "layer_scale_init_value") if key in args}
         args = {**PUBLISHED, **known}
         notes.append("the settings of the pretraining are not in the file: those of the published Base run are taken")
 
-    state = model_state(content)
-    weights, left_out = encoder_weights(state, "student.")
-    for part in ("weight", "bias"):
-        if f"lm_head.{part}" in left_out:
-            left_out.remove(f"lm_head.{part}")
-            weights[f"head.proj.{part}"] = state[f"lm_head.{part}"].float()
-    prefixes = ["student."]
+    student, left_out = vision.v1_weights(found.state, "student.")
+    weights |= student
+    for name in left_out:
+        if name in ("lm_head.weight", "lm_head.bias"):
+            weights[name.replace("lm_head.", "task.head.proj.")] = found.state[name].float()
+        else:
+            found.left_out.append(name)
     if isinstance(content.get("model_ema"), dict):
-        ema = model_state({"model": content["model_ema"]})
-        teacher, left_out_ema = encoder_weights(ema, "teacher.encoder.")
-        weights.update(teacher)
-        left_out += [f"model_ema.{key}" for key in left_out_ema]
-        prefixes.append("teacher.encoder.")
-    grid = find_grid(weights, args.get("window_size"), sizes(weights)["patch_size"])
-    if not ends_without_norm(state):
-        tensor(weights, "student.transformer.output_norm.weight", dims=1)
-    recipe = student(
-        weights,
-        grid,
-        num_heads(weights, notes),
-        layer_scale=args.get("layer_scale_init_value", 1e-4),
-        attention_dropout=args.get("attn_drop_rate", 0.0),
-        drop_path=args.get("drop_path", 0.0),
-    )
-    missing = [add_unused(weights, prefix, "masked_input.mask_token", 0.0) for prefix in prefixes]
-    if missing[0]:
-        notes.append("the file holds no mask embedding, as fine-tuned models have none: it is zero")
-    if pretrained:
-        notes += published.differences(args, published.by_width(published.V1_VISION, recipe["init_args"]["width"]))
-    start, end = args.get("ema_decay_init", 0.999), args.get("ema_decay", 0.9998)
-    return Imported(
-        layout="data2vec_vision (BEiT) data2vec 1.0 vision" + _state_of(state),
-        licence="CC-BY-NC 4.0 if these are the published weights",
-        method=method(recipe, args, grid, notes),
-        ema={"start": start, "end": end, "anneal_steps": args.get("ema_start_at", 0)},
-        weights=weights,
-        example=example(recipe["init_args"]["width"]),
-        sizes=shown(recipe),
-        assets={} if known_pixels is None else {ASSET: known_pixels.to_asset()},
-        classifier=take_classifier(state, weights, left_out, notes),
-        left_out=left_out,
-        notes=notes,
-    )
-
-
-def method(recipe: dict[str, Any], args: dict[str, Any], grid: Grid, notes: list[str]) -> dict[str, Any]:
-    """The recipe of 1.0's method on pictures around a student, by BEiT's settings."""
-    return {
-        "student": recipe,
-        "masking": block_masking(args, grid, notes),
-        "targets": _targets(args, recipe["init_args"]["depth"], notes),
-        "head": node("d2v.model.heads.LinearHead"),
-        "loss": _loss(args, notes),
-        "cls_loss": None,
-        "num_masks": 1,
-        "shared_with_teacher": [],
+        teacher, left_out_ema = vision.v1_weights(model_state({"model": content["model_ema"]}), "teacher.encoder.")
+        weights |= teacher
+        found.left_out += [f"model_ema.{key}" for key in left_out_ema]
+        vision.add_unused(found, "teacher.encoder.")
+    grid = vision.find_grid(weights, args.get("window_size"), vision.patch_sizes(weights)["patch_size"])
+    if not vision.ends_without_norm(found.state):
+        tensor(weights, "student.trunk.output_norm.weight", dims=1)
+    trunk = {
+        "layer_scale": args.get("layer_scale_init_value", 1e-4),
+        "attention_dropout": args.get("attn_drop_rate", 0.0),
+        "drop_path": args.get("drop_path", 0.0),
     }
+    recipe = vision.v1_student(weights, grid, vision.v1_num_heads(weights, notes), **trunk)
+    vision.add_unused(found)
+    if pretrained:
+        notes += published.differences(args, "v1_vision", found.width)
+    vision.take_beit_classifier(found)
+    start, end = args.get("ema_decay_init", 0.999), args.get("ema_decay", 0.9998)
+    return found.finish(
+        "data2vec_vision (BEiT) data2vec 1.0 vision" + _state_of(found.state),
+        "CC-BY-NC 4.0 if these are the published weights",
+        beit_method(recipe, args, grid, notes),
+        {"start": start, "end": end, "anneal_steps": args.get("ema_start_at", 0)},
+    )
+
+
+def beit_method(student: Recipe, args: dict[str, Any], grid: vision.Grid, notes: list[str]) -> Recipe:
+    """The recipe of 1.0's method on pictures around a student, by BEiT's settings."""
+    masking = vision.block_masking(args, grid, notes)
+    targets = _targets(args, student["trunk"]["depth"], notes)
+    return method_recipe(student, masking, targets, node("d2v.model.heads.LinearHead"), _loss(args, notes), shared=[])
 
 
 def _state_of(state: dict[str, Any]) -> str:
     if "lm_head.weight" in state:
         return ""
-    return ", fine-tuned" if "head.weight" in state else ", without its head"
+    if "head.weight" in state:
+        return ", fine-tuned"
+    return ", without its head"
 
 
-def _targets(args: dict[str, Any], depth: int, notes: list[str]) -> dict[str, Any]:
-    layers = block_numbers(args.get("target_layers")) or list(range(depth - depth // 2, depth))
+def _block_numbers(layers: Any) -> list[int]:
+    """A list of block numbers, which BEiT's command line takes and stores as a string."""
+    if isinstance(layers, str):
+        return [int(number) for number in re.findall(r"-?\d+", layers)]
+    return list(layers or ())
+
+
+def _targets(args: dict[str, Any], depth: int, notes: list[str]) -> Recipe:
+    layers = _block_numbers(args.get("target_layers")) or list(range(depth - depth // 2, depth))
     if sorted(number % depth for number in layers) != list(range(depth - len(layers), depth)):
         notes.append(f"target_layers {layers} are not the last of {depth} blocks: the last {len(layers)} are averaged")
     norms = {
@@ -142,10 +119,12 @@ def _targets(args: dict[str, Any], depth: int, notes: list[str]) -> dict[str, An
     )
 
 
-def _loss(args: dict[str, Any], notes: list[str]) -> dict[str, Any]:
+def _loss(args: dict[str, Any], notes: list[str]) -> Recipe:
     if args.get("loss_scale", -1) not in (-1, 1):
         notes.append(f"loss_scale {args['loss_scale']} is not kept: scale the learning rate and the clipping instead")
-    notes += [f"{key} is {args[key]}: d2v has no such thing" for key in _LOST if args.get(key, -1) > 0]
+    for key in _LOST:
+        if args.get(key, -1) > 0:
+            notes.append(f"{key} is {args[key]}: d2v has no such thing")
     if args.get("l2_loss"):
         return node("d2v.model.losses.RegressionLoss", kind="mse", reduction="mean")
     return node("d2v.model.losses.RegressionLoss", kind="smooth_l1", beta=args.get("l1_beta", 2.0), reduction="mean")

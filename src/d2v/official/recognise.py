@@ -4,17 +4,29 @@ from pathlib import Path
 from typing import Any
 
 from d2v.checkpoints.folder import is_folder
-from d2v.checkpoints.layout import Imported, model_state
 from d2v.checkpoints.unpickle import load_untrusted
 from d2v.errors import UserError
-from d2v.official import beit
-from d2v.official.fairseq import v1_speech as v1_audio
-from d2v.official.fairseq import v1_text, v1_vision, v2_text
-from d2v.official.fairseq import v2_speech as v2_audio
-from d2v.official.fairseq import v2_vision as v2_image
-from d2v.official.hugging_face import reading as families
+from d2v.official.beit import read_beit
+from d2v.official.fairseq.v1_speech import read_v1_speech
+from d2v.official.fairseq.v1_text import read_v1_text
+from d2v.official.fairseq.v1_vision import read_v1_vision
+from d2v.official.fairseq.v2_speech import read_v2_speech
+from d2v.official.fairseq.v2_text import read_v2_text
+from d2v.official.fairseq.v2_vision import read_v2_vision
+from d2v.official.hugging_face.model_folder import is_hugging_face, read_model_folder
+from d2v.official.imported import Imported
+from d2v.official.names import model_state
 
-_LAYOUTS = (v2_image, v2_audio, v2_text, v1_vision, v1_audio, v1_text, beit)
+_LAYOUTS = (
+    # (beginnings of tensors' names that are all there in this layout, and in none of those above it; what reads it)
+    (("modality_encoders.IMAGE.",), read_v2_vision),
+    (("modality_encoders.AUDIO.",), read_v2_speech),
+    (("modality_encoders.TEXT.",), read_v2_text),
+    (("patch_embed.conv.weight",), read_v1_vision),
+    (("feature_extractor.conv_layers.0.0.weight",), read_v1_speech),
+    (("encoder.sentence_encoder.",), read_v1_text),
+    (("patch_embed.proj.weight", "blocks.0.attn.qkv.weight"), read_beit),
+)
 _HUGGING_FACE = (
     "feature_extractor.conv_layers.0.conv.weight", "embeddings.word_embeddings.weight", "embeddings.patch_embeddings.",
 )  # fmt: skip
@@ -24,25 +36,25 @@ _KNOWN = (
 )
 
 
-def read(source: Path) -> tuple[Imported, list[Path]]:
+def read_official(source: Path) -> tuple[Imported, list[Path]]:
     """Read a checkpoint, or a folder of Hugging Face; returns what it holds and the files of its weights.
 
     Raises:
         UserError: It is neither, or broken; the message begins with ``source``.
     """
+    content = None
     if not source.is_dir():
         content = load_untrusted(source)
     try:
-        if not source.is_dir():
-            return convert(content), [source]
-        if is_folder(source) and not families.matches(source):
+        if content is not None:
+            return read_content(content), [source]
+        if is_hugging_face(source):
+            return read_model_folder(source)
+        if is_folder(source):
             raise UserError("a folder of d2v itself, which needs no import: give it to d2v.load or --checkpoint")
-        if not families.matches(source):
-            raise UserError(
-                "is a folder, and none of Hugging Face's (config.json, model.safetensors); give the checkpoint file "
-                "in it"
-            )
-        return families.convert(source)
+        raise UserError(
+            "is a folder, and none of Hugging Face's (config.json, model.safetensors); give the checkpoint file in it"
+        )
     except UserError as error:
         raise UserError(f"{source}: {error}") from error
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
@@ -51,19 +63,25 @@ def read(source: Path) -> tuple[Imported, list[Path]]:
         raise UserError(f"{source}: the checkpoint's settings cannot be understood: {why}") from error
 
 
-def convert(content: dict[str, Any]) -> Imported:
-    """Translate a checkpoint file of any layout that is known.
+def read_content(content: dict[str, Any]) -> Imported:
+    """Translate the content of a checkpoint file of any layout that is known.
 
     Raises:
         UserError: It is none of them, or one of them but broken.
     """
-    for layout in _LAYOUTS:
-        if layout.matches(content):
-            return layout.convert(content)
     names = list(model_state(content))
+    for beginnings, read in _LAYOUTS:
+        if all(_any_begins(names, beginning) for beginning in beginnings):
+            return read(content)
     if any(part in name for name in names for part in _HUGGING_FACE):
         raise UserError("the weights of a Hugging Face model: give the folder, with the config.json beside this file")
-    if any(name.startswith("method.student.") for name in names):
+    if _any_begins(names, "method.student."):
         raise UserError("a checkpoint of d2v itself, which needs no import: give it to d2v.load or --checkpoint")
     shown = ", ".join(names[:5]) or "nothing"
-    raise UserError(f"not recognised (it holds {shown}{', ...' if len(names) > 5 else ''}). Known are {_KNOWN}")
+    if len(names) > 5:
+        shown += ", ..."
+    raise UserError(f"not recognised (it holds {shown}). Known are {_KNOWN}")
+
+
+def _any_begins(names: list[str], beginning: str) -> bool:
+    return any(name.startswith(beginning) for name in names)

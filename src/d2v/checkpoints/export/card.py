@@ -1,34 +1,36 @@
 """The model card of an exported folder."""
 
-from d2v.checkpoints.export.source import ExportSource
+from d2v.checkpoints.opening import Checkpoint
 
 _LICENCES = {"CC-BY-NC": "cc-by-nc-4.0", "Apache 2.0": "apache-2.0", "MIT": "mit"}
+"""Beginnings of licences as we write them, and what the hub calls them."""
 
 
-def model_card(name: str, source: ExportSource, library: str, use: str) -> str:
+def model_card(name: str, checkpoint: Checkpoint, library: str, use: str) -> str:
     """``README.md``, with what the hub reads at its head.
 
     Args:
         name: Of the model.
-        source: What was exported.
+        checkpoint: What was exported.
         library: That reads the folder, as the hub calls it.
         use: Markdown that says how.
     """
-    sizes = "\n".join(f"| {key} | {source.settings[key]} |" for key in ("width", "depth", "num_heads"))
-    notes = "\n".join(f"- {note}" for note in source.config.get("notes", [])) or "- none"
+    trunk = checkpoint.encoder().recipe["trunk"]
+    sizes = "\n".join(f"| {key} | {trunk[key]} |" for key in ("width", "depth", "num_heads"))
+    notes = "\n".join(f"- {note}" for note in checkpoint.config.get("notes", [])) or "- none"
     licence = "chosen by who trained them"
-    if source.licence:
-        licence = f"{source.licence}. d2v's own licence does not extend to them"
+    if checkpoint.encoder().licence:
+        licence = f"{checkpoint.encoder().licence}. d2v's own licence does not extend to them"
     return f"""---
 library_name: {library}
-license: {_licence_id(source.licence)}
+license: {_licence_id(checkpoint.encoder().licence or "")}
 tags:
 - data2vec
 ---
 
 # {name}
 
-{source.origin}; exported by d2v from `{source.path.name}`.
+{checkpoint.origin}; exported by d2v from `{checkpoint.path.name}`.
 
 Licence of the weights: {licence}.
 
@@ -46,8 +48,10 @@ Notes:
 """
 
 
-def _licence_id(licence: str | None) -> str:
-    """By the first that is named, which of a doubtful one is the narrower; of one that nobody gave, none."""
-    if licence is not None and licence.startswith("as its model card says"):
-        return "other"
-    return next((name for words, name in _LICENCES.items() if words in (licence or "")), "other")
+def _licence_id(licence: str) -> str:
+    """The hub's name of a licence, "other" if it is not known. Where two are named, the narrower stands first."""
+    if not licence.startswith("as its model card says"):
+        for words, name in _LICENCES.items():
+            if words in licence:
+                return name
+    return "other"

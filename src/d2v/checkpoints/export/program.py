@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from d2v.checkpoints.export.card import model_card
-from d2v.checkpoints.export.inputs import Example, ExampleInputs, example_inputs
-from d2v.checkpoints.export.source import CARD, ExportSource
+from d2v.checkpoints.export.example_inputs import Example, ExampleInputs, example_inputs
 from d2v.checkpoints.folder import new_folder
-from d2v.checkpoints.layout import ImportedClassifier
+from d2v.checkpoints.head_files import StoredHead
+from d2v.checkpoints.opening import CARD, Checkpoint
 from d2v.errors import UserError, how_to_install
 from d2v.model.encoder import Encoder, mean_of_tokens
 
@@ -41,28 +41,25 @@ class Program(nn.Module):
 
     Args:
         encoder: In eval mode.
-        source: With its heads.
+        head: Of a fine-tuned model.
     """
 
-    def __init__(self, encoder: Encoder, source: ExportSource) -> None:
+    def __init__(self, encoder: Encoder, head: StoredHead | None) -> None:
         super().__init__()
         self.encoder = encoder
         self.head: nn.Module = nn.Identity()
-        self.output, self.pool = "tokens", None
-        if source.ctc is not None:
-            self.output, self.head = (
-                "log_probs",
-                nn.Sequential(_linear(source.ctc.weight, source.ctc.bias), nn.LogSoftmax(-1)),
-            )
-        elif source.classifier is not None:
-            self.output, self.pool = "scores", source.classifier.pool
-            self.head = _classifier(source.classifier, encoder)
-        self.tells_padding = self.pool is None and getattr(encoder.feature_extractor, "stride", 1) > 1
+        self.output, self.pool = "tokens", "none"
+        if head is not None:
+            self.head, self.pool = head.module, head.pool
+            self.output = "log_probs" if head.task == "ctc" else "scores"
+        self.tells_padding = self.pool == "none" and getattr(encoder.front.feature_extractor, "stride", 1) > 1
         """Whether tokens are padded at a rate of their own, which the second output tells."""
 
     @property
     def outputs(self) -> list[str]:
-        return [self.output, *(["output_padding"] if self.tells_padding else [])]
+        if self.tells_padding:
+            return [self.output, "output_padding"]
+        return [self.output]
 
     def forward(self, x: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, ...]:
         output = self.encoder(x, padding_mask)
@@ -72,34 +69,20 @@ class Program(nn.Module):
         elif self.pool == "cls":
             features = output.cls[:, 0]
         result = self.head(features)
-        return (result, output.padding_mask) if self.tells_padding else (result,)
+        if self.tells_padding:
+            return result, output.padding_mask
+        return (result,)
 
 
-def _linear(weight: Tensor, bias: Tensor) -> nn.Linear:
-    layer = nn.Linear(weight.shape[1], len(weight))
-    layer.load_state_dict({"weight": weight, "bias": bias})
-    return layer
-
-
-def _classifier(head: ImportedClassifier, encoder: Encoder) -> nn.Sequential:
-    """As ``finetuning/classifier_heads.py`` computes it outside of training."""
-    layers: list[nn.Module] = []
-    weights = head.weights
-    if "norm.weight" in weights:
-        norm = nn.LayerNorm(encoder.width, eps=encoder.recipe["init_args"].get("eps", 1e-6))
-        norm.load_state_dict({"weight": weights["norm.weight"], "bias": weights["norm.bias"]})
-        layers.append(norm)
-    if head.kind == "tanh":
-        layers += [_linear(weights["hidden.weight"], weights["hidden.bias"]), nn.Tanh()]
-    return nn.Sequential(*layers, _linear(weights["proj.weight"], weights["proj.bias"]))
-
-
-def export(source: ExportSource, encoder: Encoder, output: Path, form: str) -> list[str]:
+def export_program(
+    checkpoint: Checkpoint, encoder: Encoder, head: StoredHead | None, output: Path, form: str
+) -> list[str]:
     """Write the folder, and compare the program with the eager model at other sizes than it was traced with.
 
     Args:
-        source: What is exported.
+        checkpoint: What is exported.
         encoder: Of it, the student or the teacher.
+        head: Of it, if it is fine-tuned.
         output: A new folder.
         form: "torch" or "onnx".
 
@@ -110,9 +93,8 @@ def export(source: ExportSource, encoder: Encoder, output: Path, form: str) -> l
         UserError: The extra is missing, something is at ``output`` already, or it cannot be written.
         RuntimeError: The program differs from the model by more than 1e-4.
     """
-    if form == "onnx":
-        require_onnx()
-    program, inputs = Program(encoder, source).eval(), example_inputs(encoder)
+    program, inputs = Program(encoder, head).eval(), example_inputs(encoder)
+    assets = checkpoint.encoder().assets
     with new_folder(output) as folder:
         file = folder / _FILES[form]
         with torch.random.fork_rng(devices=[]):
@@ -121,11 +103,11 @@ def export(source: ExportSource, encoder: Encoder, output: Path, form: str) -> l
             difference = largest_difference(program, compute, inputs)
         if not difference <= MOST:
             raise RuntimeError(f"the {form} program differs from the model by {difference:.2g}, more than {MOST:g}")
-        for name, text in source.assets.items():
+        for name, text in assets.items():
             (folder / name).write_text(text, encoding="utf-8")
-        (folder / CARD).write_text(_card(output.name, source, program, inputs, form), encoding="utf-8")
-    sizes = ", ".join(" and ".join(str(list(x.shape)) for x in inputs.make(*check)[:1]) for check in _CHECKS)
-    return [_FILES[form], *source.assets, f"largest difference from the eager model {difference:.2g} (x of {sizes})"]
+        (folder / CARD).write_text(_card(output.name, checkpoint, head, program, inputs, form), encoding="utf-8")
+    sizes = ", ".join(str(list(inputs.make(*check)[0].shape)) for check in _CHECKS)
+    return [_FILES[form], *assets, f"largest difference from the eager model {difference:.2g} (x of {sizes})"]
 
 
 def require_onnx() -> None:
@@ -148,7 +130,7 @@ def largest_difference(program: Program, compute: Callable[..., Any], inputs: Ex
         with torch.no_grad():
             expected, found = program(*example), compute(*example)
         keep = torch.ones(1, dtype=torch.bool)
-        if program.pool is None and len(example) > 1:
+        if program.pool == "none" and len(example) > 1:
             padding = expected[1] if program.tells_padding else example[1]
             keep = ~padding[..., None]
         difference = ((expected[0] - found[0]).abs() * keep).nan_to_num(torch.inf)
@@ -210,9 +192,13 @@ class _quiet(warnings.catch_warnings):
         super().__exit__(*details)
 
 
-def _card(name: str, source: ExportSource, program: Program, inputs: ExampleInputs, form: str) -> str:
+def _card(
+    name: str, checkpoint: Checkpoint, head: StoredHead | None, program: Program, inputs: ExampleInputs, form: str
+) -> str:
     feed = ", ".join(f'"{key}": {key}' for key in inputs.names)
-    outputs = ", ".join(program.outputs) + ("," if len(program.outputs) == 1 else "")
+    outputs = ", ".join(program.outputs)
+    if len(program.outputs) == 1:
+        outputs += ","
     use = _USE[form].format(name=name, outputs=outputs, inputs=", ".join(inputs.names), feed=feed)
     meaning = {
         "tokens": "`tokens`: float32 [B, N, D], the features of each patch, frame or token",
@@ -222,8 +208,7 @@ def _card(name: str, source: ExportSource, program: Program, inputs: ExampleInpu
     lines = [f"Input {inputs.described}.", f"Output {meaning}."]
     if program.tells_padding:
         lines.append("`output_padding`: bool [B, N], true where a frame is padding; what stands there means nothing.")
-    if source.ctc is not None:
-        lines.append(f"Symbols: {' '.join(source.ctc.symbols or ())}")
-    if source.classifier is not None and source.classifier.names:
-        lines.append(f"Classes, in order: {', '.join(source.classifier.names)}")
-    return model_card(name, source, {"torch": "pytorch", "onnx": "onnx"}[form], "\n\n".join([use, *lines]))
+    if head is not None and head.names:
+        symbols, classes = f"Symbols: {' '.join(head.names)}", f"Classes, in order: {', '.join(head.names)}"
+        lines.append(symbols if head.task == "ctc" else classes)
+    return model_card(name, checkpoint, {"torch": "pytorch", "onnx": "onnx"}[form], "\n\n".join([use, *lines]))

@@ -3,14 +3,14 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 import numpy as np
 
 from d2v.data.file_index import PackedStrings, fingerprint
-from d2v.errors import BrokenSample, UserError
+from d2v.errors import BrokenSample, UserError, some_of
 
 Encoded = str | os.PathLike[str] | bytes | BinaryIO
 """A sample as it is stored: the path of its file, its content, or it opened for reading."""
@@ -86,19 +86,26 @@ class Categories:
         numbers = dict(zip(names, range(len(names)), strict=True))
         place = np.full(len(self.names) + 1, -1, dtype=np.int32)
         unknown = []
-        for used in np.unique(self.ids[self.ids >= 0]):
-            place[used] = numbers.get(self.names[used], -1)
-            if place[used] < 0:
-                unknown.append(self.names[used])
+        for number in self.used():
+            place[number] = numbers.get(self.names[number], -1)
+            if place[number] < 0:
+                unknown.append(self.names[number])
         if unknown:
-            shown = ", ".join(unknown[:5]) + " ..." * (len(unknown) > 5)
             raise UserError(
-                f"{where}: the validation split has classes that the training split has not: {shown}. Choose another "
-                "data.val_split, or hold out part of the training samples: data.val_fraction 0.05."
+                f"{where}: the validation split has classes that the training split has not: {some_of(unknown, 5)}. "
+                "Choose another data.val_split, or hold out part of the training samples: data.val_fraction 0.05."
             )
         return Categories(names, place[self.ids])
 
-    def select(self, chosen: np.ndarray) -> "Categories":
+    def label(self, index: int) -> int:
+        """The class of one sample."""
+        return int(self.ids[index])
+
+    def used(self) -> np.ndarray:
+        """Which of the names a sample has, ascending."""
+        return np.unique(self.ids[self.ids >= 0])
+
+    def __getitem__(self, chosen: np.ndarray) -> "Categories":
         """Of some of the samples: positions, or a mask."""
         return Categories(self.names, self.ids[chosen])
 
@@ -149,6 +156,35 @@ class Source(ABC):
     @abstractmethod
     def texts(self) -> PackedStrings | None:
         """Text of each sample, empty where there is none; None: nothing says it."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some samples of a source. What a subclass adds are columns: something about each of these samples, or None."""
+
+    source: Source
+    index: np.ndarray
+    """int [n]: positions in the source."""
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def name(self, index: int) -> str:
+        """What to call a sample in messages."""
+        return self.source.name(int(self.index[index]))
+
+    def file_names(self) -> list[str]:
+        """What each sample is called, without a folder."""
+        ids = self.source.ids()
+        return [os.path.basename(ids[index]) for index in self.index]
+
+    def select(self, chosen: np.ndarray) -> Self:
+        """Some of them: positions, or a mask."""
+        columns = {}
+        for name, column in vars(self).items():
+            if name != "source" and column is not None:
+                columns[name] = column[chosen]
+        return replace(self, **columns)
 
 
 class Files(Source):

@@ -16,7 +16,7 @@ from d2v.data.file_index import list_files
 from d2v.data.sources.parquet import Parquet
 from d2v.data.sources.source import Files, Medium, Source
 from d2v.data.sources.tars import Tars
-from d2v.errors import UserError
+from d2v.errors import UserError, some_of
 
 TRAIN_NAMES = ("train", "training")
 """Names of a training split, in the order in which they are looked for."""
@@ -300,7 +300,9 @@ def _archives(*folders: Path) -> list[Path]:
 def _form(places: Sequence[Path]) -> str:
     """The ending of the archives that a split consists of; empty for a folder of samples and for a manifest."""
     kind = ending((_archives(places[0]) or places)[0].name)
-    return kind * (kind in ARCHIVES)
+    if kind in ARCHIVES:
+        return kind
+    return ""
 
 
 def _words(name: str) -> str:
@@ -313,7 +315,7 @@ def _not_there(root: Path, name: str, key: str, manifests: Sequence[str]) -> Use
     there = sorted(path.name for path in root.iterdir() if not path.name.startswith("."))
     shown = "is nothing"
     if there:
-        shown = "are: " + ", ".join(there[:12]) + " ..." * (len(there) > 12)
+        shown = f"are: {some_of(there, 12)}"
     default = "take train/ or everything"
     if key != "train_split":
         default = f"take the first of {', '.join(VAL_NAMES)}, if any"

@@ -179,4 +179,8 @@ def _counts(classes: Categories | None, kept: np.ndarray) -> str:
     sizes = np.bincount(classes.ids[kept], minlength=len(classes.names))
     if len(sizes) <= _CLASSES_SHOWN:
         return ": " + ", ".join(f"{size:,} of {name}" for size, name in zip(sizes, classes.names, strict=True))
-    return f": {sizes.min():,} to {sizes.max():,} of each of {len(sizes):,} classes"
+    least, most = sizes.min(), sizes.max()
+    some = f"{least:,} to {most:,}"
+    if least == most:
+        some = f"{least:,}"
+    return f": {some} of each of {len(sizes):,} classes"

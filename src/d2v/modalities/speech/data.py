@@ -1,30 +1,25 @@
 """Speech and other sound for pretraining, fine-tuning and probing."""
 
 import functools
-import warnings
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from d2v.data.alphabet import Alphabet
 from d2v.data.data_module import PretrainingDataModule, Split, require
-from d2v.data.length_buckets import LengthBuckets, consecutive_batches
-from d2v.data.sampler import OrderedBatches, OrderedSampler, StreamSampler
-from d2v.data.samples import Sample, SampleDataset
+from d2v.data.samples import SampleDataset
 from d2v.data.sources.source import Categories, Source
 from d2v.data.sources.splits import open_everything, open_splits
 from d2v.data.sources.subsets import FewLabels, hold_out
 from d2v.errors import UserError
-from d2v.modalities.speech.decoding import SAMPLE_RATE
+from d2v.modalities.speech.audio_reader import SAMPLE_RATE
 from d2v.modalities.speech.labels import SpeechSplit, labelled
 from d2v.modalities.speech.sound_files import LEAST_SAMPLES, SOUND, Clips, read_headers, report_headers
-from d2v.modalities.speech.waveforms import SpeechDataset, collate_waveforms
-from d2v.types import Batch
+from d2v.modalities.speech.waveforms import SpeechDataset
 
 _LEAST_SECONDS = LEAST_SAMPLES / SAMPLE_RATE
 # Waveforms of longer clips are gigabytes: no more of them are fetched ahead than one.
@@ -62,6 +57,7 @@ class LibriSpeechDataModule(PretrainingDataModule):
 
     unit = "audio_seconds"
     pads = True
+    values_per_unit = SAMPLE_RATE
 
     def __init__(
         self,
@@ -192,41 +188,10 @@ class LibriSpeechDataModule(PretrainingDataModule):
             return None
         return self.splits["val"].transcript(sample_id)
 
-    def train_sampler(self, num_samples: int) -> StreamSampler:
-        """A stream of batches of clips of about the same length."""
-        buckets = LengthBuckets(self.train_dataset().lengths, self.batch_size * SAMPLE_RATE, self.seed)
-        consumed = None if self.trainer is None else self._consumed
-        return StreamSampler(
-            len(buckets), 1, self.seed, self.rank, self.world_size, self.accumulation, consumed, buckets.batch
-        )
-
-    def eval_loader(self, dataset: SampleDataset, sampler: OrderedSampler) -> DataLoader[Any]:
-        """Clips in their order, in batches of at most ``batch_size`` seconds; a longer clip has a batch of its own."""
-        assert isinstance(dataset, SpeechDataset)
-        indices = list(sampler.indices)
-        groups = consecutive_batches(dataset.lengths[indices], self.batch_size * SAMPLE_RATE)
-        batches = OrderedBatches([[indices[i] for i in group] for group in groups])
-        warnings.filterwarnings("ignore", "You are using a custom batch sampler")  # Lightning's `predict` cannot know
-        options = {}
-        if self._workers() and dataset.lengths[indices].max() > _LONG_SECONDS * SAMPLE_RATE:
-            options = {"num_workers": 1, "prefetch_factor": 1}
-        return self._loader(dataset, batch_sampler=batches, **options)
-
-    def count_units(self, batch: Batch) -> float | Tensor:
-        """Seconds of audio without padding; a tensor where that would have to wait for the device."""
-        if batch.padding_mask is None:
-            return batch.inputs.numel() / SAMPLE_RATE
-        return (~batch.padding_mask).sum() / SAMPLE_RATE
-
     @property
     def skipped(self) -> int:
         """Files left out for their headers count, too."""
         return self._num_broken + super().skipped
-
-    @staticmethod
-    def collate(samples: list[Sample]) -> Batch:
-        """Pad with zeros to waveforms [B, samples]; letters with -100."""
-        return collate_waveforms(samples)
 
     @functools.cached_property
     def _clips(self) -> tuple[Clips, Clips | None]:
@@ -290,6 +255,11 @@ class LibriSpeechDataModule(PretrainingDataModule):
         ]
         return split.select(kept), left_out
 
+    def _loader(self, dataset: SampleDataset, **options: Any) -> DataLoader[Any]:
+        if self._workers() and dataset.lengths.max() > _LONG_SECONDS * SAMPLE_RATE:
+            options |= {"num_workers": 1, "prefetch_factor": 1}
+        return super()._loader(dataset, **options)
+
     def _dataset(self, split: str, max_samples: int | None, random_crop: bool) -> SpeechDataset:
         clips = self.splits[split].clips
         skipped = self.skipped_samples(split, clips.name, len(clips))
@@ -301,7 +271,7 @@ def _describe(name: str, split: SpeechSplit, left_out: Sequence[tuple[int, str]]
     text = f"data: {name}: {len(split.clips):,} clips, {split.hours:,.2f} h"
     speakers = split.clips.categories("speaker")
     if speakers is not None:
-        text += f", {len(np.unique(speakers.ids[speakers.ids >= 0])):,} speakers"
+        text += f", {len(speakers.used()):,} speakers"
     reasons = ", ".join(f"{count:,} {reason}" for count, reason in left_out if count)
     if reasons:
         text += f"; left out: {reasons}"

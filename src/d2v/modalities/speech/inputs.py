@@ -7,7 +7,7 @@ from torch import Tensor
 from d2v.data.encoder_inputs import Inputs
 from d2v.data.sources.splits import open_everything
 from d2v.errors import BrokenSample
-from d2v.modalities.speech.decoding import SAMPLE_RATE, AudioReader
+from d2v.modalities.speech.audio_reader import SAMPLE_RATE, AudioReader
 from d2v.modalities.speech.sound_files import SOUND, Headers, read_headers
 from d2v.model.encoder import Encoder
 

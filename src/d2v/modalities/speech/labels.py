@@ -14,7 +14,7 @@ from d2v.data.alphabet import Alphabet
 from d2v.data.file_index import PackedStrings
 from d2v.data.sources.source import Categories
 from d2v.errors import UserError
-from d2v.modalities.speech.decoding import SAMPLE_RATE
+from d2v.modalities.speech.audio_reader import SAMPLE_RATE
 from d2v.modalities.speech.sound_files import Clips
 
 _HEADINGS = ("file", "path", "filename", "file_name", "name")
@@ -39,14 +39,14 @@ class SeveralClasses:
     counts: np.ndarray
     """int64 [n]: how many classes each clip has."""
 
-    def __getitem__(self, index: int) -> Tensor:
+    def label(self, index: int) -> Tensor:
         """float32 [C]: 1 for each class of a clip."""
         start = self.starts[index]
         present = torch.zeros(len(self.names))
         present[self.ids[start : start + self.counts[index]]] = 1
         return present
 
-    def select(self, chosen: np.ndarray) -> "SeveralClasses":
+    def __getitem__(self, chosen: np.ndarray) -> "SeveralClasses":
         return replace(self, starts=self.starts[chosen], counts=self.counts[chosen])
 
 
@@ -60,7 +60,7 @@ class Letters:
     """int64 [n]: where the transcript of each clip stands in ``texts``."""
     names: tuple[str, ...] = ()
 
-    def __getitem__(self, index: int) -> Tensor:
+    def label(self, index: int) -> Tensor:
         """int64 [S]."""
         return torch.tensor(self.alphabet.encode(self.text(index)), dtype=torch.long)
 
@@ -68,7 +68,7 @@ class Letters:
         """As it was given."""
         return self.texts[self.index[index]]
 
-    def select(self, chosen: np.ndarray) -> "Letters":
+    def __getitem__(self, chosen: np.ndarray) -> "Letters":
         return replace(self, index=self.index[chosen])
 
 
@@ -87,9 +87,7 @@ class SpeechSplit:
         """A class, or several float32 [C], or letters int64 [S]."""
         if self.labels is None:
             return None
-        if isinstance(self.labels, Categories):
-            return int(self.labels.ids[index])
-        return self.labels[index]
+        return self.labels.label(index)
 
     def transcript(self, index: int) -> str | None:
         """As it was given; None if the labels are none or others."""
@@ -99,7 +97,7 @@ class SpeechSplit:
 
     def select(self, chosen: np.ndarray) -> "SpeechSplit":
         """Some of them: positions, or a mask."""
-        return SpeechSplit(self.clips.select(chosen), self.labels and self.labels.select(chosen))
+        return SpeechSplit(self.clips.select(chosen), self.labels and self.labels[chosen])
 
     @property
     def hours(self) -> float:
@@ -161,11 +159,11 @@ def class_labels(kind: str, clips: Clips, train_names: tuple[str, ...] | None) -
     found = clips.source.categories(kind)
     if found is None or (kind == "folder" and not found.complete):
         raise UserError(f"data.labels is {kind}, but {_MISSING[kind]} (first clip: {clips.name(0)}).")
-    ids = found.ids[clips.index]
-    kept = np.flatnonzero(ids >= 0)
+    found = found[clips.index]
+    kept = np.flatnonzero(found.ids >= 0)
     if train_names is None:
-        train_names = tuple(found.names[number] for number in np.unique(ids[kept]))
-    return kept, Categories(found.names, ids[kept]).numbered_as(train_names, f"data.labels {kind}")
+        train_names = tuple(found.names[number] for number in found.used())
+    return kept, found[kept].numbered_as(train_names, f"data.labels {kind}")
 
 
 def _from_table(path: Path, clips: Clips, train_names: tuple[str, ...] | None) -> tuple[np.ndarray, Labels]:

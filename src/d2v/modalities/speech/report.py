@@ -13,7 +13,7 @@ from d2v.data.file_index import list_files
 from d2v.data.sources.source import Files
 from d2v.data.sources.splits import ARCHIVES
 from d2v.errors import UserError
-from d2v.modalities.speech.decoding import SAMPLE_RATE
+from d2v.modalities.speech.audio_reader import SAMPLE_RATE
 from d2v.modalities.speech.sound_files import SOUND, Clips
 from d2v.modalities.speech.survey import Survey, describe, hours_text, survey
 

@@ -15,9 +15,9 @@ from tqdm import tqdm
 
 from d2v.data.file_index import cached_arrays
 from d2v.data.samples import broken_error, too_many_broken
-from d2v.data.sources.source import Categories, Encoded, Files, Medium, Source
+from d2v.data.sources.source import Categories, Encoded, Files, Medium, Part, Source
 from d2v.errors import BrokenSample, UserError
-from d2v.modalities.speech.decoding import SAMPLE_RATE, AudioInfo, audio_info, samples_at_16k
+from d2v.modalities.speech.audio_reader import SAMPLE_RATE, AudioInfo, audio_info, samples_at_16k
 
 LEAST_SAMPLES = 1_360
 """At 16 kHz, 85 ms: what four frames of the published feature extractor are computed from. Fewer frames can neither be
@@ -32,12 +32,9 @@ _SPEAKER = re.compile(r"(\d+)[-_]\d+[-_]\d+")
 
 
 @dataclass(frozen=True)
-class Clips:
+class Clips(Part):
     """Readable clips of a source, and what their headers say."""
 
-    source: Source
-    index: np.ndarray
-    """int64 [n]: positions in the source."""
     num_samples: np.ndarray
     """int64 [n]: length at 16 kHz."""
     sample_rate: np.ndarray
@@ -45,31 +42,14 @@ class Clips:
     channels: np.ndarray
     """int32 [n]."""
 
-    def __len__(self) -> int:
-        return len(self.index)
-
     def open(self, index: int) -> Encoded:
         """The encoded clip."""
         return self.source.open(int(self.index[index]))
 
-    def name(self, index: int) -> str:
-        """What to call the clip in messages."""
-        return self.source.name(int(self.index[index]))
-
-    def file_names(self) -> list[str]:
-        """What each clip is called, without a folder."""
-        ids = self.source.ids()
-        return [os.path.basename(ids[index]) for index in self.index]
-
-    def select(self, chosen: np.ndarray) -> "Clips":
-        """Some of them: positions, or a mask."""
-        columns = (self.index, self.num_samples, self.sample_rate, self.channels)
-        return Clips(self.source, *(column[chosen] for column in columns))
-
     def categories(self, column: str) -> Categories | None:
         """Speaker, label or folder of each clip; None: nothing says it."""
         found = self.source.categories(column)
-        return None if found is None else Categories(found.names, found.ids[self.index])
+        return found and found[self.index]
 
     def texts(self) -> list[str]:
         """Transcript of each clip, empty where there is none."""

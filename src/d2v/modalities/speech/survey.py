@@ -9,7 +9,7 @@ import numpy as np
 from d2v.data.sources.source import Encoded
 from d2v.data.sources.splits import open_everything
 from d2v.errors import BrokenSample, UserError
-from d2v.modalities.speech.decoding import SAMPLE_RATE, AudioInfo, AudioReader
+from d2v.modalities.speech.audio_reader import SAMPLE_RATE, AudioInfo, AudioReader
 from d2v.modalities.speech.sound_files import LEAST_SAMPLES, SOUND, Clips, read_headers, scan
 from d2v.modalities.speech.waveforms import value_range
 
@@ -131,7 +131,7 @@ def _figures(root: str, clips: Clips, reasons: dict[str, str], decoded: bool) ->
         over_20_s=int((seconds > longest).sum()),
         sample_rates=dict(Counter(map(str, clips.sample_rate)).most_common()),
         channels=dict(Counter(map(str, clips.channels)).most_common()),
-        speakers=0 if speakers is None else len(np.unique(speakers.ids[speakers.ids >= 0])),
+        speakers=0 if speakers is None else len(speakers.used()),
         folders=_folders(clips, seconds),
         with_transcript=len(present),
         letters="".join(sorted(set().union(*present))),

@@ -1,19 +1,17 @@
 """Waveforms: crops of clips, and batches of them."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from d2v.data.samples import Sample, SampleDataset, SkippedSamples
+from d2v.data.samples import SampleDataset, SkippedSamples
 from d2v.errors import BrokenSample
-from d2v.modalities.speech.decoding import SAMPLE_RATE, AudioReader
+from d2v.modalities.speech.audio_reader import SAMPLE_RATE, AudioReader
 from d2v.modalities.speech.labels import SpeechSplit
-from d2v.types import Batch
 
 _IGNORED_LETTER = -100  # Hugging Face's convention
 # Decoding and resampling take many times the memory of what they give.
@@ -44,14 +42,18 @@ class SpeechDataset(SampleDataset):
         skipped: SkippedSamples,
     ) -> None:
         super().__init__(len(split.clips), seed, skipped)
-        whole = split.clips.num_samples
-        self.lengths: np.ndarray = whole if max_samples is None else np.minimum(whole, max_samples)
-        """int64 [n]: samples of each waveform."""
+        self._lengths = split.clips.num_samples
+        if max_samples is not None:
+            self._lengths = np.minimum(self._lengths, max_samples)
         self._split, self._clips = split, split.clips
         self._random_crop = random_crop
         self._normalize = normalize
         self._by_length = np.argsort(self.lengths, kind="stable")
         self._rank = np.argsort(self._by_length, kind="stable")
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self._lengths
 
     def candidates(self, index: int) -> Iterator[int]:
         """Ever shorter clips take the place of a broken one, and the batch keeps within its seconds; then longer."""
@@ -72,22 +74,6 @@ class SpeechDataset(SampleDataset):
         return wave, self._split.label(index)
 
 
-def collate_waveforms(samples: list[Sample]) -> Batch:
-    """Pad with zeros to waveforms [B, samples] with a mask, and letters [B, S] with -100."""
-    waves, sample_ids, epochs, labels = zip(*samples, strict=True)
-    lengths = torch.tensor([len(wave) for wave in waves])
-    # A single clip may last for hours: no copy of it, and nothing else of its length.
-    inputs = waves[0][None] if len(waves) == 1 else pad_sequence(list(waves), batch_first=True)
-    equal = bool((lengths == lengths[0]).all())
-    return Batch(
-        inputs,
-        torch.tensor(sample_ids),
-        torch.tensor(epochs),
-        _collate_labels(labels),
-        None if equal else torch.arange(inputs.shape[1]) >= lengths[:, None],
-    )
-
-
 def _read(reader: AudioReader, start: int, length: int) -> Tensor:
     wave = torch.empty(length)
     for first in range(0, length, _SLICE):
@@ -96,15 +82,6 @@ def _read(reader: AudioReader, start: int, length: int) -> Tensor:
             raise BrokenSample("it has become shorter since its header was read")
         wave[first : first + len(part)] = part
     return wave
-
-
-def _collate_labels(labels: Sequence[int | Tensor | None]) -> Tensor | None:
-    tensors = [label for label in labels if isinstance(label, Tensor)]
-    if not tensors:
-        return None if labels[0] is None else torch.tensor(labels)
-    if tensors[0].is_floating_point():
-        return torch.stack(tensors)
-    return pad_sequence(tensors, batch_first=True, padding_value=_IGNORED_LETTER)
 
 
 def value_range(reader: AudioReader) -> tuple[float, float]:

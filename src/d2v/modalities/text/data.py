@@ -1,23 +1,19 @@
 """Text for pretraining: blocks of a corpus that is prepared, or that is prepared here once."""
 
 import functools
-import warnings
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
-from torch.utils.data import DataLoader
 
 from d2v.data.data_module import PretrainingDataModule, Split
-from d2v.data.length_buckets import LengthBuckets, consecutive_batches
-from d2v.data.sampler import OrderedBatches, OrderedSampler, StreamSampler
-from d2v.data.samples import Sample
+from d2v.data.sampler import StreamSampler
+from d2v.data.samples import Sample, SampleDataset, collate_samples
 from d2v.errors import UserError
 from d2v.modalities.text.corpus.blocks import LEAST_TOKENS, Blocks, EvenBlocks, sentence_blocks
 from d2v.modalities.text.corpus.prepare import open_shards, verify_once
 from d2v.modalities.text.corpus.shards import Shards
-from d2v.modalities.text.dataset import TextDataset, collate_blocks
+from d2v.modalities.text.dataset import TextDataset
 from d2v.modalities.text.front_end import TextFrontEnd
 from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.modalities.text.tokenizer_files import TOKENIZER
@@ -56,6 +52,7 @@ class TextDataModule(PretrainingDataModule):
     """
 
     unit = "tokens"
+    values_per_unit = 1
     pads = True  # with "none" that is the last block alone
 
     def __init__(
@@ -169,35 +166,16 @@ class TextDataModule(PretrainingDataModule):
     def eval_dataset(self, split: Split) -> TextDataset | None:
         return self._dataset(split) if split in self.splits else None
 
-    def train_sampler(self, num_samples: int) -> StreamSampler:
+    def train_sampler(self, dataset: SampleDataset) -> StreamSampler:
         """A stream of blocks of one length, or one of batches of blocks of about the same length."""
-        consumed = None if self.trainer is None else self._consumed
         if self.break_mode == "none":
-            size, unpack = int(self.batch_size) // self.block_size, None
-        else:
-            buckets = LengthBuckets(self.splits["train"].blocks.lengths, self.batch_size, self.seed)
-            num_samples, size, unpack = len(buckets), 1, buckets.batch
-        return StreamSampler(
-            num_samples, size, self.seed, self.rank, self.world_size, self.accumulation, consumed, unpack
-        )
-
-    def eval_loader(self, dataset: Any, sampler: OrderedSampler) -> DataLoader[Any]:
-        """Blocks in their order, in batches of at most ``batch_size`` tokens."""
-        assert isinstance(dataset, TextDataset)
-        indices = sampler.indices
-        groups = consecutive_batches(dataset.lengths[list(indices)], self.batch_size)
-        batches = OrderedBatches([[indices[i] for i in group] for group in groups])
-        warnings.filterwarnings("ignore", "You are using a custom batch sampler")  # `predict` cannot know it
-        return self._loader(dataset, batch_sampler=batches)
-
-    def count_units(self, batch: Batch) -> float | Tensor:
-        """Tokens without padding; a tensor where that would have to wait for the device."""
-        return batch.inputs.numel() if batch.padding_mask is None else (~batch.padding_mask).sum()
+            return self.stream(len(dataset), int(self.batch_size) // self.block_size)
+        return super().train_sampler(dataset)
 
     @property
     def collate(self) -> Callable[[list[Sample]], Batch]:  # type: ignore[override]  # it needs the id of <pad>
         """Pad with ``<pad>`` to ids [B, N]."""
-        return functools.partial(collate_blocks, self.tokenizer.pad_id)
+        return functools.partial(collate_samples, padding=self.tokenizer.pad_id)
 
     @functools.cached_property
     def _shards(self) -> dict[str, Shards]:

@@ -5,13 +5,11 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
-from d2v.data.samples import Sample, SampleDataset, SkippedSamples
+from d2v.data.samples import SampleDataset, SkippedSamples
 from d2v.errors import BrokenSample
 from d2v.modalities.text.corpus.blocks import Blocks
 from d2v.modalities.text.corpus.shards import Shards
-from d2v.types import Batch
 
 
 class TextDataset(SampleDataset):
@@ -56,13 +54,3 @@ class TextDataset(SampleDataset):
         if tokens.max() >= self._vocabulary:  # an accelerator could not say what is wrong
             raise BrokenSample(f"it holds the id {tokens.max()}, and the tokenizer has {self._vocabulary:,} ids")
         return ids, None
-
-
-def collate_blocks(pad_id: int, samples: list[Sample]) -> Batch:
-    """Pad with ``<pad>`` to ids [B, N], with a mask where anything is padded."""
-    sequences, sample_ids, epochs, _ = zip(*samples, strict=True)
-    lengths = torch.tensor([len(ids) for ids in sequences])
-    equal = bool((lengths == lengths[0]).all())
-    inputs = torch.stack(sequences) if equal else pad_sequence(list(sequences), True, pad_id)
-    mask = None if equal else torch.arange(inputs.shape[1]) >= lengths[:, None]
-    return Batch(inputs, torch.tensor(sample_ids), torch.tensor(epochs), None, mask)

@@ -2,56 +2,31 @@
 
 import functools
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
-from torch.utils.data import default_collate
 
 from d2v.data.data_module import PretrainingDataModule, Split, require
 from d2v.data.normalisation import ASSET, IMAGENET, Normalisation, read_normalisation
-from d2v.data.samples import Sample, SampleDataset, SkippedSamples
-from d2v.data.sources.source import Categories, Files, Source
+from d2v.data.samples import SampleDataset, SkippedSamples
+from d2v.data.sources.source import Categories, Files, Part, Source
 from d2v.data.sources.splits import VAL_NAMES, open_splits
 from d2v.data.sources.subsets import FewLabels, hold_out
 from d2v.errors import UserError
 from d2v.modalities.vision.transforms import IMAGES, EvalTransform, ToPixels, TrainTransform, decode_image
 from d2v.model.encoder import Encoder
-from d2v.types import Batch
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Pictures:
-    """Some pictures of a source, and the class of each."""
+class Pictures(Part):
+    """Some pictures of a source, and the class of each; None without labels."""
 
-    source: Source
-    index: np.ndarray
-    """int32 [n]: positions in the source."""
-    classes: Categories | None
-    """Of these pictures; None without labels."""
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def name(self, index: int) -> str:
-        """What to call the picture in messages."""
-        return self.source.name(int(self.index[index]))
-
-    def file_names(self) -> list[str]:
-        """What each picture is called, without a folder."""
-        ids = self.source.ids()
-        return [os.path.basename(ids[index]) for index in self.index]
-
-    def select(self, chosen: np.ndarray) -> "Pictures":
-        """Some of them: positions, or a mask."""
-        classes = self.classes and self.classes.select(chosen)
-        return Pictures(self.source, self.index[chosen], classes)
+    classes: Categories | None = None
 
 
 class ImageDataset(SampleDataset):
@@ -70,7 +45,7 @@ class ImageDataset(SampleDataset):
         pixels = self._transform(decode_image(data, self._transform.smallest_side))
         if classes is None:
             return pixels, None
-        return pixels, int(classes.ids[index])
+        return pixels, classes.label(index)
 
 
 class ImageNetDataModule(PretrainingDataModule):
@@ -205,17 +180,6 @@ class ImageNetDataModule(PretrainingDataModule):
         skipped = self.skipped_samples(split, pictures.name, len(pictures))
         return ImageDataset(pictures, transform, self.seed, skipped)
 
-    @staticmethod
-    def collate(samples: list[Sample]) -> Batch:
-        """Stack to pixels [B, 3, H, W]."""
-        inputs, sample_ids, epochs, labels = zip(*samples, strict=True)
-        return Batch(
-            default_collate(list(inputs)),  # inside a worker it stacks into shared memory, without another copy
-            torch.tensor(sample_ids),
-            torch.tensor(epochs),
-            None if labels[0] is None else torch.tensor(labels),
-        )
-
 
 def _pictures(source: Source, train: Pictures | None = None) -> Pictures:
     """All pictures of a split, with the classes that archives state, or the folders directly below one with pictures.
@@ -225,7 +189,7 @@ def _pictures(source: Source, train: Pictures | None = None) -> Pictures:
         train: the training split, whose classes are those of this split; None: this is it, and its folders are classes
             if they are several and hold all pictures.
     """
-    everything = Pictures(source, np.arange(len(source), dtype=np.int32), None)
+    everything = Pictures(source, np.arange(len(source), dtype=np.int32))
     is_folder = isinstance(source, Files)
     classes = source.categories("folder" if is_folder else "label")
     if classes is None or (train is not None and train.classes is None):

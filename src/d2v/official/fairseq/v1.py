@@ -1,22 +1,23 @@
-"""fairseq data2vec 1.0: what audio and text, whose Transformers are fairseq's own, have in common."""
+"""fairseq data2vec 1.0: what speech and text, whose Transformers are fairseq's own, have in common."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 
-from d2v.checkpoints.layout import StateDict
+from d2v.checkpoints.folder import StateDict
 from d2v.checkpoints.recipe import node
+from d2v.official.imported import Imported, Recipe
 
-BLOCK_PARTS = (
-    (r"^(?:encoder\.)?layers\.(\d+)\.self_attn\.([qkv])_proj\.", r"transformer.blocks.\1.attention.\2_proj."),
-    (r"^(?:encoder\.)?layers\.(\d+)\.self_attn\.out_proj\.", r"transformer.blocks.\1.attention.proj."),
-    (r"^(?:encoder\.)?layers\.(\d+)\.self_attn_layer_norm\.", r"transformer.blocks.\1.norm1."),
-    (r"^(?:encoder\.)?layers\.(\d+)\.final_layer_norm\.", r"transformer.blocks.\1.norm2."),
-    (r"^(?:encoder\.)?layers\.(\d+)\.fc1\.", r"transformer.blocks.\1.mlp.0."),
-    (r"^(?:encoder\.)?layers\.(\d+)\.fc2\.", r"transformer.blocks.\1.mlp.2."),
+BLOCK_ROWS = (
+    (r"^(?:encoder\.)?layers\.(\d+)\.self_attn\.([qkv])_proj\.", r"trunk.blocks.\1.attention.\2_proj."),
+    (r"^(?:encoder\.)?layers\.(\d+)\.self_attn\.out_proj\.", r"trunk.blocks.\1.attention.proj."),
+    (r"^(?:encoder\.)?layers\.(\d+)\.self_attn_layer_norm\.", r"trunk.blocks.\1.norm1."),
+    (r"^(?:encoder\.)?layers\.(\d+)\.final_layer_norm\.", r"trunk.blocks.\1.norm2."),
+    (r"^(?:encoder\.)?layers\.(\d+)\.fc1\.", r"trunk.blocks.\1.mlp.0."),
+    (r"^(?:encoder\.)?layers\.(\d+)\.fc2\.", r"trunk.blocks.\1.mlp.2."),
 )
-"""For :func:`~d2v.checkpoints.layout.first_match`."""
+"""Of one layer; for :func:`~d2v.official.names.first_match`."""
 
 
 def share_copies(teacher: StateDict, weights: StateDict, parts: Sequence[str], notes: list[str]) -> list[str]:
@@ -33,8 +34,9 @@ def share_copies(teacher: StateDict, weights: StateDict, parts: Sequence[str], n
     """
     shared, averaged = [], []
     for part in parts:
-        names = [name for name in teacher if name.startswith(f"teacher.encoder.{part}.")]
-        if all(_is_copy(teacher[name], weights.get(name.replace("teacher.encoder.", "student."))) for name in names):
+        names = [name for name in teacher if name.startswith(f"teacher.encoder.front.{part}.")]
+        students = [weights.get(name.replace("teacher.encoder.", "student.")) for name in names]
+        if all(map(_is_copy, (teacher[name] for name in names), students)):
             shared.append(part)
             for name in names:
                 del teacher[name]
@@ -55,7 +57,16 @@ def _is_copy(value: torch.Tensor, original: torch.Tensor | None) -> bool:
     )
 
 
-def span_masking(settings: Mapping[str, Any], published: tuple[float, int], notes: list[str]) -> dict[str, Any]:
+def num_heads(settings: Mapping[str, Any], key: str, found: Imported) -> int:
+    """H by the setting; where there is none, heads of width 64, with a note."""
+    if key in settings:
+        return int(settings[key])
+    heads = max(1, found.width // 64)
+    found.notes.append(f"the number of heads is not in the file: taken as {heads}, heads of width 64")
+    return heads
+
+
+def span_masking(settings: Mapping[str, Any], published: tuple[float, int], notes: list[str]) -> Recipe:
     """Recipe of 1.0's masking. A token starts a span of ``mask_length`` with the probability mask_prob / mask_length;
     where spans overlap, fewer tokens are masked than ``mask_prob`` says (0.65 in spans of 10: 49%).
 

@@ -1,24 +1,19 @@
-"""fairseq data2vec 1.0 audio checkpoints (``examples/data2vec/models/data2vec_audio.py``), pretrained or fine-tuned
+"""fairseq data2vec 1.0 speech checkpoints (``examples/data2vec/models/data2vec_audio.py``), pretrained or fine-tuned
 with CTC."""
 
 from typing import Any
 
 import torch
 
-from d2v.checkpoints.ctc_head import take_fairseq_head
-from d2v.checkpoints.layout import Imported, StateDict, first_match, join_qkv, model_state, rename, tensor
+from d2v.checkpoints.folder import StateDict
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
-from d2v.official import published, speech
-from d2v.official.fairseq import v1
-from d2v.official.fairseq.settings import (
-    contradictions,
-    ema_schedule,
-    ignored,
-    model_settings,
-    regression_loss,
-    targets,
-)
+from d2v.official import published
+from d2v.official import speech_tensors as speech
+from d2v.official.fairseq import cfg, v1
+from d2v.official.foreign_heads import take_recogniser
+from d2v.official.imported import Imported, Recipe, method_recipe
+from d2v.official.names import Rule, first_match, join_qkv, model_state, rename, tensor
 
 PUBLISHED = {
     "instance_norm_target_layer": True,
@@ -27,14 +22,14 @@ PUBLISHED = {
 }
 """What the published Base run sets and the code's defaults do not (config/audio/pretraining/base_librispeech.yaml)."""
 
-_ENCODER_PARTS = (
-    (r"^feature_extractor\.conv_layers\.(\d+)\.0\.", r"feature_extractor.layers.\1.conv."),
-    (r"^feature_extractor\.conv_layers\.(\d+)\.2\.1\.", r"feature_extractor.layers.\1.norm."),
-    (r"^layer_norm\.", "feature_extractor.norm."),
-    (r"^post_extract_proj\.", "feature_extractor.proj."),
-    (r"^mask_emb$", "masked_input.mask_token"),
-    (r"^encoder\.pos_conv\.(\d+)\.0\.", r"positions.layers.\1."),
-    *v1.BLOCK_PARTS,
+_ROWS = (
+    (r"^feature_extractor\.conv_layers\.(\d+)\.0\.", r"front.feature_extractor.layers.\1.conv."),
+    (r"^feature_extractor\.conv_layers\.(\d+)\.2\.1\.", r"front.feature_extractor.layers.\1.norm."),
+    (r"^layer_norm\.", "front.feature_extractor.norm."),
+    (r"^post_extract_proj\.", "front.feature_extractor.proj."),
+    (r"^mask_emb$", "front.masked_input.mask_token"),
+    (r"^encoder\.pos_conv\.(\d+)\.0\.", r"front.positions.layers.\1."),
+    *v1.BLOCK_ROWS,
 )
 _OFF = {
     "dropout_input": 0, "feature_grad_mult": 1, "mask_selection": "static", "mask_other": 0, "no_mask_overlap": False,
@@ -45,22 +40,16 @@ _REFUSED = {
 }  # fmt: skip
 
 
-def matches(content: dict[str, Any]) -> bool:
-    """Whether a checkpoint has this layout, judged by its keys."""
-    return "feature_extractor.conv_layers.0.0.weight" in model_state(content)
-
-
-def convert(content: dict[str, Any]) -> Imported:
+def read_v1_speech(content: dict[str, Any]) -> Imported:
     """Translate a checkpoint. What the tensors tell is taken from them; missing settings are fairseq's defaults.
 
     Raises:
         UserError: It is not whole, or a model of another kind.
     """
-    notes: list[str] = []
-    settings = model_settings(content)
-    state = model_state(content)
-    ema = state.pop("_ema", None)
-    speech.refuse_foreign(state)
+    found = Imported(model_state(content), cfg.model_settings(content))
+    settings, weights, notes = found.settings, found.weights, found.notes
+    ema = found.state.pop("_ema", None)
+    speech.refuse_foreign(found.state)
     for key, value in _REFUSED.items():
         if settings.get(key, value) != value:
             raise UserError(f"cfg.model.{key} is {settings[key]!r}: d2v's encoder has {value} only")
@@ -68,33 +57,33 @@ def convert(content: dict[str, Any]) -> Imported:
     if not known:
         settings = PUBLISHED
         notes.append("the checkpoint has no cfg.model section: the settings of the published Base run are taken")
-    norm = "output" if settings.get("layer_norm_first") else "input"
+    norm = "trunk.output_norm." if settings.get("layer_norm_first") else "front.input_norm."
 
     def encoder_name(key: str) -> str | None:
         if key.startswith("encoder.layer_norm."):
-            return key.replace("encoder.layer_norm.", f"transformer.{norm}_norm.")
-        return first_match(key, _ENCODER_PARTS)
+            return key.replace("encoder.layer_norm.", norm)
+        return first_match(key, _ROWS)
 
     def student_name(key: str) -> str | None:
         if key in ("final_proj.weight", "final_proj.bias"):
-            return f"head.proj.{key.removeprefix('final_proj.')}"
+            return f"task.head.proj.{key.removeprefix('final_proj.')}"
         name = encoder_name(key)
         return name and f"student.{name}"
 
-    weights, left_out = rename(state, student_name)
+    found.rename(student_name)
     join_qkv(weights)
     mask_token_is_zero(weights, notes)
-    ctc = take_fairseq_head(state, left_out, notes)
+    take_recogniser(found, "w2v_encoder.proj")
     teacher, left_out_ema = _teacher(ema, encoder_name)
     shared = _share(teacher, weights, settings, notes)
-    weights.update(teacher)
+    weights |= teacher
+    found.left_out += [f"_ema.{key}" for key in left_out_ema]
 
     strides = speech.strides(settings.get("conv_feature_layers"), "cfg.model.conv_feature_layers", weights, notes)
-    width = len(weights["student.masked_input.mask_token"])
-    student = speech.student(
+    student = speech.student_recipe(
         weights,
         strides,
-        num_heads=int(settings.get("encoder_attention_heads", max(1, width // 64))),
+        num_heads=v1.num_heads(settings, "encoder_attention_heads", found),
         norm_first=bool(settings.get("layer_norm_first")),
         eps=1e-5,
         dropout=settings.get("dropout", 0.1),
@@ -102,54 +91,38 @@ def convert(content: dict[str, Any]) -> Imported:
         activation_dropout=settings.get("activation_dropout", 0.0),
         layer_drop=settings.get("encoder_layerdrop", 0.0),
     )
-    arguments = student["init_args"]
-    if "encoder_attention_heads" not in settings:
-        notes.append(f"the number of heads is not in the file: taken as {arguments['num_heads']}, heads of width 64")
-    said = {
-        "encoder_layers": (settings.get("encoder_layers", 12), arguments["depth"]),
-        "encoder_embed_dim": (settings.get("encoder_embed_dim", 768), arguments["width"]),
-        "pos_conv_depth": (settings.get("pos_conv_depth", 1), arguments["position_layers"]),
-    }
-    notes += ignored(settings, "cfg.model", _OFF)
+    front, trunk = student["front"]["init_args"], student["trunk"]
+    notes += cfg.ignored(settings, "cfg.model", _OFF)
     if known:
-        notes += contradictions(said) + published.differences(settings, published.V1_AUDIO)
-    return Imported(
-        layout="fairseq data2vec 1.0 audio" + (", fine-tuned with CTC" if ctc else ""),
-        licence="MIT (fairseq)",
-        method=method(student, settings, shared, notes),
-        ema=ema_schedule(settings),
-        weights=weights,
-        example=speech.example(arguments["width"]),
-        sizes=speech.shown(student),
-        ctc=ctc,
-        left_out=left_out + [f"_ema.{key}" for key in left_out_ema],
-        notes=notes,
-    )
+        real = {"encoder_layers": trunk["depth"], "encoder_embed_dim": trunk["width"]}
+        notes += cfg.contradictions(settings, {**real, "pos_conv_depth": front["position_layers"]})
+        notes += published.differences(settings, "v1_speech")
+    layout = "fairseq data2vec 1.0 speech" + cfg.fine_tuned(found.head is not None, "fine-tuned with CTC")
+    method = v1_speech_method(student, settings, shared, notes)
+    return found.finish(layout, "MIT (fairseq)", method, cfg.ema_schedule(settings))
 
 
-def method(student: dict[str, Any], settings: dict[str, Any], shared: list[str], notes: list[str]) -> dict[str, Any]:
+def v1_speech_method(student: Recipe, settings: dict[str, Any], shared: list[str], notes: list[str]) -> Recipe:
     """The recipe of 1.0's method on speech around a student, by fairseq's settings."""
-    return {
-        "student": student,
-        "masking": v1.span_masking(settings, (0.65, 10), notes),
-        "targets": targets(settings, student["init_args"]["depth"], end_of_block=False, notes=notes),
-        "head": node("d2v.model.heads.LinearHead"),
-        "loss": regression_loss(settings, notes),
-        "cls_loss": None,
-        "num_masks": 1,
-        "shared_with_teacher": shared,
-    }
+    return method_recipe(
+        student,
+        v1.span_masking(settings, (0.65, 10), notes),
+        cfg.targets(settings, student["trunk"]["depth"], end_of_block=False, notes=notes),
+        node("d2v.model.heads.LinearHead"),
+        cfg.regression_loss(settings, notes),
+        shared,
+    )
 
 
 def mask_token_is_zero(weights: StateDict, notes: list[str]) -> None:
     """Give a student whose file holds no mask embedding one of zeros."""
-    proj = tensor(weights, "student.feature_extractor.proj.weight", dims=2)
-    if "student.masked_input.mask_token" not in weights:
-        weights["student.masked_input.mask_token"] = torch.zeros(len(proj))
+    proj = tensor(weights, "student.front.feature_extractor.proj.weight", dims=2)
+    if "student.front.masked_input.mask_token" not in weights:
+        weights["student.front.masked_input.mask_token"] = torch.zeros(len(proj))
         notes.append("the file holds no mask embedding, as some fine-tuned models have none: it is zero")
 
 
-def _teacher(ema: Any, encoder_name: Any) -> tuple[StateDict, list[str]]:
+def _teacher(ema: Any, encoder_name: Rule) -> tuple[StateDict, list[str]]:
     """The teacher's tensors, and the names that were left out."""
     if not isinstance(ema, dict) or not ema:
         return {}, []
@@ -163,10 +136,14 @@ def _teacher(ema: Any, encoder_name: Any) -> tuple[StateDict, list[str]]:
 def _share(teacher: StateDict, weights: StateDict, settings: dict[str, Any], notes: list[str]) -> list[str]:
     """``shared_with_teacher``. With ``ema_layers_only`` fairseq copies the student's positions into the teacher at each
     step: the copy is dropped if it is one. A mask embedding that the teacher never uses is the student's."""
-    if not teacher:
-        return ["feature_extractor", "positions"] if settings.get("ema_layers_only", True) else ["feature_extractor"]
-    teacher.setdefault("teacher.encoder.masked_input.mask_token", weights["student.masked_input.mask_token"])
-    shared = [] if "teacher.encoder.feature_extractor.proj.weight" in teacher else ["feature_extractor"]
+    copied = []
     if settings.get("ema_layers_only", True):
-        shared += v1.share_copies(teacher, weights, ["positions"], notes)
+        copied = ["positions"]
+    if not teacher:
+        return ["feature_extractor", *copied]
+    mask_token = weights["student.front.masked_input.mask_token"]
+    teacher.setdefault("teacher.encoder.front.masked_input.mask_token", mask_token)
+    shared = v1.share_copies(teacher, weights, copied, notes)
+    if "teacher.encoder.front.feature_extractor.proj.weight" not in teacher:
+        shared.insert(0, "feature_extractor")
     return shared

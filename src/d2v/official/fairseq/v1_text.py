@@ -2,31 +2,14 @@
 
 from typing import Any
 
-from d2v.checkpoints.classifier_head import take_fairseq_text_head
-from d2v.checkpoints.layout import (
-    SHAREABLE,
-    Imported,
-    StateDict,
-    count,
-    first_match,
-    given,
-    join_qkv,
-    model_state,
-    rename,
-)
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
-from d2v.official import published, text
-from d2v.official.fairseq import v1
-from d2v.official.fairseq.settings import (
-    contradictions,
-    ema_schedule,
-    ignored,
-    model_settings,
-    regression_loss,
-    targets,
-    task_settings,
-)
+from d2v.official import published
+from d2v.official import text_tensors as text
+from d2v.official.fairseq import cfg, v1
+from d2v.official.foreign_heads import take_fairseq_text_classifier
+from d2v.official.imported import Imported, Recipe, method_recipe
+from d2v.official.names import SHAREABLE, by_rows, count, first_match, given, join_qkv, model_state, rename
 
 PUBLISHED: dict[str, Any] = {
     "average_top_k_layers": 10,
@@ -42,11 +25,11 @@ _MASKING = {"mask_prob": 0.35, "mask_multiple_length": 4, "random_token_prob": 0
 _TASK_DEFAULTS = {"mask_prob": 0.15, "mask_multiple_length": 1, "random_token_prob": 0.1, "leave_unmasked_prob": 0.1}
 
 _PREFIX = "encoder.sentence_encoder."
-_ENCODER_PARTS = (
-    (r"^embed_tokens\.weight$", "feature_extractor.embedding.weight"),
-    (r"^embed_positions\.weight$", "positions.table"),
-    (r"^(?:layernorm_embedding|emb_layer_norm)\.", "transformer.input_norm."),  # the latter in old files
-    *v1.BLOCK_PARTS,
+_ROWS = (
+    (r"^embed_tokens\.weight$", "front.feature_extractor.embedding.weight"),
+    (r"^embed_positions\.weight$", "front.positions.table"),
+    (r"^(?:layernorm_embedding|emb_layer_norm)\.", "front.input_norm."),  # the latter in old files
+    *v1.BLOCK_ROWS,
 )
 _HEAD = r"^encoder\.(?:regression_head|lm_head)\.(?=\d+\.)"
 _REFUSED = {
@@ -57,12 +40,7 @@ _REFUSED_IN_ENCODER = {"learned_pos": True, "normalize_before": False}
 _OFF_IN_TASK = {"mask_whole_words": False, "mask_stdev": 0, "freq_weighted_replacement": False}
 
 
-def matches(content: dict[str, Any]) -> bool:
-    """Whether a checkpoint has this layout, judged by its keys."""
-    return any(key.startswith(_PREFIX) for key in model_state(content))
-
-
-def convert(content: dict[str, Any]) -> Imported:
+def read_v1_text(content: dict[str, Any]) -> Imported:
     """Translate a checkpoint, pretrained or fine-tuned.
 
     What the tensors tell is taken from them; missing settings are those of the published run, which no default of the
@@ -71,105 +49,70 @@ def convert(content: dict[str, Any]) -> Imported:
     Raises:
         UserError: It is not whole, or its encoder is a variant that d2v has not.
     """
-    notes: list[str] = []
-    state = model_state(content)
-    ema = state.pop("encoder._ema", None)
-    settings = model_settings(content)
+    found = Imported(model_state(content), cfg.model_settings(content))
+    settings, weights, notes = found.settings, found.weights, found.notes
+    ema = found.state.pop("encoder._ema", None)
     if not settings:
         settings = PUBLISHED
         notes.append("the checkpoint has no cfg.model section: the settings of the published Base run are taken")
     transformer = given(settings.get("transformer"))
     encoder = given(transformer.get("encoder"))
-    _refuse_foreign(state, transformer, encoder)
+    _refuse_foreign(found.state, transformer, encoder)
 
     def student_name(key: str) -> str | None:
         if key.startswith(_PREFIX):
-            name = _encoder_name(key.removeprefix(_PREFIX))
+            name = first_match(key.removeprefix(_PREFIX), _ROWS)
             return name and f"student.{name}"
-        return first_match(key, [(_HEAD, "head.proj.")])
+        return first_match(key, [(_HEAD, "task.head.proj.")])
 
-    weights, left_out = rename(state, student_name)
-    teacher, left_out_ema = rename(ema if isinstance(ema, dict) else {}, _encoder_name, "teacher.encoder.")
+    found.rename(student_name)
+    teacher, left_out_ema = rename(given(ema), by_rows(_ROWS), "teacher.encoder.")
     for tensors in (weights, teacher):
         join_qkv(tensors)
         text.cut_positions(tensors)
     shared: list[str] = []
     if settings.get("ema_transformer_layers_only", True):
         shared = v1.share_copies(teacher, weights, SHAREABLE, notes)
-    weights.update(teacher)
-    head = _head(weights, left_out, notes)
+    weights |= teacher
+    head = _head(found)
+    found.left_out += [f"encoder._ema.{key}" for key in left_out_ema]
+    found.left_out = [name for name in found.left_out if not name.endswith(".version")]  # of fairseq's code
 
-    task = task_settings(content)
-    notes += published.differences(published.flat(settings, "task", task), published.V1_TEXT)
+    task = cfg.task_settings(content)
+    notes += published.differences(published.flat(settings, "task", task), "v1_text")
     masking, tokens = _masking(task, notes)
-    width = len(weights.get("student.transformer.input_norm.weight", ())) or 64
-    student = text.student(
-        weights,
-        num_heads=int(encoder.get("attention_heads", max(1, width // 64))),
-        masked_input="replace",
-        **tokens,
-        eps=1e-5,
-        dropout=transformer.get("dropout", 0.1),
-        attention_dropout=transformer.get("attention_dropout", 0.1),
-        activation_dropout=transformer.get("activation_dropout", 0.0),
-        layer_drop=encoder.get("layerdrop", 0.0),
-    )
-    arguments = student["init_args"]
-    if "attention_heads" not in encoder:
-        notes.append(f"the number of heads is not in the file: taken as {arguments['num_heads']}, heads of width 64")
-    said = {
-        "transformer.encoder.layers": ("layers", encoder, "depth"),
-        "transformer.encoder.embed_dim": ("embed_dim", encoder, "width"),
-        "transformer.max_source_positions": ("max_source_positions", transformer, "max_positions"),
+    trunk = {
+        "num_heads": v1.num_heads(encoder, "attention_heads", found),
+        "eps": 1e-5,
+        "dropout": transformer.get("dropout", 0.1),
+        "attention_dropout": transformer.get("attention_dropout", 0.1),
+        "activation_dropout": transformer.get("activation_dropout", 0.0),
+        "layer_drop": encoder.get("layerdrop", 0.0),
     }
-    notes += contradictions(
-        {name: (part[key], arguments[ours]) for name, (key, part, ours) in said.items() if key in part}
+    student = text.student_recipe(weights, trunk, masked_input="replace", **tokens)
+    trunk, longest = student["trunk"], student["front"]["init_args"]["max_positions"]
+    notes += cfg.contradictions(
+        encoder, {"layers": trunk["depth"], "embed_dim": trunk["width"]}, "transformer.encoder."
     )
-    fine_tuned = _is_classifier(left_out)
-    classifier = take_fairseq_text_head(content, state, arguments["width"], left_out, notes)
-    unknown = left_out + [f"encoder._ema.{key}" for key in left_out_ema]
-    return Imported(
-        layout="fairseq data2vec 1.0 text" + (", fine-tuned" if fine_tuned else ""),
-        licence="MIT (fairseq)",
-        method=method(student, settings, masking, head, shared, notes),
-        ema=ema_schedule(settings),
-        weights=weights,
-        example=text.example(arguments["width"]),
-        sizes=text.shown(student),
-        classifier=classifier,
-        left_out=[name for name in unknown if not name.endswith(".version")],  # counts changes of fairseq's code
-        notes=notes,
-    )
+    notes += cfg.contradictions(transformer, {"max_source_positions": longest}, "transformer.")
+    fine_tuned = any(name.startswith("classification_heads.") for name in found.left_out)
+    take_fairseq_text_classifier(found, cfg.own_model_settings(content))
+    method = v1_text_method(student, settings, masking, head, shared, notes)
+    layout = "fairseq data2vec 1.0 text" + cfg.fine_tuned(fine_tuned)
+    return found.finish(layout, "MIT (fairseq)", method, cfg.ema_schedule(settings))
 
 
-def method(
-    student: dict[str, Any],
-    settings: dict[str, Any],
-    masking: dict[str, Any],
-    head: dict[str, Any],
-    shared: list[str],
-    notes: list[str],
-) -> dict[str, Any]:
+def v1_text_method(
+    student: Recipe, settings: dict[str, Any], masking: Recipe, head: Recipe, shared: list[str], notes: list[str]
+) -> Recipe:
     """The recipe of 1.0's method on text around a student, by fairseq's settings."""
-    return {
-        "student": student,
-        "masking": masking,
-        "targets": targets(settings, student["init_args"]["depth"], end_of_block=False, notes=notes),
-        "head": head,
-        "loss": regression_loss(settings, notes),
-        "cls_loss": None,
-        "num_masks": 1,
-        "shared_with_teacher": shared,
-    }
+    wanted = cfg.targets(settings, student["trunk"]["depth"], end_of_block=False, notes=notes)
+    return method_recipe(student, masking, wanted, head, cfg.regression_loss(settings, notes), shared)
 
 
-def published_masking() -> dict[str, Any]:
+def published_masking() -> Recipe:
     """Recipe of the published Base run's masking."""
     return _masking(_MASKING, [])[0]
-
-
-def _encoder_name(key: str) -> str | None:
-    return first_match(key, _ENCODER_PARTS)
 
 
 def _refuse_foreign(state: dict[str, Any], transformer: dict[str, Any], encoder: dict[str, Any]) -> None:
@@ -187,24 +130,26 @@ def _refuse_foreign(state: dict[str, Any], transformer: dict[str, Any], encoder:
         raise UserError("a masked language model such as RoBERTa (encoder.lm_head.dense.weight), and no data2vec")
 
 
-def _head(weights: StateDict, left_out: list[str], notes: list[str]) -> dict[str, Any]:
+def _head(found: Imported) -> Recipe:
     """Recipe of the head; its tensors are taken out of the weights if it is none of ours (head_layers above 2)."""
-    layers = count(weights, r"head\.proj\.(\d+)\.")
+    weights = found.weights
+    layers = count(weights, r"task\.head\.proj\.(\d+)\.")
     if layers == 1:
         for part in ("weight", "bias"):
-            if f"head.proj.0.{part}" in weights:
-                weights[f"head.proj.{part}"] = weights.pop(f"head.proj.0.{part}")
+            if f"task.head.proj.0.{part}" in weights:
+                weights[f"task.head.proj.{part}"] = weights.pop(f"task.head.proj.0.{part}")
         return node("d2v.model.heads.LinearHead")
     if layers > 2:
-        odd = [name for name in weights if name.startswith("head.")]
-        left_out += [name.replace("head.proj.", "encoder.regression_head.") for name in odd]
-        for name in odd:
+        for name in [name for name in weights if name.startswith("task.head.")]:
+            found.left_out.append(name.replace("task.head.proj.", "encoder.regression_head."))
             del weights[name]
-        notes.append(f"head_layers is {layers}, of which d2v has 1 and 2: a new head of 2 layers would be trained")
+        found.notes.append(
+            f"head_layers is {layers}, of which d2v has 1 and 2: a new head of 2 layers would be trained"
+        )
     return node("d2v.model.heads.MLPHead")
 
 
-def _masking(task: dict[str, Any], notes: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
+def _masking(task: dict[str, Any], notes: list[str]) -> tuple[Recipe, dict[str, Any]]:
     """Recipe of the masking, and what the student puts in place of masked tokens.
 
     Args:
@@ -214,7 +159,7 @@ def _masking(task: dict[str, Any], notes: list[str]) -> tuple[dict[str, Any], di
     if "mask_prob" not in task and task.get("_name") != "masked_lm":
         notes.append("the masking of the pretraining is not in the file: that of the published Base run is taken")
         task = {**task, **_MASKING}
-    notes += ignored(task, "cfg.task", _OFF_IN_TASK)
+    notes += cfg.ignored(task, "cfg.task", _OFF_IN_TASK)
     task = {**_TASK_DEFAULTS, **task}
     tokens = {"random_tokens": task["random_token_prob"], "unchanged_tokens": task["leave_unmasked_prob"]}
     if task["mask_multiple_length"] == 1:
@@ -222,7 +167,3 @@ def _masking(task: dict[str, Any], notes: list[str]) -> tuple[dict[str, Any], di
     spans = {"mask_prob": task["mask_prob"], "mask_length": task["mask_multiple_length"]}
     usual = (_MASKING["mask_prob"], int(_MASKING["mask_multiple_length"]))
     return v1.span_masking(spans, usual, notes), tokens
-
-
-def _is_classifier(left_out: list[str]) -> bool:
-    return any(name.startswith("classification_heads.") for name in left_out)

@@ -2,117 +2,98 @@
 have in common."""
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from d2v.checkpoints.layout import SHAREABLE, StateDict, count, given, mlp_ratio, model_state, rename
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
-from d2v.official.fairseq.settings import model_settings, regression_loss, targets
+from d2v.official import published
+from d2v.official.fairseq import cfg
+from d2v.official.imported import Imported, Recipe, method_recipe
+from d2v.official.names import SHAREABLE, Rule, count, given, mlp_ratio, model_state, rename
 
 LICENCE = "CC-BY-NC 4.0 if these are the published weights"
 
-TRANSFORMER_PARTS = (
-    (r"^context_encoder\.norm\.", "transformer.input_norm."),
-    (r"^context_encoder\.blocks\.", "transformer.prenet."),
-    (r"^blocks\.", "transformer.blocks."),
+TRANSFORMER_ROWS = (
+    (r"^context_encoder\.norm\.", "front.input_norm."),
+    (r"^context_encoder\.blocks\.", "front.prenet."),
+    (r"^blocks\.", "trunk.blocks."),
 )
-_BEFORE_BLOCKS = r"student\.(?!transformer\.blocks\.)"
+OFF = {
+    "inverse_mask": False, "add_masks": False, "remove_masks": False, "keep_masked_pct": 0, "mask_dropout": 0,
+    "mask_channel_prob": 0, "mask_prob_min": None, "encoder_zero_mask": True, "local_grad_mult": 1,
+}  # fmt: skip
+OFF_IN_MODEL = {"dropout_input": 0, "cls_loss": 0, "recon_loss": 0}
+"""Settings that ask for what d2v has not, with the value that asks for nothing: of a modality, of the model."""
 _DECODER = r"decoder\.(?:blocks\.(?P<layer>\d+)\.0|proj(?P<proj>\.\d+)?)\.(?P<part>weight|bias)"
-
-EncoderName = Callable[[str], str | None]
-"""From the name of a tensor to its name in our encoder; None: it is none of the encoder's."""
 
 
 @dataclass
-class V2Checkpoint:
+class V2Checkpoint(Imported):
     """A checkpoint of one modality, on its way into our terms."""
 
-    settings: dict[str, Any]
-    """Section ``model`` of its configuration."""
-    section: dict[str, Any]
-    """Section ``model.modalities.MODALITY``."""
-    state: dict[str, Any]
-    """Its tensors, the modality's without their prefix."""
-    ema: dict[str, Any]
-    """The teacher's, likewise; empty if there is none."""
-    weights: StateDict = field(default_factory=dict)
-    """In our names."""
+    section: dict[str, Any] = field(default_factory=dict)
+    """Section ``model.modalities.MODALITY`` of its settings."""
+    ema: dict[str, Any] = field(default_factory=dict)
+    """The teacher's tensors; empty if there is none."""
     lent: tuple[str, ...] = ()
     """Parts that a teacher of blocks only (``ema_encoder_only``) borrows from the student."""
-    left_out: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
-def matches(content: dict[str, Any], modality: str) -> bool:
-    """Whether a checkpoint is of this ``modality`` ("IMAGE", "AUDIO", "TEXT"), judged by its keys."""
-    return any(key.startswith(f"modality_encoders.{modality}.") for key in model_state(content))
-
-
-def read(
-    content: dict[str, Any],
-    modality: str,
-    encoder_name: EncoderName,
-    refused: tuple[str, ...],
-    lent: tuple[str, ...] = (),
+def sort_v2(
+    content: dict[str, Any], modality: str, rule: Rule, refused: tuple[str, ...], lent: tuple[str, ...] = ()
 ) -> V2Checkpoint:
     """Sort a checkpoint and rename what it holds of student, teacher and decoder.
 
     Args:
         content: The file.
-        modality: As in :func:`matches`.
-        encoder_name: For this modality.
+        modality: As fairseq calls it: "IMAGE", "AUDIO", "TEXT".
+        rule: For the tensors of an encoder of this modality.
         refused: Settings of the modality that must be off, because we have no such encoder.
         lent: Parts that a teacher of blocks only borrows; of the others it starts with a copy.
 
     Raises:
         UserError: It has no settings, or a setting of ``refused`` is on.
     """
-    settings = model_settings(content)
+    settings = cfg.model_settings(content)
     if not settings:
         raise UserError("the checkpoint has no cfg.model section: the number of heads and the targets cannot be known")
-    modalities = settings.get("modalities")
-    section = given(modalities.get(modality.lower()) if isinstance(modalities, dict) else None)
+    section = given(given(settings.get("modalities")).get(modality.lower()))
     # fairseq's block loses the residual with layer_norm_first.
-    asked = ["layer_norm_first"] if settings.get("layer_norm_first") else []
-    asked += [f"modalities.{modality.lower()}.{key}" for key in refused if section.get(key)]
-    if asked:
-        raise UserError(f"cfg.model.{asked[0]} is on: no published model of 2.0 is such; unsupported")
+    asked = {"layer_norm_first": settings.get("layer_norm_first")}
+    asked |= {f"modalities.{modality.lower()}.{key}": section.get(key) for key in refused}
+    for key, on in asked.items():
+        if on:
+            raise UserError(f"cfg.model.{key} is on: no published model of 2.0 is such; unsupported")
 
     state = model_state(content)
-    ema = state.pop("_ema", None)
     prefix = f"modality_encoders.{modality}."
-    checkpoint = V2Checkpoint(
-        settings=settings,
-        section=section,
-        lent=lent,
-        state={key.removeprefix(prefix): value for key, value in state.items()},
-        ema={key.removeprefix(prefix): value for key, value in ema.items()} if isinstance(ema, dict) else {},
-    )
+    ema = {key.removeprefix(prefix): value for key, value in given(state.pop("_ema", None)).items()}
+    state = {key.removeprefix(prefix): value for key, value in state.items()}
+    found = V2Checkpoint(state, settings, section=section, ema=ema, lent=lent)
 
     def student_name(key: str) -> str | None:
         decoder = re.fullmatch(_DECODER, key)
         if decoder:
-            layer = f"layers.{decoder['layer']}" if decoder["layer"] else f"proj{decoder['proj'] or ''}"
-            return f"head.{layer}.{decoder['part']}"
-        name = encoder_name(key)
+            layer = f"proj{decoder['proj'] or ''}"
+            if decoder["layer"]:
+                layer = f"layers.{decoder['layer']}"
+            return f"task.head.{layer}.{decoder['part']}"
+        name = rule(key)
         return name and f"student.{name}"
 
-    checkpoint.weights, checkpoint.left_out = rename(checkpoint.state, student_name)
-    return checkpoint
+    found.rename(student_name)
+    _add_teacher(found, rule)
+    return found
 
 
-def add_teacher(checkpoint: V2Checkpoint, encoder_name: EncoderName) -> None:
-    """Add the teacher's tensors. Where only its blocks were averaged, the student's stand for the others.
-
-    Args:
-        checkpoint: Changed in place.
-        encoder_name: As in :func:`read`.
-    """
+def _add_teacher(checkpoint: V2Checkpoint, rule: Rule) -> None:
+    """Add the teacher's tensors. Where only its blocks were averaged, the student's stand for the others."""
     blocks_only = any(re.match(r"\d+\.", key) for key in checkpoint.ema)  # ema_encoder_only
-    names = {f"blocks.{key}" if blocks_only else key: value for key, value in checkpoint.ema.items()}
-    teacher, unknown = rename(names, encoder_name, "teacher.encoder.")
+    ema = checkpoint.ema
+    if blocks_only:
+        ema = {f"blocks.{key}": value for key, value in ema.items()}
+    teacher, unknown = rename(ema, rule, "teacher.encoder.")
     weights = checkpoint.weights
     weights.update(teacher)
     checkpoint.left_out += [f"_ema.{key}" for key in unknown]
@@ -120,31 +101,32 @@ def add_teacher(checkpoint: V2Checkpoint, encoder_name: EncoderName) -> None:
         checkpoint.notes.append(
             "only the blocks of the teacher were averaged: what stands before them is the student's"
         )
-        for name in [name for name in weights if re.match(_BEFORE_BLOCKS, name)]:
-            if not name.startswith(tuple(f"student.{part}." for part in checkpoint.lent)):
+        lent = tuple(f"student.front.{part}." for part in checkpoint.lent)
+        for name in list(weights):
+            if name.startswith("student.front.") and not name.startswith(lent):
                 weights[name.replace("student.", "teacher.encoder.", 1)] = weights[name]
 
 
 def shared_parts(checkpoint: V2Checkpoint) -> list[str]:
     """``shared_with_teacher``: what the teacher has not averaged; without a teacher, what the settings say."""
-    lendable = [part for part in checkpoint.lent if _has(checkpoint, f"student.{part}.")]
+    lendable = [part for part in checkpoint.lent if _has(checkpoint, f"student.front.{part}.")]
     if not checkpoint.ema:
         if lendable and checkpoint.settings.get("ema_encoder_only", True):
             return lendable
         return [] if checkpoint.section.get("ema_local_encoder") else ["feature_extractor"]
-    return [
-        part
-        for part in SHAREABLE
-        if _has(checkpoint, f"student.{part}.") and not _has(checkpoint, f"teacher.encoder.{part}.")
-    ]
+    shared = []
+    for part in SHAREABLE:
+        if _has(checkpoint, f"student.front.{part}.") and not _has(checkpoint, f"teacher.encoder.front.{part}."):
+            shared.append(part)
+    return shared
 
 
 def _has(checkpoint: V2Checkpoint, prefix: str) -> bool:
     return any(name.startswith(prefix) for name in checkpoint.weights)
 
 
-def transformer(checkpoint: V2Checkpoint) -> dict[str, Any]:
-    """Arguments of the encoder that the settings tell and the tensors do not."""
+def trunk(checkpoint: V2Checkpoint) -> dict[str, Any]:
+    """Arguments of the trunk that the settings tell and the tensors do not."""
     settings = checkpoint.settings
     return {
         "num_heads": int(settings.get("num_heads", 12)),
@@ -155,28 +137,38 @@ def transformer(checkpoint: V2Checkpoint) -> dict[str, Any]:
     }
 
 
-def method(
-    checkpoint: V2Checkpoint,
-    student: dict[str, Any],
-    masking: dict[str, Any],
-    head: dict[str, Any],
-    cls_loss: dict[str, Any] | None,
-) -> dict[str, Any]:
-    """The recipe of the method from its parts and the settings."""
-    settings, depth = checkpoint.settings, student["init_args"]["depth"]
-    return {
-        "student": student,
-        "masking": masking,
-        "targets": targets(settings, depth, end_of_block=False, notes=checkpoint.notes),
-        "head": head,
-        "loss": regression_loss(settings, checkpoint.notes),
-        "cls_loss": cls_loss,
-        "num_masks": int(settings.get("clone_batch", 1)),
-        "shared_with_teacher": shared_parts(checkpoint),
-    }
+def finish_v2(
+    found: V2Checkpoint, modality: str, fine_tuned: str, licence: str, student: Recipe, masking: Recipe, head: Recipe,
+    cls_loss: Recipe | None = None,
+) -> Imported:  # fmt: skip
+    """The recipe of the method from its parts and the settings, and notes about those that are not the published ones.
+
+    Args:
+        found: Of :func:`sort_v2`.
+        modality: As we call it.
+        fine_tuned: What the name of the layout ends with.
+        licence: Of the weights.
+        student, masking, head, cls_loss: Recipes.
+    """
+    settings, notes, trunk = found.settings, found.notes, student["trunk"]
+    name = {"vision": "image", "speech": "audio"}.get(modality, modality)  # as fairseq calls it
+    notes += cfg.contradictions(settings, {"depth": trunk["depth"], "embed_dim": trunk["width"]})
+    known = published.flat(settings, name, found.section)
+    notes += published.differences(known, f"v2_{modality}", trunk["width"])
+    method = method_recipe(
+        student,
+        masking,
+        cfg.targets(settings, trunk["depth"], end_of_block=False, notes=notes),
+        head,
+        cfg.regression_loss(settings, notes),
+        shared_parts(found),
+        cls_loss,
+        int(settings.get("clone_batch", 1)),
+    )
+    return found.finish(f"fairseq data2vec 2.0 {modality}{fine_tuned}", licence, method, cfg.ema_schedule(settings))
 
 
-def decoder(checkpoint: V2Checkpoint, class_path: str, published: dict[str, Any]) -> dict[str, Any]:
+def decoder(checkpoint: V2Checkpoint, class_path: str, published: dict[str, Any]) -> Recipe:
     """Recipe of the decoder; its tensors are taken out of the weights if it is none of ours.
 
     Args:
@@ -186,16 +178,17 @@ def decoder(checkpoint: V2Checkpoint, class_path: str, published: dict[str, Any]
     """
     settings, weights, notes = given(checkpoint.section.get("decoder")), checkpoint.weights, checkpoint.notes
     noise = checkpoint.section.get("mask_noise_std", 0.01)
-    first, hidden = weights.get("head.layers.0.weight"), weights.get("head.proj.0.weight")
-    proj = weights.get("head.proj.weight" if hidden is None else "head.proj.2.weight")
+    first, hidden = weights.get("task.head.layers.0.weight"), weights.get("task.head.proj.0.weight")
+    proj = weights.get("task.head.proj.weight" if hidden is None else "task.head.proj.2.weight")
     dims = 4 if class_path.endswith("2d") else 3
     if (
         (first is not None and first.ndim == dims and first.shape[-1] % 2)
         and (proj is not None and proj.ndim == 2)
-        and "head.proj.4.weight" not in weights
+        and "task.head.proj.4.weight" not in weights
     ):
-        steps = [key for key in ("add_positions_masked", "add_positions_all") if settings.get(key)]
-        notes.extend(f"decoder.{key} is {settings[key]}: d2v's decoder has no such step" for key in steps)
+        for key in ("add_positions_masked", "add_positions_all"):
+            if settings.get(key):
+                notes.append(f"decoder.{key} is {settings[key]}: d2v's decoder has no such step")
         decoder_width = len(first)
         arguments = {}
         if hidden is not None:
@@ -203,7 +196,7 @@ def decoder(checkpoint: V2Checkpoint, class_path: str, published: dict[str, Any]
         return node(
             class_path,
             decoder_width=decoder_width,
-            num_layers=count(weights, r"head\.layers\.(\d+)\."),
+            num_layers=count(weights, r"task\.head\.layers\.(\d+)\."),
             kernel_size=first.shape[-1],
             groups=len(proj) // first.shape[1],
             mask_noise=noise,
@@ -211,9 +204,8 @@ def decoder(checkpoint: V2Checkpoint, class_path: str, published: dict[str, Any]
             residual=settings.get("decoder_residual", True),
             **arguments,
         )
-    out = [name for name in weights if name.startswith("head.")]
-    for name in out:
+    for name in [name for name in weights if name.startswith("task.head.")]:
+        checkpoint.left_out.append(name.removeprefix("task."))
         del weights[name]
-    checkpoint.left_out += out
     notes.append("there is no decoder that d2v has: a new one would be trained, as large as the published Base")
     return node(class_path, mask_noise=noise, **published)

@@ -2,40 +2,30 @@
 
 from typing import Any
 
-from d2v.checkpoints.classifier_head import take_fairseq_text_head
-from d2v.checkpoints.layout import SHAREABLE, Imported, first_match
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
-from d2v.official import published, text
-from d2v.official.fairseq import v2
-from d2v.official.fairseq.settings import contradictions, ema_schedule, ignored
+from d2v.official import text_tensors as text
+from d2v.official.fairseq import cfg, v2
+from d2v.official.foreign_heads import take_fairseq_text_classifier
+from d2v.official.imported import Imported, Recipe
+from d2v.official.names import SHAREABLE, by_rows
 
-_ENCODER_PARTS = (
-    (r"^local_encoder\.embed_tokens\.weight$", "feature_extractor.embedding.weight"),
-    (r"^local_encoder\.embed_positions\.weight$", "positions.table"),
-    (r"^local_encoder\.layernorm_embedding\.", "transformer.input_norm."),
-    (r"^blocks\.", "transformer.blocks."),
+_ROWS = (
+    (r"^local_encoder\.embed_tokens\.weight$", "front.feature_extractor.embedding.weight"),
+    (r"^local_encoder\.embed_positions\.weight$", "front.positions.table"),
+    (r"^local_encoder\.layernorm_embedding\.", "front.input_norm."),
+    (r"^blocks\.", "trunk.blocks."),
 )
 # With prenet blocks fairseq normalises the embeddings twice; no published model of text has them.
 _REFUSED = ("prenet_depth", "num_extra_tokens", "use_alibi_encoder", "no_token_positional_embeddings")
 _WANTED = ("learned_pos", "layernorm_embedding", "no_scale_embedding")
-_OFF = {
-    "inverse_mask": False, "add_masks": False, "remove_masks": False, "keep_masked_pct": 0, "mask_dropout": 0,
-    "mask_channel_prob": 0, "mask_prob_min": None, "encoder_zero_mask": True, "local_grad_mult": 1,
-}  # fmt: skip
-_OFF_IN_MODEL = {"dropout_input": 0, "cls_loss": 0, "recon_loss": 0}
 _PUBLISHED_DECODER = {
     "decoder_width": 768, "num_layers": 5, "kernel_size": 9, "groups": 1, "input_dropout": 0.1, "residual": False,
     "projection_layers": 2, "projection_ratio": 2.0,
 }  # fmt: skip
 
 
-def matches(content: dict[str, Any]) -> bool:
-    """Whether a checkpoint has this layout, judged by its keys."""
-    return v2.matches(content, "TEXT")
-
-
-def convert(content: dict[str, Any]) -> Imported:
+def read_v2_text(content: dict[str, Any]) -> Imported:
     """Translate a 2.0 text checkpoint, pretrained or fine-tuned.
 
     What the tensors tell is taken from them; missing settings are fairseq's defaults.
@@ -43,64 +33,34 @@ def convert(content: dict[str, Any]) -> Imported:
     Raises:
         UserError: It is not whole, or its encoder is a variant that no published model uses.
     """
-    checkpoint = v2.read(content, "TEXT", _encoder_name, _REFUSED, SHAREABLE)
-    settings, section, weights, notes = checkpoint.settings, checkpoint.section, checkpoint.weights, checkpoint.notes
+    found = v2.sort_v2(content, "TEXT", by_rows(_ROWS), _REFUSED, SHAREABLE)
+    settings, section, notes = found.settings, found.section, found.notes
     for key in _WANTED:
         if not section.get(key, True):
             raise UserError(f"cfg.model.modalities.text.{key} is off: no published model of 2.0 is such; unsupported")
-    if any(key.startswith("context_encoder.") for key in checkpoint.state):
+    if any(key.startswith("context_encoder.") for key in found.state):
         raise UserError("the encoder has a prenet (modalities.text.prenet_depth), of which d2v's has none for text")
-    v2.add_teacher(checkpoint, _encoder_name)
-    text.cut_positions(weights)
-    head = v2.decoder(checkpoint, "d2v.model.heads.ConvDecoder1d", _PUBLISHED_DECODER)
-    student = text.student(
-        weights,
-        activation_dropout=settings.get("activation_dropout", 0.0),
-        layer_drop=settings.get("layerdrop", 0.0),
-        **v2.transformer(checkpoint),
-    )
-    arguments = student["init_args"]
-    if arguments["eps"] != 1e-5:
-        notes.append(f"norm_eps is {arguments['eps']}: d2v takes it for the norm of the embeddings too (fairseq: 1e-5)")
-    dropouts = {
-        "post_mlp_drop": settings.get("post_mlp_drop", 0.1),
-        "modalities.text.dropout": section.get("dropout", 0.1),
-    }
-    notes += [
-        f"{key} is {value}, encoder_dropout {arguments['dropout']}: d2v has one dropout, the latter is taken"
-        for key, value in dropouts.items()
-        if value != arguments["dropout"]
-    ]
-    notes += ignored(settings, "cfg.model", _OFF_IN_MODEL) + ignored(section, "cfg.model.modalities.text", _OFF)
-    said = {
-        "depth": (settings.get("depth", 8), arguments["depth"]),
-        "embed_dim": (settings.get("embed_dim", 768), arguments["width"]),
-        "modalities.text.max_source_positions": (section.get("max_source_positions", 512), arguments["max_positions"]),
-    }
-    notes += contradictions(said)
-    recipe = published.by_width(published.V2_TEXT, arguments["width"])
-    notes += published.differences(published.flat(settings, "text", section), recipe)
-    fine_tuned = any("classification_head" in name for name in checkpoint.left_out)
-    classifier = take_fairseq_text_head(content, checkpoint.state, arguments["width"], checkpoint.left_out, notes)
-    return Imported(
-        layout="fairseq data2vec 2.0 text" + (", fine-tuned" if fine_tuned else ""),
-        licence="MIT (fairseq)",
-        method=v2.method(checkpoint, student, _masking(section), head, cls_loss=None),
-        ema=ema_schedule(settings),
-        weights=weights,
-        example=text.example(arguments["width"]),
-        sizes=text.shown(student),
-        classifier=classifier,
-        left_out=checkpoint.left_out,
-        notes=notes,
-    )
+    text.cut_positions(found.weights)
+    decoder = v2.decoder(found, "d2v.model.heads.ConvDecoder1d", _PUBLISHED_DECODER)
+    trunk = v2.trunk(found)
+    trunk |= {
+        "activation_dropout": settings.get("activation_dropout", 0.0), "layer_drop": settings.get("layerdrop", 0.0)
+    }  # fmt: skip
+    student = text.student_recipe(found.weights, trunk)
+    if trunk["eps"] != 1e-5:
+        notes.append(f"norm_eps is {trunk['eps']}: d2v takes it for the norm of the embeddings too (fairseq: 1e-5)")
+    said = {"post_mlp_drop": settings.get("post_mlp_drop", 0.1), "modalities.text.dropout": section.get("dropout", 0.1)}
+    notes += cfg.other_dropouts(said, trunk["dropout"])
+    notes += cfg.ignored(settings, "cfg.model", v2.OFF_IN_MODEL)
+    notes += cfg.ignored(section, "cfg.model.modalities.text", v2.OFF)
+    longest = student["front"]["init_args"]["max_positions"]
+    notes += cfg.contradictions(section, {"max_source_positions": longest}, "modalities.text.")
+    tuned = cfg.fine_tuned(any("classification_head" in name for name in found.left_out))
+    take_fairseq_text_classifier(found, cfg.own_model_settings(content))
+    return v2.finish_v2(found, "text", tuned, "MIT (fairseq)", student, _masking(section), decoder)
 
 
-def _encoder_name(key: str) -> str | None:
-    return first_match(key, _ENCODER_PARTS)
-
-
-def _masking(section: dict[str, Any]) -> dict[str, Any]:
+def _masking(section: dict[str, Any]) -> Recipe:
     ratio, span = section.get("mask_prob", 0.7), section.get("mask_length", 5)
     if span == 1:
         return node("d2v.model.masking.RandomMasking", mask_ratio=ratio)

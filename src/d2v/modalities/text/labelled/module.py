@@ -10,13 +10,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
 from d2v.data.data_module import PretrainingDataModule, Split
-from d2v.data.samples import Sample
+from d2v.data.samples import Sample, collate_samples
 from d2v.data.sources.source import Categories
 from d2v.data.sources.subsets import FewLabels, hold_out
 from d2v.errors import UserError
 from d2v.modalities.text.front_end import TextFrontEnd
 from d2v.modalities.text.labelled.examples import Examples, label_order, require_known
-from d2v.modalities.text.labelled.sequences import SentenceDataset, Sequences, collate_sentences, tokenise
+from d2v.modalities.text.labelled.sequences import SentenceDataset, Sequences, tokenise
 from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.modalities.text.tokenizer_files import TOKENIZER
 from d2v.model.encoder import Encoder
@@ -191,7 +191,7 @@ class SentenceDataModule(PretrainingDataModule):
     @property
     def collate(self) -> Callable[[list[Sample]], Batch]:  # type: ignore[override]  # it needs the id of <pad>
         """Pad with ``<pad>`` to ids [B, N]."""
-        return functools.partial(collate_sentences, self.tokenizer.pad_id)
+        return functools.partial(collate_samples, padding=self.tokenizer.pad_id)
 
     def _dataset(self, name: str, examples: Examples) -> SentenceDataset:
         if name not in self._sequences:

@@ -11,12 +11,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from d2v.data.file_index import cached_arrays
-from d2v.data.samples import Sample, SampleDataset, SkippedSamples
+from d2v.data.samples import SampleDataset, SkippedSamples
 from d2v.errors import UserError
-from d2v.modalities.text.dataset import collate_blocks
 from d2v.modalities.text.labelled.examples import Examples
 from d2v.modalities.text.tokenizer import TextTokenizer
-from d2v.types import Batch
 
 _AT_ONCE = 1000  # rows that are tokenised together, on all cores
 _WORTH_KEEPING = 5_000_000  # bytes of text: some seconds
@@ -106,9 +104,3 @@ class SentenceDataset(SampleDataset):
     def load(self, index: int) -> tuple[Tensor, Tensor | None]:
         label = None if self._labels is None else torch.tensor(self._labels[index])
         return self._sequences[index], label
-
-
-def collate_sentences(pad_id: int, samples: list[Sample]) -> Batch:
-    """Pad with ``<pad>`` to ids [B, N], with a mask where anything is padded; labels int64 or float32 [B]."""
-    labels = [sample.label for sample in samples if isinstance(sample.label, Tensor)]
-    return collate_blocks(pad_id, samples)._replace(labels=torch.stack(labels) if labels else None)

@@ -1,13 +1,19 @@
-"""What reading a speech encoder's tensors needs, whoever trained it."""
+"""What the tensors of a speech encoder tell, whoever trained it, and the settings of its extractor."""
 
 import ast
+import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from d2v.checkpoints.layout import StateDict, count, mlp_ratio, tensor
+from d2v.checkpoints.folder import StateDict
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
+from d2v.official.imported import Recipe, encoder_recipe
+from d2v.official.names import count, tensor, trunk_sizes
+
+FRONT_END = "d2v.modalities.speech.front_end.SpeechFrontEnd"
+EXAMPLE = "encoder.embed(waveform)  # 16 kHz, zero mean and unit variance a clip: [B, samples] -> [B, {width}]"
 
 _FOREIGN = (
     (r"conv_layers\.0\.(?:2|layer_norm)\.(?:weight|bias)$|pos_conv\w*\.(?:0|conv)\.(?:weight_[gv]|parametrizations)",
@@ -105,53 +111,42 @@ def _is_layer(layer: Any) -> bool:
 
 def _kernels(weights: StateDict) -> list[tuple[int, int]]:
     """(channels, kernel) of each convolution of the extractor."""
-    number = count(weights, r"student\.feature_extractor\.layers\.(\d+)\.conv\.weight")
-    shapes = [tensor(weights, f"student.feature_extractor.layers.{i}.conv.weight", dims=3).shape for i in range(number)]
-    return [(shape[0], shape[2]) for shape in shapes]
+    kernels = []
+    for number in range(count(weights, r"student\.front\.feature_extractor\.layers\.(\d+)\.conv\.weight")):
+        name = f"student.front.feature_extractor.layers.{number}.conv.weight"
+        channels, _, kernel = tensor(weights, name, dims=3).shape
+        kernels.append((channels, kernel))
+    return kernels
 
 
-def student(weights: StateDict, strides: Sequence[int], num_heads: int, **init_args: Any) -> dict[str, Any]:
-    """Recipe of the student: what its tensors tell, and ``init_args``.
+def student_recipe(weights: StateDict, strides: Sequence[int], **trunk: Any) -> Recipe:
+    """Recipe of the student: what its tensors tell, and ``trunk``, arguments that the settings do.
 
     Raises:
         UserError: The extractor, the positions or the first block are not whole.
     """
-    width = len(tensor(weights, "student.feature_extractor.proj.weight", dims=2))
-    hidden = len(tensor(weights, "student.transformer.blocks.0.mlp.0.weight", dims=2))
-    position = tensor(weights, "student.positions.layers.0.weight", dims=3)  # [D, D / groups, kernel]
+    sizes = trunk_sizes(weights)
+    width = sizes["width"]
+    tensor(weights, "student.front.feature_extractor.proj.weight", dims=2)
+    position = tensor(weights, "student.front.positions.layers.0.weight", dims=3)  # [D, D / groups, kernel]
     if 0 in position.shape or width % position.shape[1]:
         raise UserError(
             f"the checkpoint's positional convolution has the shape {list(position.shape)}, for width {width}"
         )
-    return node(
-        "d2v.modalities.speech.front_end.SpeechEncoder",
-        width=width,
-        depth=count(weights, r"student\.transformer\.blocks\.(\d+)\."),
-        num_heads=num_heads,
-        prenet_depth=count(weights, r"student\.transformer\.prenet\.(\d+)\."),
-        masked_input="replace" if "student.masked_input.mask_token" in weights else "drop",
+    front = node(
+        FRONT_END,
         extractor=[[*layer, stride] for layer, stride in zip(_kernels(weights), strides, strict=True)],
-        position_layers=count(weights, r"student\.positions\.layers\.(\d+)\."),
+        masked_input="replace" if "student.front.masked_input.mask_token" in weights else "drop",
+        position_layers=count(weights, r"student\.front\.positions\.layers\.(\d+)\."),
         position_kernel=position.shape[2],
         position_groups=width // position.shape[1],
-        alibi="student.attention_bias.scale" in weights,
-        mlp_ratio=mlp_ratio(hidden, width),
-        **init_args,
+        alibi="student.front.attention_bias.scale" in weights,
+        prenet_depth=count(weights, r"student\.front\.prenet\.(\d+)\."),
     )
+    return encoder_recipe(front, {**sizes, **trunk})
 
 
-def shown(student: dict[str, Any]) -> dict[str, Any]:
-    """``Imported.sizes`` of a student's recipe."""
-    arguments = student["init_args"]
-    hop = 1
-    for _, _, stride in arguments["extractor"]:
-        hop *= stride
-    return {
-        "samples a frame": hop,
-        "positions": f"{arguments['position_layers']} x kernel {arguments['position_kernel']}",
-    }
-
-
-def example(width: int) -> str:
-    """``Imported.example``."""
-    return f"encoder.embed(waveform)  # 16 kHz, zero mean and unit variance a clip: [B, samples] -> [B, {width}]"
+def shown(front: dict[str, Any]) -> dict[str, Any]:
+    """What is worth showing of a front end."""
+    hop = math.prod(stride for _, _, stride in front["extractor"])
+    return {"samples a frame": hop, "positions": f"{front['position_layers']} x kernel {front['position_kernel']}"}

@@ -1,13 +1,10 @@
 """The tokenizer that goes with an imported text encoder."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from d2v.errors import UserError
-
-if TYPE_CHECKING:
-    from d2v.checkpoints.layout import Imported
-    from d2v.modalities.text.tokenizer import TextTokenizer
+from d2v.modalities.text.tokenizer import TextTokenizer
+from d2v.official.imported import Imported
 
 ASSET = "tokenizer.json"
 _HOW = (
@@ -16,7 +13,7 @@ _HOW = (
 )
 
 
-def find_tokenizer(imported: "Imported", named: Path | None, source: Path) -> dict[str, str]:
+def find_tokenizer(imported: Imported, named: Path | None, source: Path) -> dict[str, str]:
     """What becomes of the encoder's assets: its ``tokenizer.json``, if it is one of text and the tokenizer is known.
 
     Args:
@@ -27,14 +24,14 @@ def find_tokenizer(imported: "Imported", named: Path | None, source: Path) -> di
     Raises:
         UserError: The tokenizer that the user names cannot be read or does not fit, or there is no text.
     """
-    vocab_size = imported.method["student"]["init_args"].get("vocab_size")
+    vocab_size = imported.front.get("vocab_size")
     if vocab_size is None:
         if named is not None:
             raise UserError(f"--tokenizer {named}: {source} is no model of text; leave it out")
         return {}
     notes = imported.notes
     if named is not None:
-        tokenizer = _open(named)
+        tokenizer = TextTokenizer.open(named)
         if len(tokenizer) > vocab_size:
             raise UserError(
                 f"--tokenizer {named}: has {len(tokenizer)} ids, but the encoder knows {vocab_size}; give the one that "
@@ -44,7 +41,7 @@ def find_tokenizer(imported: "Imported", named: Path | None, source: Path) -> di
         folder = source if source.is_dir() else source.parent
         where = "in the folder" if source.is_dir() else "beside the checkpoint"
         try:
-            tokenizer = _open(folder)
+            tokenizer = TextTokenizer.open(folder)
         except UserError as error:
             notes.append(f"no tokenizer goes with it ({error}): to have one, import again with {_HOW}")
             return {}
@@ -62,9 +59,3 @@ def find_tokenizer(imported: "Imported", named: Path | None, source: Path) -> di
             f"id, {vocab_size - 1}, in its place"
         )
     return {ASSET: tokenizer.to_json()}
-
-
-def _open(path: Path) -> "TextTokenizer":
-    from d2v.modalities.text.tokenizer import TextTokenizer
-
-    return TextTokenizer.open(path)

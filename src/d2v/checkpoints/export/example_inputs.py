@@ -96,13 +96,13 @@ def example_inputs(encoder: Encoder) -> ExampleInputs:
     Raises:
         UserError: There is none of this kind.
     """
-    extractor = encoder.feature_extractor
+    extractor = encoder.front.feature_extractor
     if isinstance(extractor, PatchEmbedding):
         return _Pictures(extractor)
     if isinstance(extractor, TokenEmbedding):
-        return _Texts(extractor, encoder.recipe["init_args"].get("max_positions"))
+        return _Texts(extractor, getattr(encoder.front, "max_positions", None))
     if isinstance(extractor, ConvFeatureExtractor):
         return _Sound(extractor)
     raise UserError(
-        f"--format: what {encoder.recipe['class_path']} reads is not known; --format safetensors can hold it"
+        f"--format: what {type(encoder.front).__name__} reads is not known; --format safetensors can hold it"
     )

@@ -1,0 +1,140 @@
+"""The head of a fine-tuned model beside an encoder: ``head.safetensors``, and ``head`` in ``config.json``."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from d2v.checkpoints.folder import CONFIG, StateDict, in_short, is_folder, mismatches, read_config
+from d2v.checkpoints.hub import local_path
+from d2v.checkpoints.recipe import build
+from d2v.errors import UserError
+from d2v.nn.task_heads import CTCHead, TanhHead, TaskHead
+
+FILE = "head.safetensors"
+
+HeadTask = Literal["ctc", "single", "multi", "regression"]
+"""Symbols of each frame, one class each, any number of labels, or a score."""
+HeadInput = Literal["none", "mean", "cls"]
+"""How tokens are pooled for it."""
+
+
+@dataclass(frozen=True)
+class StoredHead:
+    """A trained head and what its outputs mean."""
+
+    module: TaskHead
+    task: HeadTask
+    pool: HeadInput
+    names: tuple[str, ...] | None = None
+    """Of its outputs: classes, or symbols, the blank first. None: not known; classes are called by their numbers."""
+
+    @property
+    def weights(self) -> StateDict:
+        """State dict of the module: ``norm`` (where it has one), ``hidden`` (of two layers), ``proj``."""
+        return self.module.state_dict()
+
+    @property
+    def num_outputs(self) -> int:
+        return self.module.proj.out_features
+
+    @property
+    def kind(self) -> str:
+        """As ``model.head`` of a classifier calls it."""
+        return "tanh" if isinstance(self.module, TanhHead) else "linear"
+
+    @property
+    def has_norm(self) -> bool:
+        return "norm.weight" in self.weights
+
+    @property
+    def entry(self) -> dict[str, Any]:
+        """What ``config.json`` says of it."""
+        names = None if self.names is None else list(self.names)
+        return {"recipe": head_recipe(self.module), "task": self.task, "pool": self.pool, "names": names}
+
+
+def head_recipe(module: nn.Module) -> dict[str, Any]:
+    """The plain values that build a head again."""
+    head = type(module)
+    return {"class_path": f"{head.__module__}.{head.__qualname__}", "init_args": module.init_args}
+
+
+def to_files(head: StoredHead | None) -> tuple[dict[str, StateDict], dict[str, Any]]:
+    """What is written of a head beside an encoder: files of tensors by their names, and what ``config.json`` says."""
+    if head is None:
+        return {}, {}
+    return {FILE: head.weights}, {"head": head.entry}
+
+
+def restore_head(entry: Mapping[str, Any], weights: StateDict, width: int) -> StoredHead:
+    """A head from its entry and tensors.
+
+    Args:
+        entry: As :attr:`StoredHead.entry`; a run's own may also hold ``score_scale``, in which the scores of a
+            regression are multiples.
+        weights: State dict of the module.
+        width: D of the encoder in front of it.
+
+    Raises:
+        ValueError, KeyError, TypeError, UserError: They do not go together.
+    """
+    with torch.device("meta"):  # the weights come from the file, and no random numbers are drawn
+        module = build(entry["recipe"], nn.Module)
+    if not isinstance(module, get_args(TaskHead)):
+        raise ValueError(f"a {type(module).__name__} is no head")
+    if problems := mismatches(module.state_dict(), weights):
+        raise ValueError(in_short(problems))
+    scale = entry.get("score_scale", 1)
+    if scale != 1:  # stored in the units of the data
+        weights = {**weights, **{name: scale * weights[name] for name in ("proj.weight", "proj.bias")}}
+    module.load_state_dict(weights, assign=True)
+    names = None if entry.get("names") is None else tuple(entry["names"])
+    head = StoredHead(module.requires_grad_(False).eval(), entry["task"], entry["pool"], names)
+    if module.proj.in_features != width:
+        raise ValueError(f"it reads {module.proj.in_features} features, the encoder has {width}")
+    if head.task not in get_args(HeadTask) or head.pool not in get_args(HeadInput):
+        raise ValueError(f"task {head.task!r}, pool {head.pool!r}")
+    if (head.task == "ctc") != isinstance(module, CTCHead) or (head.task == "ctc") != (head.pool == "none"):
+        raise ValueError(f"a {type(module).__name__} for task {head.task!r}, pool {head.pool!r}")
+    if names is None and head.task != "ctc":
+        return head
+    if not _are_texts(names or ()) or len(set(names or ())) != head.num_outputs or len(names or ()) != head.num_outputs:
+        raise ValueError(f"{len(names or ())} names for {head.num_outputs} outputs")
+    return head
+
+
+def read_head(folder: Path, config: Mapping[str, Any], width: int) -> StoredHead | None:
+    """The head in a folder whose ``config.json`` is known; None if it holds none.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    if config.get("head") is None:
+        return None
+    try:
+        return restore_head(config["head"], load_file(folder / FILE), width)
+    except (OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError, UserError) as error:
+        raise UserError(f"{folder / FILE}: does not go with {folder / CONFIG} ({error}); import it again") from error
+
+
+def load_head(folder: str | Path) -> StoredHead | None:
+    """The head in a folder that `d2v import` or `d2v export` wrote; None if it holds none.
+
+    Raises:
+        UserError: The folder is damaged.
+    """
+    path = local_path(folder)
+    if not is_folder(path):
+        return None
+    config = read_config(path)
+    return read_head(path, config, config["method"]["student"]["trunk"]["width"])
+
+
+def _are_texts(names: Iterable[Any]) -> bool:
+    return all(isinstance(name, str) for name in names)

@@ -1,0 +1,182 @@
+"""The one place that finds and opens a checkpoint of ours: a run's ``.ckpt``, an imported or exported folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from d2v.checkpoints import hub
+from d2v.checkpoints.folder import StateDict, checked_names, is_folder, read_assets, read_config, read_weights
+from d2v.checkpoints.head_files import StoredHead, read_head, restore_head
+from d2v.checkpoints.recipe import checked_recipe
+from d2v.checkpoints.unpickle import load_untrusted
+from d2v.errors import UserError
+
+CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class StoredEncoder:
+    """An encoder in a checkpoint, not built yet."""
+
+    recipe: dict[str, Any]
+    """As :attr:`~d2v.model.encoder.Encoder.recipe`."""
+    assets: dict[str, str]
+    """Its text files, by name: a tokenizer, or how pixels are normalised."""
+    licence: str | None
+    """Of imported weights, and of what was trained from them; None of one's own."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint of ours holds."""
+
+    path: Path
+    """The file, or the folder with ``config.json``."""
+    encoders: dict[str, StoredEncoder]
+    """By name; one alone is called ``""``."""
+    weights: StateDict
+    """State dict of the method; of an imported model without the parts that it has not."""
+    config: dict[str, Any]
+    """What ``config.json`` says, or would say, of it: ``method`` (at least its ``student``), ``source`` and more."""
+
+    @property
+    def origin(self) -> str:
+        """Where the weights come from, in words."""
+        return str(self.config.get("source", {}).get("layout", "data2vec"))
+
+    def encoder(self, modality: str | None = None) -> StoredEncoder:
+        """The encoder of that name; None: the only one.
+
+        Raises:
+            UserError: There is no such encoder, or there are several and none is named.
+        """
+        return self.encoders[self.name_of(modality)]
+
+    def name_of(self, modality: str | None) -> str:
+        """The name of the encoder that is meant; see :meth:`encoder`."""
+        names = ", ".join(self.encoders)
+        if modality is None and len(self.encoders) > 1:
+            raise UserError(f"{self.path}: holds several encoders; say which: modality={names}")
+        if modality is None or list(self.encoders) == [""]:
+            return next(iter(self.encoders))
+        if modality not in self.encoders:
+            raise UserError(f"{self.path}: modality={modality!r} is not there; it holds {names}")
+        return modality
+
+    def tensors(self, prefix: str, modality: str | None = None) -> StateDict:
+        """An encoder's tensors, without ``prefix``: "student." or "teacher.encoder.".
+
+        Those of one of several have its name behind the prefix. A trunk that they share stands there once, without it.
+        """
+        name = self.name_of(modality)
+        if not name:
+            return part_of(self.weights, prefix)
+        found = part_of(self.weights, f"{prefix}{name}.")
+        if not any(key.startswith("trunk.") for key in found):
+            shared = part_of(self.weights, f"{prefix}trunk.")
+            found |= {f"trunk.{key}": value for key, value in shared.items()}
+        return found
+
+    def head(self) -> StoredHead | None:
+        """The head of a fine-tuned model; None: it has none.
+
+        Raises:
+            UserError: It is damaged.
+        """
+        if "head" not in self.config:
+            return None
+        width = self.encoder().recipe["trunk"].get("width")
+        if self.path.is_dir():
+            return read_head(self.path, self.config, width)
+        try:
+            return restore_head(self.config["head"], part_of(self.weights, "head."), width)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{self.path}: its head cannot be read ({error})") from error
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Find and read a checkpoint.
+
+    Args:
+        path: A ``.ckpt``, the folder of a run (its ``checkpoints/last.ckpt``, else the newest), a folder that
+            `d2v import` or `d2v export` wrote, or ``hf://owner/name[@revision]``: such a folder on the hub.
+
+    Raises:
+        UserError: There is no such checkpoint, it is a foreign one, or it is damaged.
+    """
+    local = hub.local_path(path)
+    if hub.is_remote(path):
+        try:
+            read_config(local)
+        except UserError as error:
+            how = f"import it first (d2v import {path} --output FOLDER), and load FOLDER"
+            raise UserError(f"{path}: no model of d2v; {how}") from error
+    if is_folder(local):
+        return _open_folder(local)
+    if is_folder(local.parent) and local.suffix == ".safetensors":
+        raise UserError(f"{path}: give the folder that it lies in, {local.parent}")
+    return _open_file(checkpoint_of_run(local) if local.is_dir() else local)
+
+
+def checkpoint_of_run(folder: Path) -> Path:
+    """``last.ckpt`` in the folder of a run, else its newest checkpoint.
+
+    Raises:
+        UserError: It has none.
+    """
+    places = [place for place in (folder / "checkpoints", folder) if place.is_dir()]
+    found: list[Path] = []
+    for place in places:
+        if (place / "last.ckpt").is_file():
+            return place / "last.ckpt"
+        found += place.glob("*.ckpt")
+    if not found:
+        raise UserError(
+            f"{folder}: holds neither config.json and model.safetensors, nor a checkpoint (checkpoints/*.ckpt)"
+        )
+    return max(found, key=lambda file: (file.stat().st_mtime_ns, file.name))
+
+
+def _open_folder(path: Path) -> Checkpoint:
+    config = read_config(path)
+    licence = config.get("source", {}).get("licence")
+    encoder = StoredEncoder(checked_recipe(config["method"].get("student")), read_assets(path, config), licence)
+    return Checkpoint(path, {"": encoder}, read_weights(path), config)
+
+
+def _open_file(file: Path) -> Checkpoint:
+    content = load_untrusted(file)
+    state, ours = content.get("state_dict"), content.get("d2v")
+    if not isinstance(state, dict) or not isinstance(ours, dict) or not isinstance(ours.get("encoders"), dict):
+        raise UserError(
+            f"{file}: no checkpoint of d2v. One of others is imported first: d2v import {file} --output FOLDER, and "
+            "then FOLDER is loaded"
+        )
+    encoders = {}
+    for name, entry in ours["encoders"].items():
+        if not isinstance(name, str) or not isinstance(entry, dict):
+            raise UserError(f"{file}: its encoders are damaged")
+        recipe, assets = checked_recipe(entry.get("recipe")), _checked_assets(entry.get("assets"), file)
+        encoders[name] = StoredEncoder(recipe, assets, entry.get("licence"))
+    source = {"layout": "d2v, pretrained", "file": file.name, "global_step": content.get("global_step")}
+    config: dict[str, Any] = {"method": {}, "source": source}
+    if "" in encoders:
+        config["method"]["student"] = encoders[""].recipe
+        if encoders[""].licence:
+            source["licence"] = encoders[""].licence
+    if "head" in ours:
+        config["head"] = {"names": ours.get("alphabet", ours.get("classes")), **ours["head"]}
+        source["layout"] = "d2v, fine-tuned with CTC" if "alphabet" in ours else "d2v, fine-tuned to classify"
+    return Checkpoint(file, encoders, part_of(state, "method."), config)
+
+
+def _checked_assets(assets: Any, file: Path) -> dict[str, str]:
+    names = checked_names(assets or {}, file)
+    if assets and (not isinstance(assets, dict) or not all(isinstance(text, str) for text in assets.values())):
+        raise UserError(f"{file}: its assets are no texts; it is refused")
+    return {name: assets[name] for name in names}
+
+
+def part_of(state: dict[str, Any], prefix: str) -> StateDict:
+    """The tensors whose names begin with ``prefix``, without it."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -1,0 +1,197 @@
+"""The heads of fine-tuned models, taken from foreign checkpoints."""
+
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from d2v.checkpoints.folder import StateDict, in_short, mismatches
+from d2v.checkpoints.head_files import HeadInput, HeadTask, StoredHead
+from d2v.data.alphabet import Alphabet
+from d2v.errors import UserError
+from d2v.nn.task_heads import ClassifierHead, CTCHead, TanhHead, TaskHead
+from d2v.official.imported import Imported
+
+DICTIONARY = "dict.ltr.txt"
+"""What fairseq calls the letters of its LibriSpeech recognisers."""
+
+_FAIRSEQ_TEXT_HEAD = re.compile(r"classification_heads\.(?P<name>.+)\.(?:dense|out_proj)\.(?:weight|bias)")
+_USUAL_NAME = "sentence_classification_head"
+_LIBRISPEECH = (*("<s>", "<pad>", "</s>", "<unk>", "|"), *"ETAONIHSRDLUMWCFGYPBVK'XJQZ")
+"""The four specials of fairseq's dictionaries, the first of which its CTC takes for the blank, and dict.ltr.txt."""
+
+
+def take_classifier(
+    found: Imported,
+    layers: Mapping[str, str],
+    pool: HeadInput,
+    names: tuple[str, ...] | None = None,
+    task: HeadTask | None = None,
+    eps: float = 1e-6,
+) -> None:
+    """Take a classifier from official tensors, if there is one and ours can be such; else a note says why not.
+
+    Args:
+        found: Gets the head; its names are left out no more.
+        layers: The official layer that each of ours is ("norm", "hidden", "proj").
+        pool: What the head reads.
+        names: Of its classes.
+        task: None: a regression if it has one output, else one class each.
+        eps: Of its norm, which is the encoder's.
+    """
+    outputs = _outputs(found, layers["proj"])
+    kind = TanhHead if "hidden" in layers else ClassifierHead
+    with torch.device("meta"):
+        module = kind(found.width, outputs, "norm" in layers, eps=eps)
+    if _fill(module, found, layers, "classifier"):
+        found.head = StoredHead(module, task or ("regression" if outputs == 1 else "single"), pool, names)
+
+
+def take_fairseq_text_classifier(found: Imported, settings: Mapping[str, Any]) -> None:
+    """Take the head of fairseq's sentence classifiers (``RobertaClassificationHead``): linear, tanh, linear on ``<s>``.
+
+    Args:
+        found: See :func:`take_classifier`.
+        settings: Of the classifier itself.
+    """
+    names = []
+    for key in found.state:
+        match = _FAIRSEQ_TEXT_HEAD.fullmatch(key)
+        if match and match["name"] not in names:
+            names.append(match["name"])
+    if not names:
+        return
+    name = _USUAL_NAME if _USUAL_NAME in names else names[0]
+    if len(names) > 1:
+        found.notes.append(f"of its {len(names)} classifiers {name} is taken")
+    activation = settings.get("pooler_activation_fn", "tanh")
+    if activation != "tanh":
+        found.notes.append(
+            f"the classifier is left out: its pooler_activation_fn is {activation}, and d2v's head has tanh"
+        )
+        return
+    head = f"classification_heads.{name}"
+    take_classifier(found, {"hidden": f"{head}.dense", "proj": f"{head}.out_proj"}, pool="cls")
+
+
+def take_recogniser(found: Imported, layer: str) -> None:
+    """Take the head of a recogniser, its symbols not known yet, if there is one; if it is odd, a note says so.
+
+    Args:
+        found: See :func:`take_classifier`.
+        layer: The official layer: ``w2v_encoder.proj`` of fairseq's ``wav2vec_ctc``.
+
+    Raises:
+        UserError: It reads another number of features than the encoder gives.
+    """
+    weight = found.state.get(f"{layer}.weight")
+    if isinstance(weight, Tensor) and weight.ndim == 2 and weight.shape[1] != found.width:
+        raise UserError(f"the recogniser's head reads {weight.shape[1]} features, the encoder gives {found.width}")
+    with torch.device("meta"):
+        module = CTCHead(found.width, _outputs(found, layer))
+    if _fill(module, found, {"proj": layer}, "head of the recogniser"):
+        found.head = StoredHead(module, "ctc", "none")
+
+
+def _outputs(found: Imported, layer: str) -> int:
+    bias = found.state.get(f"{layer}.bias")
+    if isinstance(bias, Tensor) and bias.ndim == 1 and len(bias):
+        return len(bias)
+    return 1  # there is no head, or an odd one
+
+
+def _fill(module: TaskHead, found: Imported, layers: Mapping[str, str], what: str) -> bool:
+    """Put official tensors into a head without memory, if they are there and fit it."""
+    official, tensors, expected = {}, {}, {}
+    for ours, theirs in layers.items():
+        for part in ("weight", "bias"):
+            name = f"{theirs}.{part}"
+            official[f"{ours}.{part}"] = name
+            expected[name] = module.state_dict()[f"{ours}.{part}"]
+            if isinstance(found.state.get(name), Tensor):
+                tensors[name] = found.state[name].float()
+    if not any(official[name] in found.state for name in ("proj.weight", "proj.bias")):
+        return False
+    if problems := mismatches(expected, tensors):
+        found.notes.append(f"the {what} ({', '.join(sorted(expected))}) is left out: {in_short(problems, shown=2)}")
+        return False
+    module.load_state_dict({ours: tensors[theirs] for ours, theirs in official.items()}, assign=True)
+    module.requires_grad_(False).eval()
+    found.left_out = [name for name in found.left_out if name not in expected]
+    return True
+
+
+def reordered(head: StoredHead, order: Iterable[int], names: tuple[str, ...]) -> StoredHead:
+    """A recogniser's head with its outputs in another order and their names."""
+    index = torch.tensor(list(order))
+    weights: StateDict = {name: value[index] for name, value in head.weights.items()}
+    head.module.load_state_dict(weights, assign=True)
+    return dataclasses.replace(head, names=names)
+
+
+def name_classes(head: StoredHead, file: Path) -> StoredHead:
+    """The head with the classes of a file that the user names, one a line.
+
+    Raises:
+        UserError: The file cannot be read, or does not fit the head.
+    """
+    try:
+        lines = file.expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise UserError(f"--classes {file}: not readable ({error})") from error
+    names = tuple(line.strip() for line in lines if line.strip())
+    if len(names) != head.num_outputs or len(set(names)) != head.num_outputs:
+        raise UserError(
+            f"--classes {file}: names {len(set(names))} classes, but the classifier has {head.num_outputs} outputs; "
+            "give one name a line, in the order of its training"
+        )
+    return dataclasses.replace(head, names=names)
+
+
+def name_symbols(head: StoredHead, dictionary: Path | None, source: Path, notes: list[str]) -> StoredHead | None:
+    """A recogniser's head with its symbols: those of a file, of ``dict.ltr.txt`` beside the checkpoint, or fairseq's.
+
+    Args:
+        head: Of an import.
+        dictionary: A file that the user names.
+        source: The checkpoint.
+        notes: Extended by where they come from if they had to be looked for.
+
+    Returns:
+        The head; None if nothing tells its symbols, with a note.
+
+    Raises:
+        UserError: The user's file does not fit the head.
+    """
+    outputs = head.num_outputs
+    if dictionary is not None:
+        symbols = Alphabet.from_file(dictionary).symbols
+        if len(symbols) != outputs:
+            raise UserError(
+                f"--dict {dictionary}: makes {len(symbols)} symbols (fairseq's four specials included), but the "
+                f"head has {outputs} outputs; give the dictionary that the recogniser was trained with"
+            )
+        return dataclasses.replace(head, names=tuple(symbols))
+    if head.names is not None:
+        return head
+    beside = source.parent / DICTIONARY
+    if beside.is_file():
+        symbols = Alphabet.from_file(beside).symbols
+        if len(symbols) == outputs:
+            notes.append(f"the symbols are those of {beside.name} beside the checkpoint")
+            return dataclasses.replace(head, names=tuple(symbols))
+        notes.append(f"{beside.name} beside the checkpoint has {len(symbols)} symbols, the head {outputs}: not used")
+    if outputs == len(_LIBRISPEECH):
+        notes.append(
+            f"the file does not name its symbols: fairseq's usual {outputs} are taken (--dict FILE names others)"
+        )
+        return dataclasses.replace(head, names=_LIBRISPEECH)
+    notes.append(
+        f"the head of the recogniser is left out, because nothing names its {outputs} symbols: import again with "
+        "--dict FILE, or with Hugging Face's vocab.json in the folder"
+    )
+    return None
