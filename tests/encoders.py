@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 
+from d2v.checkpoints.folder import read_config, read_weights, require_fit
+from d2v.checkpoints.load import init_weights
+from d2v.checkpoints.recipe import build_method
 from d2v.modalities.speech.front_end import SpeechFrontEnd
 from d2v.modalities.text.front_end import TextFrontEnd
 from d2v.modalities.vision.front_end import VisionFrontEnd
@@ -56,6 +59,14 @@ def save_checkpoint(encoder: Encoder, path: Path, state: dict[str, Any] | None =
         {"state_dict": {**weights, **(state or {})}, "d2v": {"version": "0", "encoders": encoders, **entry}}, path
     )
     return path
+
+
+def load_method(folder: Path) -> Data2Vec:
+    """The whole method of an imported folder: its recipe with its weights."""
+    method = build_method(read_config(folder)["method"])
+    require_fit(method, read_weights(folder))
+    init_weights(method, folder)
+    return method
 
 
 def data2vec(student: Encoder, *arguments: Any, **task: Any) -> Data2Vec:

@@ -10,8 +10,8 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from d2v import __version__
+from d2v.allowed_packages import allow_packages
 from d2v.errors import Interrupted, UserError
-from d2v.packages import allow_packages
 
 TRAINER_COMMANDS = {
     "fit": "pretrain or fine-tune by a recipe:  d2v fit --config vision.yaml --data.root DIR",

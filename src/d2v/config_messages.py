@@ -1,13 +1,12 @@
 """Turn an error of jsonargparse into one message that names the key as the user writes it."""
 
 import difflib
-import inspect
 import re
 from collections.abc import Iterable, Iterator
 from importlib import import_module
 from typing import Any
 
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 
 _UNKNOWN = re.compile(r"class_path '([^']+)':\s+(?:Option '([^']+)' is not accepted|unrecognized arguments: --(\S+))")
 _KEY = re.compile(r'^(?P<indent> *).*?Parser key "(?P<key>[^"]+)":?')
@@ -133,6 +132,9 @@ def _reason(text: str) -> str:
         return f"class_path {wrong[1]}: {wrong[2].strip()}; check its spelling"
     if wrong := re.search(r"expects a function or a callable class: (.*?)(?:\. Got value:|$)", text, re.MULTILINE):
         return f"{wrong[1]}; give the full path of a class or function, and its arguments as init_args"
+    if wrong := re.search(r"Expected an instantiatable class, but (\S+) is abstract", text):
+        missing = ", ".join(sorted(_class_at(wrong[1]).__abstractmethods__))
+        return f"{wrong[1]} cannot be built, because it does not define: {missing}"
     no_class = re.search(r"Expected a dot import path string: (\S+)", text)
     expected = _expected(text)
     if expected and not (no_class and expected == ["null"]):
@@ -165,8 +167,13 @@ def _short(class_path: str) -> str:
 
 
 def _arguments(class_path: str) -> Iterable[str]:
+    # The parser finds those, too, that a constructor hands on as **kwargs.
+    return ArgumentParser().add_class_arguments(_class_at(class_path), fail_untyped=False, sub_configs=True)
+
+
+def _class_at(class_path: str) -> Any:
     module, _, name = class_path.rpartition(".")
-    return inspect.signature(getattr(import_module(module), name)).parameters
+    return getattr(import_module(module), name)
 
 
 def _suggest(name: str, names: Iterable[str]) -> str:

@@ -4,7 +4,7 @@ Dimension letters, here and in every file: B samples, M masks a sample, R = B*M 
 sample, V visible tokens, K masked tokens (V + K = N), C CLS tokens, T = C + N or C + V, D width, H heads, L blocks.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -27,6 +27,16 @@ class Batch(NamedTuple):
     hold, float32 [B, classes]. None where nothing is."""
     padding_mask: Bool[Tensor, "b _"] | None = None
     """True = padding, at the rate of ``inputs``; None when nothing is padded."""
+
+
+class Rows(NamedTuple):
+    """Of a table that `d2v test` and `d2v predict` write: what a module says about the samples of a batch."""
+
+    sample_ids: Int64[Tensor, "b"]
+    """The command puts the samples' names in their place."""
+    columns: tuple[str, ...]
+    values: Sequence[tuple[str, ...]]
+    """A text for each column, a tuple a sample; tabs and line breaks in them become spaces."""
 
 
 def by_encoder(batches: "Batch | Mapping[str, Batch]") -> "Mapping[str, Batch]":

@@ -10,7 +10,7 @@ import torch
 from encoders import arguments, save_checkpoint, vision_encoder
 
 import d2v
-from d2v import packages
+from d2v import allowed_packages
 from d2v.checkpoints.recipe import build_encoder, node
 from d2v.cli import main
 from d2v.errors import UserError
@@ -45,7 +45,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "site" / "sensors" / "__init__.py").write_text("")
     (tmp_path / "site" / "sensors" / "front.py").write_text(MODULE.format(canary=str(canary)))
     monkeypatch.syspath_prepend(tmp_path / "site")
-    monkeypatch.setattr(packages, "_allowed", set())
+    monkeypatch.setattr(allowed_packages, "_allowed", set())
     yield canary
     for name in [name for name in sys.modules if name.partition(".")[0] == "sensors"]:
         del sys.modules[name]

@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from encoders import load_method
 from exporting import classifier, linear_head, make_encoder, recogniser, run_export, save
 
 import d2v
 from d2v.checkpoints.folder import read_config
 from d2v.checkpoints.head_files import load_head
-from d2v.checkpoints.load import init_weights, load_method
+from d2v.checkpoints.load import init_weights
 from d2v.checkpoints.recipe import build_method, node
 from d2v.errors import UserError
 

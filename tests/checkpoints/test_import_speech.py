@@ -6,13 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from encoders import arguments, step
+from encoders import arguments, load_method, step
 from speech_checkpoints import State, recogniser, v1_audio, v2_audio
 from torch import Tensor
 
 import d2v
 from d2v.checkpoints.folder import read_config, read_weights
-from d2v.checkpoints.load import load_method
 from d2v.errors import UserError
 from d2v.types import Batch
 

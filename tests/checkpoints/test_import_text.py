@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from encoders import arguments, step
+from encoders import arguments, load_method, step
 from text_checkpoints import State, classifier, v1_text, v2_text
 from torch import Tensor
 
 import d2v
 from d2v.checkpoints.folder import read_config, read_weights
 from d2v.checkpoints.head_files import load_head
-from d2v.checkpoints.load import load_method
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
 from d2v.types import Batch

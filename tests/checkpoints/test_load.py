@@ -20,6 +20,7 @@ from d2v.checkpoints.recipe import build_method, node
 from d2v.errors import UserError
 from d2v.modalities.vision.front_end import VisionFrontEnd
 from d2v.model.data2vec import Data2Vec
+from d2v.model.encoder import Encoder
 
 STUDENT = {"image_size": 16, "patch_size": 4, "width": 16, "depth": 2, "num_heads": 2}
 
@@ -178,6 +179,41 @@ def test_changed_arguments_of_the_encoder(tmp_path: Path) -> None:
         d2v.load(path, layer_drip=0.1)
     with pytest.raises(UserError, match="do not fit the encoder"):
         d2v.load(path, width=32)
+
+
+def several(folder: Path, shared_trunk: bool) -> tuple[Path, dict[str, Encoder]]:
+    """A checkpoint of two encoders, as a joint training writes it."""
+    encoders = {"vision": make().student, "speech": make(width=8).student}
+    if shared_trunk:
+        encoders["speech"] = make().student
+        encoders["speech"].trunk = encoders["vision"].trunk
+    state = {}
+    for name, encoder in encoders.items():
+        for key, value in encoder.state_dict().items():
+            shared = shared_trunk and key.startswith("trunk.")
+            state[f"method.student.{key if shared else f'{name}.{key}'}"] = value
+    entries = {}
+    for name, encoder in encoders.items():
+        entries[name] = {"recipe": encoder.recipe, "assets": {f"{name}.json": "{}"}, "licence": f"of {name}"}
+    torch.save({"state_dict": state, "d2v": {"version": "0", "encoders": entries}}, folder / "joint.ckpt")
+    return folder / "joint.ckpt", encoders
+
+
+@pytest.mark.parametrize("shared_trunk", [False, True])
+def test_one_of_several_encoders(tmp_path: Path, shared_trunk: bool) -> None:
+    path, encoders = several(tmp_path, shared_trunk)
+    for name, expected in encoders.items():
+        encoder = d2v.load(path, modality=name)
+        assert same(encoder, expected)
+        assert (encoder.assets, encoder.licence) == ({f"{name}.json": "{}"}, f"of {name}")
+    with pytest.raises(UserError, match=r"joint\.ckpt: holds several encoders; say which: modality=vision, speech"):
+        d2v.load(path)
+    with pytest.raises(UserError, match="modality='text' is not there; it holds vision, speech"):
+        d2v.load(path, modality="text")
+    with pytest.raises(UserError, match="holds no teacher"):
+        d2v.load(path, weights="teacher", modality="speech")
+    single = save(make(), tmp_path / "a.ckpt")
+    assert same(d2v.load(single, modality="vision"), d2v.load(single))
 
 
 def test_init_weights_takes_all_of_an_equal_method(tmp_path: Path) -> None:

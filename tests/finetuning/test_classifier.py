@@ -103,8 +103,8 @@ def test_long_clips_are_pooled_over_chunks(single, monkeypatch):
     data = MelodyModule(labels="class")
     batch = data.collate([data.train_dataset()[(0, i)] for i in range(3)])
     whole = module._features(batch)
-    monkeypatch.setattr(module.chunking, "chunk_seconds", 0.3)
-    monkeypatch.setattr(module.chunking, "overlap_seconds", 0.2)
+    monkeypatch.setattr(module, "chunk_seconds", 0.3)
+    monkeypatch.setattr(module, "overlap_seconds", 0.2)
     chunked = module._features(batch)
     assert chunked.shape == whole.shape
     cosine = torch.nn.functional.cosine_similarity(whole, chunked)

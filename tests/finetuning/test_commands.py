@@ -111,7 +111,7 @@ def test_fit_validate_test_and_predict(d2v: D2V, overlay: Path, tree: Path, tmp_
     assert rate < 0.8
     assert "hypotheses: runs/a-test/hypotheses.tsv, 6 rows" in err
 
-    code, _, err = d2v("test", *again, "--model.decoder", "d2v.finetuning.decoding.BeamSearchDecoder")
+    code, _, err = d2v("test", *again, "--model.decoder", "d2v.finetuning.decoders.BeamSearchDecoder")
     assert code == 0, err
     assert [row["file"] for row in table(tmp_path / "runs/a-test-2/hypotheses.tsv")] == [row["file"] for row in tested]
 
@@ -186,12 +186,13 @@ def test_a_fine_tuned_run_needs_no_pretrained_checkpoint(d2v: D2V, overlay: Path
         ("--model.checkpoint nope", r"model: both of checkpoint and encoder given"),
         ("--model.encoder null", r"model: neither of checkpoint and encoder given"),
         ("--model.encoder null --model.checkpoint nope", r"model\.checkpoint: nope: no such file"),
+        ("--model.freze [conv]", r"model\.freze: CTCModule has no such key; did you mean freeze\?"),
         ("--model.freeze [conv]", r"model\.freeze: the encoder has no part 'conv'"),
         ("--model.masks.time_prob 2", r"model\.masks: time_prob must lie between 0 and 1, not 2"),
         ("--model.masks.time_probb 2", r"model\.masks\.time_probb: .*time_prob"),
-        ("--model.decoder d2v.finetuning.decoding.BeamSearch", r"model\.decoder: .*BeamSearch"),
+        ("--model.decoder d2v.finetuning.decoders.BeamSearch", r"model\.decoder: .*BeamSearch"),
         (
-            "--model.decoder d2v.finetuning.decoding.BeamSearchDecoder --model.decoder.language_model no.arpa",
+            "--model.decoder d2v.finetuning.decoders.BeamSearchDecoder --model.decoder.language_model no.arpa",
             r"model\.decoder\.language_model no\.arpa: no such file",
         ),
     ],

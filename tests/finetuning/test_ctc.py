@@ -31,7 +31,7 @@ from d2v.checkpoints.folder import write_folder
 from d2v.checkpoints.head_files import StoredHead, to_files
 from d2v.errors import UserError
 from d2v.finetuning.ctc import CTCModule, ctc_loss
-from d2v.finetuning.decoding import BeamSearchDecoder
+from d2v.finetuning.decoders import BeamSearchDecoder
 from d2v.training.callbacks.checkpoint import RunCheckpoint
 from d2v.types import Batch
 
@@ -181,18 +181,18 @@ def test_a_long_clip_is_transcribed_in_chunks(learned, tmp_path, monkeypatch):
         return extract(x, padding_mask)
 
     monkeypatch.setattr(module.student, "extract", spy)
-    monkeypatch.setattr(module.chunking, "chunk_seconds", 2.0)
-    monkeypatch.setattr(module.chunking, "overlap_seconds", 1.0)
+    monkeypatch.setattr(module, "chunk_seconds", 2.0)
+    monkeypatch.setattr(module, "overlap_seconds", 1.0)
     with torch.no_grad():
         texts = [value[0] for value in module.predict_step(batch, 0)["rows"].values]
     assert max(shape[1] for shape in longest) <= 2 * 16_000
     assert {shape[0] for shape in longest} == {1}
-    monkeypatch.setattr(module.chunking, "chunk_seconds", 1e9)
+    monkeypatch.setattr(module, "chunk_seconds", 1e9)
     with torch.no_grad():
         whole = [value[0] for value in module.predict_step(batch, 0)["rows"].values]
     assert texts[1] == whole[1]
-    monkeypatch.setattr(module.chunking, "chunk_seconds", 0.5)
-    monkeypatch.setattr(module.chunking, "overlap_seconds", 0.2)
+    monkeypatch.setattr(module, "chunk_seconds", 0.5)
+    monkeypatch.setattr(module, "overlap_seconds", 0.2)
     longest.clear()
     make_trainer(tmp_path, limit_val_batches=None).validate(module, datamodule=MelodyModule(), verbose=False)
     assert max(shape[1] for shape in longest) <= 8_000

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from d2v.data.alphabet import Alphabet
 from d2v.errors import UserError
-from d2v.finetuning.decoding import BeamSearchDecoder, GreedyDecoder, collapse
+from d2v.finetuning.decoders import BeamSearchDecoder, GreedyDecoder, collapse
 from d2v.finetuning.language_model import Lexicon, NGramModel
 
 LETTERS = Alphabet(["<blank>", "|", "a", "b"])

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from d2v.finetuning.masks import TokenMasks, random_spans
+from d2v.finetuning.augmentation import TokenMasks, random_spans
 from d2v.types import TokenSequence
 
 KEYS = torch.arange(2000)

@@ -14,8 +14,8 @@ from torch.nn.functional import one_hot
 from toy import MelodyModule, Seen, changed, make_module, make_trainer, weights
 
 from d2v.errors import UserError
+from d2v.finetuning.augmentation import Mixing
 from d2v.finetuning.classifier import Classifier
-from d2v.finetuning.mixing import Mixing
 from d2v.modalities.vision.data import ImageNetDataModule
 from d2v.modalities.vision.rand_augment import RandAugment
 from d2v.training.callbacks.checkpoint import RunCheckpoint

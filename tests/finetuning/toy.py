@@ -20,9 +20,9 @@ from d2v.commands.predictions import Table
 from d2v.data.alphabet import Alphabet
 from d2v.data.data_module import PretrainingDataModule, Split
 from d2v.data.samples import SampleDataset, SkippedSamples
+from d2v.finetuning.augmentation import TokenMasks
 from d2v.finetuning.classifier import Classifier
 from d2v.finetuning.ctc import CTCModule
-from d2v.finetuning.masks import TokenMasks
 from d2v.model.encoder import Encoder
 from d2v.training.schedules import TriStage
 from d2v.types import Batch

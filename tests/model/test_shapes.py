@@ -6,7 +6,7 @@ from jaxtyping import TypeCheckError
 
 from d2v.model.losses import RegressionLoss
 from d2v.model.masked_input import gather_tokens
-from d2v.nn.attention import SelfAttention
+from d2v.nn.block import SelfAttention
 from d2v.types import Mask, TokenSequence
 
 

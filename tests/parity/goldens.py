@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 import torch
-from encoders import step
+from encoders import load_method, step
 from torch import Tensor
 
-from d2v.checkpoints.load import load_method
 from d2v.commands import import_
 from d2v.model.data2vec import Data2Vec
 from d2v.model.masking import Masking

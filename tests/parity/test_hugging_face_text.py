@@ -8,13 +8,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from encoders import arguments, step
+from encoders import arguments, load_method, step
 from torch import Tensor
 
 import d2v
 from d2v.checkpoints.folder import read_config
 from d2v.checkpoints.head_files import load_head
-from d2v.checkpoints.load import load_method
 from d2v.commands import import_
 from d2v.errors import UserError
 from d2v.types import Batch

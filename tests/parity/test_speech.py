@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from encoders import step
+from encoders import load_method, step
 from goldens import (
     TEACHER,
     Case,
@@ -25,7 +25,6 @@ from torch import Tensor
 
 import d2v
 from d2v.checkpoints.folder import read_config
-from d2v.checkpoints.load import load_method
 from d2v.model.targets import TopKTargets
 from d2v.nn.positional import ConvPositions
 from d2v.types import Batch, EncoderOutput, TokenSequence

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from encoders import arguments, step
+from encoders import arguments, load_method, step
 from goldens import (
     TEACHER,
     Case,
@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 import d2v
 from d2v.checkpoints.folder import read_config
-from d2v.checkpoints.load import load_method
 from d2v.model.targets import TopKTargets
 from d2v.nn.positional import LearnedPositions
 from d2v.types import Batch, EncoderOutput, TokenSequence

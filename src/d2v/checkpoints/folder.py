@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch import contiguous_format as CONTIGUOUS
 
 from d2v.errors import UserError
 
@@ -23,6 +24,21 @@ FORMAT = 1
 
 _PARTS = {"student": "student.", "teacher": "teacher.", "head": "task."}
 """What the state dict of a method holds, and how the names of its tensors begin."""
+
+
+def prefixed(state: Mapping[str, Any], prefix: str) -> StateDict:
+    """The tensors whose names begin with ``prefix``."""
+    return {name: value for name, value in state.items() if name.startswith(prefix)}
+
+
+def part_of(state: Mapping[str, Any], prefix: str) -> StateDict:
+    """The same, without it."""
+    return {name.removeprefix(prefix): value for name, value in prefixed(state, prefix).items()}
+
+
+def any_begins(names: Iterable[str], *beginnings: str) -> bool:
+    """Whether one of the names begins so."""
+    return any(name.startswith(beginnings) for name in names)
 
 
 def is_folder(path: Path) -> bool:
@@ -79,7 +95,9 @@ def write_files(folder: Path, tensors: Mapping[str, StateDict], texts: Mapping[s
     """
     with new_folder(folder) as unfinished:
         for name, state in tensors.items():
-            save_file(_separate(state), unfinished / name, {"format": "pt"})
+            # Each with memory of its own, as safetensors wants them.
+            separate = {key: value.detach().clone(memory_format=CONTIGUOUS) for key, value in state.items()}
+            save_file(separate, unfinished / name, {"format": "pt"})
         for name, text in texts.items():
             (unfinished / name).write_text(text, encoding="utf-8")
             for file in tensors:  # safetensors lets nobody else read what it writes
@@ -175,10 +193,9 @@ def require_fit(method: nn.Module, weights: StateDict) -> None:
     expected = method.state_dict()
     problems = []
     for prefix in _PARTS.values():
-        found = {name: value for name, value in weights.items() if name.startswith(prefix)}
+        found = prefixed(weights, prefix)
         if found or prefix == "student.":
-            wanted = {name: value for name, value in expected.items() if name.startswith(prefix)}
-            problems += mismatches(wanted, found)
+            problems += mismatches(prefixed(expected, prefix), found)
     problems += [f"{name} is unknown" for name in weights if not name.startswith(tuple(_PARTS.values()))]
     if problems:
         raise UserError(f"the weights do not fit the model: {in_short(problems)}")
@@ -186,8 +203,7 @@ def require_fit(method: nn.Module, weights: StateDict) -> None:
 
 def parts_in(weights: StateDict) -> list[str]:
     """Which of student, teacher and head a state dict holds."""
-    beginnings = {name.partition(".")[0] + "." for name in weights}
-    return [part for part, prefix in _PARTS.items() if prefix in beginnings]
+    return [part for part, prefix in _PARTS.items() if any_begins(weights, prefix)]
 
 
 def mismatches(expected: StateDict, found: StateDict) -> list[str]:
@@ -206,17 +222,3 @@ def in_short(problems: list[str], shown: int = 8) -> str:
     """The first of many problems."""
     text = "; ".join(problems[:shown])
     return f"{text}; and {len(problems) - shown} more" if len(problems) > shown else text
-
-
-def _separate(weights: StateDict) -> StateDict:
-    """The tensors with memory of their own each, as safetensors wants them."""
-    separate: StateDict = {}
-    taken: set[int] = set()
-    for name, value in weights.items():
-        value = value.detach().contiguous()
-        storage = value.untyped_storage()
-        if storage.nbytes() != value.nbytes or storage.data_ptr() in taken:
-            value = value.clone()
-        taken.add(value.untyped_storage().data_ptr())
-        separate[name] = value
-    return separate

@@ -1,6 +1,6 @@
 """The head of a fine-tuned model beside an encoder: ``head.safetensors``, and ``head`` in ``config.json``."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -92,7 +92,7 @@ def restore_head(entry: Mapping[str, Any], weights: StateDict, width: int) -> St
         raise ValueError(in_short(problems))
     scale = entry.get("score_scale", 1)
     if scale != 1:  # stored in the units of the data
-        weights = {**weights, **{name: scale * weights[name] for name in ("proj.weight", "proj.bias")}}
+        weights = {**weights, "proj.weight": scale * weights["proj.weight"], "proj.bias": scale * weights["proj.bias"]}
     module.load_state_dict(weights, assign=True)
     names = None if entry.get("names") is None else tuple(entry["names"])
     head = StoredHead(module.requires_grad_(False).eval(), entry["task"], entry["pool"], names)
@@ -104,7 +104,8 @@ def restore_head(entry: Mapping[str, Any], weights: StateDict, width: int) -> St
         raise ValueError(f"a {type(module).__name__} for task {head.task!r}, pool {head.pool!r}")
     if names is None and head.task != "ctc":
         return head
-    if not _are_texts(names or ()) or len(set(names or ())) != head.num_outputs or len(names or ()) != head.num_outputs:
+    texts = {name for name in names or () if isinstance(name, str)}
+    if len(texts) != head.num_outputs or len(names or ()) != head.num_outputs:
         raise ValueError(f"{len(names or ())} names for {head.num_outputs} outputs")
     return head
 
@@ -134,7 +135,3 @@ def load_head(folder: str | Path) -> StoredHead | None:
         return None
     config = read_config(path)
     return read_head(path, config, config["method"]["student"]["trunk"]["width"])
-
-
-def _are_texts(names: Iterable[Any]) -> bool:
-    return all(isinstance(name, str) for name in names)

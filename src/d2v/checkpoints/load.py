@@ -5,17 +5,23 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from d2v.checkpoints.changes import adapt_weights, changed_recipe
-from d2v.checkpoints.folder import StateDict, in_short, is_folder, mismatches, read_config, read_weights, require_fit
+from d2v.checkpoints.folder import (
+    StateDict,
+    any_begins,
+    in_short,
+    mismatches,
+    prefixed,
+)
 from d2v.checkpoints.opening import Checkpoint, open_checkpoint
-from d2v.checkpoints.recipe import build_encoder, build_method
+from d2v.checkpoints.recipe import build_encoder
 from d2v.errors import UserError
-from d2v.model.data2vec import Data2Vec, Method
+from d2v.model.data2vec import Method
 from d2v.model.encoder import Encoder
 from d2v.model.teacher import Part
 
 Weights = Literal["student", "teacher"]
 
-_STUDENT, _TEACHER = "student.", "teacher.encoder."
+_STUDENT, _TEACHER, _TASK = "student.", "teacher.encoder.", "task."
 
 
 def load(
@@ -76,21 +82,6 @@ def load_encoder(
     return encoder.eval()
 
 
-def load_method(folder: str | Path) -> Data2Vec:
-    """The whole method of a folder that `d2v import` wrote: its recipe with its weights.
-
-    Raises:
-        UserError: It is no such folder, or it is damaged.
-    """
-    path = Path(folder)
-    if not is_folder(path):
-        raise UserError(f"{path}: no folder with config.json and model.safetensors")
-    method = build_method(read_config(path)["method"])
-    require_fit(method, read_weights(path))
-    init_weights(method, path)
-    return method
-
-
 def init_weights(method: Method, path: str | Path) -> list[str]:
     """Start a pretraining from the weights of another (``model.init_from``).
 
@@ -112,26 +103,23 @@ def init_weights(method: Method, path: str | Path) -> list[str]:
         names = ", ".join(checkpoint.encoders)
         raise UserError(f"model.init_from {path}: has other encoders ({names}) than the method")
     expected, stored = method.state_dict(), checkpoint.weights
-    student = {name: value for name, value in stored.items() if name.startswith(_STUDENT)}
-    _require_equal({name: expected[name] for name in expected if name.startswith(_STUDENT)}, student, "student", path)
+    student = prefixed(stored, _STUDENT)
+    _require_equal(prefixed(expected, _STUDENT), student, "student", path)
     teacher, borrowed = {}, set()
-    for name in expected:
-        if not name.startswith(_TEACHER):
-            continue
+    for name in prefixed(expected, _TEACHER):
         if name in stored:
             teacher[name] = stored[name]
         else:
             teacher[name] = student[name.replace(_TEACHER, _STUDENT, 1)]
             borrowed.add(name.removeprefix(_TEACHER).split(".")[1])
-    _require_equal({name: expected[name] for name in teacher}, teacher, "teacher", path)
+    _require_equal(prefixed(expected, _TEACHER), teacher, "teacher", path)
     notes = []
     if borrowed:
         note = "the teacher starts as the student"
-        if any(name.startswith(_TEACHER) for name in stored):
+        if any_begins(stored, _TEACHER):
             note += f" in {', '.join(sorted(borrowed))}"
         notes.append(note)
-    rest = {name: value for name, value in expected.items() if not name.startswith((_STUDENT, _TEACHER))}
-    head = {name: value for name, value in stored.items() if not name.startswith((_STUDENT, _TEACHER))}
+    rest, head = prefixed(expected, _TASK), prefixed(stored, _TASK)
     if problems := mismatches(rest, head):
         notes.append(f"the head starts anew: {in_short(problems, shown=3)}")
         head = rest
@@ -155,6 +143,6 @@ def _with_borrowed(teacher: StateDict, student: StateDict) -> StateDict:
     complete = dict(teacher)
     for part in get_args(Part):
         prefix = f"front.{part}."
-        if not any(name.startswith(prefix) for name in teacher):
-            complete |= {name: value for name, value in student.items() if name.startswith(prefix)}
+        if not any_begins(teacher, prefix):
+            complete |= prefixed(student, prefix)
     return complete

@@ -5,7 +5,16 @@ from pathlib import Path
 from typing import Any
 
 from d2v.checkpoints import hub
-from d2v.checkpoints.folder import StateDict, checked_names, is_folder, read_assets, read_config, read_weights
+from d2v.checkpoints.folder import (
+    StateDict,
+    any_begins,
+    checked_names,
+    is_folder,
+    part_of,
+    read_assets,
+    read_config,
+    read_weights,
+)
 from d2v.checkpoints.head_files import StoredHead, read_head, restore_head
 from d2v.checkpoints.recipe import checked_recipe
 from d2v.checkpoints.unpickle import load_untrusted
@@ -72,7 +81,7 @@ class Checkpoint:
         if not name:
             return part_of(self.weights, prefix)
         found = part_of(self.weights, f"{prefix}{name}.")
-        if not any(key.startswith("trunk.") for key in found):
+        if not any_begins(found, "trunk."):
             shared = part_of(self.weights, f"{prefix}trunk.")
             found |= {f"trunk.{key}": value for key, value in shared.items()}
         return found
@@ -115,7 +124,9 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
         return _open_folder(local)
     if is_folder(local.parent) and local.suffix == ".safetensors":
         raise UserError(f"{path}: give the folder that it lies in, {local.parent}")
-    return _open_file(checkpoint_of_run(local) if local.is_dir() else local)
+    if local.is_dir():
+        local = checkpoint_of_run(local)
+    return _open_file(local)
 
 
 def checkpoint_of_run(folder: Path) -> Path:
@@ -175,8 +186,3 @@ def _checked_assets(assets: Any, file: Path) -> dict[str, str]:
     if assets and (not isinstance(assets, dict) or not all(isinstance(text, str) for text in assets.values())):
         raise UserError(f"{file}: its assets are no texts; it is refused")
     return {name: assets[name] for name in names}
-
-
-def part_of(state: dict[str, Any], prefix: str) -> StateDict:
-    """The tensors whose names begin with ``prefix``, without it."""
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -1,7 +1,7 @@
 """From the plain values of a recipe to the parts of the method, and back.
 
 A recipe comes with a checkpoint, so from anybody: it can name the parts of the method that d2v has, and parts in
-packages that the user allows (``packages.py``).
+packages that the user allows (``allowed_packages.py``).
 """
 
 import importlib
@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import nn
 
+from d2v.allowed_packages import is_allowed
 from d2v.errors import UserError
 from d2v.model.data2vec import Data2Vec
 from d2v.model.encoder import Encoder
@@ -20,7 +21,6 @@ from d2v.model.masking import Masking
 from d2v.model.targets import TopKTargets
 from d2v.model.task import Task
 from d2v.nn.transformer import Transformer
-from d2v.packages import is_allowed
 
 # Not of training or fine-tuning, whose modules read other files when they are built.
 _PARTS = ("d2v.model.", "d2v.nn.", "d2v.modalities.")

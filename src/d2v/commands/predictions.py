@@ -15,9 +15,8 @@ from lightning.pytorch.utilities import rank_zero_info
 from tqdm.auto import tqdm
 
 from d2v.data.samples import SkippedSamples
-from d2v.finetuning.rows import Rows
 from d2v.metrics import of_encoder
-from d2v.types import Batch, by_encoder
+from d2v.types import Batch, Rows, by_encoder
 
 log = logging.getLogger(__name__)
 

@@ -9,33 +9,29 @@ from typing import Any, Literal
 
 import jsonargparse
 import lightning as L
-import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info
-from lightning_utilities.core.rank_zero import rank_zero_only
 
-from d2v.checkpoints.folder import in_short, mismatches
-from d2v.checkpoints.unpickle import refusal
 from d2v.commands.predictions import FeatureFile, Table, metrics_line, read_another_root
 from d2v.commands.quiet import quieten
 from d2v.commands.run_folder import (
     checkpoint_of,
-    configured_loggers,
     direct_logger,
     make_run_dir,
     newest_checkpoint,
     remove_unused,
+    require_fitting,
 )
 from d2v.config_messages import key_of, one_line, parser_message
 from d2v.configs import find_config, read_config
 from d2v.errors import UserError
-from d2v.finetuning.module import FinetuningModule
+from d2v.finetuning.finetuning_module import FinetuningModule
 from d2v.training.callbacks.checkpoint import RunCheckpoint
-from d2v.training.callbacks.progress import RunProgressBar
+from d2v.training.callbacks.progress import Announcement, RunProgressBar
 
 
 def run_trainer(args: Sequence[str]) -> None:
@@ -136,12 +132,13 @@ class RunCLI(LightningCLI):
         if 0 < config.trainer.max_steps < (config.trainer.log_every_n_steps or 50):
             config.trainer.log_every_n_steps = config.trainer.max_steps  # else a short run would log nothing
         text = self._config_text()  # before the run's folder enters it: used again, it makes a new run
-        self.run_dir = make_run_dir(root, config.run_name, "" if self.subcommand == "fit" else f"-{self.subcommand}")
-        self._write_config(text)
+        suffix = "" if self.subcommand == "fit" else f"-{self.subcommand}"
+        self.run_dir = make_run_dir(root, config.run_name, suffix, text)
         config.trainer.default_root_dir = str(self.run_dir)
         config.checkpoint.dirpath = str(self.run_dir / "checkpoints")
-        for logger in configured_loggers(config.trainer.logger):
-            direct_logger(logger, self.run_dir)
+        for logger in _as_list(config.trainer.logger):
+            if isinstance(logger, jsonargparse.Namespace):
+                direct_logger(logger, self.run_dir)
 
     def instantiate_classes(self) -> None:
         self.parser.add_instantiator(self._build, object, subclasses=True)
@@ -153,7 +150,9 @@ class RunCLI(LightningCLI):
             if isinstance(error, (TypeError, ValueError)):
                 raise UserError(one_line(error)) from error
             raise
-        self._check_checkpoint()
+        path = self.config[self.subcommand].ckpt_path
+        if path is not None:
+            require_fitting(path, self.model)
 
     def _build(self, class_type: type, *args: Any, **kwargs: Any) -> Any:
         """Build one object of the config; if it refuses its values, say under which key they stand."""
@@ -170,14 +169,12 @@ class RunCLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> L.Trainer:
         assert self.run_dir is not None
         if config["logger"] is not False:  # metrics.csv is always written, whatever other loggers there are
-            others = [] if config["logger"] in (None, True) else config["logger"]
-            others = others if isinstance(others, list) else [others]
+            others = [logger for logger in _as_list(config["logger"]) if logger is not True]
             config["logger"] = [CSVLogger(str(self.run_dir), name="", version=""), *others]
-        configured = config["callbacks"] or []
-        configured = configured if isinstance(configured, list) else [configured]
+        configured = _as_list(config["callbacks"])
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in configured):
             callbacks = [*callbacks, RunProgressBar()]
-        callbacks = [*callbacks, _Announcement(self.run_dir, self.config[self.subcommand].ckpt_path)]
+        callbacks = [*callbacks, Announcement(self.run_dir, self.config[self.subcommand].ckpt_path)]
         try:
             trainer = super()._instantiate_trainer(config, callbacks)
         except (MisconfigurationException, ValueError, TypeError) as error:
@@ -191,29 +188,11 @@ class RunCLI(LightningCLI):
             )
         return trainer
 
-    def _check_checkpoint(self) -> None:
-        """Compare the checkpoint that was asked for with the model, before anything runs."""
-        path = self.config[self.subcommand].ckpt_path
-        if path is None:
-            return
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            found = content["state_dict"]
-        except Exception as error:  # torch raises half a dozen types
-            damaged = UserError(f"{path}: no checkpoint of a run of d2v, or a damaged one; give another")
-            raise refusal(path, error) or damaged from error
-        if isinstance(self.model, FinetuningModule):
-            try:
-                self.model.prepare_for(content)
-            except UserError as error:
-                raise UserError(f"{path}: {error}") from error
-        problems = mismatches(self.model.state_dict(), found)
-        if problems:
-            raise UserError(f"{path}: does not fit the model of this config: {in_short(problems, shown=3)}")
-
     def after_fit(self) -> None:
         found = metrics_line(self.trainer.callback_metrics, "val")
-        rank_zero_info(f"done: {self.run_dir}" + (f" (validation: {found})" if found else ""))
+        if found:
+            found = f" (validation: {found})"
+        rank_zero_info(f"done: {self.run_dir}{found}")
 
     def after_validate(self) -> None:
         self._report_metrics("val")
@@ -257,29 +236,6 @@ class RunCLI(LightningCLI):
         text = self._parser(self.subcommand).dump(_without_enums(config), skip_none=False)
         return f"# continued from {origin}\n{text}" if origin else text
 
-    @rank_zero_only
-    def _write_config(self, text: str) -> None:
-        assert self.run_dir is not None
-        (self.run_dir / "config.yaml").write_text(text)
-
-
-class _Announcement(Callback):
-    """Says what is going to run, once it is known that it can, and hands the config to Weights & Biases."""
-
-    def __init__(self, run_dir: Path, checkpoint: str | None) -> None:
-        self.run_dir = run_dir
-        self.checkpoint = checkpoint
-
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        trainable = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
-        rank_zero_info(f"{type(pl_module).__name__}: {trainable / 1e6:,.2f} million trainable parameters")
-        if self.checkpoint is not None:
-            rank_zero_info(f"continuing from {self.checkpoint}")
-        rank_zero_info(f"run folder: {self.run_dir}")
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger) and trainer.is_global_zero:
-                logger.log_hyperparams(read_config(self.run_dir / "config.yaml"))
-
 
 def _prepare(args: Sequence[str]) -> list[str]:
     """Find configs by name, and check what the parser would not say clearly."""
@@ -290,12 +246,15 @@ def _prepare(args: Sequence[str]) -> list[str]:
         if option not in ("--config", "-c"):
             prepared.append(word)
             continue
-        name = value if equals else next(words, "")
+        name = value
+        if not equals:
+            name = next(words, "")
         if not name or name.startswith("--"):
             raise UserError(f"{option}: a value is missing; give a YAML file or the name of a shipped config")
         path = find_config(name)
+        sections = _options()[""]
         for section, content in read_config(path).items():
-            if section not in (sections := list(_options()[""])):
+            if section not in sections:
                 raise UserError(f"--config {path}: there is no section {section!r}; there are: {', '.join(sections)}")
             if section in ("trainer", "checkpoint") and not isinstance(content, dict | None):
                 raise UserError(f"--config {path}: {section} is {content!r}; it must be a section with keys")
@@ -331,6 +290,13 @@ def _check(config: jsonargparse.Namespace, command: str) -> None:
         )
     if command == "fit" and endless and not trainer.fast_dev_run:
         raise UserError("trainer.max_steps is not set, so training would never end: set it, or trainer.max_epochs.")
+
+
+def _as_list(value: Any) -> list[Any]:
+    """The values of a key that takes one, several or none."""
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
 
 
 def _without_enums(value: Any) -> Any:

@@ -58,10 +58,10 @@ class PretrainingDataModule(LightningDataModule, ABC):
         self,
         root: str,
         batch_size: float,
-        global_batch_size: float | None,
-        num_workers: int | None,
-        seed: int,
-        max_skipped_fraction: float,
+        global_batch_size: float | None = None,
+        num_workers: int | None = None,
+        seed: int = 0,
+        max_skipped_fraction: float = 0.01,
     ) -> None:
         super().__init__()
         require(batch_size >= 1, "batch_size", batch_size, "be at least 1")

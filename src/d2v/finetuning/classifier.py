@@ -1,7 +1,7 @@
 """Classification of whole inputs: one class each, several labels, or a score."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -9,24 +9,17 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 
 from d2v.checkpoints.head_files import load_head
-from d2v.checkpoints.load import Weights
 from d2v.errors import UserError
-from d2v.finetuning.classifier_metrics import Task, check_metrics, make_metrics
-from d2v.finetuning.classifier_rows import describe, describe_labels
-from d2v.finetuning.long_inputs import Chunking
-from d2v.finetuning.masks import TokenMasks
-from d2v.finetuning.mixing import Mixing
-from d2v.finetuning.module import FinetuningModule
-from d2v.finetuning.rows import Rows
-from d2v.model.encoder import Encoder, mean_of_tokens
+from d2v.finetuning.augmentation import Mixing
+from d2v.finetuning.classifier_tasks import Task, check_metrics, describe, describe_label, make_metrics
+from d2v.finetuning.finetuning_module import FinetuningModule
+from d2v.model.encoder import mean_of_tokens
 from d2v.nn.task_heads import ClassifierHead, HeadKind, TanhHead
 from d2v.training.optimizer import layer_decayed_groups
-from d2v.training.schedules import LRSchedule
-from d2v.types import Batch, EncoderOutput
+from d2v.types import Batch, EncoderOutput, Rows
 
 Pooling = Literal["mean", "cls"]
 
@@ -35,19 +28,10 @@ class Classifier(FinetuningModule):
     """Trains an encoder to name the class of an input, or to give it a score, whatever its modality.
 
     Args:
-        optimizer: Built from the parameter groups; its ``lr`` is the peak.
-        schedule: Of the learning rate.
         task: "single": one class each (cross-entropy; top-1 and top-5). "multi": any number of labels (binary
             cross-entropy; mean average precision). "regression": a score (squared error; Pearson and Spearman).
         metrics: Others than those of the task, by name: top1, top5, accuracy, f1 (of the second of two classes, else
             the mean over classes), matthews; map; pearson, spearman.
-        checkpoint: Where the encoder comes from: a run's folder, a .ckpt or an imported folder.
-        weights: The student's, or the teacher's average of them.
-        encoder_changes: Arguments of the checkpoint's encoder that differ here, such as layer_drop.
-        encoder: Instead of a checkpoint: a new encoder, trained from scratch.
-        freeze: Parts of the encoder that are never trained, by name; [""]: all of it.
-        freeze_encoder_steps: Optimizer steps at the start in which only the head is trained.
-        masks: Hidden spans of tokens and channels; null: none.
         pool: Mean over the tokens that are no padding, or the first CLS token (of text: its ``<s>``).
         head: One linear layer, or RoBERTa's two with a tanh between them.
         norm: Whether pooled features are normalised before the head.
@@ -56,11 +40,9 @@ class Classifier(FinetuningModule):
         mixing: Mixup and CutMix, of pictures; null: none.
         layer_decay: Factor of the learning rate from each block to the one below it, counted from the head, whose rate
             is the optimizer's; 1: all have that one.
-        score_scale: Of a regression: the head learns scores divided by it (the loss is of these), and predictions are
-            multiplied by it; 5 makes scores from 0 to 5 such from 0 to 1.
-        chunk_seconds: Longest piece of sound to encode at once outside of training; null: everything as a whole.
-        overlap_seconds: What neighbouring pieces share.
-        seed: Of masks and of everything random in a step; the command line sets it from ``seed_everything``.
+        score_scale: Of a regression: the head learns scores divided by it (and so is the loss), and predictions are
+            multiplied by it; with 5, scores from 0 to 5 are learned as 0 to 1.
+        start: Arguments of :class:`FinetuningModule`.
     """
 
     stored_as: ClassVar[str] = "classes"
@@ -68,17 +50,8 @@ class Classifier(FinetuningModule):
 
     def __init__(
         self,
-        optimizer: Callable[[Iterable], Optimizer],
-        schedule: LRSchedule,
         task: Task = "single",
         metrics: Sequence[str] | None = None,
-        checkpoint: str | None = None,
-        weights: Weights = "student",
-        encoder_changes: dict[str, Any] | None = None,
-        encoder: Encoder | None = None,
-        freeze: Sequence[str] = (),
-        freeze_encoder_steps: int = 0,
-        masks: TokenMasks | None = None,
         pool: Pooling = "mean",
         head: HeadKind = "linear",
         norm: bool = True,
@@ -87,22 +60,9 @@ class Classifier(FinetuningModule):
         mixing: Mixing | None = None,
         layer_decay: float = 1.0,
         score_scale: float = 1.0,
-        chunk_seconds: float | None = None,
-        overlap_seconds: float = 5.0,
-        seed: int = 0,
+        **start: Any,
     ) -> None:
-        super().__init__(
-            optimizer=optimizer,
-            schedule=schedule,
-            checkpoint=checkpoint,
-            weights=weights,
-            encoder_changes=encoder_changes,
-            encoder=encoder,
-            freeze=freeze,
-            freeze_encoder_steps=freeze_encoder_steps,
-            masks=masks,
-            seed=seed,
-        )
+        super().__init__(**start)
         if pool == "cls" and not self.student.has_cls:
             raise UserError("model.pool is cls: this encoder has no CLS token; set it to mean.")
         if not 0 <= label_smoothing < 1:
@@ -117,11 +77,11 @@ class Classifier(FinetuningModule):
             raise UserError(f"model.score_scale is {score_scale}: it must be greater than 0.")
         if score_scale != 1 and task != "regression":
             raise UserError("model.score_scale is for model.task regression; set it to 1.")
-        if chunk_seconds is not None and pool == "cls":
+        if self.chunk_seconds is not None and pool == "cls":
             raise UserError("model.chunk_seconds: chunks have a mean but no common CLS token; set model.pool to mean.")
-        check_metrics(task, metrics)
+        check_metrics(task, metrics or ())
         self.task = task
-        self.metrics = metrics
+        self.metrics = metrics or ()
         self.pool = pool
         self.head_kind = head
         self.norm = norm
@@ -130,7 +90,6 @@ class Classifier(FinetuningModule):
         self.mixing = mixing
         self.layer_decay = layer_decay
         self.score_scale = score_scale
-        self.chunking = Chunking(chunk_seconds, overlap_seconds)
         self._data_classes: tuple[str, ...] = ()
 
     def make_head(self, num_outputs: int) -> nn.Module:
@@ -146,9 +105,10 @@ class Classifier(FinetuningModule):
         """
         has_scores = bool(getattr(datamodule, "regression", False))
         classes = tuple(getattr(datamodule, "class_names", ()))
-        if has_scores != (self.task == "regression") and (has_scores or classes):
-            have = "scores; set it to regression" if has_scores else "classes; set it to single or multi"
-            raise UserError(f"model.task is {self.task}, but the data have {have}")
+        if has_scores and self.task != "regression":
+            raise UserError(f"model.task is {self.task}, but the data have scores; set it to regression")
+        if classes and not has_scores and self.task == "regression":
+            raise UserError("model.task is regression, but the data have classes; set it to single or multi")
         self._data_classes = ("score",) if has_scores else classes
         return self._data_classes
 
@@ -213,8 +173,9 @@ class Classifier(FinetuningModule):
         """Scores a batch; its rows have the true class and the predicted one."""
         scores = self._score(batch, "test", self.test_metrics)
         columns, values = describe(scores, self.task, self.names, self.score_scale)
-        true = describe_labels(self._labels(batch), self.task, self.names)
-        rows = [(name, *value) for name, value in zip(true, values, strict=True)]
+        rows = []
+        for label, value in zip(self._labels(batch).tolist(), values, strict=True):
+            rows.append((describe_label(label, self.task, self.names), *value))
         return {"rows": Rows(batch.sample_ids, ("label", *columns), rows)}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Rows]:
@@ -231,9 +192,9 @@ class Classifier(FinetuningModule):
 
     def _features(self, batch: Batch) -> Float[Tensor, "b d"]:
         """Pooled features outside of training, of long clips chunk by chunk."""
-        if not self.chunking.needed(batch):
+        if not self.has_long_clips(batch):
             return self._pooled(self.encode(batch))
-        clips = self.chunking.clips(self.student, batch, lambda x: self.student(x).tokens)
+        clips = self.in_chunks(batch, lambda x: self.student(x).tokens)
         return torch.stack([_mean(pieces) for pieces in clips])
 
     def _loss(self, scores: Float[Tensor, "b c"], labels: Tensor) -> Tensor:
@@ -241,7 +202,9 @@ class Classifier(FinetuningModule):
             return F.binary_cross_entropy_with_logits(scores, labels)
         if self.task == "regression":
             return F.mse_loss(scores[:, 0], labels / self.score_scale)
-        smoothing = self.label_smoothing if self.training else 0.0
+        smoothing = 0.0
+        if self.training:
+            smoothing = self.label_smoothing
         return F.cross_entropy(scores, labels, label_smoothing=smoothing)
 
     def _score(self, batch: Batch, split: str, metrics: MetricCollection) -> Float[Tensor, "b c"]:
@@ -251,8 +214,10 @@ class Classifier(FinetuningModule):
         self.log(f"{split}/loss", loss, batch_size=len(labels), sync_dist=True, prog_bar=split == "val")
         if self.task == "regression":
             metrics.update(scores[:, 0] * self.score_scale, labels)
-        else:  # the metric would tell scores from probabilities by the values of each batch alone
-            metrics.update(scores.sigmoid() if self.task == "multi" else scores, labels.long())
+        elif self.task == "multi":  # the metric would tell scores from probabilities by the values of each batch alone
+            metrics.update(scores.sigmoid(), labels.long())
+        else:
+            metrics.update(scores, labels.long())
         self.log_dict(metrics, batch_size=len(labels))
         return scores
 

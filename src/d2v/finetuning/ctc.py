@@ -1,6 +1,6 @@
 """Recognition: letters from frames, by connectionist temporal classification (Graves et al. 2006)."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -9,27 +9,20 @@ from jaxtyping import Float, Int64
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
-from torch.optim import Optimizer
 from torchmetrics import MetricCollection
 from torchmetrics.functional.text import word_error_rate
 from torchmetrics.text import CharErrorRate, WordErrorRate
 
 from d2v.checkpoints.head_files import load_head
-from d2v.checkpoints.load import Weights
 from d2v.data.alphabet import Alphabet
 from d2v.errors import UserError
-from d2v.finetuning.decoding import BLANK, Decoder, GreedyDecoder
-from d2v.finetuning.encoder import described
-from d2v.finetuning.long_inputs import Chunking
-from d2v.finetuning.masks import TokenMasks
-from d2v.finetuning.module import FinetuningModule
-from d2v.finetuning.rows import Rows
-from d2v.model.encoder import Encoder
+from d2v.finetuning.decoders import BLANK, Decoder, GreedyDecoder
+from d2v.finetuning.finetuning_module import FinetuningModule
+from d2v.finetuning.starting_encoder import described
 from d2v.nn.task_heads import CTCHead
 from d2v.training.callbacks.log import is_logged
 from d2v.training.optimizer import groups_with_rate
-from d2v.training.schedules import LRSchedule
-from d2v.types import Batch
+from d2v.types import Batch, Rows
 
 PADDING = -100  # of letters in a batch
 
@@ -42,22 +35,12 @@ class CTCModule(FinetuningModule):
     in the case of the head's letters; what the head cannot write is an error.
 
     Args:
-        optimizer: Built from the parameter groups; its ``lr`` is the peak.
-        schedule: Of the learning rate.
-        checkpoint: Where the encoder comes from: a run's folder, a .ckpt or an imported folder.
-        weights: The student's, or the teacher's average of them.
-        encoder_changes: Arguments of the checkpoint's encoder that differ here, such as layer_drop.
-        encoder: Instead of a checkpoint: a new encoder, trained from scratch.
-        freeze: Parts of the encoder that are never trained, by name.
-        freeze_encoder_steps: Optimizer steps at the start in which only the head is trained.
         head_lr_scale: Learning rate of the head over that of the encoder. Pretrained frames can differ little from
             their mean, so that a new head, which starts small, has a long way to go (benchmarks/README.md).
-        masks: Hidden spans of frames and channels; null: none.
         final_dropout: Of the encoder's output.
         decoder: How `d2v test` and `d2v predict` find the text; null: greedily, as validation does.
-        chunk_seconds: Longest piece to encode at once outside of training.
-        overlap_seconds: What neighbouring pieces share.
-        seed: Of masks and of everything random in a step; the command line sets it from ``seed_everything``.
+        chunk_seconds: Longest piece to encode at once outside of training; null: everything as a whole.
+        start: Arguments of :class:`FinetuningModule`.
     """
 
     stored_as: ClassVar[str] = "alphabet"
@@ -65,40 +48,18 @@ class CTCModule(FinetuningModule):
 
     def __init__(
         self,
-        optimizer: Callable[[Iterable], Optimizer],
-        schedule: LRSchedule,
-        checkpoint: str | None = None,
-        weights: Weights = "student",
-        encoder_changes: dict[str, Any] | None = None,
-        encoder: Encoder | None = None,
-        freeze: Sequence[str] = (),
-        freeze_encoder_steps: int = 0,
         head_lr_scale: float = 1.0,
-        masks: TokenMasks | None = None,
         final_dropout: float = 0.0,
         decoder: Decoder | None = None,
-        chunk_seconds: float = 40.0,
-        overlap_seconds: float = 5.0,
-        seed: int = 0,
+        chunk_seconds: float | None = 40.0,
+        **start: Any,
     ) -> None:
-        super().__init__(
-            optimizer=optimizer,
-            schedule=schedule,
-            checkpoint=checkpoint,
-            weights=weights,
-            encoder_changes=encoder_changes,
-            encoder=encoder,
-            freeze=freeze,
-            freeze_encoder_steps=freeze_encoder_steps,
-            masks=masks,
-            seed=seed,
-        )
+        super().__init__(chunk_seconds=chunk_seconds, **start)
         if not 0 < head_lr_scale < float("inf"):
             raise UserError(f"model.head_lr_scale is {head_lr_scale}: it must be a number above 0.")
         self.head_lr_scale = head_lr_scale
         self.final_dropout = final_dropout
         self.decoder = decoder or GreedyDecoder()
-        self.chunking = Chunking(chunk_seconds, overlap_seconds)
         self._greedy = GreedyDecoder()
         self._alphabet: Alphabet | None = None
         self._data_alphabet: Alphabet | None = None
@@ -119,7 +80,9 @@ class CTCModule(FinetuningModule):
 
     def names_in_data(self, datamodule: Any) -> tuple[str, ...]:
         self._data_alphabet = getattr(datamodule, "alphabet", None)
-        return () if self._data_alphabet is None else tuple(self._data_alphabet.symbols)
+        if self._data_alphabet is None:
+            return ()
+        return tuple(self._data_alphabet.symbols)
 
     def given_head(self) -> tuple[Sequence[str], dict[str, Tensor]] | None:
         found = None if self.checkpoint is None else load_head(self.checkpoint)
@@ -156,7 +119,12 @@ class CTCModule(FinetuningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Rows]:
         """Scores a batch; its rows have the reference, the hypothesis and the clip's word error rate."""
         pairs = self._score(batch, "test", self.test_metrics, self.decoder)
-        values = [(reference, text, _clip_wer(reference, text)) for reference, text in pairs]
+        values = []
+        for reference, text in pairs:
+            rate = ""
+            if reference:
+                rate = f"{float(word_error_rate(text, reference)):.4f}"
+            values.append((reference, text, rate))
         return {"rows": Rows(batch.sample_ids, ("reference", "hypothesis", "wer"), values)}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Rows]:
@@ -211,12 +179,11 @@ class CTCModule(FinetuningModule):
 
     def _long_log_probs(self, batch: Batch) -> tuple[Float[Tensor, "b n a"], Int64[Tensor, "b"]]:
         """The same in bounded memory: of long clips chunk by chunk, and on the CPU then."""
-        if not self.chunking.needed(batch):
+        if not self.has_long_clips(batch):
             return self.log_probs(batch)
-        clips = [
-            torch.cat([frames.cpu() for frames in pieces])
-            for pieces in self.chunking.clips(self.student, batch, lambda x: self.head(self.student(x).tokens))
-        ]
+        clips = []
+        for pieces in self.in_chunks(batch, lambda x: self.head(self.student(x).tokens)):
+            clips.append(torch.cat([frames.cpu() for frames in pieces]))
         return pad_sequence(clips, batch_first=True), torch.tensor([len(clip) for clip in clips])
 
     # Text.
@@ -231,9 +198,11 @@ class CTCModule(FinetuningModule):
         assert self._data_alphabet is not None
         given = getattr(self.trainer.datamodule, "transcript", lambda sample_id: None)  # type: ignore[attr-defined]
         texts = []
-        for sample_id, row in zip(batch.sample_ids.tolist(), batch.labels.tolist(), strict=True):
+        for sample_id, letters in zip(batch.sample_ids.tolist(), batch.labels.cpu(), strict=True):
             text = given(sample_id)
-            texts.append(self._data_alphabet.decode(i for i in row if i != PADDING) if text is None else text)
+            if text is None:
+                text = self._data_alphabet.decode(letters[letters != PADDING].tolist())
+            texts.append(text)
         return texts
 
     def _letters(self, batch: Batch) -> Int64[Tensor, "b s"]:
@@ -275,7 +244,3 @@ def ctc_loss(
         zero_infinity=True,
     )
     return total / len(letters)
-
-
-def _clip_wer(reference: str, text: str) -> str:
-    return f"{float(word_error_rate(text, reference)):.4f}" if reference else ""

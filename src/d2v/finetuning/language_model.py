@@ -1,6 +1,5 @@
 """What is known about words when letters are decoded: an n-gram model, a list of words."""
 
-from bisect import bisect_left
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -59,7 +58,10 @@ class NGramModel:
         return self._model.BaseScore(state, "</s>", self._kenlm.State())
 
     def _spelling(self, word: str) -> str:
-        return next((form for form in (word, word.lower(), word.upper()) if form in self._model), word)
+        for form in (word, word.lower(), word.upper()):
+            if form in self._model:
+                return form
+        return word
 
 
 class Lexicon:
@@ -70,9 +72,12 @@ class Lexicon:
     """
 
     def __init__(self, words: Iterable[str]) -> None:
-        self._words = sorted({word for word in words if word})
+        self._words = set(words) - {""}
         if not self._words:
             raise UserError("model.decoder.lexicon: holds no words")
+        self._beginnings: set[str] = set()
+        for word in self._words:
+            self._beginnings.update(word[:length] for length in range(1, len(word) + 1))
         self._following: dict[str, np.ndarray] = {}
 
     @classmethod
@@ -89,23 +94,22 @@ class Lexicon:
             lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"model.decoder.lexicon {path}: cannot be read ({error})") from error
-        found = (line.split()[0] for line in lines if line.strip())
-        fitting = (next((w for w in (word, word.upper(), word.lower()) if known.issuperset(w)), "") for word in found)
+        fitting = []
+        for word in (line.split()[0] for line in lines if line.strip()):
+            for spelling in (word, word.upper(), word.lower()):
+                if known.issuperset(spelling):
+                    fitting.append(spelling)
+                    break
         try:
             return cls(fitting)
         except UserError as error:
             raise UserError(f"model.decoder.lexicon {path}: holds no word in the letters of the alphabet") from error
 
     def __contains__(self, word: str) -> bool:
-        place = bisect_left(self._words, word)
-        return place < len(self._words) and self._words[place] == word
+        return word in self._words
 
     def following(self, beginning: str, letters: tuple[str, ...]) -> np.ndarray:
         """Which of ``letters`` (the same at each call) can follow the beginning of a word; bool [A]."""
         if beginning not in self._following:
-            self._following[beginning] = np.array([self._is_beginning(beginning + letter) for letter in letters])
+            self._following[beginning] = np.array([beginning + letter in self._beginnings for letter in letters])
         return self._following[beginning]
-
-    def _is_beginning(self, text: str) -> bool:
-        place = bisect_left(self._words, text)
-        return place < len(self._words) and self._words[place].startswith(text)

@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from d2v.errors import UserError
+from d2v.model.example_inputs import ExampleInputs
 from d2v.model.masked_input import MaskedInput, gather_tokens
 from d2v.nn.arguments import remember_arguments
 from d2v.nn.positional import AttentionBias, PositionalEncoding
@@ -83,6 +85,17 @@ class FrontEnd(nn.Module):
     def extract(self, x: Tensor, padding_mask: Bool[Tensor, "b _"] | None = None) -> TokenSequence:
         """Raw input to tokens without positions; padding (True) at the rate of ``x``."""
         return self.feature_extractor(x, padding_mask)
+
+    def example_inputs(self) -> ExampleInputs:
+        """What an exported program is called with; only `d2v export` to a program asks.
+
+        Raises:
+            UserError: A front end that says nothing of it cannot be exported as a program.
+        """
+        raise UserError(
+            f"--format: {type(self).__name__} has no example_inputs(), so nobody knows what a program could be called "
+            "with; --format safetensors can hold it"
+        )
 
     def open(self, sequence: TokenSequence, mask: Mask | None = None) -> TrunkInput:
         """Hide what is masked, add positions, select who goes on, put CLS first; norm and prenet."""

@@ -12,7 +12,7 @@ Module = TypeVar("Module", bound=type[nn.Module])
 def remember_arguments(module: Module) -> Module:
     """Class decorator: each instance has ``init_args``, what it was built with, defaults included.
 
-    A module among the arguments is left out: whoever builds this one again hands it in again.
+    A module among the arguments is left out: it has to be handed in again to build this one again.
 
     Raises:
         TypeError: When built with an argument that is no plain value (text, number, list, dict or None).

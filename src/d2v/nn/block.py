@@ -1,13 +1,52 @@
-"""The Transformer block, in both orders of norm and residual, with its intermediates named."""
+"""The Transformer block: self-attention and a feed-forward network, in both orders of norm and residual."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from d2v.nn.attention import SelfAttention
+
+class SelfAttention(nn.Module):
+    """Softmax attention of each token to all others of its row.
+
+    Args:
+        width: D, a multiple of ``num_heads``.
+        num_heads: H.
+        key_bias: Whether keys have a bias. It never changes the softmax; BEiT and data2vec 1.0 vision leave it out,
+            so their checkpoints hold one vector for queries and one for values.
+        dropout: Dropout of the attention weights.
+    """
+
+    def __init__(self, width: int, num_heads: int, *, key_bias: bool = True, dropout: float = 0.0) -> None:
+        super().__init__()
+        if width % num_heads:
+            raise ValueError(f"width {width} is not a multiple of num_heads {num_heads}")
+        self.num_heads = num_heads
+        self.dropout = dropout
+        self.qkv = nn.Linear(width, 3 * width, bias=key_bias)
+        if not key_bias:
+            self.query_bias = nn.Parameter(torch.zeros(width))
+            self.value_bias = nn.Parameter(torch.zeros(width))
+        self.proj = nn.Linear(width, width)
+
+    def forward(
+        self, x: Float[Tensor, "b t d"], bias: Float[Tensor, "#b #h #t t"] | None = None
+    ) -> Float[Tensor, "b t d"]:
+        """Attend; ``bias`` is added to the scores before the softmax (-inf hides a key)."""
+        batch, length, width = x.shape
+        qkv_bias = self.qkv.bias
+        if qkv_bias is None:
+            qkv_bias = torch.cat([self.query_bias, torch.zeros_like(self.query_bias), self.value_bias])
+        qkv = F.linear(x, self.qkv.weight, qkv_bias)  # [B, T, 3D]
+        q, k, v = qkv.view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # 3 x [B, H, T, D/H]
+        if bias is not None:
+            bias = bias.to(q.dtype)
+        dropout = self.dropout if self.training else 0.0
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+        return self.proj(x.transpose(1, 2).reshape(batch, length, width))
 
 
 @dataclass(frozen=True)
@@ -35,7 +74,9 @@ class FeedForward(nn.Sequential):
     """Linear, GELU with dropout, Linear, dropout."""
 
     def __init__(self, width: int, hidden: int, dropout: float, activation_dropout: float) -> None:
-        activation = nn.GELU() if activation_dropout == 0 else nn.Sequential(nn.GELU(), nn.Dropout(activation_dropout))
+        activation: nn.Module = nn.GELU()
+        if activation_dropout > 0:
+            activation = nn.Sequential(activation, nn.Dropout(activation_dropout))
         super().__init__(nn.Linear(width, hidden), activation, nn.Linear(hidden, width), nn.Dropout(dropout))
 
 
@@ -77,8 +118,10 @@ class Block(nn.Module):
         self.attention = SelfAttention(width, num_heads, key_bias=key_bias, dropout=attention_dropout)
         self.norm2 = nn.LayerNorm(width, eps=eps)
         self.mlp = FeedForward(width, int(width * mlp_ratio), dropout, activation_dropout)
-        self.scale1 = LayerScale(width, layer_scale) if layer_scale is not None else nn.Identity()
-        self.scale2 = LayerScale(width, layer_scale) if layer_scale is not None else nn.Identity()
+        self.scale1: nn.Module = nn.Identity()
+        self.scale2: nn.Module = nn.Identity()
+        if layer_scale is not None:
+            self.scale1, self.scale2 = LayerScale(width, layer_scale), LayerScale(width, layer_scale)
         self.dropout = nn.Dropout(dropout)
         self.drop_path: nn.Module = nn.Identity()
 

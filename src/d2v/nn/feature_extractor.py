@@ -87,25 +87,27 @@ class ConvFeatureExtractor(nn.Module):
     def __init__(self, width: int, layers: Sequence[Sequence[int]] = WAV2VEC) -> None:
         super().__init__()
         self.spec = [(int(kernel), int(stride)) for _, kernel, stride in layers]
-        channels = [1, *(int(channels) for channels, _, _ in layers)]
-        self.layers = nn.ModuleList(
-            _ConvLayer(channels[i], channels[i + 1], kernel, stride) for i, (kernel, stride) in enumerate(self.spec)
-        )
-        self.norm = nn.LayerNorm(channels[-1])
-        self.proj = nn.Linear(channels[-1], width)
+        self.layers = nn.ModuleList()
         self.stride = 1
         """Samples from one frame to the next."""
         self.receptive_field = 1
         """Samples that a frame sees."""
-        for kernel, stride in self.spec:
-            self.receptive_field += (kernel - 1) * self.stride
-            self.stride *= stride
+        in_channels = 1
+        for channels, kernel, stride in layers:
+            self.layers.append(_ConvLayer(in_channels, int(channels), int(kernel), int(stride)))
+            in_channels = int(channels)
+            self.receptive_field += (int(kernel) - 1) * self.stride
+            self.stride *= int(stride)
+        self.norm = nn.LayerNorm(in_channels)
+        self.proj = nn.Linear(in_channels, width)
 
     def num_frames(self, num_samples: Count) -> Count:
         """Frames of clips of so many samples; 0 for those that are too short."""
         for kernel, stride in self.spec:
             num_samples = (num_samples - kernel) // stride + 1
-        return max(num_samples, 0) if isinstance(num_samples, int) else num_samples.clamp(min=0)
+        if isinstance(num_samples, int):
+            return max(num_samples, 0)
+        return num_samples.clamp(min=0)
 
     def forward(self, waveform: Float[Tensor, "b l"], padding_mask: Bool[Tensor, "b l"] | None = None) -> TokenSequence:
         """Frames of clips of one length, or padded to it at their ends.
@@ -157,9 +159,11 @@ class _ConvLayer(nn.Module):
         rows = x[:, : x.shape[1] // stride * stride].unflatten(1, (-1, stride)).flatten(2)  # [B, L // stride, stride*C]
         taps = weight.permute(2, 1, 0).contiguous()  # [kernel, C, E]
         whole, last = kernel // stride, (num_windows - 1) * stride + 1
-        parts = [
-            (rows[:, i : i + num_windows], taps[i * stride : (i + 1) * stride].flatten(0, 1)) for i in range(whole)
-        ] + [(x[:, j : j + last : stride], taps[j]) for j in range(whole * stride, kernel)]
+        parts = []
+        for i in range(whole):
+            parts.append((rows[:, i : i + num_windows], taps[i * stride : (i + 1) * stride].flatten(0, 1)))
+        for i in range(whole * stride, kernel):
+            parts.append((x[:, i : i + last : stride], taps[i]))
         out: Tensor | None = None
         for inputs, weights in parts:
             weights = weights.expand(len(x), -1, -1)

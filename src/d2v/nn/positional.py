@@ -25,7 +25,7 @@ class PositionalEncoding(nn.Module):
         """The encoding to add to each token."""
 
     def encode_cls(self, cls: Float[Tensor, "b c d"]) -> Float[Tensor, "b c d"]:
-        """CLS tokens with their own positions, where the encoding has such."""
+        """CLS tokens with their own positions, where the encoding has any for them."""
         return cls
 
 
@@ -42,14 +42,15 @@ class PositionTable(PositionalEncoding):
     def __init__(self, grid: tuple[int, int], width: int, *, sincos: bool, num_cls: int = 0) -> None:
         super().__init__()
         self.grid = grid
-        values = (
-            sincos_table_2d(grid, width)
-            if sincos
-            else nn.init.trunc_normal_(torch.empty(grid[0] * grid[1], width), std=0.02)
-        )
+        if sincos:
+            values = sincos_table_2d(grid, width)
+        else:
+            values = nn.init.trunc_normal_(torch.empty(grid[0] * grid[1], width), std=0.02)
         # A frozen parameter and not a buffer, as in the official code: it is in every checkpoint, and may be another's.
         self.table = nn.Parameter(values, requires_grad=not sincos)
-        self.cls_table = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_cls, width), std=0.02)) if num_cls else None
+        self.cls_table: nn.Parameter | None = None
+        if num_cls:
+            self.cls_table = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_cls, width), std=0.02))
 
     def forward(self, sequence: TokenSequence) -> Float[Tensor, "1 n d"]:
         return self.table_for(sequence.grid)[None]
@@ -63,7 +64,9 @@ class PositionTable(PositionalEncoding):
         return table[0].flatten(1).T.to(self.table.dtype)
 
     def encode_cls(self, cls: Float[Tensor, "b c d"]) -> Float[Tensor, "b c d"]:
-        return cls if self.cls_table is None else cls + self.cls_table
+        if self.cls_table is None:
+            return cls
+        return cls + self.cls_table
 
 
 class LearnedPositions(PositionalEncoding):
@@ -131,9 +134,11 @@ def sincos_table_2d(grid: tuple[int, int], width: int) -> Float[Tensor, "n d"]:
     if width % 4:
         raise ValueError(f"2-d sine-cosine positions need a width that 4 divides, not {width}")
     frequencies = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    rows, columns = torch.meshgrid(*(torch.arange(side, dtype=torch.float64) for side in grid), indexing="ij")
-    angles = [coordinate.reshape(-1, 1) * frequencies for coordinate in (columns, rows)]
-    return torch.cat([f(angle) for angle in angles for f in (torch.sin, torch.cos)], dim=1).float()
+    rows = torch.arange(grid[0], dtype=torch.float64).repeat_interleave(grid[1])
+    columns = torch.arange(grid[1], dtype=torch.float64).repeat(grid[0])
+    row_angles, column_angles = rows[:, None] * frequencies, columns[:, None] * frequencies
+    parts = [column_angles.sin(), column_angles.cos(), row_angles.sin(), row_angles.cos()]
+    return torch.cat(parts, dim=1).float()
 
 
 class AttentionBias(nn.Module):
@@ -178,22 +183,21 @@ class RelativePositionBias(AttentionBias):
         if not torch.compiler.is_exporting() and grid == self.grid:
             return self.table
         offsets, cls = self.table[:, :-3], self.table[:, -3:]
-        sides = [2 * side - 1 for side in self.grid]
-        offsets = offsets.transpose(1, 2).unflatten(2, sides)  # [L, H, 2 rows - 1, 2 columns - 1]
-        offsets = F.interpolate(offsets, size=[2 * side - 1 for side in grid], mode="bicubic", align_corners=False)
+        offsets = offsets.transpose(1, 2).unflatten(2, _num_offsets(self.grid))  # [L, H, 2 rows - 1, 2 columns - 1]
+        offsets = F.interpolate(offsets, size=_num_offsets(grid), mode="bicubic", align_corners=False)
         return torch.cat([offsets.flatten(2).transpose(1, 2), cls], dim=1)
+
+
+def _num_offsets(grid: tuple[int, int]) -> tuple[int, int]:
+    return 2 * grid[0] - 1, 2 * grid[1] - 1
 
 
 def relative_position_index(grid: tuple[int, int], num_cls: int, device: torch.device) -> Int64[Tensor, "t t"]:
     """Entry of the table for each pair of tokens (query, key), CLS first; BEiT's layout."""
     rows, columns = grid
     num_offsets = (2 * rows - 1) * (2 * columns - 1)
-    row, column = (
-        axis.flatten()
-        for axis in torch.meshgrid(
-            torch.arange(rows, device=device), torch.arange(columns, device=device), indexing="ij"
-        )
-    )
+    position = torch.arange(rows * columns, device=device)
+    row, column = position // columns, position % columns
     patches = (row[:, None] - row[None] + rows - 1) * (2 * columns - 1) + (column[:, None] - column[None] + columns - 1)
     index = F.pad(patches, (num_cls, 0, num_cls, 0))
     index[:num_cls] = num_offsets

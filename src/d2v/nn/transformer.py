@@ -45,7 +45,7 @@ class BlockStack(nn.ModuleList):
             block = self[number]
             block_bias = None
             if bias is not None:
-                block_bias = bias[number if len(bias) > 1 else 0]
+                block_bias = bias[number % len(bias)]
             if leave_out:
                 output = _left_out(block, x)
             elif self.checkpoint_activations and torch.is_grad_enabled():
@@ -141,7 +141,7 @@ class Transformer(nn.Module):
         self.blocks = self.stack(depth)
         self.output_norm: nn.Module = nn.Identity()
         if norm_first and output_norm:
-            self.output_norm = nn.LayerNorm(width, eps=eps if output_eps is None else output_eps)
+            self.output_norm = nn.LayerNorm(width, eps=output_eps or eps)
 
     @property
     def depth(self) -> int:

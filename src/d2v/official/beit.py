@@ -54,7 +54,7 @@ def read_beit(content: dict[str, Any]) -> Imported:
     if isinstance(content.get("model_ema"), dict):
         teacher, left_out_ema = vision.v1_weights(model_state({"model": content["model_ema"]}), "teacher.encoder.")
         weights |= teacher
-        found.left_out += [f"model_ema.{key}" for key in left_out_ema]
+        found.leave_out(left_out_ema, "model_ema.")
         vision.add_unused(found, "teacher.encoder.")
     grid = vision.find_grid(weights, args.get("window_size"), vision.patch_sizes(weights)["patch_size"])
     if not vision.ends_without_norm(found.state):

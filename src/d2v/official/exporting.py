@@ -138,7 +138,7 @@ def _write_safetensors(
     else:
         config = {"d2v_version": __version__, **config}
         if head is not None:
-            weights = {name: value for name, value in weights.items() if name.startswith("student.")}
+            weights = folder.prefixed(weights, "student.")
         else:
             config["method"] = {**_method_of_run(checkpoint, allow), **config["method"]}
     parts = folder.parts_in(weights)

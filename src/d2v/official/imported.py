@@ -1,6 +1,6 @@
 """What every reader makes of a foreign checkpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,17 +56,16 @@ class Imported:
         """Take the official tensors; what the rule does not know is left out."""
         weights, left_out = rename(self.state, rule)
         self.weights |= weights
-        self.left_out += left_out
+        self.leave_out(left_out)
+
+    def leave_out(self, names: Iterable[str], prefix: str = "") -> None:
+        """Note entries of the source, below ``prefix``, that nothing of ours corresponds to."""
+        self.left_out += [prefix + name for name in names]
 
     def finish(self, layout: str, licence: str, method: Recipe, ema: dict[str, Any]) -> "Imported":
         """The same with what is known at the end."""
         self.layout, self.licence, self.method, self.ema = layout, licence, method, ema
         return self
-
-
-def encoder_recipe(front: Recipe, trunk: dict[str, Any]) -> Recipe:
-    """The recipe of an encoder from the node of its front end and the arguments of its trunk."""
-    return {"front": front, "trunk": trunk}
 
 
 def method_recipe(

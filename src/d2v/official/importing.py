@@ -10,6 +10,7 @@ import torch
 
 from d2v import __version__
 from d2v.checkpoints import folder, head_files, hub
+from d2v.checkpoints.export.card import bullets, table
 from d2v.checkpoints.recipe import build_method
 from d2v.errors import UserError
 from d2v.official import foreign_heads, speech_tensors, text_tensors, vision_tensors
@@ -21,7 +22,11 @@ SHOWN = 12
 """Names of what is left out that a summary shows."""
 
 _ASSETS = {"tokenizer.json": "tokenizer", "preprocessor_config.json": "mean and deviation of pixels"}
-_DESCRIBED = {part.FRONT_END: part for part in (vision_tensors, speech_tensors, text_tensors)}
+_DESCRIBED = {
+    vision_tensors.FRONT_END: vision_tensors,
+    speech_tensors.FRONT_END: speech_tensors,
+    text_tensors.FRONT_END: text_tensors,
+}
 
 
 @dataclass(frozen=True)
@@ -169,9 +174,7 @@ def _description(imported: Imported) -> Any:
 def _model_card(summary: ImportSummary, sums: dict[str, str]) -> str:
     imported, name = summary.imported, summary.output.name
     origin = ", ".join(f"`{file}` (sha256 `{sha256}`)" for file, sha256 in sums.items())
-    sizes = "\n".join(f"| {key} | {value} |" for key, value in summary.sizes.items())
     left_out = ", ".join(f"`{key}`" for key in imported.left_out) or "nothing"
-    notes = "\n".join(f"- {note}" for note in imported.notes) or "- none"
     teacher = ""
     if "teacher" in folder.parts_in(imported.weights):
         teacher = '  # or weights="teacher"'
@@ -182,15 +185,13 @@ def _model_card(summary: ImportSummary, sums: dict[str, str]) -> str:
 
 Licence of the weights: {imported.licence}. d2v's own licence does not extend to them.
 
-| size | |
-| --- | --- |
-{sizes}
+{table(summary.sizes)}
 
 Imported: {summary.parts}. Left out: {left_out}.
 
 Notes:
 
-{notes}
+{bullets(imported.notes)}
 
 ## Use
 

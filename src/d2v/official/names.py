@@ -50,6 +50,11 @@ def model_state(content: Mapping[str, Any]) -> dict[str, Any]:
     return unwrapped
 
 
+def without_prefix(state: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    """All tensors; names that begin with ``prefix`` lose it."""
+    return {name.removeprefix(prefix): value for name, value in state.items()}
+
+
 def given(settings: Any) -> dict[str, Any]:
     """A section of settings without the keys that are null; the default of its code stands for those."""
     if not isinstance(settings, dict):

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from d2v.checkpoints.folder import is_folder
+from d2v.checkpoints.folder import any_begins, is_folder
 from d2v.checkpoints.unpickle import load_untrusted
 from d2v.errors import UserError
 from d2v.official.beit import read_beit
@@ -71,17 +71,13 @@ def read_content(content: dict[str, Any]) -> Imported:
     """
     names = list(model_state(content))
     for beginnings, read in _LAYOUTS:
-        if all(_any_begins(names, beginning) for beginning in beginnings):
+        if all(any_begins(names, beginning) for beginning in beginnings):
             return read(content)
     if any(part in name for name in names for part in _HUGGING_FACE):
         raise UserError("the weights of a Hugging Face model: give the folder, with the config.json beside this file")
-    if _any_begins(names, "method.student."):
+    if any_begins(names, "method.student."):
         raise UserError("a checkpoint of d2v itself, which needs no import: give it to d2v.load or --checkpoint")
     shown = ", ".join(names[:5]) or "nothing"
     if len(names) > 5:
         shown += ", ..."
     raise UserError(f"not recognised (it holds {shown}). Known are {_KNOWN}")
-
-
-def _any_begins(names: list[str], beginning: str) -> bool:
-    return any(name.startswith(beginning) for name in names)

@@ -1,7 +1,6 @@
 """What the tensors of a speech encoder tell, whoever trained it, and the settings of its extractor."""
 
 import ast
-import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 from d2v.checkpoints.folder import StateDict
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
-from d2v.official.imported import Recipe, encoder_recipe
+from d2v.official.imported import Recipe
 from d2v.official.names import count, tensor, trunk_sizes
 
 FRONT_END = "d2v.modalities.speech.front_end.SpeechFrontEnd"
@@ -64,10 +63,13 @@ def strides(setting: Any, name: str, weights: StateDict, notes: list[str]) -> li
     layers = convolutions(setting, name)
     if len(layers) != len(kernels):
         raise UserError(f"{name} {setting!r:.200} has {len(layers)} layers, but the weights have {len(kernels)}")
-    said, real = [layer[:2] for layer in layers], [list(kernel) for kernel in kernels]
-    if said != real:
-        notes.append(f"{name} says (channels, kernel) {said}, the weights say {real}: taken from the weights")
-    return [layer[2] for layer in layers]
+    said, found = [], []
+    for channels, kernel, stride in layers:
+        said.append((channels, kernel))
+        found.append(stride)
+    if said != kernels:
+        notes.append(f"{name} says (channels, kernel) {said}, the weights say {kernels}: taken from the weights")
+    return found
 
 
 def convolutions(setting: Any, name: str) -> list[list[int]]:
@@ -133,9 +135,12 @@ def student_recipe(weights: StateDict, strides: Sequence[int], **trunk: Any) -> 
         raise UserError(
             f"the checkpoint's positional convolution has the shape {list(position.shape)}, for width {width}"
         )
+    extractor = []
+    for (channels, kernel), stride in zip(_kernels(weights), strides, strict=True):
+        extractor.append([channels, kernel, stride])
     front = node(
         FRONT_END,
-        extractor=[[*layer, stride] for layer, stride in zip(_kernels(weights), strides, strict=True)],
+        extractor=extractor,
         masked_input="replace" if "student.front.masked_input.mask_token" in weights else "drop",
         position_layers=count(weights, r"student\.front\.positions\.layers\.(\d+)\."),
         position_kernel=position.shape[2],
@@ -143,10 +148,12 @@ def student_recipe(weights: StateDict, strides: Sequence[int], **trunk: Any) -> 
         alibi="student.front.attention_bias.scale" in weights,
         prenet_depth=count(weights, r"student\.front\.prenet\.(\d+)\."),
     )
-    return encoder_recipe(front, {**sizes, **trunk})
+    return {"front": front, "trunk": {**sizes, **trunk}}
 
 
 def shown(front: dict[str, Any]) -> dict[str, Any]:
     """What is worth showing of a front end."""
-    hop = math.prod(stride for _, _, stride in front["extractor"])
+    hop = 1
+    for _, _, stride in front["extractor"]:
+        hop *= stride
     return {"samples a frame": hop, "positions": f"{front['position_layers']} x kernel {front['position_kernel']}"}

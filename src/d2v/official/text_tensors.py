@@ -5,7 +5,7 @@ from typing import Any
 from d2v.checkpoints.folder import StateDict
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
-from d2v.official.imported import Recipe, encoder_recipe
+from d2v.official.imported import Recipe
 from d2v.official.names import expect_shape, tensor, trunk_sizes
 
 FRONT_END = "d2v.modalities.text.front_end.TextFrontEnd"
@@ -44,6 +44,5 @@ def student_recipe(weights: StateDict, trunk: dict[str, Any], **front: Any) -> R
     """
     vocab_size = len(tensor(weights, "student.front.feature_extractor.embedding.weight", dims=2))
     longest = len(tensor(weights, "student.front.positions.table", dims=2))
-    return encoder_recipe(
-        node(FRONT_END, vocab_size=vocab_size, max_positions=longest, **front), {**trunk_sizes(weights), **trunk}
-    )
+    front_end = node(FRONT_END, vocab_size=vocab_size, max_positions=longest, **front)
+    return {"front": front_end, "trunk": {**trunk_sizes(weights), **trunk}}

@@ -38,8 +38,9 @@ def find_tokenizer(imported: Imported, named: Path | None, source: Path) -> dict
                 "it was trained with"
             )
     else:
-        folder = source if source.is_dir() else source.parent
-        where = "in the folder" if source.is_dir() else "beside the checkpoint"
+        folder, where = source.parent, "beside the checkpoint"
+        if source.is_dir():
+            folder, where = source, "in the folder"
         try:
             tokenizer = TextTokenizer.open(folder)
         except UserError as error:

@@ -11,8 +11,8 @@ from d2v.checkpoints.folder import StateDict
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
 from d2v.official.foreign_heads import take_classifier
-from d2v.official.imported import Imported, Recipe, encoder_recipe
-from d2v.official.names import by_rows, expect_shape, rename, tensor, trunk_sizes
+from d2v.official.imported import Imported, Recipe
+from d2v.official.names import by_rows, count, expect_shape, rename, tensor, trunk_sizes
 
 FRONT_END = "d2v.modalities.vision.front_end.VisionFrontEnd"
 EXAMPLE = "encoder.embed(pixels)  # normalised pixels [B, 3, H, W] -> [B, {width}]"
@@ -71,9 +71,7 @@ def square(tokens: int) -> Grid:
 
 def v1_weights(state: dict[str, Any], prefix: str) -> tuple[StateDict, list[str]]:
     """An encoder's tensors in our names and shapes under ``prefix``, and the names that were left out."""
-    # The index of the bias table is computed anew; BEiT's EMA had averaged it, so the stored one can be wrong.
-    state = {key: value for key, value in state.items() if not key.endswith("relative_position_index")}
-    weights, unknown = rename(state, by_rows(_V1_ROWS), prefix)
+    weights, unknown = rename(without_index(state), by_rows(_V1_ROWS), prefix)
     reshape_v1(weights, prefix)
     table = f"{prefix}front.attention_bias.table"
     tables = pop_numbered(weights, f"{table}.")
@@ -86,10 +84,17 @@ def v1_weights(state: dict[str, Any], prefix: str) -> tuple[StateDict, list[str]
     return weights, unknown
 
 
+def without_index(state: dict[str, Any]) -> dict[str, Any]:
+    """Official tensors without the index of the bias table, which is computed anew: BEiT's EMA had averaged it, so that
+    the stored one can be wrong."""
+    return {key: value for key, value in state.items() if not key.endswith("relative_position_index")}
+
+
 def reshape_v1(weights: StateDict, prefix: str) -> None:
     """Bring CLS, the mask embedding and positions, which stand in one tensor with that of CLS, into our shapes. In
     place."""
-    cls, mask, positions = (f"{prefix}front.{name}" for name in ("cls_token", "masked_input.mask_token", "positions"))
+    cls, mask = f"{prefix}front.cls_token", f"{prefix}front.masked_input.mask_token"
+    positions = f"{prefix}front.positions"
     if cls in weights:
         weights[cls] = expect_shape(weights[cls], 3, "cls_token")[0]  # [1, 1, D] -> [1, D]
     if mask in weights:
@@ -106,10 +111,12 @@ def pop_numbered(weights: StateDict, prefix: str) -> list[Tensor]:
     Raises:
         UserError: They differ in shape.
     """
-    numbers = [int(name.removeprefix(prefix)) for name in weights if re.fullmatch(re.escape(prefix) + r"\d+", name)]
-    tables = [weights.pop(f"{prefix}{number}") for number in sorted(numbers)]
-    if len({table.shape for table in tables}) > 1:
-        raise UserError("the checkpoint's relative_position_bias_table differ in shape from block to block")
+    tables: list[Tensor] = []
+    for number in range(count(weights, re.escape(prefix) + r"(\d+)$")):
+        tables.append(tensor(weights, f"{prefix}{number}", dims=2))
+        del weights[f"{prefix}{number}"]
+        if tables[-1].shape != tables[0].shape:
+            raise UserError("the checkpoint's relative_position_bias_table differ in shape from block to block")
     return tables
 
 
@@ -190,9 +197,8 @@ def v1_student(weights: StateDict, grid: Grid, num_heads: int, **trunk: Any) -> 
         num_cls=1,
     )
     key_bias = "student.trunk.blocks.0.attention.query_bias" not in weights
-    return encoder_recipe(
-        front, {**trunk_sizes(weights), "num_heads": num_heads, "norm_first": True, "key_bias": key_bias, **trunk}
-    )
+    trunk = {**trunk_sizes(weights), "num_heads": num_heads, "norm_first": True, "key_bias": key_bias, **trunk}
+    return {"front": front, "trunk": trunk}
 
 
 def block_masking(settings: dict[str, Any], grid: Grid, notes: list[str]) -> Recipe:

@@ -13,6 +13,7 @@ class LRSchedule(ABC):
         """Factor for the update after ``step`` updates, of a run of ``total_steps``."""
 
 
+@dataclass(frozen=True)
 class WarmupCosine(LRSchedule):
     """Linear warm-up, then half a cosine to the end (fairseq's ``cosine``, BEiT's ``cosine_scheduler``).
 
@@ -24,12 +25,13 @@ class WarmupCosine(LRSchedule):
         end_factor: At the end, as a share of the peak.
     """
 
-    def __init__(self, warmup_steps: int = 0, start_factor: float = 0.0, end_factor: float = 0.0) -> None:
-        if warmup_steps < 0:
-            raise ValueError(f"warmup_steps must not be negative: {warmup_steps}")
-        self.warmup_steps = warmup_steps
-        self.start_factor = start_factor
-        self.end_factor = end_factor
+    warmup_steps: int = 0
+    start_factor: float = 0.0
+    end_factor: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.warmup_steps < 0:
+            raise ValueError(f"warmup_steps must not be negative: {self.warmup_steps}")
 
     def factor(self, step: int, total_steps: int) -> float:
         if step < self.warmup_steps:
@@ -38,17 +40,19 @@ class WarmupCosine(LRSchedule):
         return self.end_factor + (1 - self.end_factor) * (1 + math.cos(math.pi * progress)) / 2
 
 
+@dataclass(frozen=True)
 class WarmupLinear(LRSchedule):
     """Linear warm-up, then linear to zero (fairseq's ``polynomial_decay`` with its power of 1).
 
     Args:
-        warmup: Share of all updates until the peak, so that it follows a run that is stated in epochs.
+        warmup: Share of all updates until the peak, so that it fits a run whose length is stated in epochs.
     """
 
-    def __init__(self, warmup: float = 0.06) -> None:
-        if not 0 <= warmup < 1:
-            raise ValueError(f"warmup must be at least 0 and less than 1, not {warmup}")
-        self.warmup = warmup
+    warmup: float = 0.06
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup must be at least 0 and less than 1, not {self.warmup}")
 
     def factor(self, step: int, total_steps: int) -> float:
         warmup = int(self.warmup * total_steps)
@@ -57,6 +61,7 @@ class WarmupLinear(LRSchedule):
         return max(0.0, (total_steps - step) / max(total_steps - warmup, 1))
 
 
+@dataclass(frozen=True)
 class TriStage(LRSchedule):
     """Linear warm-up, constant, exponential decay (fairseq's ``tri_stage``).
 
@@ -66,21 +71,22 @@ class TriStage(LRSchedule):
         end_factor: At the end, as a share of the peak.
     """
 
-    def __init__(
-        self, warmup: float, hold: float, decay: float, start_factor: float = 0.01, end_factor: float = 0.01
-    ) -> None:
-        if not math.isclose(warmup + hold + decay, 1.0):
-            raise ValueError(f"warmup, hold and decay must add up to 1, not to {warmup + hold + decay:g}")
-        if end_factor <= 0:
-            raise ValueError(f"end_factor must be above 0 for an exponential decay, not {end_factor}")
-        self.warmup = warmup
-        self.hold = hold
-        self.decay = decay
-        self.start_factor = start_factor
-        self.end_factor = end_factor
+    warmup: float
+    hold: float
+    decay: float
+    start_factor: float = 0.01
+    end_factor: float = 0.01
+
+    def __post_init__(self) -> None:
+        total = self.warmup + self.hold + self.decay
+        if not math.isclose(total, 1.0):
+            raise ValueError(f"warmup, hold and decay must add up to 1, not to {total:g}")
+        if self.end_factor <= 0:
+            raise ValueError(f"end_factor must be above 0 for an exponential decay, not {self.end_factor}")
 
     def factor(self, step: int, total_steps: int) -> float:
-        warmup, hold, decay = (int(share * total_steps) for share in (self.warmup, self.hold, self.decay))
+        warmup, hold = int(self.warmup * total_steps), int(self.hold * total_steps)
+        decay = int(self.decay * total_steps)
         if step < warmup:
             return self.start_factor + (1 - self.start_factor) * step / warmup
         if step < warmup + hold or decay == 0:

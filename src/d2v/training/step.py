@@ -8,13 +8,15 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
 
 from d2v import __version__
+from d2v.errors import UserError
 from d2v.model.encoder import Encoder
 from d2v.model.randomness import combine_keys
 from d2v.training.callbacks.log import LogCallback
 from d2v.training.callbacks.throughput import ThroughputCallback
-from d2v.training.optimizer import build_optimizer, let_config_win, parameter_groups
+from d2v.training.optimizer import Groups, parameter_groups
 from d2v.training.schedules import LRSchedule
 
 
@@ -47,21 +49,37 @@ class TrainingModule(L.LightningModule):
         number of devices, and no generator state has to be saved.
         """
         step = self.trainer.global_step
-        self._micro_batch = self._micro_batch + 1 if step == self._seeded_step else 0
+        self._micro_batch += 1
+        if step != self._seeded_step:
+            self._micro_batch = 0
         self._seeded_step = step
         key = combine_keys(self.seed, step, self._micro_batch, self.global_rank)
         torch.manual_seed(int(key) & (2**63 - 1))
 
-    def parameter_groups(self) -> list[dict[str, Any]]:
+    def parameter_groups(self) -> Groups:
         """Groups of the optimizer, which may have rates of their own."""
         return parameter_groups(self)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        return build_optimizer(self, self.parameter_groups(), self.optimizer, self.schedule)
+        """The optimizer, and a schedule that steps with it."""
+        optimizer = self._build_optimizer()
+        total_steps = self.trainer.max_steps
+        if total_steps <= 0:  # the run is bounded by epochs
+            total_steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = LambdaLR(optimizer, lambda step: self.schedule.factor(step, total_steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _build_optimizer(self) -> Optimizer:
+        optimizer = self.optimizer(self.parameter_groups())
+        for group in optimizer.param_groups:
+            group["lr"] *= group.get("lr_scale", 1.0)
+        return optimizer
 
     def configure_callbacks(self) -> list[L.Callback]:
         """What training needs whatever list of callbacks a config holds."""
         return [LogCallback(), ThroughputCallback()]
+
+    # Checkpoints.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Plain values only: a checkpoint of ours loads with weights_only=True and names no code but the encoder's.
@@ -70,7 +88,35 @@ class TrainingModule(L.LightningModule):
             encoders[name] = {"recipe": encoder.recipe, "assets": encoder.assets, "licence": encoder.licence}
         checkpoint["d2v"] = {"version": __version__, "encoders": encoders}
 
+    def prepare_for(self, checkpoint: dict[str, Any]) -> None:
+        """Make the parts that only a checkpoint tells, before its weights are loaded.
+
+        Raises:
+            UserError: It is a checkpoint of another task.
+        """
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """On a resume the config given wins: a changed learning rate, decay or beta holds from here on."""
-        if self._trainer is None or self._trainer.state.fn == TrainerFn.FITTING:
-            let_config_win(checkpoint, self.parameter_groups(), self.optimizer)
+        """On a resume the learning rate, decay and betas of the config given hold from here on.
+
+        Raises:
+            UserError: The parameters are grouped otherwise, as layers with and without rates of their own are.
+        """
+        if self._trainer is not None and self._trainer.state.fn != TrainerFn.FITTING:
+            return
+        now = self._build_optimizer().param_groups
+        for state in checkpoint.get("optimizer_states", []):
+            groups = state["param_groups"]
+            sizes = [len(group["params"]) for group in groups]
+            if sizes != [len(group["params"]) for group in now]:
+                raise UserError(
+                    "--resume: the optimizer has other groups of parameters than the checkpoint's; give "
+                    "model.layer_decay, model.head_lr_scale and model.freeze as they were, or start a new run from it "
+                    "with model.checkpoint"
+                )
+            for group, fresh in zip(groups, now, strict=True):
+                lr, initial_lr = group["lr"], group["initial_lr"]
+                if initial_lr != fresh["lr"]:
+                    lr *= fresh["lr"] / initial_lr
+                group.update({**fresh, "params": group["params"], "lr": lr, "initial_lr": fresh["lr"]})
+        for schedule in checkpoint.get("lr_schedulers", []):
+            schedule["base_lrs"] = [group["lr"] for group in now]

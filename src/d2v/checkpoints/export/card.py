@@ -1,5 +1,8 @@
 """The model card of an exported folder."""
 
+from collections.abc import Iterable, Mapping
+from typing import Any
+
 from d2v.checkpoints.opening import Checkpoint
 
 _LICENCES = {"CC-BY-NC": "cc-by-nc-4.0", "Apache 2.0": "apache-2.0", "MIT": "mit"}
@@ -16,8 +19,8 @@ def model_card(name: str, checkpoint: Checkpoint, library: str, use: str) -> str
         use: Markdown that says how.
     """
     trunk = checkpoint.encoder().recipe["trunk"]
-    sizes = "\n".join(f"| {key} | {trunk[key]} |" for key in ("width", "depth", "num_heads"))
-    notes = "\n".join(f"- {note}" for note in checkpoint.config.get("notes", [])) or "- none"
+    sizes = table({key: trunk[key] for key in ("width", "depth", "num_heads")})
+    notes = bullets(checkpoint.config.get("notes", []))
     licence = "chosen by who trained them"
     if checkpoint.encoder().licence:
         licence = f"{checkpoint.encoder().licence}. d2v's own licence does not extend to them"
@@ -34,8 +37,6 @@ tags:
 
 Licence of the weights: {licence}.
 
-| size | |
-| --- | --- |
 {sizes}
 
 Notes:
@@ -46,6 +47,17 @@ Notes:
 
 {use}
 """
+
+
+def table(sizes: Mapping[str, Any]) -> str:
+    """Markdown of a table of sizes."""
+    rows = [f"| {key} | {value} |" for key, value in sizes.items()]
+    return "\n".join(["| size | |", "| --- | --- |", *rows])
+
+
+def bullets(notes: Iterable[str]) -> str:
+    """Markdown of a list of notes."""
+    return "\n".join(f"- {note}" for note in notes) or "- none"
 
 
 def _licence_id(licence: str) -> str:

@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from d2v.checkpoints.export.card import model_card
-from d2v.checkpoints.export.example_inputs import Example, ExampleInputs, example_inputs
 from d2v.checkpoints.folder import new_folder
 from d2v.checkpoints.head_files import StoredHead
 from d2v.checkpoints.opening import CARD, Checkpoint
 from d2v.errors import UserError, how_to_install
 from d2v.model.encoder import Encoder, mean_of_tokens
+from d2v.model.example_inputs import ExampleInputs
 
 MOST = 1e-4
 """Largest difference from the eager model that is let pass, in fp32."""
@@ -93,7 +93,7 @@ def export_program(
         UserError: The extra is missing, something is at ``output`` already, or it cannot be written.
         RuntimeError: The program differs from the model by more than 1e-4.
     """
-    program, inputs = Program(encoder, head).eval(), example_inputs(encoder)
+    program, inputs = Program(encoder, head).eval(), encoder.front.example_inputs()
     assets = checkpoint.encoder().assets
     with new_folder(output) as folder:
         file = folder / _FILES[form]
@@ -141,10 +141,10 @@ def largest_difference(program: Program, compute: Callable[..., Any], inputs: Ex
 
 
 def _traced(program: Program, inputs: ExampleInputs) -> torch.export.ExportedProgram:
-    example: Example = inputs.make(3, 1)
+    example = inputs.make(3, 1)
     # Attention in plain operations: the layout in memory of a fused kernel would be part of the program.
     with _quiet(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        return torch.export.export(program, example, dynamic_shapes=inputs.dynamic(), strict=False)
+        return torch.export.export(program, example, dynamic_shapes=inputs.dynamic, strict=False)
 
 
 def _write_torch(
@@ -169,8 +169,8 @@ def _write_onnx(
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
 
     def compute(*example: Tensor) -> list[Tensor]:
-        found = session.run(None, {name: value.numpy() for name, value in zip(names, example, strict=True)})
-        return [torch.from_numpy(value) for value in found]
+        feed = dict(zip(names, map(Tensor.numpy, example), strict=True))
+        return list(map(torch.from_numpy, session.run(None, feed)))
 
     return compute
 
@@ -209,6 +209,8 @@ def _card(
     if program.tells_padding:
         lines.append("`output_padding`: bool [B, N], true where a frame is padding; what stands there means nothing.")
     if head is not None and head.names:
-        symbols, classes = f"Symbols: {' '.join(head.names)}", f"Classes, in order: {', '.join(head.names)}"
-        lines.append(symbols if head.task == "ctc" else classes)
+        if head.task == "ctc":
+            lines.append(f"Symbols: {' '.join(head.names)}")
+        else:
+            lines.append(f"Classes, in order: {', '.join(head.names)}")
     return model_card(name, checkpoint, {"torch": "pytorch", "onnx": "onnx"}[form], "\n\n".join([use, *lines]))

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from typing import Literal
 
+import torch
 from torch import nn
 
+from d2v.model.example_inputs import ExampleInputs
 from d2v.model.front_end import FrontEnd
 from d2v.model.masked_input import DropMasked, MaskedInput, ReplaceMasked
 from d2v.nn.feature_extractor import WAV2VEC, ConvFeatureExtractor
@@ -51,4 +53,14 @@ class SpeechFrontEnd(FrontEnd):
             positions=ConvPositions(trunk.width, position_layers, position_kernel, position_groups),
             attention_bias=ALiBi(trunk.num_heads) if alibi else None,
             prenet_depth=prenet_depth,
+        )
+        self.stride, self.receptive_field = frames.stride, frames.receptive_field
+
+    def example_inputs(self) -> ExampleInputs:
+        return ExampleInputs.padded(
+            "float32 [B, L], 16 kHz sound, each clip with mean 0 and variance 1, L at least "
+            f"{self.receptive_field + self.stride}",
+            torch.randn,
+            length=lambda size: self.receptive_field + (9 + 8 * size) * self.stride + 3 * size + 1,
+            kept=lambda length: length - 4 * self.stride,
         )

@@ -2,6 +2,9 @@
 
 from typing import Literal
 
+import torch
+
+from d2v.model.example_inputs import ExampleInputs
 from d2v.model.front_end import FrontEnd
 from d2v.model.masked_input import DropMasked, MaskedInput, ReplaceTokens
 from d2v.nn.feature_extractor import TokenEmbedding
@@ -56,3 +59,14 @@ class TextFrontEnd(FrontEnd):
         )
         self.vocab_size = vocab_size
         self.max_positions = max_positions
+
+    def example_inputs(self) -> ExampleInputs:
+        longest, limit = 10**9, ""
+        if self.max_positions is not None:
+            longest, limit = self.max_positions, f", N at most {self.max_positions}"
+        return ExampleInputs.padded(
+            f"int64 [B, N], ids of the tokens of `<s> text </s>`{limit}, N at least 2",
+            lambda batch, length: torch.randint(0, self.vocab_size, (batch, length)),
+            length=lambda size: min(9 + 7 * size, longest),
+            kept=lambda length: length // 2,
+        )

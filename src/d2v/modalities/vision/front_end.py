@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import nn
 
+from d2v.model.example_inputs import ExampleInputs
 from d2v.model.front_end import FrontEnd
 from d2v.model.masked_input import DropMasked, MaskedInput, ReplaceMasked
 from d2v.nn.feature_extractor import PatchEmbedding
@@ -68,6 +69,15 @@ class VisionFrontEnd(FrontEnd):
         self.image_size = size
         self.patch_size = patch_size
         self._init_patches(pre_norm=trunk.norm_first)
+
+    def example_inputs(self) -> ExampleInputs:
+        patches = (self.patch_size, 2, 4096)
+        channels = self.get_parameter("feature_extractor.proj.weight").shape[1]
+        return ExampleInputs.unpadded(
+            f"[B, {channels}, H, W], normalised as preprocessor_config.json says (without one by ImageNet's mean and "
+            f"deviation); H and W are multiples of {self.patch_size}, at least {2 * self.patch_size}",
+            (channels, patches, patches),
+        )
 
     @torch.no_grad()
     def _init_patches(self, pre_norm: bool) -> None:

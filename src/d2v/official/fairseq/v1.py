@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from d2v.checkpoints.folder import StateDict
+from d2v.checkpoints.folder import StateDict, prefixed
 from d2v.checkpoints.recipe import node
 from d2v.official.imported import Imported, Recipe
 
@@ -34,11 +34,13 @@ def share_copies(teacher: StateDict, weights: StateDict, parts: Sequence[str], n
     """
     shared, averaged = [], []
     for part in parts:
-        names = [name for name in teacher if name.startswith(f"teacher.encoder.front.{part}.")]
-        students = [weights.get(name.replace("teacher.encoder.", "student.")) for name in names]
-        if all(map(_is_copy, (teacher[name] for name in names), students)):
+        tensors = prefixed(teacher, f"teacher.encoder.front.{part}.")
+        are_copies = True
+        for name, value in tensors.items():
+            are_copies &= _is_copy(value, weights.get(name.replace("teacher.encoder.", "student.")))
+        if are_copies:
             shared.append(part)
-            for name in names:
+            for name in tensors:
                 del teacher[name]
         else:
             averaged.append(part)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from d2v.checkpoints.folder import StateDict
+from d2v.checkpoints.folder import StateDict, any_begins
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
 from d2v.official import published
@@ -77,7 +77,7 @@ def read_v1_speech(content: dict[str, Any]) -> Imported:
     teacher, left_out_ema = _teacher(ema, encoder_name)
     shared = _share(teacher, weights, settings, notes)
     weights |= teacher
-    found.left_out += [f"_ema.{key}" for key in left_out_ema]
+    found.leave_out(left_out_ema, "_ema.")
 
     strides = speech.strides(settings.get("conv_feature_layers"), "cfg.model.conv_feature_layers", weights, notes)
     student = speech.student_recipe(
@@ -126,7 +126,7 @@ def _teacher(ema: Any, encoder_name: Rule) -> tuple[StateDict, list[str]]:
     """The teacher's tensors, and the names that were left out."""
     if not isinstance(ema, dict) or not ema:
         return {}, []
-    if not any(key.startswith("encoder.") for key in ema):  # ema_transformer_only
+    if not any_begins(ema, "encoder."):  # ema_transformer_only
         ema = {f"encoder.{key}": value for key, value in ema.items()}
     teacher, left_out = rename(ema, encoder_name, "teacher.encoder.")
     join_qkv(teacher)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from d2v.checkpoints.folder import any_begins, prefixed
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
 from d2v.official import published
@@ -75,7 +76,7 @@ def read_v1_text(content: dict[str, Any]) -> Imported:
         shared = v1.share_copies(teacher, weights, SHAREABLE, notes)
     weights |= teacher
     head = _head(found)
-    found.left_out += [f"encoder._ema.{key}" for key in left_out_ema]
+    found.leave_out(left_out_ema, "encoder._ema.")
     found.left_out = [name for name in found.left_out if not name.endswith(".version")]  # of fairseq's code
 
     task = cfg.task_settings(content)
@@ -95,7 +96,7 @@ def read_v1_text(content: dict[str, Any]) -> Imported:
         encoder, {"layers": trunk["depth"], "embed_dim": trunk["width"]}, "transformer.encoder."
     )
     notes += cfg.contradictions(transformer, {"max_source_positions": longest}, "transformer.")
-    fine_tuned = any(name.startswith("classification_heads.") for name in found.left_out)
+    fine_tuned = any_begins(found.left_out, "classification_heads.")
     take_fairseq_text_classifier(found, cfg.own_model_settings(content))
     method = v1_text_method(student, settings, masking, head, shared, notes)
     layout = "fairseq data2vec 1.0 text" + cfg.fine_tuned(fine_tuned)
@@ -140,7 +141,7 @@ def _head(found: Imported) -> Recipe:
                 weights[f"task.head.proj.{part}"] = weights.pop(f"task.head.proj.0.{part}")
         return node("d2v.model.heads.LinearHead")
     if layers > 2:
-        for name in [name for name in weights if name.startswith("task.head.")]:
+        for name in prefixed(weights, "task.head."):
             found.left_out.append(name.replace("task.head.proj.", "encoder.regression_head."))
             del weights[name]
         found.notes.append(

@@ -7,7 +7,7 @@ from d2v.official import vision_tensors as vision
 from d2v.official.fairseq import cfg
 from d2v.official.foreign_heads import take_classifier
 from d2v.official.imported import Imported, method_recipe
-from d2v.official.names import model_state, tensor, trunk_sizes
+from d2v.official.names import given, model_state, tensor, trunk_sizes, without_prefix
 
 
 def read_v1_vision(content: dict[str, Any]) -> Imported:
@@ -18,11 +18,13 @@ def read_v1_vision(content: dict[str, Any]) -> Imported:
     Raises:
         UserError: The checkpoint is not whole.
     """
-    found = Imported(_without_encoder(model_state(content)), cfg.model_settings(content))
+    found = Imported(without_prefix(model_state(content), "encoder."), cfg.model_settings(content))
     settings, weights, notes = found.settings, found.weights, found.notes
     if not settings:
         notes.append("the checkpoint has no cfg.model section: fairseq's defaults are taken")
-    teacher, left_out_ema = vision.v1_weights(_without_encoder(found.state.pop("_ema", None) or {}), "teacher.encoder.")
+    teacher, left_out_ema = vision.v1_weights(
+        without_prefix(given(found.state.pop("_ema", None)), "encoder."), "teacher.encoder."
+    )
     student, found.left_out = vision.v1_weights(found.state, "student.")
     weights |= student
     sizes = trunk_sizes(weights)
@@ -45,7 +47,7 @@ def read_v1_vision(content: dict[str, Any]) -> Imported:
             for name in ("cls_token", "masked_input.mask_token"):
                 teacher.setdefault(f"teacher.encoder.front.{name}", weights[f"student.front.{name}"])
         weights |= teacher
-    found.left_out += [f"_ema.{key}" for key in left_out_ema]
+    found.leave_out(left_out_ema, "_ema.")
     grid = vision.find_grid(weights, None, vision.patch_sizes(weights)["patch_size"])
     notes += cfg.contradictions(settings, {"depth": sizes["depth"], "embed_dim": sizes["width"]})
     heads = settings.get("num_heads")
@@ -65,7 +67,3 @@ def read_v1_vision(content: dict[str, Any]) -> Imported:
     )
     layout = "fairseq data2vec 1.0 vision" + cfg.fine_tuned("head.weight" in found.state)
     return found.finish(layout, "MIT (fairseq)", method, cfg.ema_schedule(settings))
-
-
-def _without_encoder(state: dict[str, Any]) -> dict[str, Any]:
-    return {key.removeprefix("encoder."): value for key, value in state.items()}

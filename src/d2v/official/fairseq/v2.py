@@ -5,12 +5,13 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from d2v.checkpoints.folder import any_begins, prefixed
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
 from d2v.official import published
 from d2v.official.fairseq import cfg
 from d2v.official.imported import Imported, Recipe, method_recipe
-from d2v.official.names import SHAREABLE, Rule, count, given, mlp_ratio, model_state, rename
+from d2v.official.names import SHAREABLE, Rule, count, given, mlp_ratio, model_state, rename, without_prefix
 
 LICENCE = "CC-BY-NC 4.0 if these are the published weights"
 
@@ -60,17 +61,17 @@ def sort_v2(
         raise UserError("the checkpoint has no cfg.model section: the number of heads and the targets cannot be known")
     section = given(given(settings.get("modalities")).get(modality.lower()))
     # fairseq's block loses the residual with layer_norm_first.
-    asked = {"layer_norm_first": settings.get("layer_norm_first")}
-    asked |= {f"modalities.{modality.lower()}.{key}": section.get(key) for key in refused}
-    for key, on in asked.items():
-        if on:
-            raise UserError(f"cfg.model.{key} is on: no published model of 2.0 is such; unsupported")
+    if settings.get("layer_norm_first"):
+        raise UserError("cfg.model.layer_norm_first is on: no published model of 2.0 is such; unsupported")
+    for key in refused:
+        if section.get(key):
+            where = f"cfg.model.modalities.{modality.lower()}.{key}"
+            raise UserError(f"{where} is on: no published model of 2.0 is such; unsupported")
 
     state = model_state(content)
     prefix = f"modality_encoders.{modality}."
-    ema = {key.removeprefix(prefix): value for key, value in given(state.pop("_ema", None)).items()}
-    state = {key.removeprefix(prefix): value for key, value in state.items()}
-    found = V2Checkpoint(state, settings, section=section, ema=ema, lent=lent)
+    ema = without_prefix(given(state.pop("_ema", None)), prefix)
+    found = V2Checkpoint(without_prefix(state, prefix), settings, section=section, ema=ema, lent=lent)
 
     def student_name(key: str) -> str | None:
         decoder = re.fullmatch(_DECODER, key)
@@ -96,15 +97,14 @@ def _add_teacher(checkpoint: V2Checkpoint, rule: Rule) -> None:
     teacher, unknown = rename(ema, rule, "teacher.encoder.")
     weights = checkpoint.weights
     weights.update(teacher)
-    checkpoint.left_out += [f"_ema.{key}" for key in unknown]
+    checkpoint.leave_out(unknown, "_ema.")
     if blocks_only:
         checkpoint.notes.append(
             "only the blocks of the teacher were averaged: what stands before them is the student's"
         )
-        lent = tuple(f"student.front.{part}." for part in checkpoint.lent)
-        for name in list(weights):
-            if name.startswith("student.front.") and not name.startswith(lent):
-                weights[name.replace("student.", "teacher.encoder.", 1)] = weights[name]
+        for name, value in prefixed(weights, "student.front.").items():
+            if name.split(".")[2] not in checkpoint.lent:
+                weights[name.replace("student.", "teacher.encoder.", 1)] = value
 
 
 def shared_parts(checkpoint: V2Checkpoint) -> list[str]:
@@ -122,7 +122,7 @@ def shared_parts(checkpoint: V2Checkpoint) -> list[str]:
 
 
 def _has(checkpoint: V2Checkpoint, prefix: str) -> bool:
-    return any(name.startswith(prefix) for name in checkpoint.weights)
+    return any_begins(checkpoint.weights, prefix)
 
 
 def trunk(checkpoint: V2Checkpoint) -> dict[str, Any]:
@@ -204,7 +204,7 @@ def decoder(checkpoint: V2Checkpoint, class_path: str, published: dict[str, Any]
             residual=settings.get("decoder_residual", True),
             **arguments,
         )
-    for name in [name for name in weights if name.startswith("task.head.")]:
+    for name in prefixed(weights, "task.head."):
         checkpoint.left_out.append(name.removeprefix("task."))
         del weights[name]
     notes.append("there is no decoder that d2v has: a new one would be trained, as large as the published Base")

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from d2v.checkpoints.folder import any_begins
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
 from d2v.official import text_tensors as text
@@ -38,7 +39,7 @@ def read_v2_text(content: dict[str, Any]) -> Imported:
     for key in _WANTED:
         if not section.get(key, True):
             raise UserError(f"cfg.model.modalities.text.{key} is off: no published model of 2.0 is such; unsupported")
-    if any(key.startswith("context_encoder.") for key in found.state):
+    if any_begins(found.state, "context_encoder."):
         raise UserError("the encoder has a prenet (modalities.text.prenet_depth), of which d2v's has none for text")
     text.cut_positions(found.weights)
     decoder = v2.decoder(found, "d2v.model.heads.ConvDecoder1d", _PUBLISHED_DECODER)
@@ -55,7 +56,7 @@ def read_v2_text(content: dict[str, Any]) -> Imported:
     notes += cfg.ignored(section, "cfg.model.modalities.text", v2.OFF)
     longest = student["front"]["init_args"]["max_positions"]
     notes += cfg.contradictions(section, {"max_source_positions": longest}, "modalities.text.")
-    tuned = cfg.fine_tuned(any("classification_head" in name for name in found.left_out))
+    tuned = cfg.fine_tuned(any_begins(found.left_out, "classification_heads."))
     take_fairseq_text_classifier(found, cfg.own_model_settings(content))
     return v2.finish_v2(found, "text", tuned, "MIT (fairseq)", student, _masking(section), decoder)
 

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from d2v.checkpoints.folder import any_begins
 from d2v.checkpoints.recipe import node
 from d2v.official.fairseq import cfg, v2
 from d2v.official.foreign_heads import take_classifier
-from d2v.official.imported import Imported, encoder_recipe
+from d2v.official.imported import Imported
 from d2v.official.names import by_rows, count, expect_shape, trunk_sizes
 from d2v.official.vision_tensors import FRONT_END, image_size, patch_sizes, square
 
@@ -61,7 +62,7 @@ def read_v2_vision(content: dict[str, Any]) -> Imported:
     notes += cfg.contradictions(section, real, "modalities.image.")
     _take_classifier(found, cfg.own_model_settings(content), trunk["eps"])
     tuned = cfg.fine_tuned("head.weight" in found.state)
-    student = encoder_recipe(node(FRONT_END, **front), trunk)
+    student = {"front": node(FRONT_END, **front), "trunk": trunk}
     return v2.finish_v2(found, "vision", tuned, v2.LICENCE, student, masking, decoder, cls_loss)
 
 
@@ -72,7 +73,7 @@ def _take_classifier(found: Imported, settings: dict[str, Any], eps: float) -> N
         found.notes.append(f"the classifier is left out: its prediction_mode is {mode}, which d2v has not")
         return
     layers = {"proj": "head"}
-    if any(key.startswith("fc_norm.") for key in found.state):
+    if any_begins(found.state, "fc_norm."):
         layers["norm"] = "fc_norm"
         if eps != 1e-6:
             found.notes.append(f"the classifier's norm had eps 1e-6; here it has the encoder's, {eps}")

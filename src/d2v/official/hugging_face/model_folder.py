@@ -18,9 +18,10 @@ from d2v.official.hugging_face.terms import CONFIG, read_json
 from d2v.official.hugging_face.text_model import TEXT
 from d2v.official.hugging_face.vision_model import VISION
 from d2v.official.imported import Imported
-from d2v.official.names import given, official_names, split_qkv
+from d2v.official.names import given, official_names, split_qkv, without_prefix
 
-_FAMILIES = {family.model_type: family for family in (SPEECH, TEXT, VISION)}
+_FAMILIES = {SPEECH.model_type: SPEECH, TEXT.model_type: TEXT, VISION.model_type: VISION}
+_BY_FRONT_END = {SPEECH.front_end: SPEECH, TEXT.front_end: TEXT, VISION.front_end: VISION}
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -44,8 +45,7 @@ def read_model_folder(folder: Path) -> tuple[Imported, list[Path]]:
         if config.get(key, value) != value:
             raise UserError(f"{CONFIG}: {key} is {config[key]!r}; d2v's encoder has {value} only")
     files, state = _read_weights(folder)
-    state = {key.removeprefix(family.prefix): value for key, value in state.items()}
-    return family.read(folder, config, state), files
+    return family.read(folder, config, without_prefix(state, family.prefix)), files
 
 
 def write_model_folder(
@@ -65,11 +65,10 @@ def write_model_folder(
         UserError: Hugging Face has no such model; the message says what does not fit.
     """
     class_path = encoder.recipe["front"]["class_path"]
-    families = [family for family in _FAMILIES.values() if family.front_end == class_path]
-    if not families:
+    family = _BY_FRONT_END.get(class_path)
+    if family is None:
         raise UserError(f"{class_path} has no counterpart")
-    (family,) = families
-    weights = split_qkv({name: value.detach() for name, value in encoder.state_dict().items()})
+    weights = split_qkv(encoder.state_dict())
     model = family.write(encoder, weights, head, assets)
     if model.problems:
         raise UserError("; ".join(model.problems))

@@ -20,6 +20,7 @@ _TASKS: dict[str, HeadTask] = {
     "multi_label_classification": "multi",
     "regression": "regression",
 }
+_PROBLEM_TYPES = dict(zip(_TASKS.values(), _TASKS, strict=True))
 
 
 @dataclass(frozen=True)
@@ -104,13 +105,12 @@ def read_class_settings(config: dict[str, Any], state: Mapping[str, Any], bias: 
 
 def class_settings(head: StoredHead) -> dict[str, Any]:
     """What ``config.json`` says about the classes of a classifier: the opposite."""
-    kinds = {ours: theirs for theirs, ours in _TASKS.items()}
-    names = head.names or tuple(f"LABEL_{number}" for number in range(head.num_outputs))
-    return {
-        "problem_type": kinds[head.task],
-        "id2label": {str(number): name for number, name in enumerate(names)},
-        "label2id": {name: number for number, name in enumerate(names)},
-    }
+    names: dict[str, str] = {}
+    numbers: dict[str, int] = {}
+    for number in range(head.num_outputs):
+        name = head.names[number] if head.names else f"LABEL_{number}"
+        names[str(number)], numbers[name] = name, number
+    return {"problem_type": _PROBLEM_TYPES[head.task], "id2label": names, "label2id": numbers}
 
 
 def head_tensors(head: StoredHead, layers: Mapping[str, str]) -> StateDict:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from d2v.checkpoints.folder import StateDict
+from d2v.checkpoints.folder import StateDict, any_begins
 from d2v.checkpoints.head_files import StoredHead
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
@@ -74,7 +74,7 @@ def read_text_model(folder: Path, config: dict[str, Any], state: dict[str, Any])
     text.cut_positions(weights, int(config.get("pad_token_id", text.PADDING_ID)))
     student = text.student_recipe(weights, terms.read_settings(config, _SETTINGS), masked_input="replace")
     kind = ""
-    if any(name.startswith(("classifier.", "qa_outputs.")) for name in found.left_out):
+    if any_begins(found.left_out, "classifier.", "qa_outputs."):
         kind = ", fine-tuned"
     classes = terms.read_class_settings(config, state, "classifier.out_proj.bias")
     take_classifier(found, _CLASSIFIER, pool="cls", **classes)

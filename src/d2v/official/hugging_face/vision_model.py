@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from d2v.checkpoints.folder import StateDict
+from d2v.checkpoints.folder import StateDict, any_begins
 from d2v.checkpoints.head_files import StoredHead
 from d2v.data.normalisation import ASSET, IMAGENET, read_normalisation
 from d2v.errors import UserError
@@ -66,9 +66,7 @@ def read_vision_model(folder: Path, config: dict[str, Any], state: dict[str, Any
     Raises:
         UserError: It is not whole.
     """
-    # The index of the bias table is computed anew; older versions store it.
-    state = {key: value for key, value in state.items() if not key.endswith("relative_position_index")}
-    found = Imported(state, config)
+    found = Imported(vision.without_index(state), config)
     weights, notes = found.weights, found.notes
     notes.append("the settings of the pretraining are not in the folder: those of the published Base run are taken")
     found.rename(by_rows(_ROWS, "student."))
@@ -89,7 +87,7 @@ def read_vision_model(folder: Path, config: dict[str, Any], state: dict[str, Any
         take_classifier(found, {"proj": "classifier"}, pool="cls", **classes)
     found.assets = _normalisation(folder, notes)
     return found.finish(
-        "Hugging Face Data2VecVision (data2vec 1.0)" + _kind(state),
+        "Hugging Face Data2VecVision (data2vec 1.0)" + _kind(found.state),
         "as its model card says (the published ones: Apache 2.0 there, CC-BY-NC 4.0 at their source)",
         beit_method(student, PUBLISHED, grid, notes),
         {"start": 0.9998, "end": 0.9998, "anneal_steps": 0},
@@ -137,7 +135,7 @@ def _window(config: dict[str, Any], patch_size: int) -> tuple[int, int] | None:
 
 
 def _kind(state: dict[str, Any]) -> str:
-    if any(key.startswith(_SEGMENTATION) for key in state):
+    if any_begins(state, *_SEGMENTATION):
         return ", fine-tuned for segmentation"
     if "classifier.weight" in state:
         return ", fine-tuned"

@@ -4,7 +4,6 @@ import signal
 import sys
 import threading
 from datetime import timedelta
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -40,11 +39,13 @@ class RunCheckpoint(ModelCheckpoint):
             raise UserError(f"checkpoint.every_n_train_steps is {every_n_train_steps}: it must be at least 1.")
         if keep < -1:
             raise UserError(f"checkpoint.keep is {keep}: it must be -1 (all), 0 (last.ckpt only) or more.")
+        if train_time_interval is not None:
+            every_n_train_steps = None
         super().__init__(
             dirpath=dirpath,
             filename="step-{step}",
             auto_insert_metric_name=False,
-            every_n_train_steps=None if train_time_interval else every_n_train_steps,
+            every_n_train_steps=every_n_train_steps,
             train_time_interval=train_time_interval,
             save_last="link",
             save_top_k=keep,
@@ -59,7 +60,8 @@ class RunCheckpoint(ModelCheckpoint):
         super().on_train_start(trainer, pl_module)
         self._signal = None
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            self._previous_handlers = {number: signal.signal(number, self._ask_to_stop) for number in _STOP_SIGNALS}
+            for number in _STOP_SIGNALS:
+                self._previous_handlers[number] = signal.signal(number, self._ask_to_stop)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -88,11 +90,6 @@ class RunCheckpoint(ModelCheckpoint):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         super().on_exception(trainer, pl_module, exception)
         self._restore_handlers()
-
-    @property
-    def folder(self) -> Path | None:
-        """Where the checkpoints are, once the run has begun."""
-        return Path(self.dirpath) if self.dirpath else None
 
     def _save_now(self, trainer: L.Trainer) -> None:
         if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]

@@ -70,7 +70,9 @@ def describe(output: Data2VecOutput) -> Mapping[str, Tensor]:
 def _valid_tokens(features: TokenSequence) -> Tensor:
     """Vectors [n, D] of all tokens that are no padding."""
     tokens = features.tokens.detach().float()
-    return tokens.flatten(0, 1) if features.padding_mask is None else tokens[~features.padding_mask]
+    if features.padding_mask is None:
+        return tokens.flatten(0, 1)
+    return tokens[~features.padding_mask]
 
 
 def _masked_fraction(mask: Mask) -> Tensor:

@@ -1,5 +1,6 @@
 """kNN and linear accuracy of the student's features while it is being pretrained."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -43,10 +44,8 @@ class ProbeCallback(Callback):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Find out at once whether there is something to probe."""
-        if stage == "fit" and not isinstance(getattr(trainer, "datamodule", None), PretrainingDataModule):
-            raise UserError("ProbeCallback needs a labelled DataModule of d2v; give one, or take the callback out.")
         if stage == "fit":
-            for part in trainer.datamodule.parts.values():  # type: ignore[attr-defined]
+            for part in _probed_parts(trainer).values():
                 part.probe_dataloaders(self.max_samples)  # on every rank
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -80,13 +79,11 @@ class ProbeCallback(Callback):
 
     def _metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, float]:
         assert isinstance(pl_module, TrainingModule)
-        datamodule = trainer.datamodule  # type: ignore[attr-defined]
-        assert isinstance(datamodule, PretrainingDataModule)
         metrics = {}
-        for name, encoder in pl_module.encoders.items():
-            train_loader, val_loader = datamodule.parts[name].probe_dataloaders(self.max_samples)
+        for name, part in _probed_parts(trainer).items():
+            train_loader, val_loader = part.probe_dataloaders(self.max_samples)
             result = probe_encoder(
-                encoder,
+                pl_module.encoders[name],
                 train_loader,
                 val_loader,
                 pl_module.device,
@@ -99,3 +96,16 @@ class ProbeCallback(Callback):
             if result.linear is not None:
                 metrics[of_encoder(LINEAR_TOP1, name)] = result.linear.top1
         return metrics
+
+
+def _probed_parts(trainer: L.Trainer) -> Mapping[str, PretrainingDataModule]:
+    """The data to probe on, by the name of the encoder that reads them: those with labels.
+
+    Raises:
+        UserError: The DataModule is none of d2v.
+    """
+    parts: Mapping[str, PretrainingDataModule] = getattr(getattr(trainer, "datamodule", None), "parts", {})
+    if not parts:
+        raise UserError("ProbeCallback needs a labelled DataModule of d2v; give one, or take the callback out.")
+    labelled = {name: part for name, part in parts.items() if part.class_names}
+    return labelled or parts  # without labels each says what it lacks

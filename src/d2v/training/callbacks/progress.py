@@ -1,10 +1,33 @@
-"""One progress bar for the whole run, in optimizer steps."""
+"""What a user sees of a run: what is going to run, and one progress bar for all of it, in optimizer steps."""
 
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_info
 from tqdm.auto import tqdm
+
+from d2v.configs import read_config
+
+
+class Announcement(L.Callback):
+    """Says what is going to run, once it is known that it can, and hands the config to Weights & Biases."""
+
+    def __init__(self, run_dir: Path, checkpoint: str | None) -> None:
+        self.run_dir = run_dir
+        self.checkpoint = checkpoint
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        trainable = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
+        rank_zero_info(f"{type(pl_module).__name__}: {trainable / 1e6:,.2f} million trainable parameters")
+        if self.checkpoint is not None:
+            rank_zero_info(f"continuing from {self.checkpoint}")
+        rank_zero_info(f"run folder: {self.run_dir}")
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and trainer.is_global_zero:
+                logger.log_hyperparams(read_config(self.run_dir / "config.yaml"))
 
 
 class RunProgressBar(ProgressBar):
@@ -23,9 +46,13 @@ class RunProgressBar(ProgressBar):
         self._enabled = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        total = trainer.max_steps if trainer.max_steps > 0 else trainer.estimated_stepping_batches
+        total: float | None = trainer.max_steps
+        if trainer.max_steps <= 0:
+            total = trainer.estimated_stepping_batches
+        if total == float("inf"):
+            total = None
         self._bar = tqdm(
-            total=None if total == float("inf") else int(total),
+            total=total,
             initial=trainer.global_step,
             desc="fit",
             unit="step",
@@ -73,5 +100,7 @@ class RunProgressBar(ProgressBar):
         shown = {}
         for name, value in trainer.progress_bar_metrics.items():
             short = name.rpartition("/")[2].replace("_per_second", "/s")
-            shown[f"val {short}" if name.startswith("val/") else short] = f"{float(value):.4g}"
-        return ", ".join(f"{name} {value}" for name, value in shown.items())
+            if name.startswith("val/"):
+                short = f"val {short}"
+            shown[short] = f"{short} {float(value):.4g}"
+        return ", ".join(shown.values())

@@ -38,9 +38,7 @@ class ThroughputCallback(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if (
-            self._last_end is None
-        ):  # else the time since the last step's end was spent waiting for this batch: it counts
+        if self._last_end is None:  # else the wait for this batch counts, from the end of the last step
             self._last_end = time.perf_counter()
 
     def on_train_batch_end(

@@ -1,10 +1,11 @@
-"""What recognition and classification share: encoder, freezing, masks, optimizer, checkpoints."""
+"""What recognition and classification share: encoder, freezing, masks, long clips, checkpoints."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Float
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
@@ -13,8 +14,9 @@ from torch.optim import Optimizer
 from d2v.checkpoints.head_files import head_recipe
 from d2v.checkpoints.load import Weights
 from d2v.errors import UserError
-from d2v.finetuning.encoder import FrozenParts, described, obtain_encoder, require_same_modality
-from d2v.finetuning.masks import TokenMasks
+from d2v.features.chunks import SAMPLE_RATE, encode_chunks
+from d2v.finetuning.augmentation import TokenMasks
+from d2v.finetuning.starting_encoder import FrozenParts, described, obtain_encoder, require_same_modality
 from d2v.metrics import MASKED_FRACTION
 from d2v.model.encoder import Encoder
 from d2v.model.masked_input import ReplaceMasked
@@ -43,7 +45,19 @@ class FinetuningModule(TrainingModule):
     The head has one output a name (a letter, a class). The names come from the data when training starts, are kept in
     the checkpoint, and hold from then on: a head is never read with other names than it was trained with.
 
-    The arguments are those of the subclasses.
+    Args:
+        optimizer: Built from the parameter groups; its ``lr`` is the peak.
+        schedule: Of the learning rate.
+        checkpoint: Where the encoder comes from: a run's folder, a .ckpt or an imported folder.
+        weights: The student's, or the teacher's average of them.
+        encoder_changes: Arguments of the checkpoint's encoder that differ here, such as layer_drop.
+        encoder: Instead of a checkpoint: a new encoder, trained from scratch.
+        freeze: Parts of the encoder that are never trained, by name; [""]: all of it.
+        freeze_encoder_steps: Optimizer steps at the start in which only the head is trained.
+        masks: Hidden spans of tokens and channels in training; null: none.
+        chunk_seconds: Longest piece of sound to encode at once outside of training; null: everything as a whole.
+        overlap_seconds: What neighbouring pieces share.
+        seed: Of masks and of everything random in a step; the command line sets it from ``seed_everything``.
     """
 
     stored_as: ClassVar[str]
@@ -55,22 +69,31 @@ class FinetuningModule(TrainingModule):
         self,
         optimizer: Callable[[Iterable], Optimizer],
         schedule: LRSchedule,
-        checkpoint: str | None,
-        weights: Weights,
-        encoder_changes: dict[str, Any] | None,
-        encoder: Encoder | None,
-        freeze: Sequence[str],
-        freeze_encoder_steps: int,
-        masks: TokenMasks | None,
-        seed: int,
+        checkpoint: str | None = None,
+        weights: Weights = "student",
+        encoder_changes: dict[str, Any] | None = None,
+        encoder: Encoder | None = None,
+        freeze: Sequence[str] = (),
+        freeze_encoder_steps: int = 0,
+        masks: TokenMasks | None = None,
+        chunk_seconds: float | None = None,
+        overlap_seconds: float = 5.0,
+        seed: int = 0,
     ) -> None:
         super().__init__(optimizer, schedule, seed)
         if freeze_encoder_steps < 0:
             raise UserError(f"model.freeze_encoder_steps is {freeze_encoder_steps}: it must be 0 (never) or more.")
+        if chunk_seconds is not None and not 0 <= overlap_seconds < chunk_seconds:
+            raise UserError(
+                f"model.overlap_seconds is {overlap_seconds}: it must lie between 0 and model.chunk_seconds "
+                f"({chunk_seconds})."
+            )
         self.method = FineTuned(obtain_encoder(checkpoint, weights, encoder_changes, encoder))
         self.checkpoint = checkpoint
         self.freeze_encoder_steps = freeze_encoder_steps
         self.masks = masks
+        self.chunk_seconds = chunk_seconds
+        self.overlap_seconds = overlap_seconds
         self.names: tuple[str, ...] = ()
         self._trained = False
         hidden = self.student.front.masked_input
@@ -120,6 +143,8 @@ class FinetuningModule(TrainingModule):
         self._frozen.eval()
         return self
 
+    # Features.
+
     def encode(self, batch: Batch) -> EncoderOutput:
         """Features; in training with masks, and without gradients while the encoder is frozen."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not (self.training and self.encoder_is_frozen)):
@@ -133,6 +158,39 @@ class FinetuningModule(TrainingModule):
                     valid = masked.numel() if sequence.padding_mask is None else (~sequence.padding_mask).sum()
                     self.log(MASKED_FRACTION, masked.sum() / valid)
             return self.student.encode(sequence)
+
+    def has_long_clips(self, batch: Batch) -> bool:
+        """Whether a clip of the batch is longer than a chunk."""
+        return self.chunk_seconds is not None and batch.inputs.shape[1] > self.chunk_seconds * SAMPLE_RATE
+
+    def in_chunks(
+        self, batch: Batch, function: Callable[[Tensor], Float[Tensor, "1 n d"]]
+    ) -> Iterator[Iterator[Float[Tensor, "n d"]]]:
+        """The clips of a batch, each as the frames of its chunks one after the other.
+
+        Memory holds the waveforms and one chunk, however long the clips are.
+
+        Args:
+            batch: Waveforms.
+            function: Makes frames of a chunk.
+        """
+        for number, wave in enumerate(batch.inputs):
+            if batch.padding_mask is not None:
+                wave = wave[: int((~batch.padding_mask[number]).sum())]
+            yield self._frames_of_chunks(wave, function)
+
+    def _frames_of_chunks(self, wave: Tensor, function: Callable[[Tensor], Tensor]) -> Iterator[Tensor]:
+        assert self.chunk_seconds is not None
+        for frames, _ in encode_chunks(
+            self.student,
+            lambda start, stop: wave[start:stop],
+            len(wave),
+            self.chunk_seconds,
+            self.overlap_seconds,
+            wave.device,
+            function,
+        ):
+            yield frames
 
     # Names of the outputs.
 

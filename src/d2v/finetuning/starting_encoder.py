@@ -20,22 +20,23 @@ def obtain_encoder(
     Raises:
         UserError: Both or neither were given, or the checkpoint cannot be loaded with these changes.
     """
-    if (checkpoint is None) == (encoder is None):
+    if checkpoint is not None and encoder is None:
+        try:
+            return load(checkpoint, weights, **(changes or {}))
+        except UserError as error:
+            keys = "model.checkpoint"
+            if changes:
+                keys += f", with model.encoder_changes {dict(changes)}"
+            raise UserError(f"{keys}: {error}") from error
+    if encoder is None or checkpoint is not None:
         stated = "neither" if encoder is None else "both"
         raise UserError(
             f"model: {stated} of checkpoint and encoder given; set model.checkpoint to a pretrained encoder (a run's "
             "folder, a .ckpt or an imported folder), or model.encoder to a new one for training from scratch"
         )
-    if encoder is not None:
-        if changes:
-            raise UserError("model.encoder_changes: for a checkpoint's encoder; here set them in model.encoder itself")
-        return encoder
-    assert checkpoint is not None
-    try:
-        return load(checkpoint, weights, **(changes or {}))
-    except UserError as error:
-        keys = "model.checkpoint" + (f", with model.encoder_changes {dict(changes)}" if changes else "")
-        raise UserError(f"{keys}: {error}") from error
+    if changes:
+        raise UserError("model.encoder_changes: for a checkpoint's encoder; here set them in model.encoder itself")
+    return encoder
 
 
 def require_same_modality(encoder: Encoder, datamodule: Any, checkpoint: str | None) -> None:
@@ -44,13 +45,14 @@ def require_same_modality(encoder: Encoder, datamodule: Any, checkpoint: str | N
     Raises:
         UserError: They are of two modalities.
     """
-    rooms = [
-        ".".join(type(part).__module__.split(".")[:3]) for part in (encoder.front, datamodule)
-    ]  # d2v.modalities.text
-    if rooms[0] != rooms[1] and all(room.startswith(MODALITIES) for room in rooms):
+    reader, giver = type(encoder.front), type(datamodule)
+    if not (reader.__module__.startswith(MODALITIES) and giver.__module__.startswith(MODALITIES)):
+        return
+    if reader.__module__.split(".")[2] != giver.__module__.split(".")[2]:  # d2v.modalities.text
         key = "model.encoder" if checkpoint is None else f"model.checkpoint {checkpoint}"
-        front, data = type(encoder.front).__name__, type(datamodule).__name__
-        raise UserError(f"{key}: a {front} cannot read what data ({data}) gives; take both of one modality")
+        raise UserError(
+            f"{key}: a {reader.__name__} cannot read what data ({giver.__name__}) gives; take both of one modality"
+        )
 
 
 class FrozenParts:
@@ -65,16 +67,19 @@ class FrozenParts:
     """
 
     def __init__(self, encoder: nn.Module, names: Sequence[str]) -> None:
-        parameters = list(encoder.named_parameters())
+        parameters = dict(encoder.named_parameters())
+        self.modules: list[nn.Module] = []
         for name in names:
-            chosen = [parameter for path, parameter in parameters if _within(path, name)]
+            chosen = [path for path in parameters if _within(path, name)]
             if not chosen:
-                parts = ", ".join(dict.fromkeys(".".join(path.split(".")[:2]) for path, _ in parameters))
-                raise UserError(f"model.freeze: the encoder has no part {name!r}; it has {parts}, and what is in them")
-            for parameter in chosen:
-                parameter.requires_grad_(False)
-        self.modules = [module for path, module in encoder.named_modules() if any(_within(path, n) for n in names)]
-        self.whole = all(not parameter.requires_grad for _, parameter in parameters)
+                parts = dict.fromkeys(".".join(path.split(".")[:2]) for path in parameters)
+                raise UserError(
+                    f"model.freeze: the encoder has no part {name!r}; it has {', '.join(parts)}, and what is in them"
+                )
+            for path in chosen:
+                parameters[path].requires_grad_(False)
+            self.modules += [module for path, module in encoder.named_modules() if _within(path, name)]
+        self.whole = not any(parameter.requires_grad for parameter in parameters.values())
 
     def eval(self) -> None:
         """Call after each ``train()`` of what holds the encoder."""
@@ -88,5 +93,7 @@ def _within(path: str, name: str) -> bool:
 
 def described(names: Sequence[str], shown: int = 40) -> str:
     """How many names there are, and the first of them, for a message."""
-    more = f" and {len(names) - shown} more" if len(names) > shown else ""
-    return f"{len(names)} ({' '.join(names[:shown])}{more})"
+    first = " ".join(names[:shown])
+    if len(names) > shown:
+        first += f" and {len(names) - shown} more"
+    return f"{len(names)} ({first})"

@@ -1,6 +1,7 @@
 """From the frames' log-probabilities of a CTC model to text: greedy, or by beam search over prefixes."""
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -66,64 +67,60 @@ class BeamSearchDecoder(Decoder):
         self.threshold = threshold
         self.lm_weight = lm_weight
         self.word_score = word_score
-        self._model = None if language_model is None else NGramModel(language_model)
+        self._model: NGramModel | None = None
+        if language_model is not None:
+            self._model = NGramModel(language_model)
         self._lexicon_file = lexicon
-        self._words: tuple[tuple[str, ...], _Words] | None = None
+        self._words: _Words | None = None
 
     def decode(self, log_probs: Float[np.ndarray, "n a"], alphabet: Alphabet) -> str:
         return alphabet.decode(self.search(log_probs, alphabet))
 
     def search(self, log_probs: Float[np.ndarray, "n a"], alphabet: Alphabet) -> list[int]:
         """Symbols of the best prefix."""
-        words = self._words_for(alphabet)
-        beam = _Beam(words)
+        symbols = tuple(alphabet.symbols)
+        if self._words is None or self._words.symbols != symbols:
+            lexicon = None
+            if self._lexicon_file is not None:
+                lexicon = Lexicon.from_file(self._lexicon_file, symbols[1:])
+            self._words = _Words(symbols, self._model, self.lm_weight, self.word_score, lexicon)
+        beam = _Beam(self._words)
         for frame in np.asarray(log_probs, dtype=np.float64):
             beam.step(frame, self.beam_size, self.threshold)
         return beam.best()
 
-    def _words_for(self, alphabet: Alphabet) -> "_Words | None":
-        if self._model is None and self._lexicon_file is None:
-            return None
-        symbols = tuple(alphabet.symbols)
-        if self._words is None or self._words[0] != symbols:
-            lexicon = None if self._lexicon_file is None else Lexicon.from_file(self._lexicon_file, symbols[1:])
-            self._words = symbols, _Words(symbols, self._model, self.lm_weight, self.word_score, lexicon)
-        return self._words[1]
 
-
+@dataclass(slots=True)
 class _Prefix:
-    """One text of the beam, as a chain: those that nobody goes on from are freed."""
+    """One text of the beam, as a chain: those that nothing in the beam grows out of are freed."""
 
-    __slots__ = ("behind", "parent", "state", "symbol", "word")
-
-    def __init__(self, parent: "_Prefix | None", symbol: int, word: str = "", state: Any = None) -> None:
-        self.parent = parent
-        self.symbol = symbol
-        self.word = word  # what has been spelled since the last boundary
-        self.state = state  # of the language model, before that word
-        self.behind: Any = None  # and behind it, once it is scored
+    parent: "_Prefix | None"
+    symbol: int
+    word: str = ""  # what has been spelled since the last boundary
+    state: Any = None  # of the language model, before that word
+    behind: Any = None  # and behind it, once it is scored
 
 
+@dataclass
 class _Words:
-    """What writing a boundary is worth, and which symbols may come next."""
+    """What writing a boundary is worth, and which symbols may come next; without words to tell, nothing and all."""
 
-    def __init__(
-        self,
-        symbols: tuple[str, ...],
-        model: NGramModel | None,
-        lm_weight: float,
-        word_score: float,
-        lexicon: Lexicon | None,
-    ) -> None:
-        self.symbols = symbols
-        self.boundary = symbols.index(BOUNDARY) if BOUNDARY in symbols else None
-        self._model = model
-        self._lm_weight = lm_weight
-        self._word_score = word_score
-        self.lexicon = lexicon
+    symbols: tuple[str, ...]
+    model: NGramModel | None
+    lm_weight: float
+    word_score: float
+    lexicon: Lexicon | None
+
+    def __post_init__(self) -> None:
+        self.boundary: int | None = None
+        if BOUNDARY in self.symbols:
+            self.boundary = self.symbols.index(BOUNDARY)
 
     def root(self) -> _Prefix:
-        return _Prefix(None, BLANK, state=None if self._model is None else self._model.start())
+        state = None
+        if self.model is not None:
+            state = self.model.start()
+        return _Prefix(None, BLANK, state=state)
 
     def grow(self, prefix: _Prefix, symbol: int) -> _Prefix:
         if symbol != self.boundary:
@@ -132,23 +129,24 @@ class _Words:
 
     def worth(self, prefix: _Prefix) -> float:
         """Gain in score if the word is finished here."""
-        if not prefix.word or self._model is None or (self.lexicon is not None and prefix.word not in self.lexicon):
+        if not prefix.word or self.model is None or (self.lexicon is not None and prefix.word not in self.lexicon):
             return 0.0  # no word: a boundary is free, or not allowed
-        score, prefix.behind = self._model.score(prefix.state, prefix.word)
-        return self._lm_weight * score + self._word_score
+        score, prefix.behind = self.model.score(prefix.state, prefix.word)
+        return self.lm_weight * score + self.word_score
 
     def worth_at_end(self, prefix: _Prefix) -> float:
         """Gain in score if the text ends here."""
         if self.lexicon is not None and prefix.word and prefix.word not in self.lexicon:
             return -np.inf
-        if self._model is None:
+        if self.model is None:
             return 0.0
         worth = self.worth(prefix)
-        return worth + self._lm_weight * self._model.end(prefix.behind if prefix.word else prefix.state)
+        return worth + self.lm_weight * self.model.end(prefix.behind if prefix.word else prefix.state)
 
     def allowed(self, prefix: _Prefix) -> np.ndarray:
         """Which symbols (without the blank) may follow; bool [A - 1]."""
-        assert self.lexicon is not None
+        if self.lexicon is None:
+            return np.ones(len(self.symbols) - 1, dtype=bool)
         allowed = self.lexicon.following(prefix.word, self.symbols[1:]).copy()
         if self.boundary is not None:
             allowed[self.boundary - 1] = not prefix.word or prefix.word in self.lexicon
@@ -156,14 +154,14 @@ class _Words:
 
 
 class _Beam:
-    """The prefixes that are kept, best ones of all that can be grown; arrays over them have K entries.
+    """The best prefixes of all that can be grown so far; arrays over them have K entries.
 
     A prefix is known by a hash of its symbols, so that one that is reached in two ways is one prefix.
     """
 
-    def __init__(self, words: _Words | None) -> None:
+    def __init__(self, words: _Words) -> None:
         self.words = words
-        self.prefixes = [_Prefix(None, BLANK) if words is None else words.root()]
+        self.prefixes = [words.root()]
         self.keys = np.array([_ROOT])
         self.parents = np.array([0], dtype=np.uint64)
         self.last = np.array([BLANK])  # last symbol; the blank for the empty prefix alone
@@ -171,7 +169,7 @@ class _Beam:
         self.symbol = np.array([-np.inf])  # and over those that end with its last symbol
         self.bonus = np.array([0.0])  # what the words so far are worth
         self.worth = np.array([0.0])  # what finishing the word here would be worth
-        self.allowed = None if words is None or words.lexicon is None else words.allowed(self.prefixes[0])[None]
+        self.allowed = words.allowed(self.prefixes[0])[None]  # [K, A - 1]
 
     def step(self, frame: np.ndarray, size: int, threshold: float) -> None:
         """Read one frame [A]."""
@@ -191,10 +189,9 @@ class _Beam:
         grown[parent, column] = -np.inf
 
         score = grown + self.bonus[:, None]
-        if self.words is not None and self.words.boundary is not None:
+        if self.words.boundary is not None:
             score[:, self.words.boundary - 1] += self.worth
-        if self.allowed is not None:
-            score[~self.allowed] = -np.inf
+        score[~self.allowed] = -np.inf
         scores = np.concatenate([np.logaddexp(blank, symbol) + self.bonus, score.ravel()])
         kept = np.flatnonzero(scores > scores.max() - threshold)
         if len(kept) > size:
@@ -204,9 +201,9 @@ class _Beam:
     def best(self) -> list[int]:
         """Symbols of the best prefix at the end."""
         score = np.logaddexp(self.blank, self.symbol) + self.bonus
-        if self.words is not None:
-            at_end = score + [self.words.worth_at_end(prefix) for prefix in self.prefixes]
-            score = at_end if np.isfinite(at_end).any() else score  # else every text ends within a word
+        at_end = score + [self.words.worth_at_end(prefix) for prefix in self.prefixes]
+        if np.isfinite(at_end).any():  # else every text ends within a word
+            score = at_end
         prefix: _Prefix | None = self.prefixes[int(score.argmax())]
         symbols = []
         while prefix is not None and prefix.parent is not None:
@@ -220,17 +217,13 @@ class _Beam:
         old, new = kept[kept < size], kept[kept >= size] - size
         parent, column = np.divmod(new, grown.shape[1])
         last = column + 1
-        if self.words is None:
-            fresh = [_Prefix(self.prefixes[p], s) for p, s in zip(parent.tolist(), last.tolist(), strict=True)]
-            bonus = worth = np.zeros(len(new))
-        else:
-            words = self.words
-            fresh = [words.grow(self.prefixes[p], s) for p, s in zip(parent.tolist(), last.tolist(), strict=True)]
-            bonus = self.bonus[parent] + np.where(last == words.boundary, self.worth[parent], 0.0)
-            worth = np.array([words.worth(prefix) for prefix in fresh])
-            if self.allowed is not None:
-                rows = [words.allowed(prefix) for prefix in fresh]
-                self.allowed = np.concatenate([self.allowed[old], *(row[None] for row in rows)])
+        fresh = []
+        for number, symbol_added in zip(parent.tolist(), last.tolist(), strict=True):
+            fresh.append(self.words.grow(self.prefixes[number], symbol_added))
+        bonus = self.bonus[parent] + np.where(last == self.words.boundary, self.worth[parent], 0.0)
+        worth = np.array([self.words.worth(prefix) for prefix in fresh])
+        allowed = [self.words.allowed(prefix)[None] for prefix in fresh]
+        self.allowed = np.concatenate([self.allowed[old], *allowed])
         keys = (self.keys[parent] ^ (last.astype(np.uint64) * _GOLDEN)) * _MIX
         keys ^= keys >> np.uint64(32)
         self.prefixes = [self.prefixes[i] for i in old.tolist()] + fresh

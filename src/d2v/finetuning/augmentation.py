@@ -1,0 +1,142 @@
+"""What is done to training batches against overfitting: masked spans of tokens, and blended pictures."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from d2v.errors import UserError
+from d2v.model.randomness import keyed_uniform
+from d2v.types import TokenSequence
+
+
+@dataclass(frozen=True)
+class TokenMasks:
+    """Hides random spans of time steps and of channels (wav2vec 2.0 in fine-tuning, after SpecAugment).
+
+    It is applied in training only, to extracted tokens before positions are added. Spans may overlap: a probability of
+    0.65 masks about half of the steps. fairseq then thins out the masks of a batch to the count of its shortest clip
+    and draws at least two spans; here a clip's masks depend on its own length alone.
+
+    Args:
+        time_prob: Share of the time steps that the spans would mask without overlaps.
+        time_length: Steps of a span; a clip that is not longer has none.
+        channel_prob: The same for channels, which are zero for the whole clip.
+        channel_length: Neighbouring channels of a span.
+    """
+
+    time_prob: float = 0.0
+    time_length: int = 10
+    channel_prob: float = 0.0
+    channel_length: int = 64
+
+    def __post_init__(self) -> None:
+        _require_probabilities(time_prob=self.time_prob, channel_prob=self.channel_prob)
+        for name, value in (("time_length", self.time_length), ("channel_length", self.channel_length)):
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+
+    def apply(
+        self, sequence: TokenSequence, keys: Int64[Tensor, "b"], mask_token: Tensor | None = None
+    ) -> tuple[TokenSequence, Bool[Tensor, "b n"]]:
+        """Masked tokens, and which time steps are masked; never one of padding.
+
+        Args:
+            sequence: What the feature extractor gives.
+            keys: Of each clip's randomness.
+            mask_token: [D], what stands at masked steps; None: zeros.
+        """
+        tokens = sequence.tokens
+        num_tokens, width = tokens.shape[1:]
+        lengths = torch.full_like(keys, num_tokens)
+        if sequence.padding_mask is not None:
+            lengths = (~sequence.padding_mask).sum(dim=1)
+        steps = random_spans(keys, lengths, num_tokens, self.time_prob, self.time_length, stream=0)
+        widths = torch.full_like(keys, width)
+        channels = random_spans(keys, widths, width, self.channel_prob, self.channel_length, stream=2)
+        if self.time_prob:
+            if mask_token is None:
+                mask_token = tokens.new_zeros(())
+            tokens = torch.where(steps[..., None], mask_token.to(tokens.dtype), tokens)
+        if self.channel_prob:
+            tokens = tokens.masked_fill(channels[:, None], 0)
+        return TokenSequence(tokens, sequence.grid, sequence.padding_mask), steps
+
+
+def random_spans(
+    keys: Int64[Tensor, "b"], lengths: Int64[Tensor, "b"], size: int, prob: float, length: int, stream: int
+) -> Bool[Tensor, "b n"]:
+    """Distinct spans that lie wholly inside the first ``lengths`` of ``size`` positions of each row.
+
+    ``prob * lengths / length`` spans a row, the fraction being rounded up or down at random.
+    """
+    if prob == 0:
+        return torch.zeros(len(keys), size, dtype=torch.bool, device=keys.device)
+    rounding = keyed_uniform(keys, 1, stream)[:, 0]
+    count = (prob * lengths / length + rounding).floor()
+    position = torch.arange(size, device=keys.device)
+    possible = (position + length <= lengths[:, None]) & (lengths > length)[:, None]
+    order = keyed_uniform(keys, size, stream + 1).masked_fill(~possible, 2.0).argsort(dim=1, stable=True)
+    starts = (order.argsort(dim=1) < count[:, None]) & possible
+    # A position is masked if one of the last `length` positions is a start.
+    return F.max_pool1d(F.pad(starts.float(), (length - 1, 0)), length, stride=1) > 0
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """Mixup and CutMix: blends each picture of a training batch with the one before it, all by the same share.
+
+    Args:
+        mixup: Alpha of the beta distribution of the share with which whole pictures are blended (mixup, arXiv
+            1710.09412); 0: never.
+        cutmix: The same for the area of a rectangle that comes from the other picture (CutMix, arXiv 1905.04899).
+        prob: Probability that a batch is mixed at all.
+        switch_prob: Probability of CutMix where both may be.
+    """
+
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    prob: float = 1.0
+    switch_prob: float = 0.5
+
+    def __post_init__(self) -> None:
+        _require_probabilities(prob=self.prob, switch_prob=self.switch_prob)
+        for name, value in (("mixup", self.mixup), ("cutmix", self.cutmix)):
+            if value < 0:
+                raise ValueError(f"{name} must be 0 (never) or more, not {value}")
+        if not self.mixup and not self.cutmix:
+            raise ValueError("mixup and cutmix are both 0: set one of them, or model.mixing to null")
+
+    def apply(
+        self, pixels: Float[Tensor, "b c h w"], labels: Int64[Tensor, "b"], num_classes: int
+    ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b k"]]:
+        """The mixed pictures and the shares of the classes in them; drawn from torch's global CPU generator.
+
+        Args:
+            pixels: A batch; it is left as it is.
+            labels: The class of each.
+            num_classes: K.
+
+        Raises:
+            UserError: The inputs are not pictures.
+        """
+        from torchvision.transforms import v2  # here, because classifiers of sound and text need no torchvision
+
+        if pixels.ndim != 4:
+            raise UserError(
+                f"model.mixing: only pictures can be mixed, not inputs of shape {list(pixels.shape)}; set it to null"
+            )
+        mixed, switch = torch.rand(2).tolist()
+        if mixed >= self.prob:
+            return pixels, F.one_hot(labels, num_classes).float()
+        if self.cutmix and (not self.mixup or switch < self.switch_prob):
+            return v2.CutMix(alpha=self.cutmix, num_classes=num_classes)(pixels, labels)
+        return v2.MixUp(alpha=self.mixup, num_classes=num_classes)(pixels, labels)
+
+
+def _require_probabilities(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must lie between 0 and 1, not {value}")

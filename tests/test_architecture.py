@@ -1,0 +1,20 @@
+"""The list of rooms in docs/architecture.md is the one that import-linter holds, and every room is there."""
+
+import re
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_list_of_rooms_is_true() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    rooms = page.partition("## Rooms, and who may know whom")[2].partition("`model`, `nn` and every")[0]
+    listed = re.findall(r"^    (\w+)(?:\.py|/) ", rooms, re.MULTILINE)
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    held = [name.strip().removeprefix("d2v.") for layer in layers for name in layer.split("|")]
+    names = [path for path in (ROOT / "src" / "d2v").iterdir() if not path.name.startswith("_")]
+    assert sorted(held) == sorted(path.stem for path in names), "each file and folder of src/d2v is in the contract"
+    assert [name for name in held if name in listed] == listed, "in the same order"
+    assert {path.name for path in names if path.is_dir()} <= set(listed)
