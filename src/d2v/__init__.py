@@ -5,11 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from d2v.checkpoints.load import load
+    from d2v.commands.glue import fine_tune_on_glue
     from d2v.demo import prepare_demo
     from d2v.features.embed import embed_files
     from d2v.features.search import search
     from d2v.modalities.speech.report import prepare_speech
-    from d2v.modalities.text.corpus.prepare import prepare_corpus as prepare_text
+    from d2v.modalities.text.corpus.preparation import prepare_corpus as prepare_text
     from d2v.monitoring.comparison import probe
     from d2v.monitoring.machine import check_machine
     from d2v.official.exporting import export_checkpoint
@@ -21,6 +22,7 @@ __all__ = [
     "check_machine",
     "embed_files",
     "export_checkpoint",
+    "fine_tune_on_glue",
     "import_checkpoint",
     "load",
     "prepare_demo",
@@ -34,11 +36,12 @@ _PLACES = {
     "check_machine": "d2v.monitoring.machine.check_machine",
     "embed_files": "d2v.features.embed.embed_files",
     "export_checkpoint": "d2v.official.exporting.export_checkpoint",
+    "fine_tune_on_glue": "d2v.commands.glue.fine_tune_on_glue",
     "import_checkpoint": "d2v.official.importing.import_checkpoint",
     "load": "d2v.checkpoints.load.load",
     "prepare_demo": "d2v.demo.prepare_demo",
     "prepare_speech": "d2v.modalities.speech.report.prepare_speech",
-    "prepare_text": "d2v.modalities.text.corpus.prepare.prepare_corpus",
+    "prepare_text": "d2v.modalities.text.corpus.preparation.prepare_corpus",
     "probe": "d2v.monitoring.comparison.probe",
     "search": "d2v.features.search.search",
 }

@@ -56,6 +56,8 @@ def test_each_reader_of_a_tar_has_an_index_of_its_own(tmp_path: Path) -> None:
     assert (only_b.categories("label"), only_b.texts()) == (None, None)
     assert (others.categories("label"), others.categories("speaker"), others.texts()) == (None, None, None)
     assert len(list((tmp_path / "cache/d2v").iterdir())) == 3
+    assert both.fingerprint() == again.fingerprint()
+    assert len({source.fingerprint() for source in (both, only_b, others)}) == 3
 
 
 def test_the_same_samples_from_files_parquet_and_tars(tmp_path: Path) -> None:

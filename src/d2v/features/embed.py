@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
@@ -73,6 +73,7 @@ def embed_files(
     device: str = "auto",
     num_workers: int | None = None,
     overwrite: bool = False,
+    allow: Iterable[str] = (),
 ) -> EmbedReport:
     """Write the features of pictures, sound or texts to one file, in fp32, one row an input.
 
@@ -95,6 +96,7 @@ def embed_files(
         device: auto, cpu, cuda, cuda:1, mps.
         num_workers: Processes that read files; 0: this process reads; None: depends on the cores and the device.
         overwrite: Replace other features in the output, finished or unfinished.
+        allow: Packages outside d2v whose classes the checkpoint may name; see :func:`d2v.load`.
 
     Raises:
         UserError: An argument is wrong, no input could be embedded, or the output holds other features.
@@ -106,7 +108,7 @@ def embed_files(
         raise UserError(f"--num_workers {num_workers}: give 0 or more")
     options = FeatureOptions(weights, layer, pool, precision, chunk_seconds, overlap_seconds, image_size)
     where = find_device(device)
-    encoder = load_to(where, checkpoint, weights)
+    encoder = load_to(where, checkpoint, weights, allow)
     pieces = open_pieces(encoder, str(input), options, where)
     inputs = pieces.inputs
     _require_other_place(output, str(input), inputs)
@@ -143,7 +145,7 @@ def embed_files(
         return EmbedReport(output, True, shape, num_inputs, skipped.count, amount, speed, seconds)
 
 
-def load_to(device: torch.device, checkpoint: str | Path, weights: Weights) -> Encoder:
+def load_to(device: torch.device, checkpoint: str | Path, weights: Weights, allow: Iterable[str]) -> Encoder:
     """Load an encoder to its device, and bound the memory of oneDNN before the first convolution of the process.
 
     oneDNN keeps what it prepares for the last thousand shapes of convolutions. Each length of sound is a shape, and
@@ -153,7 +155,7 @@ def load_to(device: torch.device, checkpoint: str | Path, weights: Weights) -> E
         UserError: As :func:`d2v.load`.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8")
-    return load(checkpoint, weights=weights).to(device)
+    return load(checkpoint, weights=weights, allow=allow).to(device)
 
 
 def open_pieces(encoder: Encoder, root: str, options: FeatureOptions, device: torch.device) -> Pieces:

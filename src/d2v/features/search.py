@@ -2,7 +2,7 @@
 
 import csv
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -45,6 +45,7 @@ def search(
     picture: str | Path | None = None,
     root: str | Path | None = None,
     device: str = "auto",
+    allow: Iterable[str] = (),
 ) -> list[Neighbours]:
     """Find the rows of a file of features that are nearest to one of them, or to a new file. All rows are compared.
 
@@ -58,6 +59,7 @@ def search(
         picture: Draw queries and neighbours (.png, .jpg, .pdf or .svg), if they are files of pictures.
         root: Folder that ids are paths below, for the drawing; None: the input of the embedding.
         device: Where new files are encoded: auto, cpu, cuda, cuda:1, mps.
+        allow: Packages outside d2v whose classes the checkpoint may name; see :func:`d2v.load`.
 
     Returns:
         For each query its neighbours; a query that is a folder, say, is as many queries as it has files.
@@ -85,7 +87,13 @@ def search(
         elif checkpoint is None:
             raise UserError(_unknown(text, features.ids, path))
         else:
-            encoder = encoder or _encoder_of(features, path, checkpoint, where)
+            if encoder is None:
+                if "checkpoint_digest" not in features.settings:
+                    raise UserError(
+                        f"{path}: does not say what it was made with; embed it anew to search by a new file"
+                    )
+                encoder = load_to(where, checkpoint, features.settings["weights"], allow)
+                _require_same(encoder, features, path, checkpoint)
             queries += _embedded(text, features, path, encoder, where)
     names, vectors, rows_of_queries = zip(*queries, strict=True)
     rows, similarities = nearest(features.vectors, np.stack(vectors), top, rows_of_queries)
@@ -171,18 +179,14 @@ def _unknown(query: str, ids: list[str], embeddings: Path) -> str:
     return f"--query {query}: neither an id in {embeddings} nor a file{hint}"
 
 
-def _encoder_of(features: PooledFeatures, embeddings: Path, checkpoint: str | Path, device: torch.device) -> Encoder:
-    """The encoder that the rows were embedded with."""
+def _require_same(encoder: Encoder, features: PooledFeatures, embeddings: Path, checkpoint: str | Path) -> None:
+    """Raise a UserError if the rows were embedded with another encoder."""
     settings = features.settings
-    if "checkpoint_digest" not in settings:
-        raise UserError(f"{embeddings}: does not say what it was made with; embed it anew to search by a new file")
-    encoder = load_to(device, checkpoint, settings["weights"])
     if encoder_digest(encoder) != settings["checkpoint_digest"]:
         raise UserError(
             f"--checkpoint {checkpoint}: its {settings['weights']} is not what {embeddings} was made with, "
             f"which was {settings['checkpoint']}; give that one, or embed anew"
         )
-    return encoder
 
 
 def _embedded(

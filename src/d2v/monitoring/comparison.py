@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -72,6 +72,7 @@ def probe(
     seed: int | None = None,
     output: str | Path | None = None,
     device: str = "auto",
+    allow: Iterable[str] = (),
 ) -> Comparison:
     """Classify labelled data by the frozen features of encoders: by nearest neighbours, and by a linear classifier.
 
@@ -89,6 +90,8 @@ def probe(
         seed: Seed of untrained encoders; None: ``seed_everything`` of the config, or 0.
         output: Folder to draw masks, features (of pictures) and training curves in; None: nothing is drawn.
         device: auto, cpu, cuda, cuda:1, mps.
+        allow: Packages outside d2v whose classes a checkpoint may name; see :func:`d2v.load`. Those that the config
+            names are allowed.
 
     Raises:
         UserError: A config, a value in it, a checkpoint, a layer or the device is wrong, or the data have no labels.
@@ -102,7 +105,10 @@ def probe(
         seed = int(merged.get("seed_everything", 0))
     encoders: dict[str, Encoder] = {}
     for name in _several(checkpoint):
-        encoders[name] = _untrained(merged, seed) if name == RANDOM else load(name, weights=weights)
+        if name == RANDOM:
+            encoders[name] = _untrained(merged, seed)
+        else:
+            encoders[name] = load(name, weights=weights, allow=allow)
     if RANDOM in encoders:  # so that it reads the same tokens as the trained one
         for encoder in encoders.values():
             if encoder.assets:

@@ -39,8 +39,8 @@ class Tars(Source):
     def __init__(self, files: Sequence[Path], medium: Medium, folder: Path) -> None:
         self.archives = list(map(str, files))
         self._folder = folder
-        key = fingerprint(files, made_for=(medium.suffixes, medium.columns, COLUMNS))
-        index = cached_arrays("tar-index", key, lambda: _scan(files, medium))
+        self._made_for = (medium.suffixes, medium.columns, COLUMNS)
+        index = cached_arrays("tar-index", self.fingerprint(), lambda: _scan(files, medium))
         self._tar, self._offset, self._size = index["tar"], index["offset"], index["size"]
         self._names = PackedStrings.unpacked(index, "names")
         self._known = {column: PackedStrings.unpacked(index, column) for column in medium.columns}
@@ -72,7 +72,8 @@ class Tars(Source):
         return [printable(f"{tars[tar]}/{name}") for tar, name in zip(self._tar, self._names, strict=True)]
 
     def fingerprint(self) -> str:
-        return fingerprint(self.archives)
+        """Also another one for each medium, which finds other members: what is kept about them has this key, too."""
+        return fingerprint(self.archives, self._made_for)
 
     def categories(self, column: str) -> Categories | None:
         if column not in self._known:
