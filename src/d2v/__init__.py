@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from d2v.features.embed import embed_files
     from d2v.features.search import search
     from d2v.modalities.speech.report import prepare_speech
-    from d2v.modalities.text.corpus.prepare import prepare_corpus as prepare_text
+    from d2v.modalities.text.corpus.preparation import prepare_corpus as prepare_text
     from d2v.monitoring.comparison import probe
     from d2v.monitoring.machine import check_machine
     from d2v.official.exporting import export_checkpoint
@@ -41,7 +41,7 @@ _PLACES = {
     "load": "d2v.checkpoints.load.load",
     "prepare_demo": "d2v.demo.prepare_demo",
     "prepare_speech": "d2v.modalities.speech.report.prepare_speech",
-    "prepare_text": "d2v.modalities.text.corpus.prepare.prepare_corpus",
+    "prepare_text": "d2v.modalities.text.corpus.preparation.prepare_corpus",
     "probe": "d2v.monitoring.comparison.probe",
     "search": "d2v.features.search.search",
 }

@@ -9,6 +9,7 @@ import torch
 from exporting import classifier, linear_head, make_encoder, run_export, save
 
 import d2v
+from d2v.checkpoints.head_files import load_head
 from d2v.errors import UserError
 from d2v.finetuning.classifier import Classifier
 from d2v.training.schedules import WarmupCosine
@@ -92,7 +93,9 @@ def test_a_score_keeps_its_units(tmp_path: Path) -> None:
         optimizer=torch.optim.SGD, schedule=WarmupCosine(0), checkpoint=str(folder), task="regression", norm=False,
         score_scale=2.0,
     )  # fmt: skip
-    given = module.given_head()
+    stored = load_head(folder)
+    assert stored is not None
+    given = module.weights_from(stored)
     assert given is not None
     torch.testing.assert_close(given[1]["proj.weight"] * 2.0, head["proj.weight"] * 5.0)
     torch.testing.assert_close(given[1]["proj.bias"] * 2.0, head["proj.bias"] * 5.0)

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from d2v.errors import UserError
-from d2v.modalities.text.corpus import reading
-from d2v.modalities.text.corpus.files import Corpus, TextFile, _files
-from d2v.modalities.text.corpus.reading import END, LINE, PART, SegmentReader
+from d2v.modalities.text.corpus import documents as reading
+from d2v.modalities.text.corpus.corpus_files import Corpus, TextFile, _files
+from d2v.modalities.text.corpus.documents import END, LINE, PART, SegmentReader
 from d2v.modalities.text.corpus.tokenizer_sample import sample
 
 DOCUMENTS = [
@@ -243,7 +243,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 
 def test_jobs_are_of_about_the_same_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("d2v.modalities.text.corpus.files._JOB_BYTES", (1000, 2000))
+    monkeypatch.setattr("d2v.modalities.text.corpus.corpus_files._JOB_BYTES", (1000, 2000))
     for i in range(50):
         (tmp_path / f"{i:02d}.txt").write_text("x" * 99)
     (tmp_path / "99.txt").write_text("y" * 10_000)
@@ -341,8 +341,8 @@ def test_what_lies_beside_data_is_left_out_of_a_folder(tmp_path: Path, caplog: p
 
 def test_a_folder_of_many_files_is_searched_in_linear_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"{i:05d}.txt" for i in range(20_000)]
-    monkeypatch.setattr("d2v.modalities.text.corpus.files.list_files", lambda *_: [*names, "z.png"])
-    monkeypatch.setattr("d2v.modalities.text.corpus.files.is_text", lambda name, _: name.endswith("txt"))
+    monkeypatch.setattr("d2v.modalities.text.corpus.corpus_files.list_files", lambda *_: [*names, "z.png"])
+    monkeypatch.setattr("d2v.modalities.text.corpus.corpus_files.is_text", lambda name, _: name.endswith("txt"))
     start = time.process_time()
     assert len(_files(str(tmp_path), "text", None)) == 20_000
     assert time.process_time() - start < 5  # took a minute

@@ -13,7 +13,7 @@ import pytest
 
 from d2v.errors import UserError
 from d2v.modalities.text.corpus import jobs
-from d2v.modalities.text.corpus.prepare import open_shards, prepare_corpus
+from d2v.modalities.text.corpus.preparation import open_shards, prepare_corpus
 from d2v.modalities.text.corpus.shard_writer import ShardWriter, dtype_for, write_index
 from d2v.modalities.text.corpus.shards import Shards, is_prepared
 from d2v.modalities.text.tokenizer import TextTokenizer
@@ -23,7 +23,7 @@ JOB_BYTES = (2000, 4000)
 
 @pytest.fixture(autouse=True)
 def _small_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("d2v.modalities.text.corpus.files._JOB_BYTES", JOB_BYTES)
+    monkeypatch.setattr("d2v.modalities.text.corpus.corpus_files._JOB_BYTES", JOB_BYTES)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def content(folder: Path) -> dict[str, bytes]:
 def prepared(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared") / "shards"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("d2v.modalities.text.corpus.files._JOB_BYTES", JOB_BYTES)
+        patch.setattr("d2v.modalities.text.corpus.corpus_files._JOB_BYTES", JOB_BYTES)
         prepare(corpus, folder, num_workers=1)
     return folder
 
@@ -119,7 +119,7 @@ def test_workers_change_nothing(
 
 
 def test_one_job_holds_out_every_tenth_document(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("d2v.modalities.text.corpus.files._JOB_BYTES", (1 << 20, 1 << 20))
+    monkeypatch.setattr("d2v.modalities.text.corpus.corpus_files._JOB_BYTES", (1 << 20, 1 << 20))
     summary = prepare(corpus, tmp_path / "out")
     assert summary.documents == {"train": 135, "val": 15}  # type: ignore[attr-defined]
     val = Shards.open(tmp_path / "out", "val")
@@ -131,8 +131,8 @@ def test_a_kill_keeps_what_is_finished(prepared: Path, corpus: Path, tmp_path: P
     output = tmp_path / "out"
     code = f"""
 import os, signal
-from d2v.modalities.text.corpus import files as corpus
-from d2v.modalities.text.corpus import prepare
+from d2v.modalities.text.corpus import corpus_files as corpus
+from d2v.modalities.text.corpus import preparation as prepare
 corpus._JOB_BYTES = {JOB_BYTES}
 run_jobs = prepare.run_jobs
 def killed(*args):

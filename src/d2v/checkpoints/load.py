@@ -1,10 +1,10 @@
 """Pretrained weights in: an encoder for features, or the start of another pretraining."""
 
-from collections.abc import Iterable
+import inspect
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from d2v.checkpoints.changes import adapt_weights, changed_recipe
 from d2v.checkpoints.folder import (
     StateDict,
     any_begins,
@@ -13,14 +13,18 @@ from d2v.checkpoints.folder import (
     prefixed,
 )
 from d2v.checkpoints.opening import Checkpoint, open_checkpoint
-from d2v.checkpoints.recipe import build_encoder
+from d2v.checkpoints.recipe import build_encoder, part_class
 from d2v.errors import UserError
 from d2v.model.data2vec import Method
 from d2v.model.encoder import Encoder
+from d2v.model.front_end import FrontEnd
 from d2v.model.teacher import Part
+from d2v.nn.positional import PositionTable, RelativePositionBias
+from d2v.nn.transformer import Transformer
 
 Weights = Literal["student", "teacher"]
 
+_OUTPUT_NORM = "trunk.output_norm."
 _STUDENT, _TEACHER, _TASK = "student.", "teacher.encoder.", "task."
 
 
@@ -65,7 +69,7 @@ def load_encoder(
     path, stored = checkpoint.path, checkpoint.encoder(modality)
     recipe = stored.recipe
     if changes:
-        recipe = changed_recipe(recipe, changes, allow)
+        recipe = _changed_recipe(recipe, changes, allow)
     encoder = build_encoder(recipe, allow)
     found = checkpoint.tensors(_STUDENT, modality)
     if weights == "teacher":
@@ -73,13 +77,59 @@ def load_encoder(
         if not found:
             raise UserError(f"{path}: holds no teacher; load it with weights='student'")
     if changes:
-        found = adapt_weights(found, build_encoder(stored.recipe, allow), encoder, changes)
+        found = _adapt_weights(found, build_encoder(stored.recipe, allow), encoder, changes)
     problems = mismatches(encoder.state_dict(), found)
     if problems:
         raise UserError(f"{path}: the weights do not fit the encoder: {in_short(problems)}")
     encoder.load_state_dict(found)
     encoder.assets, encoder.licence = stored.assets, stored.licence
     return encoder.eval()
+
+
+def _changed_recipe(recipe: Mapping[str, Any], changes: Mapping[str, Any], allow: Iterable[str] = ()) -> dict[str, Any]:
+    """The recipe of an encoder with other arguments, each of which is one of its front end or of its trunk.
+
+    Raises:
+        UserError: Neither has such an argument.
+    """
+    front, trunk = recipe["front"], dict(recipe["trunk"])
+    front_args = dict(front.get("init_args", {}))
+    front_class = part_class(front, FrontEnd, allow)
+    of_front = list(inspect.signature(front_class).parameters)[1:]  # the first is the trunk
+    of_trunk = list(inspect.signature(Transformer).parameters)
+    for name, value in changes.items():
+        if name in of_front:
+            front_args[name] = value
+        elif name in of_trunk:
+            trunk[name] = value
+        else:
+            known = f"{front_class.__name__} has {', '.join(of_front)}; the trunk {', '.join(of_trunk)}"
+            raise UserError(f"{name}={value!r}: the encoder has no such argument; {known}")
+    return {"front": {**front, "init_args": front_args}, "trunk": trunk}
+
+
+def _adapt_weights(weights: StateDict, original: Encoder, changed: Encoder, changes: Mapping[str, Any]) -> StateDict:
+    """Position and bias tables at another size of pictures are interpolated, as they would be in each forward pass; the
+    output norm that is to go is left out. Everything else stays.
+
+    Args:
+        weights: Of an encoder.
+        original: That encoder; its tables are overwritten.
+        changed: The same with other arguments.
+        changes: These.
+    """
+    if changes.get("output_norm") is False:
+        weights = {name: value for name, value in weights.items() if not name.startswith(_OUTPUT_NORM)}
+    if "image_size" not in changes:
+        return weights
+    weights = dict(weights)
+    for name, module in changed.named_modules():
+        table = f"{name}.table"
+        if isinstance(module, (PositionTable, RelativePositionBias)) and table in weights:
+            before: Any = original.get_submodule(name)
+            before.get_parameter("table").data = weights[table]
+            weights[table] = before.table_for(module.grid).detach().clone()
+    return weights
 
 
 def init_weights(method: Method, path: str | Path) -> list[str]:

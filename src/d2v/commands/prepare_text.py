@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from d2v.commands.arguments import positive
 
 if TYPE_CHECKING:
-    from d2v.modalities.text.corpus.prepare import PreparedText
+    from d2v.modalities.text.corpus.preparation import PreparedText
 
 VOCAB_SIZE = 50260
 """Types of GPT-2 and three that fairseq adds; with five special tokens as many as RoBERTa has."""
@@ -62,7 +62,7 @@ def prepare_text(args: argparse.Namespace) -> None:
         UserError: The input cannot be used, or the output holds something else.
         OSError: The output cannot be written.
     """
-    from d2v.modalities.text.corpus.prepare import prepare_corpus
+    from d2v.modalities.text.corpus.preparation import prepare_corpus
 
     prepared = prepare_corpus(
         args.input,

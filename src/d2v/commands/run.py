@@ -61,10 +61,10 @@ def run_trainer(args: Sequence[str]) -> None:
 
 
 class RunCLI(LightningCLI):
-    """LightningCLI for all our modules and DataModules.
+    """LightningCLI for all our modules and DataModules; each run has a folder of its own, with its config in it.
 
-    What differs: values of a checkpoint never override the config; checkpointing and what the method needs cannot be
-    dropped by a list of callbacks in a YAML file; each run has a folder of its own, with its config in it.
+    Values of a checkpoint never override the config, and a list of callbacks in a YAML file cannot drop checkpointing
+    or what the method needs.
     """
 
     subcommand: str
@@ -91,21 +91,15 @@ class RunCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
-        parser.add_argument(
-            "--run_name", type=str | None, default=None, help="Name of the run's folder; null: the time."
-        )
+        parser.add_argument("--run_name", type=str | None, help="Name of the run's folder; null: the time.")
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "fit":
-            parser.add_argument(
-                "--resume",
-                type=str | None,
-                default=None,
-                help="Continue exactly from a checkpoint, from that of a run's folder, or `auto`: from the newest run.",
-            )
+            text = "Continue exactly from a checkpoint, from that of a run's folder, or `auto`: from the newest run."
+            parser.add_argument("--resume", type=str | None, help=text)
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
@@ -137,8 +131,7 @@ class RunCLI(LightningCLI):
         config.trainer.default_root_dir = str(self.run_dir)
         config.checkpoint.dirpath = str(self.run_dir / "checkpoints")
         for logger in _as_list(config.trainer.logger):
-            if isinstance(logger, jsonargparse.Namespace):
-                direct_logger(logger, self.run_dir)
+            direct_logger(logger, self.run_dir)
 
     def instantiate_classes(self) -> None:
         self.parser.add_instantiator(self._build, object, subclasses=True)
@@ -150,9 +143,7 @@ class RunCLI(LightningCLI):
             if isinstance(error, (TypeError, ValueError)):
                 raise UserError(one_line(error)) from error
             raise
-        path = self.config[self.subcommand].ckpt_path
-        if path is not None:
-            require_fitting(path, self.model)
+        require_fitting(self.config[self.subcommand].ckpt_path, self.model)
 
     def _build(self, class_type: type, *args: Any, **kwargs: Any) -> Any:
         """Build one object of the config; if it refuses its values, say under which key they stand."""
@@ -181,11 +172,9 @@ class RunCLI(LightningCLI):
             keys = ("accelerator", "devices", "num_nodes", "strategy", "precision")
             stated = ", ".join(f"{key} {config[key]}" for key in keys if config[key] is not None)
             raise UserError(f"trainer: {one_line(error)} (with {stated})") from error
-        cores = os.cpu_count() or 1
-        if isinstance(trainer.accelerator, CPUAccelerator) and trainer.num_devices > cores:
-            raise UserError(
-                f"trainer.devices is {trainer.num_devices}, and this machine has {cores} CPU cores: set it to 1."
-            )
+        cores, devices = os.cpu_count() or 1, trainer.num_devices
+        if isinstance(trainer.accelerator, CPUAccelerator) and devices > cores:
+            raise UserError(f"trainer.devices is {devices}, and this machine has {cores} CPU cores: set it to 1.")
         return trainer
 
     def after_fit(self) -> None:
@@ -206,12 +195,14 @@ class RunCLI(LightningCLI):
     def predict(self, **kwargs: Any) -> None:
         """Write what the module predicts into the run's folder: a table with names, or ``features.npz``."""
         assert self.run_dir is not None
-        features = None if self._add_table() else FeatureFile()
-        if features is not None:
-            self.trainer.callbacks.append(features)  # type: ignore[attr-defined]
-        self.trainer.predict(**{**kwargs, "return_predictions": False})
-        if features is not None:
-            features.save(self.trainer, self.run_dir)
+        kwargs["return_predictions"] = False
+        if self._add_table():
+            self.trainer.predict(**kwargs)
+            return
+        features = FeatureFile()
+        self.trainer.callbacks.append(features)  # type: ignore[attr-defined]
+        self.trainer.predict(**kwargs)
+        features.save(self.trainer, self.run_dir)
 
     def _add_table(self) -> bool:
         """Let the module's rows be written, if it is one that makes rows."""
@@ -234,7 +225,9 @@ class RunCLI(LightningCLI):
             config.pop(name, None)
         # `null` stays: it differs from a default that is not null.
         text = self._parser(self.subcommand).dump(_without_enums(config), skip_none=False)
-        return f"# continued from {origin}\n{text}" if origin else text
+        if origin:
+            return f"# continued from {origin}\n{text}"
+        return text
 
 
 def _prepare(args: Sequence[str]) -> list[str]:
@@ -246,9 +239,7 @@ def _prepare(args: Sequence[str]) -> list[str]:
         if option not in ("--config", "-c"):
             prepared.append(word)
             continue
-        name = value
-        if not equals:
-            name = next(words, "")
+        name = value if equals else next(words, "")
         if not name or name.startswith("--"):
             raise UserError(f"{option}: a value is missing; give a YAML file or the name of a shipped config")
         path = find_config(name)
@@ -277,17 +268,15 @@ def _check(config: jsonargparse.Namespace, command: str) -> None:
     trainer = config.trainer
     if config.get("data") is None:
         raise UserError("data: the config has no such section; give one, or --data CLASS --data.root DIR")
-    if config.run_name is not None and (not config.run_name or Path(config.run_name).name != config.run_name):
-        raise UserError(
-            f"--run_name {config.run_name}: must be a plain name; --trainer.default_root_dir sets the place"
-        )
+    name = config.run_name
+    if name is not None and (not name or Path(name).name != name):
+        raise UserError(f"--run_name {name}: must be a plain name; --trainer.default_root_dir sets the place")
     if trainer.log_every_n_steps is not None and trainer.log_every_n_steps < 1:
         raise UserError(f"trainer.log_every_n_steps is {trainer.log_every_n_steps}: it must be at least 1.")
     endless = trainer.max_steps in (None, -1) and trainer.max_epochs in (None, -1)
     if str(trainer.precision) in ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16"):
-        raise UserError(
-            f"trainer.precision is {trainer.precision}: the teacher's average needs fp32 weights; set it to bf16-mixed"
-        )
+        needed = "the teacher's average needs fp32 weights; set it to bf16-mixed"
+        raise UserError(f"trainer.precision is {trainer.precision}: {needed}")
     if command == "fit" and endless and not trainer.fast_dev_run:
         raise UserError("trainer.max_steps is not set, so training would never end: set it, or trainer.max_epochs.")
 
@@ -305,4 +294,6 @@ def _without_enums(value: Any) -> Any:
         return jsonargparse.Namespace({name: _without_enums(item) for name, item in vars(value).items()})
     if isinstance(value, list):
         return [_without_enums(item) for item in value]
-    return value.value if isinstance(value, Enum) else value
+    if isinstance(value, Enum):
+        return value.value
+    return value

@@ -30,12 +30,14 @@ def checkpoint_of(option: str, name: str) -> str:
     raise UserError(f"{option} {name}: no checkpoint there; give its file or a run's folder{choice}")
 
 
-def require_fitting(path: str, model: L.LightningModule) -> None:
-    """Compare a checkpoint with the model that is to read it, before anything runs.
+def require_fitting(path: str | None, model: L.LightningModule) -> None:
+    """Compare a checkpoint, if one was asked for, with the model that is to read it, before anything runs.
 
     Raises:
         UserError: It is damaged, or of another model.
     """
+    if path is None:
+        return
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         found = content["state_dict"]
@@ -93,8 +95,10 @@ def remove_unused(run_dir: Path | None) -> None:
         shutil.rmtree(run_dir, ignore_errors=True)
 
 
-def direct_logger(logger: jsonargparse.Namespace, run_dir: Path) -> None:
+def direct_logger(logger: jsonargparse.Namespace | bool, run_dir: Path) -> None:
     """Make a configured logger write into the run's folder, and W&B run offline where nobody is logged in."""
+    if isinstance(logger, bool):  # Lightning's own, or none
+        return
     init_args = logger.init_args
     init_args.save_dir = str(run_dir)
     if logger.class_path.endswith("TensorBoardLogger"):

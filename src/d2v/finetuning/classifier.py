@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from d2v.checkpoints.head_files import load_head
+from d2v.checkpoints.head_files import StoredHead
 from d2v.errors import UserError
 from d2v.finetuning.augmentation import Mixing
 from d2v.finetuning.classifier_tasks import Task, check_metrics, describe, describe_label, make_metrics
@@ -124,34 +124,37 @@ class Classifier(FinetuningModule):
             return super().parameter_groups()
         return layer_decayed_groups(self, self.student, self.layer_decay)
 
-    def given_head(self) -> tuple[Sequence[str], dict[str, Tensor]] | None:
-        """The classifier beside an imported encoder, if this one is such; else a notice says where they differ.
+    def weights_from(self, head: StoredHead) -> tuple[Sequence[str], dict[str, Tensor]] | None:
+        """Those of a classifier that is built like this one; else a notice says where they differ.
 
         Classes that it does not name are those of the data, in their order. Its scores are in the units of the data,
         those of a head of ours ``score_scale`` times smaller.
         """
-        found = None if self.checkpoint is None else load_head(self.checkpoint)
-        if found is None or found.task == "ctc":
+        if head.task == "ctc":
             return None
-        classes, outputs = self._data_classes, len(found.weights["proj.bias"])
-        theirs = {"task": found.task, "pool": found.pool, "head": found.kind, "norm": "norm.weight" in found.weights}
-        ours = {"task": self.task, "pool": self.pool, "head": self.head_kind, "norm": self.norm}
-        differing = [f"model.{key} {str(value).lower()}" for key, value in theirs.items() if value != ours[key]]
-        if found.names is None and classes and len(classes) != outputs:
+        classes, outputs = self._data_classes, head.num_outputs
+        differing = []
+        for key, theirs, ours in (
+            ("task", head.task, self.task),
+            ("pool", head.pool, self.pool),
+            ("head", head.kind, self.head_kind),
+            ("norm", head.has_norm, self.norm),
+        ):
+            if theirs != ours:
+                differing.append(f"model.{key} {str(theirs).lower()}")
+        if head.names is None and classes and len(classes) != outputs:
             differing.append(f"{outputs} classes (the data have {len(classes)})")
         if differing:
             rank_zero_info(f"model.checkpoint: its classifier is not taken, because it has {', '.join(differing)}")
             return None
-        weights = {
-            name: value / self.score_scale if name.startswith("proj.") else value
-            for name, value in found.weights.items()
-        }
-        if found.names is None:
-            return classes or tuple(str(number) for number in range(outputs)), weights
-        if set(found.names) != set(classes):
-            return found.names, weights
-        order = [found.names.index(name) for name in classes]
-        return classes, {name: v[order] if name.startswith("proj.") else v for name, v in weights.items()}
+        names = head.names or classes or tuple(map(str, range(outputs)))
+        order = list(range(outputs))
+        if head.names is not None and set(head.names) == set(classes):
+            names, order = classes, [head.names.index(name) for name in classes]
+        weights = dict(head.weights)
+        for name in ("proj.weight", "proj.bias"):
+            weights[name] = weights[name][order] / self.score_scale
+        return names, weights
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

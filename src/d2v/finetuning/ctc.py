@@ -13,7 +13,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.functional.text import word_error_rate
 from torchmetrics.text import CharErrorRate, WordErrorRate
 
-from d2v.checkpoints.head_files import load_head
+from d2v.checkpoints.head_files import StoredHead
 from d2v.data.alphabet import Alphabet
 from d2v.errors import UserError
 from d2v.finetuning.decoders import BLANK, Decoder, GreedyDecoder
@@ -74,7 +74,7 @@ class CTCModule(FinetuningModule):
         return CTCHead(self.student.width, num_outputs, self.final_dropout)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        if self.head_lr_scale == 1:  # no groups of its own: runs from before there was a choice resume
+        if self.head_lr_scale == 1:
             return super().parameter_groups()
         return groups_with_rate(self, self.head, self.head_lr_scale)
 
@@ -84,11 +84,10 @@ class CTCModule(FinetuningModule):
             return ()
         return tuple(self._data_alphabet.symbols)
 
-    def given_head(self) -> tuple[Sequence[str], dict[str, Tensor]] | None:
-        found = None if self.checkpoint is None else load_head(self.checkpoint)
-        if found is None or found.task != "ctc" or found.names is None:
+    def weights_from(self, head: StoredHead) -> tuple[Sequence[str], dict[str, Tensor]] | None:
+        if head.task != "ctc" or head.names is None:
             return None
-        return found.names, found.weights
+        return head.names, dict(head.weights)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         super().on_save_checkpoint(checkpoint)

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from d2v.checkpoints.head_files import head_recipe
+from d2v.checkpoints.head_files import StoredHead, head_recipe, load_head
 from d2v.checkpoints.load import Weights
 from d2v.errors import UserError
 from d2v.features.chunks import SAMPLE_RATE, encode_chunks
@@ -116,6 +116,10 @@ class FinetuningModule(TrainingModule):
     def loss(self, batch: Batch) -> Tensor:
         """Loss of a batch."""
 
+    @abstractmethod
+    def weights_from(self, head: StoredHead) -> tuple[Sequence[str], dict[str, Tensor]] | None:
+        """Names and weights of a head that lies beside the encoder in ``checkpoint``; None if it is of no use here."""
+
     # Parts.
 
     @property
@@ -211,13 +215,13 @@ class FinetuningModule(TrainingModule):
         elif command == "fit" and self.names != found:
             raise UserError(self.other_names(found))
 
-    def given_head(self) -> tuple[Sequence[str], dict[str, Tensor]] | None:
-        """Names and weights of a head that ``checkpoint`` holds beside the encoder, if it does."""
-        return None
-
     def _first_head(self, found: tuple[str, ...], fit: bool) -> None:
         """The head that comes with the encoder, unless it is to be trained on other labels; else a new one."""
-        given = self.given_head()
+        stored = given = None
+        if self.checkpoint is not None:
+            stored = load_head(self.checkpoint)
+        if stored is not None:
+            given = self.weights_from(stored)
         if given is not None and (not fit or tuple(given[0]) == found):
             self.set_names(given[0])
             self.head.load_state_dict(given[1])
@@ -238,7 +242,7 @@ class FinetuningModule(TrainingModule):
         """Take the names of the outputs from a checkpoint whose weights are going to be loaded.
 
         Raises:
-            UserError: It is none of this task, or training would go on with other labels.
+            UserError: It is of another task, or training would go on with other labels.
         """
         stored = checkpoint.get("d2v", {}).get(self.stored_as)
         if not stored:

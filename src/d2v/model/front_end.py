@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from d2v.errors import UserError
 from d2v.model.example_inputs import ExampleInputs
 from d2v.model.masked_input import MaskedInput, gather_tokens
-from d2v.nn.arguments import remember_arguments
 from d2v.nn.positional import AttentionBias, PositionalEncoding
+from d2v.nn.remembered_arguments import remember_arguments
 from d2v.nn.transformer import Transformer
 from d2v.types import Mask, TokenSequence
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from d2v.nn.arguments import remember_arguments
+from d2v.nn.remembered_arguments import remember_arguments
 
 HeadKind = Literal["linear", "tanh"]
 

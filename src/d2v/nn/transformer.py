@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from d2v.nn.arguments import remember_arguments
 from d2v.nn.block import Block, BlockOutput
+from d2v.nn.remembered_arguments import remember_arguments
 
 
 @dataclass(frozen=True)

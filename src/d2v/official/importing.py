@@ -13,15 +13,20 @@ from d2v.checkpoints import folder, head_files, hub
 from d2v.checkpoints.export.card import bullets, table
 from d2v.checkpoints.recipe import build_method
 from d2v.errors import UserError
+from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.official import foreign_heads, speech_tensors, text_tensors, vision_tensors
 from d2v.official.imported import Imported
 from d2v.official.recognise import read_official
-from d2v.official.tokenizer_search import find_tokenizer
 
 SHOWN = 12
 """Names of what is left out that a summary shows."""
 
-_ASSETS = {"tokenizer.json": "tokenizer", "preprocessor_config.json": "mean and deviation of pixels"}
+_TOKENIZER = "tokenizer.json"
+_ASSETS = {_TOKENIZER: "tokenizer", "preprocessor_config.json": "mean and deviation of pixels"}
+_HOW = (
+    "--tokenizer PATH (a tokenizer.json; of fairseq's models a folder with GPT-2's encoder.json and vocab.bpe and with "
+    "their dict.txt)"
+)
 _DESCRIBED = {
     vision_tensors.FRONT_END: vision_tensors,
     speech_tensors.FRONT_END: speech_tensors,
@@ -113,7 +118,7 @@ def import_checkpoint(
     source = hub.local_path(source)
     imported, files = read_official(source)
     imported = _with_names(imported, _path(dictionary), _path(classes), source)
-    assets = {**imported.assets, **find_tokenizer(imported, _path(tokenizer), source)}
+    assets = {**imported.assets, **_find_tokenizer(imported, _path(tokenizer), source)}
     try:
         with torch.device("meta"):  # shapes are all that is needed of it
             method = build_method(imported.method)
@@ -159,6 +164,55 @@ def _with_names(imported: Imported, dictionary: Path | None, classes: Path | Non
     elif head is not None and classes is not None:
         head = foreign_heads.name_classes(head, classes)
     return dataclasses.replace(imported, head=head)
+
+
+def _find_tokenizer(imported: Imported, named: Path | None, source: Path) -> dict[str, str]:
+    """What becomes of the encoder's assets: its ``tokenizer.json``, if it is one of text and the tokenizer is known.
+
+    Args:
+        imported: Its notes are extended by where the tokenizer comes from, and by what is odd about it.
+        named: Where the user says that it lies.
+        source: The checkpoint, or the folder of Hugging Face; without ``named`` it is looked for there.
+
+    Raises:
+        UserError: The tokenizer that the user names cannot be read or does not fit, or there is no text.
+    """
+    vocab_size = imported.front.get("vocab_size")
+    if vocab_size is None:
+        if named is not None:
+            raise UserError(f"--tokenizer {named}: {source} is no model of text; leave it out")
+        return {}
+    notes = imported.notes
+    if named is not None:
+        tokenizer = TextTokenizer.open(named)
+        if len(tokenizer) > vocab_size:
+            raise UserError(
+                f"--tokenizer {named}: has {len(tokenizer)} ids, but the encoder knows {vocab_size}; give the one that "
+                "it was trained with"
+            )
+    else:
+        folder, where = source.parent, "beside the checkpoint"
+        if source.is_dir():
+            folder, where = source, "in the folder"
+        try:
+            tokenizer = TextTokenizer.open(folder)
+        except UserError as error:
+            notes.append(f"no tokenizer goes with it ({error}): to have one, import again with {_HOW}")
+            return {}
+        if len(tokenizer) > vocab_size:
+            notes.append(
+                f"the tokenizer {where} has {len(tokenizer)} ids, the encoder knows {vocab_size}: it is not used; "
+                f"import again with {_HOW}"
+            )
+            return {}
+        if not source.is_dir():
+            notes.append(f"the tokenizer is the one {where}")
+    if tokenizer.mask_id != vocab_size - 1:
+        notes.append(
+            f"the tokenizer's <mask> is {tokenizer.mask_id}: a pretraining that goes on from here would take the last "
+            f"id, {vocab_size - 1}, in its place"
+        )
+    return {_TOKENIZER: tokenizer.to_json()}
 
 
 def _sha256(file: Path) -> str:

@@ -74,7 +74,9 @@ class Data2VecModule(TrainingModule):
         features = {}
         for name, batch in by_encoder(batches).items():
             features[name] = self.encoders[name].embed(batch.inputs, padding_mask=batch.padding_mask)
-        return features[""] if isinstance(batches, Batch) else features
+        if isinstance(batches, Batch):
+            return features[""]
+        return features
 
     def configure_callbacks(self) -> list[L.Callback]:
         return [*super().configure_callbacks(), EMATeacherCallback(self.method, self.ema)]
@@ -83,7 +85,7 @@ class Data2VecModule(TrainingModule):
         """As for any training; and the data must mean what they meant.
 
         Raises:
-            UserError: The data have another tokenizer, or pixels, than those that the checkpoint was trained on.
+            UserError: Their tokenizer, or how they normalise pixels, is not that of the checkpoint.
         """
         stored = checkpoint.get("d2v", {}).get("encoders", {})
         for name, encoder in self.encoders.items():

@@ -23,10 +23,7 @@ from d2v.training.schedules import LRSchedule
 class TrainingModule(L.LightningModule):
     """Trains encoders with keyed randomness, one optimizer and checkpoints that ``d2v.load`` reads.
 
-    Args:
-        optimizer: Built from the parameter groups; its ``lr`` is the peak.
-        schedule: Of the learning rate.
-        seed: Of masks and of everything random in a step; the command line sets it from ``seed_everything``.
+    The arguments are described by the subclasses.
     """
 
     def __init__(self, optimizer: Callable[[Iterable], Optimizer], schedule: LRSchedule, seed: int) -> None:

@@ -11,7 +11,7 @@ from d2v.data.sampler import StreamSampler
 from d2v.data.samples import Sample, SampleDataset, collate_samples
 from d2v.errors import UserError
 from d2v.modalities.text.corpus.blocks import LEAST_TOKENS, Blocks, EvenBlocks, sentence_blocks
-from d2v.modalities.text.corpus.prepare import open_shards, verify_once
+from d2v.modalities.text.corpus.preparation import open_shards, verify_once
 from d2v.modalities.text.corpus.shards import Shards
 from d2v.modalities.text.dataset import TextDataset
 from d2v.modalities.text.front_end import TextFrontEnd

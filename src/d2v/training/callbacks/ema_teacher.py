@@ -6,6 +6,7 @@ import lightning as L
 
 from d2v.metrics import EMA_DECAY
 from d2v.model.data2vec import Method
+from d2v.training.callbacks.log import is_logged
 from d2v.training.schedules import EMADecay
 
 
@@ -33,6 +34,5 @@ class EMATeacherCallback(L.Callback):
         self._step = trainer.global_step
         decay = self.decay.at(self._step)
         self.method.move_teacher(decay)
-        log_every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if self._step % log_every == 0:  # sending a number to the device waits for it
+        if is_logged(trainer, self._step):  # sending a number to the device waits for it
             pl_module.log(EMA_DECAY, decay, rank_zero_only=True)

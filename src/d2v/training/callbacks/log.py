@@ -27,7 +27,7 @@ class LogCallback(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        loss = outputs["loss"].detach() * trainer.accumulate_grad_batches  # by which Lightning has divided it
+        loss = outputs["loss"].detach() * trainer.accumulate_grad_batches  # Lightning has divided by it
         pl_module.log(metrics.TRAIN_LOSS, loss, prog_bar=True)
         # The rest costs time, and Lightning writes it for the last micro-batch of such a step only.
         if step_is_logged(trainer, batch_idx):

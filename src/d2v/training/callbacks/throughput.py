@@ -50,7 +50,7 @@ class ThroughputCallback(L.Callback):
             self._seconds += now - self._last_end
             self._last_end = now
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it on the instance
-        parts = getattr(data, "parts", {"": data})  # somebody else's DataModule has no parts
+        parts = getattr(data, "parts", {"": data})  # a DataModule from elsewhere has no parts
         for name, part in by_encoder(batch).items():
             self._count(self._counts.setdefault(name, _Counts()), parts[name], part, trainer.world_size, counted)
         if step_is_logged(trainer, batch_idx):

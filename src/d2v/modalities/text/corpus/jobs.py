@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from d2v.modalities.text.corpus.corpus_files import Segment, spread
+from d2v.modalities.text.corpus.documents import END, LINE, SegmentReader
 from d2v.modalities.text.corpus.encoding import LineEncoder
-from d2v.modalities.text.corpus.files import Segment, spread
-from d2v.modalities.text.corpus.reading import END, LINE, SegmentReader
 from d2v.modalities.text.corpus.shard_writer import ShardWriter, dtype_for, write_json
 from d2v.modalities.text.corpus.shards import SPLITS
 from d2v.modalities.text.tokenizer import TextTokenizer

@@ -4,8 +4,8 @@ import itertools
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
-from d2v.modalities.text.corpus.files import Corpus, Segment, TextFile, spread
-from d2v.modalities.text.corpus.reading import END, SegmentReader, last_border
+from d2v.modalities.text.corpus.corpus_files import Corpus, Segment, TextFile, spread
+from d2v.modalities.text.corpus.documents import END, SegmentReader, last_border
 from d2v.modalities.text.line_blocks import COMPRESSED
 
 SAMPLE_BYTES = 128 << 20

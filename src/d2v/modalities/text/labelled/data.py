@@ -6,7 +6,7 @@ from pathlib import Path
 from d2v.data.sources.splits import TRAIN_NAMES, VAL_NAMES
 from d2v.errors import UserError
 from d2v.modalities.text.labelled.examples import Columns, Examples, have_column, is_number, read_examples
-from d2v.modalities.text.labelled.module import SentenceDataModule
+from d2v.modalities.text.labelled.labelled_texts import SentenceDataModule
 from d2v.modalities.text.labelled.tables import all_tables, find_tables
 from d2v.modalities.text.records import Records
 

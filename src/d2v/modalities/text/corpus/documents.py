@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from d2v.modalities.text.corpus.files import Segment, reading_of
+from d2v.modalities.text.corpus.corpus_files import Segment, reading_of
 from d2v.modalities.text.line_blocks import BOM, decode, open_binary
 from d2v.modalities.text.records import Records, open_records
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from d2v.data.cores import available_cores
 from d2v.data.file_index import cache_folder, cached_arrays, fingerprint
 from d2v.errors import UserError
-from d2v.modalities.text.corpus.files import NAME_IT, Corpus
+from d2v.modalities.text.corpus.corpus_files import NAME_IT, Corpus
 from d2v.modalities.text.corpus.jobs import Job, run_jobs
 from d2v.modalities.text.corpus.shard_writer import PART, write_index, write_json, write_text
 from d2v.modalities.text.corpus.shards import FORMAT, SPLITS, Shards, is_prepared, read_index
@@ -91,7 +91,7 @@ def prepare_corpus(
     was; the shards do not depend on that, nor on the number of workers.
 
     Args:
-        inputs: files, folders and globs; see :meth:`~d2v.modalities.text.corpus.files.Corpus.open`.
+        inputs: files, folders and globs; see :meth:`~d2v.modalities.text.corpus.corpus_files.Corpus.open`.
         output: folder to write, for :class:`~d2v.modalities.text.corpus.shards.Shards`.
         tokenizer: what :meth:`TextTokenizer.open` reads; None: one is trained on at most 128 MiB of the text.
         vocab_size: types of the one that is trained, special tokens not among them.

@@ -26,19 +26,7 @@ from d2v.types import Batch
 class SentenceDataModule(PretrainingDataModule):
     """Texts with a class or a score each, padded to the longest of a batch.
 
-    Args:
-        root: Where they lie.
-        batch_size: Texts (or pairs of them) of one device and one micro-batch.
-        global_batch_size: Texts of one optimizer step on all devices.
-        num_workers: Processes a device that load.
-        max_length: In tokens; what is longer is cut.
-        tokenizer: Path; None: the encoder's.
-        val_fraction: Share of the training texts held out for validation.
-        max_samples: Train on a fixed subset of so many texts.
-        predict_on: "val", "all", or a split whose labels are not needed.
-        seed: Of the order.
-        max_skipped_fraction: Largest tolerable share of rows without a text or a label.
-        label_fraction: Train on a fixed subset of this share.
+    Arguments are those of :class:`~d2v.modalities.text.labelled.data.LabelledTextDataModule`.
     """
 
     unit = "sentences"
