@@ -18,3 +18,11 @@ def test_the_list_of_rooms_is_true() -> None:
     assert sorted(held) == sorted(path.stem for path in names), "each file and folder of src/d2v is in the contract"
     assert [name for name in held if name in listed] == listed, "in the same order"
     assert {path.name for path in names if path.is_dir()} <= set(listed)
+
+
+def test_files_that_the_pages_name_are_there() -> None:
+    places = [ROOT, ROOT / "src" / "d2v", ROOT / "configs"]
+    for page in [*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]:
+        named = re.findall(r"`((?:\w+/)+\w+\.(?:py|yaml|md))`", page.read_text())
+        gone = [name for name in named if not any((place / name).exists() for place in places)]
+        assert gone == [], page.name
