@@ -101,3 +101,9 @@ def test_every_command(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run(project, "export", *allowed, "--format", "torch", "--output", "program")
     program = torch.export.load(project / "program" / "model.pt2").module()
     torch.testing.assert_close(program(x)[0], encoder(x).tokens, rtol=0, atol=1e-4)
+
+
+def test_the_page_shows_these_files() -> None:
+    page = (HERE.parents[1] / "docs" / "own_modality.md").read_text()
+    for file in ("sensors/front_end.py", "sensors/data.py", "sensors/inputs.py", "sensors.yaml"):
+        assert (HERE / file).read_text().rstrip() in page, file

@@ -129,9 +129,9 @@ def _reason(text: str) -> str:
     if wrong:
         return f"{wrong[1]} is not a subclass of {wrong[2]}; name one that is"
     if wrong := re.search(r"class_path '([^']+)':\s+(.*)", text):
-        return f"class_path {wrong[1]}: {wrong[2].strip()}; check its spelling"
+        return f"class_path {wrong[1]}: {wrong[2].strip()}; {_import_hint(wrong[1], wrong[2])}"
     if wrong := re.search(r"expects a function or a callable class: (.*?)(?:\. Got value:|$)", text, re.MULTILINE):
-        return f"{wrong[1]}; give the full path of a class or function, and its arguments as init_args"
+        return _callable_reason(wrong[1], text)
     if wrong := re.search(r"Expected an instantiatable class, but (\S+) is abstract", text):
         missing = ", ".join(sorted(_class_at(wrong[1]).__abstractmethods__))
         return f"{wrong[1]} cannot be built, because it does not define: {missing}"
@@ -144,6 +144,28 @@ def _reason(text: str) -> str:
     if no_class:
         return f"{no_class[1]} names no class; write its full path, such as package.module.Class"
     return " ".join(text.split())
+
+
+def _callable_reason(reason: str, text: str) -> str:
+    """What is wrong with a class that is built later, with one more argument: a head, a front end."""
+    stated = re.search(r"class_path='([^']+)'", text)
+    option = re.search(r"Option '([^']+)' is not accepted", reason)
+    if stated and option:
+        names = list(_arguments(stated[1]))[1:]  # the first one is not for the config to give
+        return f"{_short(stated[1])} has no such key as {option[1]}{_suggest(option[1], names)}"
+    if stated and "No module named" in reason:
+        return f"class_path {stated[1]}: {reason}; {_import_hint(stated[1], reason)}"
+    return f"{reason}; give the full path of a class or function, and its arguments as init_args"
+
+
+def _import_hint(class_path: str, reason: str) -> str:
+    """What to do when a class cannot be imported."""
+    missing = re.search(r"No module named '([^']+)'", reason)
+    if missing is None:
+        return "check its spelling"
+    if f"{class_path}.".startswith(f"{missing[1]}."):
+        return "check its spelling, and install its package or put the folder that holds it on PYTHONPATH"
+    return "a file that it needs imports what is not there"
 
 
 def _expected(text: str) -> list[str]:

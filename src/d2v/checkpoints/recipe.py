@@ -81,7 +81,10 @@ def part_class(recipe: Any, kind: Any, allow: Iterable[str] = ()) -> Any:
     try:
         part = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"class_path {class_path!r}: there is no such class here ({error})") from error
+        raise UserError(
+            f"class_path {class_path!r}: there is no such class here ({error}). Install its package, or put the "
+            "folder that holds it on PYTHONPATH"
+        ) from error
     # What a module merely imports is not its own: allowing a package allows nothing that it uses.
     if not isinstance(part, type) or part.__module__ != module or not issubclass(part, nn.Module):
         raise UserError(f"class_path {class_path!r}: no part of the method")

@@ -64,6 +64,8 @@ class PretrainingDataModule(LightningDataModule, ABC):
         max_skipped_fraction: float = 0.01,
     ) -> None:
         super().__init__()
+        if not hasattr(self, "unit"):
+            raise TypeError(f"{type(self).__name__} does not define `unit`, the word for what batch_size counts")
         require(batch_size >= 1, "batch_size", batch_size, "be at least 1")
         require(num_workers is None or num_workers >= 0, "num_workers", num_workers, "be 0 (no extra process) or more")
         valid = 0 <= max_skipped_fraction <= 1

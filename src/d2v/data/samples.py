@@ -69,6 +69,10 @@ def collate_samples(samples: list[Sample], padding: float = 0) -> Batch:
         Batch with labels int64 [B], float32 [B, C] or, padded with -100, letters int64 [B, S]; None without any.
     """
     inputs, sample_ids, epochs, labels = zip(*samples, strict=True)
+    rest = [each.shape[1:] for each in inputs]
+    if rest.count(rest[0]) < len(rest):
+        shapes = ", ".join(str(list(each.shape)) for each in inputs[:4])
+        raise ValueError(f"samples of a batch have shapes that differ beyond their length: {shapes}; cut them alike")
     lengths = torch.tensor(list(map(len, inputs)))
     mask = None
     if len(inputs) == 1:
@@ -211,10 +215,12 @@ class SampleDataset(Dataset[Sample], ABC):
                 continue
             try:
                 with keyed_randomness(self._seed, epoch, index):
-                    inputs, label = self.load(candidate)
+                    loaded = self.load(candidate)
             except BrokenSample as reason:
                 self.skipped.mark_broken(candidate, reason)
                 continue
+            if not isinstance(loaded, tuple) or len(loaded) != 2:
+                raise TypeError(f"{type(self).__name__}.load must return two things, a tensor and a label (or None)")
             self.skipped.mark_good(candidate)
-            return Sample(inputs, index, epoch, label)
+            return Sample(loaded[0], index, epoch, loaded[1])
         raise self.skipped.all_broken()

@@ -69,6 +69,7 @@ class FrontEnd(nn.Module):
         prenet_depth: int = 0,
     ) -> None:
         super().__init__()
+        self.width = trunk.width
         self.num_cls = num_cls
         self.first_is_cls = first_is_cls
         self.feature_extractor = feature_extractor
@@ -83,8 +84,20 @@ class FrontEnd(nn.Module):
         self.prenet = trunk.stack(prenet_depth)
 
     def extract(self, x: Tensor, padding_mask: Bool[Tensor, "b _"] | None = None) -> TokenSequence:
-        """Raw input to tokens without positions; padding (True) at the rate of ``x``."""
-        return self.feature_extractor(x, padding_mask)
+        """Raw input to tokens without positions; padding (True) at the rate of ``x``.
+
+        Raises:
+            TypeError: The feature extractor gives no :class:`TokenSequence`.
+            ValueError: It gives tokens of another width than the trunk's.
+        """
+        sequence = self.feature_extractor(x, padding_mask)
+        extractor = type(self.feature_extractor).__name__
+        if not isinstance(sequence, TokenSequence):
+            raise TypeError(f"{extractor} returned a {type(sequence).__name__}; it must return a TokenSequence")
+        if sequence.tokens.ndim != 3 or sequence.tokens.shape[2] != self.width:
+            shape = list(sequence.tokens.shape)
+            raise ValueError(f"{extractor} returned tokens {shape}; they must be [batch, tokens, {self.width}]")
+        return sequence
 
     def example_inputs(self) -> ExampleInputs:
         """What an exported program is called with; only `d2v export` to a program asks.

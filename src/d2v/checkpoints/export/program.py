@@ -52,7 +52,9 @@ class Program(nn.Module):
         if head is not None:
             self.head, self.pool = head.module, head.pool
             self.output = "log_probs" if head.task == "ctc" else "scores"
-        self.tells_padding = self.pool == "none" and getattr(encoder.front.feature_extractor, "stride", 1) > 1
+        reads_padding = "padding_mask" in encoder.front.example_inputs().names
+        stride = getattr(encoder.front.feature_extractor, "stride", 1)
+        self.tells_padding = self.pool == "none" and reads_padding and stride > 1
         """Whether tokens are padded at a rate of their own, which the second output tells."""
 
     @property
