@@ -196,8 +196,10 @@ def relative_position_index(grid: tuple[int, int], num_cls: int, device: torch.d
     """Entry of the table for each pair of tokens (query, key), CLS first; BEiT's layout."""
     rows, columns = grid
     num_offsets = (2 * rows - 1) * (2 * columns - 1)
-    position = torch.arange(rows * columns, device=device)
-    row, column = position // columns, position % columns
+    # By a grid and not by division, which the ONNX exporter cannot write for a picture of any size.
+    sides = torch.arange(rows, device=device), torch.arange(columns, device=device)
+    grid_rows, grid_columns = torch.meshgrid(*sides, indexing="ij")
+    row, column = grid_rows.flatten(), grid_columns.flatten()
     patches = (row[:, None] - row[None] + rows - 1) * (2 * columns - 1) + (column[:, None] - column[None] + columns - 1)
     index = F.pad(patches, (num_cls, 0, num_cls, 0))
     index[:num_cls] = num_offsets
