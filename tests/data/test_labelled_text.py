@@ -388,7 +388,7 @@ def test_bad_input_is_named(tmp_path: Path, tokenizer: str) -> None:
         ("broken.jsonl", '{"text": "a", "label": 1}\nnot json\n', r"broken\.jsonl, line 2: no valid JSON"),
         ("list.jsonl", '{"text": "a", "label": 1}\n[1]\n', r"list\.jsonl, line 2: expected JSON objects"),
         ("empty.tsv", "", r"empty\.tsv: is empty"),
-        ("header.tsv", "text\tlabel\n", r"header\.tsv: no usable row; it has no rows at all"),
+        ("header.tsv", "text\tlabel\n", r"header\.tsv: no usable row: it has no rows at all"),
         ("bad.parquet", "no parquet", r"bad\.parquet: cannot be read as Parquet"),
         ("bad.tsv.gz", "no gzip", r"bad\.tsv\.gz: is damaged"),
         ("a.docx", "", r"a\.docx: of no known kind"),

@@ -15,7 +15,7 @@ from encoders import save_checkpoint, text_encoder
 from d2v.configs import SHIPPED
 from d2v.errors import UserError
 from d2v.modalities.text.labelled.glue import TASKS, GlueDataModule, submission
-from d2v.modalities.text.labelled.glue_results import GlueResults, GlueRun, best_lr, best_of, table
+from d2v.modalities.text.labelled.glue_results import GlueResults, GlueRun, best_of, best_runs, table
 from d2v.modalities.text.tokenizer import TextTokenizer
 
 TOKENIZER = TextTokenizer.train(["they say that it is what it is not"] * 3, 270)
@@ -216,7 +216,7 @@ def test_a_run_that_diverged_is_never_the_best(tmp_path: Path) -> None:
         run("cola", 1e-5, 1, {"matthews": nan}),
         run("cola", 1e-5, 2, {"matthews": 0.5}),
     ]
-    assert best_lr(runs, "stsb") == 2e-5
+    assert best_runs(runs, "stsb") == runs[1:3]
     assert best_of(runs, "stsb") == runs[2]
     assert best_of(runs, "cola") == runs[4]
     lines = table(runs, ["cola", "stsb"]).splitlines()
@@ -228,7 +228,7 @@ def test_a_run_that_diverged_is_never_the_best(tmp_path: Path) -> None:
     assert content["runs"][0]["scores"]["dev"] == {"pearson": None, "spearman": None}
     again = GlueResults.open(tmp_path / "out", tmp_path / "a.ckpt", tmp_path, [])
     assert again.runs[1:3] == runs[1:3]
-    assert best_lr(again.runs, "stsb") == 2e-5
+    assert best_runs(again.runs, "stsb") == runs[1:3]
 
 
 def test_there_is_a_recipe_for_every_task() -> None:

@@ -54,10 +54,11 @@ def run(args: argparse.Namespace) -> None:
     results = fine_tune_on_glue(args.checkpoint, args.root, args.output, tasks, args.lr, args.seeds, args.set)
 
     from d2v.modalities.text.labelled.glue import TASKS
+    from d2v.modalities.text.labelled.glue_results import table
 
-    print(results.table())
-    missing = [task.folder for name, task in TASKS.items() if tasks is None and name not in results.tasks]
-    if missing:
+    print(table(results.runs, results.tasks))
+    missing = [task.folder for name, task in TASKS.items() if name not in results.tasks]
+    if missing and tasks is None:
         print(f"missing in {args.root}: {', '.join(missing)}")
     print(f"results: {results.file}")
     submitted = sorted(path.name for path in results.submission.glob("*.tsv"))
@@ -76,8 +77,8 @@ def fine_tune_on_glue(
 ) -> "GlueResults":
     """Fine-tune an encoder on tasks of GLUE, with each learning rate and seed; this is ``d2v glue``.
 
-    Finished runs lie in ``output`` and are not repeated; an interrupted run goes on where it stopped. What the best run
-    of a task predicts for its test sets is written into ``output/submission``.
+    Finished runs lie in ``output`` and are not repeated; an interrupted run goes on where it stopped. The predictions
+    of each task's best run for its test sets are written into ``output/submission``.
 
     Args:
         checkpoint: A run's folder, ``.ckpt`` or imported folder.
@@ -97,25 +98,25 @@ def fine_tune_on_glue(
     if not encoder.exists():
         raise UserError(f"--checkpoint {checkpoint}: no such file or folder")
 
-    from d2v.modalities.text.labelled.glue_results import GlueResults
+    from d2v.modalities.text.labelled.glue_results import GlueResults, best_of
 
     folder = Path(root).expanduser().resolve()
     found = _find_tasks(root, folder, tasks)
     results = GlueResults.open(Path(output), encoder, folder, pairs)
     results.tasks = list(found)
-    results.save()  # what an interrupted run was of is known from its first step on
+    results.save()  # so that even an interrupted first run is known to belong to this encoder and data
     done = {(run.task, run.lr, run.seed) for run in results.runs}
     planned = list(dict.fromkeys(itertools.product(found, learning_rates, seeds)))
     rest = [plan for plan in planned if plan not in done]
     print(f"GLUE: {len(planned)} runs, {len(planned) - len(rest)} of them done already", flush=True)
     try:
         for task in found:
-            for number, plan in enumerate(rest, 1):
-                if plan[0] == task:
-                    print(f"run {number} of {len(rest)}: {task}, learning rate {plan[1]:g}, seed {plan[2]}", flush=True)
-                    results.runs.append(_fine_tune(*plan, results))
+            for number, (of_task, lr, seed) in enumerate(rest, 1):
+                if of_task == task:
+                    print(f"run {number} of {len(rest)}: {task}, learning rate {lr:g}, seed {seed}", flush=True)
+                    results.runs.append(_fine_tune(task, lr, seed, results))
                     results.save()
-            best = results.best_of(task)
+            best = best_of(results.runs, task)
             _predict(task, found[task], best.folder, results)
             for other in results.runs:  # weights are gigabytes each
                 if other.task == task and other.folder != best.folder:
@@ -178,8 +179,8 @@ def _fine_tune(task: str, lr: float, seed: int, results: "GlueResults") -> "Glue
     words = [f"--config=finetune/glue/{task}.yaml", f"--model.checkpoint={results.checkpoint}"]
     words += [f"--data.root={results.root}", f"--model.optimizer.lr={lr!r}", f"--seed_everything={seed}"]
     words += [f"--trainer.default_root_dir={runs}", f"--run_name={name}", "--trainer.devices=1"]
-    # An interrupted run goes on where it stopped.
-    folder = _train("fit", *words, *(f"--{pair}" for pair in results.settings), "--resume=auto")
+    words += map("--".__add__, results.settings)
+    folder = _train("fit", *words, "--resume=auto")  # an interrupted run goes on where it stopped
     newest = newest_checkpoint(runs, name)
     assert newest is not None
     if Path(newest).parents[1] != folder:  # it had come to its end before, and nothing was left to train
@@ -191,14 +192,14 @@ def _fine_tune(task: str, lr: float, seed: int, results: "GlueResults") -> "Glue
         found = last_metrics(again / "metrics.csv")
         scores[split] = {metric: found[f"val/{metric}"] for metric in spec.metrics}
         shutil.rmtree(again)
-    for left in runs.iterdir():  # by interrupted calls
+    for left in runs.iterdir():  # folders that interrupted calls have left
         if left != folder and re.fullmatch(rf"{re.escape(name)}(-\d+)?", left.name):
             shutil.rmtree(left)
     return GlueRun(task, lr, seed, folder.name, scores)
 
 
 def _predict(task: str, folder: Path, run: str, results: "GlueResults") -> None:
-    """The files to hand in of the test sets that are there, unless they have been made from this run already."""
+    """Write the files to hand in for the test sets that are there, unless this run's lie there already."""
     from d2v.modalities.text.labelled.glue import TASKS, find_glue_split, submission
     from d2v.modalities.text.labelled.glue_results import predictions
 
@@ -219,7 +220,11 @@ def _config_of(folder: Path) -> list[str]:
 
 
 def _train(*words: str) -> Path:
-    """Run a trainer command in this process; the folder that it made."""
+    """Run a trainer command in this process.
+
+    Returns:
+        The folder that it made.
+    """
     from d2v.commands.run import run_trainer
     from d2v.commands.run_folder import RUN_DIR_VARIABLE
 

@@ -74,7 +74,9 @@ def prepare_text(args: argparse.Namespace) -> None:
         text_column=args.text_column,
         verify=args.verify,
     )
-    asked = None if args.tokenizer else args.vocab_size
+    asked = args.vocab_size
+    if args.tokenizer:
+        asked = None
     print(describe(prepared, asked, args.verify))
 
 
@@ -108,7 +110,9 @@ def describe(prepared: "PreparedText", asked: int | None, verified: bool) -> str
         lines.append(f"note       {prepared.invalid:,} places that were no UTF-8 became U+FFFD")
     if prepared.encoded:
         seconds = prepared.encoding_seconds / prepared.encoded
-        again = "" if prepared.encoded == 1 else f" ({1 - prepared.encoded:.0%} was there already)"
+        again = ""
+        if prepared.encoded < 1:
+            again = f" ({1 - prepared.encoded:.0%} was there already)"
         lines.append(
             f"speed      {prepared.bytes / seconds / 1e6:.1f} MB/s, {all_tokens / seconds:,.0f} tokens/s{again}; "
             f"tokenizer {prepared.training_seconds:.0f} s, encoding {prepared.encoding_seconds:.0f} s"

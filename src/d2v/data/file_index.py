@@ -35,6 +35,10 @@ class PackedStrings:
         """The two arrays, to be kept in a file."""
         return {name: self._bytes, f"{name} ends": self._ends}
 
+    def select(self, chosen: Iterable[int]) -> "PackedStrings":
+        """The strings at these positions."""
+        return PackedStrings(map(self.__getitem__, chosen))
+
     def __iter__(self) -> Iterator[str]:
         return map(self.__getitem__, range(len(self)))
 

@@ -1,6 +1,7 @@
 """Any labelled text for fine-tuning and probing."""
 
 import functools
+import os
 from pathlib import Path
 
 from d2v.data.sources.splits import TRAIN_NAMES, VAL_NAMES
@@ -11,7 +12,7 @@ from d2v.modalities.text.labelled.tables import all_tables, find_tables
 from d2v.modalities.text.records import Records
 
 TEXT_COLUMNS = ("text", "sentence", "review", "content", "body", "document", "comment", "question", "title")
-"""Usual names of a column of texts; the first that is there is taken."""
+"""Usual names of a column of texts; the first one found is taken."""
 _PAIRS = (("sentence1", "sentence2"), ("premise", "hypothesis"), ("question1", "question2"), ("text1", "text2"))
 _LABEL = ("label", "labels", "gold_label", "class", "category", "sentiment", "target", "score", "rating", "stars")
 
@@ -20,24 +21,24 @@ class LabelledTextDataModule(SentenceDataModule):
     """Texts, or pairs of them, with a class or a score each, from TSV, CSV, JSON lines, Parquet and the like.
 
     Args:
-        root: file (all for training), or folder with train and dev files or folders, a data set that `datasets` has
-            saved, or a folder a class with .txt files. TSV is read without quoting, CSV with it.
+        root: file (all for training); or folder with train and dev files or folders, a data set saved by `datasets`, or
+            one folder for each class with .txt files. TSV is read without quoting, CSV with it.
         batch_size: texts (or pairs) of one device and one micro-batch.
         global_batch_size: texts of one optimizer step on all devices; null: no accumulation.
-        num_workers: processes a device that load; null: the cores a device, less one, at most 8.
+        num_workers: loading processes per device; null: the cores per device, less one, at most 8.
         max_length: tokens of a text, or of a pair together; what is longer is cut.
         tokenizer: tokenizer.json or a folder with a tokenizer; null: the one that the encoder was trained with.
-        text: column of the texts, or two of pairs: "premise,hypothesis"; null: the first usual name that is there.
-            Numbers (from 1) for files without a line of names, then also in label.
-        label: column of the labels; null: the first usual name that is there.
+        text: column of the texts, or two for pairs: "premise,hypothesis"; null: the first usual name found. For files
+            without a line of names, numbers (from 1) here and in label.
+        label: column of the labels; null: the first usual name found.
         train_split: name of the training split; null: train, or everything where no file has the name of a split.
         val_split: name of the validation split; null: the first of dev, val, validation, valid, test with labels.
         val_fraction: share of the training texts held out for validation instead, where val_split is null.
         max_samples: train on a fixed subset of so many texts, with as many of each class as far as possible.
-        label_fraction: the same as a share of them: 0.01, 0.1.
-        regression: whether labels are numbers to predict, and not classes.
-        predict_on: what `d2v predict` reads: "val", that split; "all", all in root; or the name of a split. But for
-            "val", labels are not needed.
+        label_fraction: the same, as a share of the training texts: 0.01, 0.1.
+        regression: whether labels are numbers to predict, not classes.
+        predict_on: what `d2v predict` reads: "val", that split; "all", everything in root; or the name of a split.
+            Labels are needed for "val" only.
         seed: of the order of texts.
         max_skipped_fraction: largest tolerable share of rows without a text or a label.
     """
@@ -81,14 +82,22 @@ class LabelledTextDataModule(SentenceDataModule):
                 f"data.val_split is {val_split} and data.val_fraction {val_fraction}: set one of them, the other to "
                 "null or 0."
             )
-        names = () if text is None else tuple(name.strip() for name in text.split(","))
-        if len(names) > 2 or not all(names or ("-",)):
-            raise UserError(f"data.text is {text!r}: it must be one column, or two separated by a comma.")
-        self._text, self._label = names, None if label is None else label.strip()
-        numbered = [name.isdecimal() for name in (*names, *([] if label is None else [self._label or ""]))]
-        if any(numbered) and not all(numbered):
+        self._text: tuple[str, ...] = ()
+        self._label_names: tuple[str, ...] = _LABEL
+        if text is not None:
+            self._text = tuple(map(str.strip, text.split(",")))
+            if len(self._text) > 2 or not all(self._text):
+                raise UserError(f"data.text is {text!r}: it must be one column, or two separated by a comma.")
+        given = self._text
+        if label is not None:
+            self._label_names = (label.strip(),)
+            given += self._label_names
+        numbered = set(map(str.isdecimal, given))
+        if len(numbered) > 1:
             raise UserError(f"data.text {text} and data.label {label}: give the names of both, or the numbers of both.")
-        self._header: tuple[str, ...] | None = () if any(numbered) else None
+        self._header: tuple[str, ...] | None = None
+        if True in numbered:  # the files have no line of names
+            self._header = ()
         self.train_split, self.val_split = train_split, val_split
         self._regression = regression
 
@@ -104,10 +113,11 @@ class LabelledTextDataModule(SentenceDataModule):
             return self._read(self._named_split("val_split", self.val_split), labelled=True)
         if not self._path.is_dir():
             return None
+        trained_on = {table.path for table in self._train_tables}
         for name in VAL_NAMES:
             tables = find_tables(self._path, [name], self._header)
-            trained_on = {table.path for table in self._train_tables}
-            if tables and have_column(tables, self._label_names) and not trained_on & {t.path for t in tables}:
+            is_new = trained_on.isdisjoint(table.path for table in tables)
+            if tables and is_new and have_column(tables, self._label_names):
                 return self._read(tables, labelled=True)
         return None
 
@@ -120,10 +130,6 @@ class LabelledTextDataModule(SentenceDataModule):
     def _path(self) -> Path:
         return Path(self.root).expanduser()
 
-    @property
-    def _label_names(self) -> tuple[str, ...]:
-        return _LABEL if self._label is None else (self._label,)
-
     @functools.cached_property
     def _train_tables(self) -> list[Records]:
         if self._path.is_dir():
@@ -134,27 +140,26 @@ class LabelledTextDataModule(SentenceDataModule):
         return all_tables(self._path, self._header)
 
     def _named_split(self, key: str, name: str) -> list[Records]:
-        found = find_tables(self._path, [name], self._header) if self._path.is_dir() else []
-        if not found:
-            there = sorted(path.name for path in self._path.iterdir()) if self._path.is_dir() else [self._path.name]
-            raise UserError(
-                f"data.{key} is {name}: data.root {self.root} has no such split; it has {', '.join(there[:9])}"
-            )
-        return found
+        there = [self._path.name]
+        if self._path.is_dir():
+            if found := find_tables(self._path, [name], self._header):
+                return found
+            there = sorted(os.listdir(self._path))
+        raise UserError(f"data.{key} is {name}: data.root {self.root} has no such split; it has {', '.join(there[:9])}")
 
     def _columns(self, tables: list[Records]) -> Columns:
-        texts: tuple[tuple[str, ...], ...]
-        if self._text:
-            texts = tuple((name,) for name in self._text)
-        else:
-            pair = next((pair for pair in _PAIRS if all(have_column(tables, [name]) for name in pair)), None)
-            texts = (TEXT_COLUMNS,) if pair is None else tuple((name,) for name in pair)
-        return Columns(texts, self._label_names)
+        names = self._text
+        for first, second in _PAIRS:
+            if not names and have_column(tables, [first]) and have_column(tables, [second]):
+                names = (first, second)
+        if not names:
+            return Columns((TEXT_COLUMNS,), self._label_names)
+        return Columns(tuple((name,) for name in names), self._label_names)
 
     def _read(self, tables: list[Records], labelled: bool) -> Examples:
-        check = _not_a_number if self.regression else lambda label: None
-        return read_examples(tables, self._columns(tables), labelled, check, self.max_skipped_fraction)
+        return read_examples(tables, self._columns(tables), labelled, self._check, self.max_skipped_fraction)
 
-
-def _not_a_number(label: str) -> str | None:
-    return None if is_number(label) else f"has the label {label!r}, which is no number (data.regression is true)"
+    def _check(self, label: str) -> str | None:
+        if not self.regression or is_number(label):
+            return None
+        return f"has the label {label!r}, which is no number (data.regression is true)"

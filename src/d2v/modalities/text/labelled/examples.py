@@ -1,8 +1,8 @@
-"""Labelled texts of a split: which columns they stand in, and what is wrong with some of them."""
+"""Read the labelled texts of a split: in which columns they stand, and which rows cannot be used."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,9 @@ _NAMED = 5  # rows that a message about many of them names
 
 @dataclass(frozen=True)
 class Columns:
-    """Where the texts of a row stand, one or two, and its label.
+    """The columns of the one or two texts of a row, and of its label.
 
-    For each the names that it may have, of which the first that a table has is taken.
+    Each is given by the names that it may have; the first one found in a table is taken.
     """
 
     texts: tuple[tuple[str, ...], ...]
@@ -34,7 +34,7 @@ class Examples:
     texts: tuple[PackedStrings, ...]
     """The first texts of all rows, and the second ones where there are two."""
     labels: tuple[str, ...] | None
-    """As they are written; None where they are not asked for."""
+    """As written in the files; None if they were not asked for."""
     places: PackedStrings
     """FILE:LINE of each."""
     class_names: tuple[str, ...] = ()
@@ -46,33 +46,32 @@ class Examples:
         return len(self.places)
 
     def select(self, kept: np.ndarray) -> "Examples":
-        """Those at these positions; what was left out is not counted again."""
-        return Examples(
-            tuple(PackedStrings(column[i] for i in kept) for column in self.texts),
-            None if self.labels is None else tuple(self.labels[i] for i in kept),
-            PackedStrings(self.places[i] for i in kept),
-            self.class_names,
-        )
+        """The examples at these positions; rows left out are not counted again."""
+        texts = tuple(column.select(kept) for column in self.texts)
+        labels = self.labels
+        if labels is not None:
+            labels = tuple(map(labels.__getitem__, kept))
+        return Examples(texts, labels, self.places.select(kept), self.class_names)
 
 
 def read_examples(
     tables: Sequence[Records],
     columns: Columns,
     labelled: bool,
-    check: Callable[[str], str | None] = lambda label: None,
-    max_skipped_fraction: float = 0.0,
+    check: Callable[[str], str | None],
+    max_skipped_fraction: float,
 ) -> Examples:
-    """Read the rows of a split. Those without a text or a label are left out; without ``labelled``, none is.
+    """Read the rows of a split.
 
     Args:
-        tables: Of the split.
-        columns: Where to look.
-        labelled: Whether labels are read.
-        check: What is wrong with a label; None: nothing.
+        tables: The tables of the split.
+        columns: Where the texts and labels stand.
+        labelled: Whether labels are read. Rows without a text or a label are then left out; otherwise no row is.
+        check: Says what is wrong with a label; None if nothing is.
         max_skipped_fraction: Largest tolerable share of rows that are left out.
 
     Raises:
-        UserError: A column is missing, too many rows have no text or no label, or none has.
+        UserError: A column is missing, or too many rows, or all of them, have no text or no label.
     """
     texts: list[list[str]] = [[] for _ in columns.texts]
     labels: list[str] = []
@@ -80,7 +79,9 @@ def read_examples(
     broken: list[str] = []
     class_names: tuple[str, ...] = ()
     for table in tables:
-        chosen = [_column(table, names, "text") for names in columns.texts]
+        chosen: list[str] = []
+        for names in columns.texts:
+            chosen.append(_column(table, names, "text"))
         meaning: tuple[str, ...] = ()
         if labelled:
             chosen.append(_column(table, columns.label, "label"))
@@ -89,9 +90,12 @@ def read_examples(
         for place, cells in table.rows(chosen):
             found = [cell or "" for cell in cells[: len(texts)]]
             if labelled:
-                label = _named(cells[-1], meaning)
-                problem = None if all(text.strip() for text in found) else "has no text"
-                problem = problem or ("has no label" if label is None else check(label))
+                label = _label(cells[-1], meaning)
+                problem: str | None = "has no label"
+                if not all(map(str.strip, found)):
+                    problem = "has no text"
+                elif label is not None:
+                    problem = check(label)
                 if problem or label is None:
                     broken.append(f"{place} {problem}")
                     continue
@@ -101,30 +105,37 @@ def read_examples(
             places.append(place)
         warn_of_invalid(table)
     _report(tables[0].path, len(places), broken, max_skipped_fraction)
-    packed = tuple(PackedStrings(column) for column in texts)
-    return Examples(packed, tuple(labels) if labelled else None, PackedStrings(places), class_names, len(broken))
+    read = Examples(tuple(map(PackedStrings, texts)), None, PackedStrings(places), class_names, len(broken))
+    if labelled:
+        read = replace(read, labels=tuple(labels))
+    return read
 
 
 def find_column(table: Records, names: Iterable[str]) -> str | None:
-    """The first of these names that a table has, as it writes it; upper and lower case are the same."""
-    by_name = {column.lower(): column for column in reversed(table.columns)}
+    """The column of a table that has the first of these names, in upper or lower case; None if there is none."""
     for name in names:
-        if name.lower() in by_name:
-            return by_name[name.lower()]
+        for column in table.columns:
+            if column.lower() == name.lower():
+                return column
     return None
 
 
 def have_column(tables: Sequence[Records], names: Iterable[str]) -> bool:
-    """Whether every table has a column of one of these names."""
-    return all(find_column(table, names) is not None for table in tables)
+    """Whether every table has a column with one of these names."""
+    for table in tables:
+        if find_column(table, names) is None:
+            return False
+    return True
 
 
 def label_order(labels: Iterable[str], class_names: tuple[str, ...]) -> tuple[str, ...]:
-    """The classes in their order: that of the files, else of their numbers, else of the alphabet."""
+    """The classes in the order that the files state, or else sorted: by value if all are whole numbers."""
     if class_names:
         return class_names
     found = set(labels)
-    return tuple(sorted(found, key=int) if all(is_number(label, int) for label in found) else sorted(found))
+    if all(is_number(label, int) for label in found):
+        return tuple(sorted(found, key=int))
+    return tuple(sorted(found))
 
 
 def is_number(text: str, kind: type[int] | type[float] = float) -> bool:
@@ -136,10 +147,10 @@ def is_number(text: str, kind: type[int] | type[float] = float) -> bool:
 
 
 def require_known(examples: Examples, numbers: Mapping[str, int]) -> None:
-    """Compare the labels of the validation split with those of the training split.
+    """Check that the training split has all labels of the validation split.
 
     Raises:
-        UserError: One is not among them.
+        UserError: It lacks one.
     """
     assert examples.labels is not None
     for position, label in enumerate(examples.labels):
@@ -160,20 +171,24 @@ def _column(table: Records, names: Sequence[str], key: str) -> str:
     )
 
 
-def _named(cell: str | None, meaning: tuple[str, ...]) -> str | None:
-    """The label of a cell; Hugging Face numbers classes, and -1 is none."""
+def _label(cell: str | None, meaning: tuple[str, ...]) -> str | None:
+    """The label in a cell; None for an empty one. Hugging Face's numbers stand for names, and -1 for no label."""
     if cell is None or not cell.strip():
         return None
     cell = cell.strip()
     if not meaning or not is_number(cell, int):
         return cell
-    return meaning[int(cell)] if 0 <= int(cell) < len(meaning) else None
+    if not 0 <= int(cell) < len(meaning):
+        return None
+    return meaning[int(cell)]
 
 
 def _report(path: Path, count: int, broken: Sequence[str], max_fraction: float) -> None:
-    shown = "; ".join(broken[:_NAMED]) + ("; ..." if len(broken) > _NAMED else "")
+    shown = "; ".join(broken[:_NAMED])
+    if len(broken) > _NAMED:
+        shown += "; ..."
     if not count:
-        raise UserError(f"data.root {path}: no usable row" + (f": {shown}" if broken else "; it has no rows at all"))
+        raise UserError(f"data.root {path}: no usable row: {shown or 'it has no rows at all'}")
     if too_many_broken(len(broken), count + len(broken), max_fraction):
         raise UserError(
             f"data.root {path}: {len(broken):,} of {count + len(broken):,} rows cannot be used, more than "

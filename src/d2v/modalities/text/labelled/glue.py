@@ -23,12 +23,12 @@ class GlueTask:
     Args:
         folder: GLUE's own name of its folder.
         columns: Where texts and labels stand, in GLUE's files and in Hugging Face's.
-        submissions: File that GLUE wants for each test split, without its ending.
-        labels: As GLUE writes them, in the order of Hugging Face's numbers; none: scores.
-        aliases: The same as Hugging Face calls them, where it is not the same.
-        metrics: On the development set, by torchmetrics' names; their mean is the task's score.
-        dev_splits: The score is the mean over these.
-        without_header: Columns of files without a line of names.
+        submissions: Name, without ending, of the file to hand in for each test split.
+        labels: GLUE's names of the classes, in the order of Hugging Face's numbers; empty if labels are scores.
+        aliases: Hugging Face's names of the same classes, where they differ.
+        metrics: Metrics on the development set, by torchmetrics' names; their mean is the task's score.
+        dev_splits: Development sets; the score is the mean over them.
+        without_header: Names of the columns, where GLUE's files have no line of names.
     """
 
     folder: str
@@ -46,9 +46,9 @@ class GlueTask:
         return not self.labels
 
     def label_of(self, text: str) -> str | None:
-        """A label as GLUE writes it, from that, from Hugging Face's name or number of it; None: it is none."""
-        if self.regression:
-            return text if is_number(text) else None
+        """GLUE's name of a label, from that name or Hugging Face's name or number; None if it is no label."""
+        if self.regression and is_number(text):
+            return text
         for names in (self.labels, self.aliases):
             if text in names:
                 return self.labels[names.index(text)]
@@ -77,14 +77,14 @@ TASKS: Mapping[str, GlueTask] = {
     "rte": GlueTask("RTE", _TWO, {"test": "RTE"}, labels=_ENTAILMENT),
     "wnli": GlueTask("WNLI", _TWO, {"test": "WNLI"}, aliases=("not_entailment", "entailment")),
 }  # fmt: skip
-"""By the names that Hugging Face has for them."""
+"""The tasks by Hugging Face's names."""
 
 NOT_AVERAGED = ("wnli",)
 """Its development set contradicts its training set, and published averages leave it out."""
 
 
 def find_task_folder(root: Path, name: str) -> Path | None:
-    """Folder of a task: GLUE's name or Hugging Face's, in upper or lower case; ``root`` itself where it is it."""
+    """Folder of a task, by GLUE's name or Hugging Face's in upper or lower case; this may be ``root`` itself."""
     wanted = {TASKS[name].folder.lower(), name}
     if root.is_dir():
         for path in (*sorted(root.iterdir()), root):
@@ -94,41 +94,41 @@ def find_task_folder(root: Path, name: str) -> Path | None:
 
 
 def find_glue_split(folder: Path, name: str, split: str) -> list[Records]:
-    """Tables of a split of a task; none where it is not there.
+    """Tables of a split of a task; empty if the split is not there.
 
     Args:
-        folder: Of the task; the diagnostic set also lies in one beside it.
-        name: Of the task.
-        split: GLUE's name of it.
+        folder: Folder of the task; the diagnostic set may also lie in a folder beside it.
+        name: Name of the task.
+        split: GLUE's name of the split.
     """
     names = (split, split.replace("dev", "validation"), split.replace("dev", "val"))
     tables = find_tables(folder, names)
     if split == "diagnostic" and not tables and (beside := folder.parent / "diagnostic").is_dir():
         tables = find_tables(beside, names)
-    tables = [table for table in tables if not isinstance(table, Lines)]
-    if not tables and name == "mrpc":  # as Microsoft hands it out, with a test set for a development set
-        file = folder / {"train": "msr_paraphrase_train.txt", "dev": "msr_paraphrase_test.txt"}.get(split, "")
-        tables = [Delimited(file, Reading(), None, quoted=False)] if file.is_file() else []
     header = TASKS[name].without_header
-    if not header:
-        return tables
-    return [
-        Delimited(table.path, Reading(), header, quoted=False)
-        if isinstance(table, Delimited) and len(table.columns) == len(header) and header[-1] not in table.columns
-        else table
-        for table in tables
-    ]
+    found: list[Records] = []
+    for table in tables:
+        has_header = not header or len(table.columns) != len(header) or header[-1] in table.columns
+        if isinstance(table, Delimited) and not has_header:
+            found.append(Delimited(table.path, Reading(), header, quoted=False))
+        elif not isinstance(table, Lines):
+            found.append(table)
+    if not found and name == "mrpc":  # as Microsoft hands it out, whose test set is GLUE's development set
+        file = folder / {"train": "msr_paraphrase_train.txt", "dev": "msr_paraphrase_test.txt"}.get(split, "")
+        if file.is_file():
+            found.append(Delimited(file, Reading(), None, quoted=False))
+    return found
 
 
 class GlueDataModule(SentenceDataModule):
     """A task of GLUE, from its own files or from Hugging Face's (saved to disk, or Parquet).
 
     Args:
-        root: folder with those of the tasks (CoLA, SST-2, ...), or that of the task.
+        root: folder with the folders of the tasks (CoLA, SST-2, ...), or the folder of this task.
         task: cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or wnli.
         batch_size: sentences (or pairs) of one device and one micro-batch.
         global_batch_size: sentences of one optimizer step on all devices; null: no accumulation.
-        num_workers: processes a device that load; null: the cores a device, less one, at most 8.
+        num_workers: loading processes per device; null: the cores per device, less one, at most 8.
         max_length: tokens of a sentence, or of a pair together; what is longer is cut.
         tokenizer: tokenizer.json or a folder with a tokenizer; null: the one that the encoder was trained with.
         val_split: dev; of mnli, dev_matched or dev_mismatched; null: the first of them.
@@ -172,7 +172,9 @@ class GlueDataModule(SentenceDataModule):
             raise UserError(f"data.task is {task}: it must be one of {', '.join(TASKS)}.")
         self.task = task
         self.spec = TASKS[task]
-        self.val_split = self.spec.dev_splits[0] if val_split is None else val_split
+        if val_split is None:
+            val_split = self.spec.dev_splits[0]
+        self.val_split = val_split
         for key, value, known in (
             ("val_split", self.val_split, self.spec.dev_splits),
             ("predict_on", predict_on, ("val", *self.spec.submissions)),
@@ -212,12 +214,16 @@ class GlueDataModule(SentenceDataModule):
     def _check(self, label: str) -> str | None:
         if self.spec.label_of(label) is not None:
             return None
-        known = "scores" if self.regression else " ".join(self.spec.labels)
+        known = " ".join(self.spec.labels) or "scores"
         return f"has the label {label!r}; those of {self.task} are {known}"
 
 
 def submission(rows: Sequence[str], spec: GlueTask) -> str:
-    """Content of the file that GLUE wants: a line a row of the test set, in its order, numbered from 0."""
-    if spec.regression:  # the site takes scores from 0 to 5
-        rows = [f"{min(max(float(score), 0.0), 5.0):.3f}" for score in rows]
-    return "index\tprediction\n" + "".join(f"{index}\t{row}\n" for index, row in enumerate(rows))
+    """Content of a file to hand in: one line for each row of the test set, in its order, numbered from 0."""
+    lines = ["index\tprediction\n"]
+    for index, row in enumerate(rows):
+        if spec.regression:  # the site takes scores from 0 to 5
+            lines.append(f"{index}\t{min(max(float(row), 0.0), 5.0):.3f}\n")
+        else:
+            lines.append(f"{index}\t{row}\n")
+    return "".join(lines)

@@ -1,10 +1,10 @@
-"""What fine-tuning on GLUE has found: kept between calls, compared, and shown as a table."""
+"""Results of fine-tuning on GLUE: kept between calls, compared, and shown as a table."""
 
 import csv
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import mean, stdev
@@ -35,15 +35,12 @@ class GlueRun:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Mean over the development sets: MNLI has two."""
-        found: dict[str, float] = {}
-        for name in TASKS[self.task].metrics:
-            found[name] = mean(scores[name] for scores in self.scores.values())
-        return found
+        """Each metric's mean over the development sets: MNLI has two."""
+        return _means(list(self.scores.values()))
 
     @property
     def score(self) -> float:
-        """Mean of the metrics, as GLUE has it."""
+        """Mean of the metrics, as GLUE defines it."""
         return mean(self.metrics.values())
 
     @classmethod
@@ -66,23 +63,23 @@ class GlueResults:
     settings: list[str]
     runs: list[GlueRun] = field(default_factory=list)
     tasks: list[str] = field(default_factory=list)
-    """Those that the last call was about."""
+    """The tasks of the last call."""
     submitted: dict[str, str] = field(default_factory=dict)
-    """Folder of the run that each file of the submission was made from."""
+    """Which run's folder each file of the submission was made from."""
 
     @classmethod
     def open(cls, output: Path, checkpoint: Path, root: Path, settings: list[str]) -> "GlueResults":
-        """Those of an earlier call, or empty ones.
+        """The results of an earlier call, or empty ones.
 
         Raises:
-            UserError: They are of another encoder, of other data or settings, or cannot be read.
+            UserError: They belong to another encoder, other data or other settings, or cannot be read.
         """
         results = cls(output.expanduser().resolve(), checkpoint, root, settings)
         if not results.file.exists():
             return results
         try:
             content = json.loads(results.file.read_text(encoding="utf-8"))
-            runs = [GlueRun.from_json(run) for run in content["runs"]]
+            runs = list(map(GlueRun.from_json, content["runs"]))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{results.file}: damaged ({error}); remove it, or give another --output") from error
         if not runs and not any((results.output / "runs").glob("*")):
@@ -96,14 +93,6 @@ class GlueResults:
         results.runs, results.submitted = runs, content.get("submitted", {})
         return results
 
-    def best_of(self, task: str) -> GlueRun:
-        """The best run of the best learning rate."""
-        return best_of(self.runs, task)
-
-    def table(self) -> str:
-        """A line a task with its best learning rate, and the average; all in percent."""
-        return table(self.runs, self.tasks)
-
     @property
     def file(self) -> Path:
         return self.output / "results.json"
@@ -114,34 +103,27 @@ class GlueResults:
 
     def save(self) -> None:
         """Replace the file as a whole."""
-        done = {run.task for run in self.runs}
-        tasks = {task: self._of_task(task) for task in TASKS if task in done}
-        content = {
-            **self._identity(),
-            "tasks": tasks,
-            "average": average(self.runs, list(tasks)),
-            "runs": [{**asdict(run), "score": run.score} for run in self.runs],
-            "submitted": self.submitted,
-        }
+        tasks: dict[str, Any] = {}
+        for task in TASKS:
+            chosen = best_runs(self.runs, task)
+            if chosen:
+                seeds = sorted(run.seed for run in chosen)
+                tasks[task] = {"lr": chosen[0].lr, "score": mean_score(chosen), "metrics": mean_metrics(chosen)}
+                tasks[task]["seeds"] = seeds
+        runs: list[dict[str, Any]] = []
+        for run in self.runs:
+            runs.append({**asdict(run), "score": run.score})
+        content = {**self._identity(), "tasks": tasks, "average": average(self.runs, list(tasks)), "runs": runs}
+        content["submitted"] = self.submitted
         self.output.mkdir(parents=True, exist_ok=True)
         part = self.file.with_suffix(".part")
         part.write_text(json.dumps(_without_nan(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
         os.replace(part, self.file)
 
-    def _of_task(self, task: str) -> dict[str, Any]:
-        """Means over the seeds at the best learning rate."""
-        lr = best_lr(self.runs, task)
-        chosen = runs_at(self.runs, task, lr)
-        metrics: dict[str, float] = {}
-        for name in TASKS[task].metrics:
-            metrics[name] = mean(run.metrics[name] for run in chosen)
-        seeds = sorted(run.seed for run in chosen)
-        return {"lr": lr, "score": mean_score(chosen), "metrics": metrics, "seeds": seeds}
-
     def _identity(self) -> dict[str, Any]:
         files = [self.checkpoint]
         if self.checkpoint.is_dir():
-            files = [path for path in sorted(self.checkpoint.rglob("*")) if path.suffix in (".ckpt", ".safetensors")]
+            files = sorted((*self.checkpoint.rglob("*.ckpt"), *self.checkpoint.rglob("*.safetensors")))
         return {
             "checkpoint": str(self.checkpoint),
             "checkpoint_fingerprint": fingerprint(files),
@@ -150,45 +132,51 @@ class GlueResults:
         }
 
 
-def runs_at(runs: Sequence[GlueRun], task: str, lr: float) -> list[GlueRun]:
-    """The runs of a task with a learning rate, one a seed."""
-    return [run for run in runs if (run.task, run.lr) == (task, lr)]
-
-
-def best_lr(runs: Sequence[GlueRun], task: str) -> float:
-    """The learning rate with the best mean over its seeds."""
-    rates = sorted({run.lr for run in runs if run.task == task})
-    return max(rates, key=lambda lr: _rank(mean_score(runs_at(runs, task, lr))))
+def best_runs(runs: Sequence[GlueRun], task: str) -> list[GlueRun]:
+    """The runs of a task, one a seed, with the learning rate whose mean score is best; none if it has no runs."""
+    by_rate: dict[float, list[GlueRun]] = {}
+    for run in runs:
+        if run.task == task:
+            by_rate.setdefault(run.lr, []).append(run)
+    best: list[GlueRun] = []
+    for _, chosen in sorted(by_rate.items()):
+        if not best or _rank(mean_score(chosen)) > _rank(mean_score(best)):
+            best = chosen
+    return best
 
 
 def best_of(runs: Sequence[GlueRun], task: str) -> GlueRun:
-    """The best run of the best learning rate."""
-    return max(runs_at(runs, task, best_lr(runs, task)), key=lambda run: _rank(run.score))
+    """The best run with the best learning rate."""
+    return max(best_runs(runs, task), key=lambda run: _rank(run.score))
 
 
 def mean_score(runs: Sequence[GlueRun]) -> float:
-    """Over runs of one task."""
+    """Mean of the scores of one task's runs."""
     return mean(run.score for run in runs)
 
 
+def mean_metrics(runs: Sequence[GlueRun]) -> dict[str, float]:
+    """Means of the metrics of one task's runs."""
+    return _means([run.metrics for run in runs])
+
+
 def average(runs: Sequence[GlueRun], tasks: Sequence[str]) -> float | None:
-    """Of the scores of the tasks that count; None: there are none."""
+    """Mean score of the tasks that count; None if none of them does."""
     scores: list[float] = []
     for task in tasks:
         if task not in NOT_AVERAGED:
-            scores.append(mean_score(runs_at(runs, task, best_lr(runs, task))))
-    return mean(scores) if scores else None
+            scores.append(mean_score(best_runs(runs, task)))
+    if not scores:
+        return None
+    return mean(scores)
 
 
 def table(runs: Sequence[GlueRun], tasks: Sequence[str]) -> str:
     """A line a task with its best learning rate, and the average; all in percent."""
     rows = [("task", "metric", "dev", "score", "best lr", "seeds")]
     for task in tasks:
-        spec, lr = TASKS[task], best_lr(runs, task)
-        chosen = runs_at(runs, task, lr)
-        values: dict[str, float] = {}
-        for metric in spec.metrics:
-            values[metric] = mean(run.metrics[metric] for run in chosen)
+        spec, chosen = TASKS[task], best_runs(runs, task)
+        values = mean_metrics(chosen)
         if len(spec.dev_splits) > 1:  # MNLI: both of them, by one metric
             (metric,) = spec.metrics
             values = {}
@@ -197,31 +185,43 @@ def table(runs: Sequence[GlueRun], tasks: Sequence[str]) -> str:
         score = f"{100 * mean_score(chosen):.2f}"
         if len(chosen) > 1 and not math.isnan(mean_score(chosen)):
             score += f" ± {100 * stdev(run.score for run in chosen):.2f}"
-        shown = " / ".join(f"{100 * value:.2f}" for value in values.values())
-        rows.append((spec.folder, " / ".join(values), shown, score, f"{lr:g}", str(len(chosen))))
+        shown: list[str] = []
+        for value in values.values():
+            shown.append(f"{100 * value:.2f}")
+        rows.append((spec.folder, " / ".join(values), " / ".join(shown), score, f"{chosen[0].lr:g}", str(len(chosen))))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines: list[str] = []
     for row in rows:
         lines.append("  ".join(map(str.ljust, row, widths)).rstrip())
-    value = average(runs, tasks)
-    if value is not None:
+    mean_of_all = average(runs, tasks)
+    if mean_of_all is not None:
         counted = len(set(tasks).difference(NOT_AVERAGED))
         of_all = ""
         if counted < len(TASKS) - len(NOT_AVERAGED):
             of_all = f"; GLUE's is over {len(TASKS) - len(NOT_AVERAGED)}, this is none to compare"
-        lines.append(f"average over {counted} tasks: {100 * value:.2f} (WNLI never counts{of_all})")
+        lines.append(f"average over {counted} tasks: {100 * mean_of_all:.2f} (WNLI never counts{of_all})")
     return "\n".join(lines)
 
 
+def _means(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Mean of each metric over several runs or development sets, which have the same ones."""
+    means: dict[str, float] = {}
+    for name in metrics[0]:
+        means[name] = mean(values[name] for values in metrics)
+    return means
+
+
 def _rank(score: float) -> float:
-    """For comparisons, in which NaN would win or lose by its place."""
-    return -math.inf if math.isnan(score) else score
+    """The score for comparisons, in which NaN would win or lose by its place."""
+    if math.isnan(score):
+        return -math.inf
+    return score
 
 
 def _without_nan(content: Any) -> Any:
-    """JSON has no NaN: null in its place."""
+    """The content with null for NaN, which JSON does not have."""
     if isinstance(content, dict):
-        return {key: _without_nan(value) for key, value in content.items()}
+        return dict(zip(content, map(_without_nan, content.values()), strict=True))
     if isinstance(content, list):
         return list(map(_without_nan, content))
     if isinstance(content, float) and math.isnan(content):
@@ -231,12 +231,17 @@ def _without_nan(content: Any) -> Any:
 
 def last_metrics(file: Path) -> dict[str, float]:
     """The last value of each metric in a ``metrics.csv``."""
+    last: dict[str, float] = {}
     with file.open(newline="") as lines:
-        return {name: float(value) for row in csv.DictReader(lines) for name, value in row.items() if value}
+        for row in csv.DictReader(lines):
+            for name, value in row.items():
+                if value:
+                    last[name] = float(value)
+    return last
 
 
 def predictions(file: Path) -> list[str]:
-    """What `d2v predict` has written, row by row."""
+    """The predictions in a file of `d2v predict`, row by row."""
     with file.open(encoding="utf-8", newline="") as lines:
-        header = next(lines).rstrip("\n").split("\t")
-        return [line.rstrip("\n").split("\t")[header.index("prediction")] for line in lines]
+        column = next(lines).rstrip("\n").split("\t").index("prediction")
+        return [line.rstrip("\n").split("\t")[column] for line in lines]

@@ -56,7 +56,9 @@ class SentenceDataModule(PretrainingDataModule):
         self.val_fraction = val_fraction
         self.few_labels = FewLabels(max_samples=max_samples, label_fraction=label_fraction)
         self.predict_on = predict_on
-        self._tokenizer = None if tokenizer is None else TextTokenizer.open(tokenizer)
+        self._tokenizer: TextTokenizer | None = None
+        if tokenizer is not None:
+            self._tokenizer = TextTokenizer.open(tokenizer)
         self._has_own_tokenizer = tokenizer is not None
         self._sequences: dict[str, Sequences] = {}
         self._left_out = 0
@@ -121,21 +123,25 @@ class SentenceDataModule(PretrainingDataModule):
             val, train = train.select(np.flatnonzero(held_out)), train.select(np.flatnonzero(~held_out))
         else:
             val = self.read_val()
-            self._left_out += 0 if val is None else val.left_out
-        assert train.labels is not None
-        classes = None if self.regression else Categories.of(train.labels)
+            if val is not None:
+                self._left_out += val.left_out
+        classes = None
+        if not self.regression:
+            assert train.labels is not None
+            classes = Categories.of(train.labels)
         kept = self.few_labels.choose("texts", len(train), classes)
         if kept is not None:
             train = train.select(kept)
-        splits = {"train": train} if val is None else {"train": train, "val": val}
+        splits, message = {"train": train}, f"data: {len(train):,} texts to train"
+        if val is not None:
+            splits["val"] = val
+            message += f", {len(val):,} texts to val"
         if not self.regression:
             numbers = self._numbers(train)
+            message += f", {len(numbers)} classes"
             if val is not None:
                 require_known(val, numbers)
-        rank_zero_info(
-            "data: " + ", ".join(f"{len(split):,} texts to {name}" for name, split in splits.items())
-            + ("" if self.regression else f", {len(numbers)} classes")
-        )  # fmt: skip
+        rank_zero_info(message)
         return splits
 
     @functools.cached_property
@@ -155,7 +161,7 @@ class SentenceDataModule(PretrainingDataModule):
 
     @property
     def skipped(self) -> int:
-        """Rows left out for their text or label count, too."""
+        """Includes the rows left out because they have no text or label."""
         return self._left_out + super().skipped
 
     # Data sets.
@@ -164,10 +170,14 @@ class SentenceDataModule(PretrainingDataModule):
         return self._dataset("train", self.splits["train"])
 
     def eval_dataset(self, split: Split) -> SentenceDataset | None:
-        return self._dataset(split, self.splits[split]) if split in self.splits else None
+        if split not in self.splits:
+            return None
+        return self._dataset(split, self.splits[split])
 
     def predict_dataset(self) -> Any:
-        return super().predict_dataset() if self.predict_on == "val" else self._dataset("predict", self._prediction)
+        if self.predict_on == "val":
+            return super().predict_dataset()
+        return self._dataset("predict", self._prediction)
 
     @property
     def collate(self) -> Callable[[list[Sample]], Batch]:  # type: ignore[override]  # it needs the id of <pad>
@@ -189,10 +199,11 @@ class SentenceDataModule(PretrainingDataModule):
         if examples.labels is None:
             return None
         if self.regression:
-            return np.array([float(label) for label in examples.labels], dtype=np.float32)
+            return np.array(list(map(float, examples.labels)), dtype=np.float32)
         numbers = self._numbers(self.splits["train"])
         return np.array([numbers[label] for label in examples.labels], dtype=np.int64)
 
     def _numbers(self, train: Examples) -> dict[str, int]:
         assert train.labels is not None
-        return {name: number for number, name in enumerate(label_order(train.labels, train.class_names))}
+        names = label_order(train.labels, train.class_names)
+        return dict(zip(names, range(len(names)), strict=True))

@@ -24,9 +24,9 @@ class Sequences:
     """Token ids of many sequences, four bytes a token; worker processes share them by fork.
 
     Args:
-        ids: int32 [tokens], of all of them.
-        ends: int64 [n + 1], where they begin and end.
-        num_cut: How many are not whole.
+        ids: int32 [tokens], the ids of all sequences, one after the other.
+        ends: int64 [n + 1], 0 and the end of each sequence in ``ids``.
+        num_cut: How many sequences were cut to the maximal length.
     """
 
     def __init__(self, ids: np.ndarray, ends: np.ndarray, num_cut: np.ndarray) -> None:
@@ -41,12 +41,12 @@ class Sequences:
 
 
 def tokenise(examples: Examples, tokenizer: TextTokenizer, max_length: int) -> Sequences:
-    """``<s> a </s>``, or ``<s> a </s> </s> b </s>``, of each row. Those of many texts are kept in the user's cache.
+    """Token ids of each row: ``<s> a </s>``, or ``<s> a </s> </s> b </s>``. A large result is kept in the user's cache.
 
     Args:
-        examples: One text a row, or two.
-        tokenizer: Whose tokens.
-        max_length: In tokens, special ones among them; the longer text is cut first.
+        examples: Rows of one text or two.
+        tokenizer: Makes the tokens.
+        max_length: Most tokens of a row, including the special ones; the longer text is cut first.
 
     Raises:
         UserError: The special tokens alone are longer.
@@ -78,12 +78,14 @@ def _tokenised(examples: Examples, tokenizer: TextTokenizer, max_length: int) ->
 
 
 def _encoded(examples: Examples, tokenizer: TextTokenizer) -> Iterator[tuple[np.ndarray, ...]]:
-    """Ids of the texts of each row; a bar if it takes more than some seconds."""
+    """Ids of the texts of each row; shows a progress bar if it takes more than some seconds."""
     hidden = getattr(rank_zero_only, "rank", 0) not in (0, None)
     with tqdm(total=len(examples), desc="tokenise", unit="text", delay=3, leave=False, disable=hidden) as bar:
         for start in range(0, len(examples), _AT_ONCE):
             stop = min(start + _AT_ONCE, len(examples))
-            columns = [tokenizer.encode_batch([texts[i] for i in range(start, stop)]) for texts in examples.texts]
+            columns = []
+            for texts in examples.texts:
+                columns.append(tokenizer.encode_batch([texts[i] for i in range(start, stop)]))
             yield from zip(*columns, strict=True)
             bar.update(stop - start)
 
@@ -93,8 +95,8 @@ class SentenceDataset(SampleDataset):
 
     Args:
         sequences: The texts.
-        labels: Of each: classes int64, scores float32; None: there are none.
-        skipped: The record that knows their names.
+        labels: Label of each: classes int64, scores float32; None if there are none.
+        skipped: Record of broken samples, which knows their names.
     """
 
     def __init__(self, sequences: Sequences, labels: np.ndarray | None, skipped: SkippedSamples) -> None:
@@ -102,5 +104,6 @@ class SentenceDataset(SampleDataset):
         self._sequences, self._labels = sequences, labels
 
     def load(self, index: int) -> tuple[Tensor, Tensor | None]:
-        label = None if self._labels is None else torch.tensor(self._labels[index])
-        return self._sequences[index], label
+        if self._labels is None:
+            return self._sequences[index], None
+        return self._sequences[index], torch.tensor(self._labels[index])

@@ -1,4 +1,4 @@
-"""The tables that labelled text lies in, and which of them are a split."""
+"""Find the tables of labelled text in a folder, and which of them belong to a split."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -15,14 +15,14 @@ _NOT_A_CLASS = ("unsup",)
 
 
 def find_tables(root: Path, names: Sequence[str], header: Sequence[str] | None = None) -> list[Records]:
-    """Tables of the first of these splits that is there; none if none is.
+    """Tables of the first of these splits that is there; empty if none is.
 
-    A split lies where :func:`~d2v.data.sources.splits.find_split` finds it: in files, or in a folder with tables, a
-    folder a class, or what ``datasets`` has saved.
+    A split lies where :func:`~d2v.data.sources.splits.find_split` finds it: in files, or in a folder with tables, with
+    one folder for each class, or with a data set saved by ``datasets``.
 
     Args:
         root: A folder.
-        names: Of the split; upper and lower case are the same.
+        names: Possible names of the split, in upper or lower case.
         header: As of :func:`~d2v.modalities.text.records.open_records`.
     """
     for name in names:
@@ -56,12 +56,15 @@ def all_tables(root: Path, header: Sequence[str] | None = None) -> list[Records]
 
 
 def _tables_at(place: Path, header: Sequence[str] | None) -> list[Records]:
-    """The table of a file; those of a folder, of which a README.txt beside others is none."""
+    """The table of a file, or the tables of a folder, without a README.txt that lies beside them."""
     if place.is_file():
         return [open_records(place, header)]
     if (place / "state.json").is_file():
         return [SavedDataset(place)]
-    classes = [path for path in sorted(place.iterdir()) if path.name not in _NOT_A_CLASS and any(path.glob("*.txt"))]
+    classes: list[Path] = []
+    for path in sorted(place.iterdir()):
+        if path.name not in _NOT_A_CLASS and any(path.glob("*.txt")):
+            classes.append(path)
     if len(classes) >= 2:
         return [ClassFolders(place, classes)]
     files = [file for file in files_in(place, ENDINGS, ending_of) if file.name not in _ABOUT_DATASETS]
@@ -69,11 +72,11 @@ def _tables_at(place: Path, header: Sequence[str] | None) -> list[Records]:
 
 
 class ClassFolders(Records):
-    """A folder a class, and in it a file a text, as in aclImdb.
+    """One folder for each class, with one file for each text, as in aclImdb.
 
     Args:
-        path: The folder with those of the classes.
-        classes: These, named as the classes.
+        path: The folder with the classes' folders.
+        classes: The classes' folders, which are named like the classes.
     """
 
     def __init__(self, path: Path, classes: Sequence[Path]) -> None:
@@ -87,14 +90,14 @@ class ClassFolders(Records):
                     text, invalid = decode(content.read().removeprefix(BOM))
                 self.invalid += invalid
                 cells = {"text": text.replace("\r\n", "\n").removesuffix("\n"), "label": folder.name}
-                yield f"{folder.name}/{file.name}", [cells[column] for column in columns]
+                yield f"{folder.name}/{file.name}", list(map(cells.__getitem__, columns))
 
 
 class SavedDataset(Records):
-    """One split that ``datasets`` has written with ``save_to_disk``.
+    """One split saved with the ``save_to_disk`` of ``datasets``.
 
     Args:
-        path: Its folder.
+        path: Folder of the split.
     """
 
     def __init__(self, path: Path) -> None:
