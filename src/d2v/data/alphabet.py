@@ -1,4 +1,4 @@
-"""The symbols that a recogniser writes: one id a letter."""
+"""The symbols that a speech recogniser writes, with one id for each letter."""
 
 import logging
 import re
@@ -76,16 +76,18 @@ class Alphabet:
             raise UserError(
                 f"alphabet {path}: cannot be read ({error}). Give a text file, one symbol a line."
             ) from error
-        rows = []
+        symbols: list[str] = []
+        counted: list[str] = []
         for line in lines:
-            if words := line.split():
-                rows.append(words)
-            elif line == " ":
-                rows.append([BOUNDARY])
-        symbols = [" ".join(words) for words in rows]
-        if rows and all(len(words) == 2 and words[1].isdigit() for words in rows):
-            symbols = [words[0] for words in rows]
-            symbols = [*(special for special in _FAIRSEQ_SPECIALS if special not in symbols), *symbols]
+            words = line.split()
+            if line == " ":
+                words = [BOUNDARY]
+            if words:
+                symbols.append(" ".join(words))
+            if len(words) == 2 and words[1].isdigit():
+                counted.append(words[0])
+        if counted and len(counted) == len(symbols):
+            symbols = [special for special in _FAIRSEQ_SPECIALS if special not in counted] + counted
         elif not (symbols and _NAME.fullmatch(symbols[0])):
             symbols.insert(0, BLANK)
         try:
