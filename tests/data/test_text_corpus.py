@@ -326,12 +326,12 @@ def test_what_lies_beside_data_is_left_out_of_a_folder(tmp_path: Path, caplog: p
     (tmp_path / "sub").mkdir()
     for name, content in sidecars.items():
         (tmp_path / name).write_text(content)
-    with pytest.raises(UserError, match=r"holds no text; 6 files are none, such as .*LICENSE"):
+    with pytest.raises(UserError, match=r"holds no text; 6 other files are not text, such as .*LICENSE"):
         Corpus.open([str(tmp_path)])
     for name, content in data.items():
         (tmp_path / name).write_text(content)
     assert documents(Corpus.open([str(tmp_path)])) == [["one"], ["two"], ["three"], ["four"], ["five"]]
-    assert "6 files are no text and are left out" in caplog.text
+    assert "6 files are not text and are left out" in caplog.text
     (tmp_path / "c.json").write_text('{"content": "a"}\n{"content": "b"}\n')  # more than one: data of another key
     with pytest.raises(UserError, match=r"c.json.* only 'content'"):
         documents(Corpus.open([str(tmp_path)]))

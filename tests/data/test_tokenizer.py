@@ -232,7 +232,7 @@ def test_what_is_no_tokenizer_is_named(tokenizer: TextTokenizer, tmp_path: Path)
             TextTokenizer.open(tmp_path / path)
     for lines, message in (
         (dictionary[:-300], "does not belong to dict.txt"),
-        ([dictionary[0], *dictionary], "stands in it twice"),
+        ([dictionary[0], *dictionary], "is in it twice"),
     ):
         (tmp_path / "gpt2/dict.txt").write_text("\n".join(lines))
         with pytest.raises(UserError, match=message):

@@ -1,4 +1,4 @@
-"""Token ids: blocks of the stream, and batches of them."""
+"""Blocks of token ids as a dataset."""
 
 from collections.abc import Iterator
 
@@ -15,15 +15,15 @@ from d2v.modalities.text.corpus.shards import Shards
 class TextDataset(SampleDataset):
     """Token ids int64 [N] that begin with ``<s>``.
 
-    Nothing here is random. Worker processes get the names of the shards and where the blocks lie, and no tokens.
+    Nothing here is random. Worker processes are sent the names of the shards and the spans of the blocks, no tokens.
 
     Args:
-        shards: the split.
-        blocks: its cuts.
-        skipped: where unreadable blocks are counted.
+        shards: the tokens of a split.
+        blocks: where they are cut.
+        skipped: counts unreadable blocks.
     """
 
-    broken_for_good = False  # a disk may answer again
+    broken_for_good = False  # the disk may answer the next time
 
     def __init__(self, shards: Shards, blocks: Blocks, skipped: SkippedSamples) -> None:
         super().__init__(len(blocks), 0, skipped)
@@ -36,11 +36,11 @@ class TextDataset(SampleDataset):
         return self._blocks.lengths
 
     def candidates(self, index: int) -> Iterator[int]:
-        """No longer block takes the place of a broken one, and the batch keeps within its tokens."""
+        """A broken block is replaced by one that is no longer, so that the batch keeps to its number of tokens."""
         yield index
         lengths = self.lengths
         others = np.roll(np.arange(len(lengths)), -index)[1:]
-        yield from (int(other) for other in others[lengths[others] <= lengths[index]])
+        yield from others[lengths[others] <= lengths[index]].tolist()
 
     def load(self, index: int) -> tuple[Tensor, int | Tensor | None]:
         start, stop = self._blocks.span(index)
@@ -51,6 +51,6 @@ class TextDataset(SampleDataset):
             tokens[:] = self._shards.read(start, stop)
         except OSError as error:
             raise BrokenSample(error.strerror or str(error)) from error
-        if tokens.max() >= self._vocabulary:  # an accelerator could not say what is wrong
+        if tokens.max() >= self._vocabulary:  # on an accelerator the error would name no cause
             raise BrokenSample(f"it holds the id {tokens.max()}, and the tokenizer has {self._vocabulary:,} ids")
         return ids, None
