@@ -99,11 +99,7 @@ class LabelledTextDataModule(SentenceDataModule):
         if True in numbered:  # the files have no line of names
             self._header = ()
         self.train_split, self.val_split = train_split, val_split
-        self._regression = regression
-
-    @property
-    def regression(self) -> bool:
-        return self._regression
+        self.regression = regression
 
     def read_train(self) -> Examples:
         return self._read(self._train_tables, labelled=True)

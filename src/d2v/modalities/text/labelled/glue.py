@@ -172,6 +172,7 @@ class GlueDataModule(SentenceDataModule):
             raise UserError(f"data.task is {task}: it must be one of {', '.join(TASKS)}.")
         self.task = task
         self.spec = TASKS[task]
+        self.regression = self.spec.regression
         if val_split is None:
             val_split = self.spec.dev_splits[0]
         self.val_split = val_split
@@ -181,10 +182,6 @@ class GlueDataModule(SentenceDataModule):
         ):
             if value not in known:
                 raise UserError(f"data.{key} is {value}: of {task} it must be {' or '.join(known)}.")
-
-    @property
-    def regression(self) -> bool:
-        return self.spec.regression
 
     def read_train(self) -> Examples:
         return self._read("train")

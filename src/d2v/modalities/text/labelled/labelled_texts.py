@@ -31,6 +31,8 @@ class SentenceDataModule(PretrainingDataModule):
 
     unit = "sentences"
     pads = True
+    regression: bool
+    """Whether labels are scores, not classes; set by a subclass."""
 
     def __init__(
         self,
@@ -63,12 +65,7 @@ class SentenceDataModule(PretrainingDataModule):
         self._sequences: dict[str, Sequences] = {}
         self._left_out = 0
 
-    # What a kind of data gives.
-
-    @property
-    @abstractmethod
-    def regression(self) -> bool:
-        """Whether labels are scores."""
+    # Reading, which a subclass provides.
 
     @abstractmethod
     def read_train(self) -> Examples:
