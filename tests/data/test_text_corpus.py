@@ -226,7 +226,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         ("d.json", '["a"]', "is or begins an array; write one object a line"),
         ("h.json", '[\n {"text": "a"}\n]', "line 1: is or begins an array; .* as `jq -c"),
         ("i.jsonl", '"a"', "line 1: expected JSON objects, one a line"),
-        ("e.jsonl", '{"text": 3}', "'text' is no text but int"),
+        ("e.jsonl", '{"text": 3}', "'text' is not text but int"),
         ("f.tsv", "label\ttext\n0\n", r"f.tsv, line 2: has 1 cells"),
         ("g.csv", "label,text\n0\n", r"g.csv, line 2: has 1 cells"),
     ):

@@ -254,7 +254,7 @@ def test_data_and_encoder_meet(root: Path, tokenizer: TextTokenizer) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"batch_size": 100}, r"batch_size 100 \(tokens\) is no multiple of data\.block_size 32\. Set .* 96 or 128"),
+        ({"batch_size": 100}, r"batch_size 100 \(tokens\) is not a multiple of data\.block_size 32\. Set .* 96 or 128"),
         ({"batch_size": 31, "break_mode": "complete_doc"}, r"data\.batch_size 31 \(tokens\) is below data\.block_size"),
         ({"batch_size": 16}, r"Set data\.batch_size to 32 or more"),
         ({"block_size": 7}, r"data\.block_size is 7: it must be at least 8"),

@@ -261,7 +261,7 @@ def test_damage_is_named(tokenizer: TextTokenizer, tmp_path: Path) -> None:
     damaged("index.json", b'{"format": 1}', r"index.json is damaged \(its entry 'splits'")
     damaged("index.json", index.replace(b'"format": 1', b'"format": 9'), "written by a later d2v")
     damaged("index.json", None, "is unfinished")
-    damaged("tokenizer.json", b"{}", r"tokenizer.json is no tokenizer.json")
+    damaged("tokenizer.json", b"{}", r"tokenizer.json is not a tokenizer.json")
     other = TextTokenizer.train(["other"], 256).to_json().encode()
     damaged("tokenizer.json", other, r"tokenizer.json is not the tokenizer that made these shards")
     with pytest.raises(UserError, match="holds no token shards"):

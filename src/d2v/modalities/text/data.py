@@ -1,19 +1,21 @@
 """Text for pretraining: blocks of a corpus that was prepared before, or is prepared once when training begins."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
+import numpy as np
+import torch
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
 from d2v.data.data_module import PretrainingDataModule, Split
 from d2v.data.sampler import StreamSampler
-from d2v.data.samples import Sample, SampleDataset, collate_samples
-from d2v.errors import UserError
+from d2v.data.samples import Sample, SampleDataset, SkippedSamples, collate_samples
+from d2v.errors import BrokenSample, UserError
 from d2v.modalities.text.corpus.blocks import LEAST_TOKENS, Blocks, EvenBlocks, sentence_blocks
 from d2v.modalities.text.corpus.preparation import open_shards, verify_once
 from d2v.modalities.text.corpus.shards import Shards
-from d2v.modalities.text.dataset import TextDataset
 from d2v.modalities.text.encoder_check import check_encoder
 from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.modalities.text.tokenizer_files import TOKENIZER
@@ -29,6 +31,50 @@ class _Split(NamedTuple):
     def name(self, index: int) -> str:
         start, stop = self.blocks.span(index)
         return f"tokens {start:,} to {stop:,} in {self.shards.folder}"
+
+
+class TextDataset(SampleDataset):
+    """Token ids int64 [N] that begin with ``<s>``.
+
+    Nothing here is random. Worker processes are sent the names of the shards and the spans of the blocks, no tokens.
+
+    Args:
+        shards: the tokens of a split.
+        blocks: where they are cut.
+        skipped: counts unreadable blocks.
+    """
+
+    broken_for_good = False  # the disk may answer the next time
+
+    def __init__(self, shards: Shards, blocks: Blocks, skipped: SkippedSamples) -> None:
+        super().__init__(len(blocks), 0, skipped)
+        self._shards, self._blocks = shards, blocks
+        self._bos, self._vocabulary = shards.tokenizer.bos_id, len(shards.tokenizer)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 [n]: tokens of each block, ``<s>`` included."""
+        return self._blocks.lengths
+
+    def candidates(self, index: int) -> Iterator[int]:
+        """A broken block is replaced by one that is no longer, so that the batch keeps to its number of tokens."""
+        yield index
+        lengths = self.lengths
+        others = np.roll(np.arange(len(lengths)), -index)[1:]
+        yield from others[lengths[others] <= lengths[index]].tolist()
+
+    def load(self, index: int) -> tuple[Tensor, int | Tensor | None]:
+        start, stop = self._blocks.span(index)
+        ids = torch.empty(stop - start + 1, dtype=torch.int64)
+        ids[0] = self._bos
+        tokens = ids[1:].numpy()
+        try:
+            tokens[:] = self._shards.read(start, stop)
+        except OSError as error:
+            raise BrokenSample(error.strerror or str(error)) from error
+        if tokens.max() >= self._vocabulary:  # on an accelerator the error would name no cause
+            raise BrokenSample(f"it holds the id {tokens.max()}, and the tokenizer has {self._vocabulary:,} ids")
+        return ids, None
 
 
 class TextDataModule(PretrainingDataModule):
@@ -83,7 +129,7 @@ class TextDataModule(PretrainingDataModule):
         if break_mode == "none" and batch_size % block_size:
             below = batch_size // block_size * block_size
             raise UserError(
-                f"data.batch_size {batch_size} (tokens) is no multiple of data.block_size {block_size}. "
+                f"data.batch_size {batch_size} (tokens) is not a multiple of data.block_size {block_size}. "
                 f"Set data.batch_size to {below} or {below + block_size}, or data.break_mode to complete_doc."
             )
         if not 0 <= val_fraction <= 0.5:

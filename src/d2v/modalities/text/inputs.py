@@ -57,7 +57,7 @@ def open_inputs(root: str, encoder: Encoder) -> "TextInputs":
     if len(tokenizer) > front.vocab_size:
         raise UserError(
             f"--checkpoint: its tokenizer has {len(tokenizer):,} ids, and the encoder embeds {front.vocab_size:,}; "
-            "import it anew with the one that it was trained with"
+            "import it again with the one that it was trained with"
         )
     inputs = TextInputs(_texts(root), tokenizer, front.max_positions or LONGEST)
     if not len(inputs) and not inputs.broken:
@@ -177,4 +177,4 @@ def _rows(path: Path) -> Iterator[tuple[str, str]]:
 
 def _warn_of_utf8(invalid: int, what: str) -> None:
     if invalid:
-        tqdm.write(f"--input: {invalid:,} {what} are no valid UTF-8; what is not became U+FFFD", file=sys.stderr)
+        tqdm.write(f"--input: {invalid:,} {what} are not valid UTF-8; the invalid bytes became U+FFFD", file=sys.stderr)

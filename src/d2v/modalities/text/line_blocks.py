@@ -51,10 +51,10 @@ def open_binary(path: str | Path, source: str) -> Iterator[tuple[IO[bytes], IO[b
             else:
                 yield raw, raw
     except (EOFError, lzma.LZMAError, zlib.error) as error:
-        raise UserError(f"{source} {path}: is damaged ({error}); get it anew") from error
+        raise UserError(f"{source} {path}: is damaged ({error}); get it again") from error
     except OSError as error:
         if error.errno is None:  # gzip, bz2 and zstd complain about the content
-            raise UserError(f"{source} {path}: is damaged ({error}); get it anew") from error
+            raise UserError(f"{source} {path}: is damaged ({error}); get it again") from error
         raise UserError(f"{source} {path}: cannot be read ({error.strerror})") from error
 
 

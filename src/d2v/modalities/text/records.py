@@ -267,7 +267,7 @@ class Delimited(TextRecords):
             yield line, [padded[place] for place in places]
 
     def _cells(self, first_line: int, block: bytes, blocks: LineBlocks) -> Iterator[tuple[int, list[str]]]:
-        """All cells of each row; a blank line is no row."""
+        """All cells of each row; a blank line is not a row."""
         count = count_lines(block)
         if not self.quoted:
             for line, text in enumerate(islice(blocks.lines(block), count), first_line):
@@ -288,12 +288,7 @@ class Delimited(TextRecords):
 
 
 class JsonLines(TextRecords):
-    """One object per line; or one array of objects, unless every record must have a text.
-
-    Args:
-        path: The file.
-        reading: Which part of it to read.
-    """
+    """One object per line; or one array of objects, unless every record must have a text."""
 
     def __init__(self, path: Path, reading: Reading) -> None:
         super().__init__(path, reading)
@@ -368,16 +363,11 @@ class JsonLines(TextRecords):
                     f"{', '.join(map(repr, item))}; name the key of the text: {self.reading.how_to_name}"
                 )
             if not isinstance(item[column], str | None):
-                raise UserError(f"{self._where(line)}: {column!r} is no text but {type(item[column]).__name__}")
+                raise UserError(f"{self._where(line)}: {column!r} is not text but {type(item[column]).__name__}")
 
 
 class Lines(TextRecords):
-    """One text per line; blank lines are left out.
-
-    Args:
-        path: The file.
-        reading: Which part of it to read.
-    """
+    """One text per line; blank lines are left out."""
 
     def __init__(self, path: Path, reading: Reading) -> None:
         super().__init__(path, reading)
@@ -478,4 +468,4 @@ def _by_row(columns: "Iterable[pa.ChunkedArray]") -> Iterator[tuple[str, ...]]:
 def warn_of_invalid(records: Records) -> None:
     """Warn if something that was read was no valid UTF-8."""
     if records.invalid:
-        rank_zero_warn(f"data: {records.invalid:,} places in {records.path} are no valid UTF-8 and became U+FFFD")
+        rank_zero_warn(f"data: {records.invalid:,} places in {records.path} are not valid UTF-8 and became U+FFFD")

@@ -39,7 +39,7 @@ class TextTokenizer:
         try:
             self.backend = Tokenizer.from_str(text)
         except Exception as error:  # the library raises plain Exception
-            raise UserError(f"{where} is no tokenizer.json of the `tokenizers` library ({error}).") from error
+            raise UserError(f"{where} is not a tokenizer.json of the `tokenizers` library ({error}).") from error
         self.backend.no_truncation()
         self.backend.no_padding()
         self.backend.encode_special_tokens = True  # their names inside a text are plain text

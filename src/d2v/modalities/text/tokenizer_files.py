@@ -64,7 +64,7 @@ def _of_folder(folder: Path) -> tuple[str, str]:
         return _of_checkpoint(last), str(last)
     raise UserError(
         f"tokenizer {folder}: the folder has no tokenizer.json, nor vocab.json and merges.txt (or encoder.json and "
-        "vocab.bpe), and is no run of d2v (checkpoints/last.ckpt)"
+        "vocab.bpe), and is not a run of d2v (checkpoints/last.ckpt)"
     )
 
 
@@ -98,7 +98,7 @@ def _join(vocab_file: Path, merges_file: Path, dictionary: Path | None) -> str:
     try:
         vocab = json.loads(vocab_file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise UserError(f"tokenizer {vocab_file}: is no valid JSON ({error})") from error
+        raise UserError(f"tokenizer {vocab_file}: is not valid JSON ({error})") from error
     if not isinstance(vocab, dict) or not all(isinstance(i, int) for i in vocab.values()):
         raise UserError(f"tokenizer {vocab_file}: expected an object that gives each type its number")
     merges = []

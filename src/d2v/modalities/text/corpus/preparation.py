@@ -153,7 +153,7 @@ def open_shards(
     if given is not None and given.fingerprint != splits["train"].tokenizer.fingerprint:
         raise UserError(
             f"data.tokenizer {tokenizer} is not the one that made the shards in {place}. Leave it out to use theirs, "
-            "or prepare the text anew with this one."
+            "or prepare the text again with this one."
         )
     return splits
 
@@ -193,7 +193,7 @@ def _prepare_root(
         raise UserError(text) from error
     rank_zero_info(f"data: {root} is raw text; its token shards are in {output}")
     if prepared.invalid:
-        rank_zero_warn(f"data: {root}: {prepared.invalid:,} places are no valid UTF-8 and became U+FFFD")
+        rank_zero_warn(f"data: {root}: {prepared.invalid:,} places are not valid UTF-8 and became U+FFFD")
     return output
 
 

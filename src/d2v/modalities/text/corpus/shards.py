@@ -73,7 +73,7 @@ class Shards:
         if shards.tokenizer.fingerprint != shards._tokenizer:
             raise UserError(
                 f"{folder / TOKENIZER} is not the tokenizer that made these shards ({shards.tokenizer.fingerprint}, "
-                f"and the index says {shards._tokenizer}); put the right one back, or prepare the folder anew."
+                f"and the index says {shards._tokenizer}); put the right one back, or prepare the folder again."
             )
         return shards
 
@@ -129,7 +129,7 @@ class Shards:
         with tqdm(total=size, unit="B", unit_scale=True, desc=f"verify {self.split}", disable=None) as bar:
             for file, digest in files.items():
                 if _digest(file, bar) != digest:
-                    raise UserError(f"{file} was changed since it was written; prepare it anew.")
+                    raise UserError(f"{file} was changed since it was written; prepare it again.")
 
     def __getstate__(self) -> dict[str, Any]:
         # Each process maps the files and reads the ends for itself.
@@ -210,4 +210,4 @@ def _digest(path: Path, bar: tqdm) -> str:
 
 
 def _damaged(path: Path, what: str) -> UserError:
-    return UserError(f"{path} is damaged ({what}); delete its folder and prepare it anew.")
+    return UserError(f"{path} is damaged ({what}); delete its folder and prepare it again.")
