@@ -29,7 +29,7 @@ def local_path(source: str | Path) -> Path:
 
     try:
         folder = huggingface_hub.snapshot_download(address["name"], revision=address["revision"], allow_patterns=_FILES)
-    except (OSError, ValueError) as error:  # huggingface_hub's own errors are of these
+    except (OSError, ValueError) as error:  # huggingface_hub's own errors are subclasses
         raise UserError(f"{source}: cannot be downloaded ({_first_line(error)})") from error
     return Path(folder)
 

@@ -87,7 +87,7 @@ def load_encoder(
 
 
 def _changed_recipe(recipe: Mapping[str, Any], changes: Mapping[str, Any], allow: Iterable[str] = ()) -> dict[str, Any]:
-    """The recipe of an encoder with other arguments, each of which is one of its front end or of its trunk.
+    """The recipe of an encoder with changed arguments of its front end or trunk.
 
     Raises:
         UserError: Neither has such an argument.

@@ -33,7 +33,7 @@ def node(class_path: str, **init_args: Any) -> dict[str, Any]:
 
 def package_of(recipe: Any) -> set[str]:
     """The package of the class that a node names. Only for recipes in configs, which the user gives on purpose and
-    which `d2v fit` obeys, too; never for those of checkpoints."""
+    which `d2v fit` follows too; never for recipes in checkpoints."""
     if isinstance(recipe, dict) and isinstance(recipe.get("class_path"), str):
         return {recipe["class_path"].partition(".")[0]}
     return set()

@@ -25,7 +25,7 @@ class Alphabet:
         symbols: all different.
 
     Raises:
-        UserError: a symbol comes twice, or there is none beside the blank.
+        UserError: a symbol occurs twice, or there is none besides the blank.
     """
 
     def __init__(self, symbols: Sequence[str]) -> None:
@@ -63,7 +63,7 @@ class Alphabet:
 
     @classmethod
     def from_file(cls, path: str | Path) -> "Alphabet":
-        """One symbol a line, or a dictionary of fairseq (``SYMBOL COUNT`` a line), whose four specials then come first.
+        """Read one symbol from each line, or a dictionary of fairseq (``SYMBOL COUNT``), with its four specials first.
 
         A file whose first symbol is not a name in <> (such as ``<blank>``) gets a blank before it.
 
@@ -124,7 +124,7 @@ class Alphabet:
         return " ".join(letters.replace(BOUNDARY, " ").split())
 
     def written(self, text: str) -> str:
-        """A text in the case of these letters, one space between words; what they cannot write stays."""
+        """A text in the case of the alphabet with single spaces; characters that the alphabet lacks stay."""
         return self._in_case(text).replace(BOUNDARY, " ")
 
     def report_unknown(self, transcripts: Iterable[str]) -> Counter[str]:

@@ -218,7 +218,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
         return self.val_dataloader()
 
     def predict_dataset(self) -> SampleDataset:
-        """What `d2v predict` reads: the validation split, and where there is none, all samples."""
+        """The samples that `d2v predict` reads: the validation split, or all samples if there is none."""
         dataset = self.eval_dataset("val")
         if dataset is None:
             dataset = self.eval_dataset("train")
@@ -268,7 +268,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
         return self._loader(dataset, batch_sampler=batches)
 
     def _loader(self, dataset: SampleDataset, **options: Any) -> DataLoader[Any]:
-        """A loader of this DataModule's batches; ``options`` are those of torch's DataLoader, order first of all."""
+        """A loader of this DataModule's batches; ``options`` of torch's DataLoader state at least the order."""
         options = {"num_workers": self._workers(), **options}
         return DataLoader(dataset, collate_fn=self.collate, pin_memory=torch.cuda.is_available(), **options)
 
@@ -319,7 +319,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
         self._resume = dict(state_dict)
 
     def _consumed(self) -> int:
-        """Micro-batches trained on by this rank: not those that workers have fetched ahead, nor one that failed."""
+        """Number of micro-batches this rank has trained on, without prefetched ones and one that failed."""
         if self.trainer is None:
             return 0
         return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]

@@ -63,7 +63,7 @@ def collate_samples(samples: list[Sample], padding: float = 0) -> Batch:
 
     Args:
         samples: of the batch.
-        padding: value of what is padded.
+        padding: value to pad with.
 
     Returns:
         Batch with labels int64 [B], float32 [B, C] or, padded with -100, letters int64 [B, S]; None without any.

@@ -151,11 +151,11 @@ class Source(ABC):
 
     @abstractmethod
     def categories(self, column: str) -> Categories | None:
-        """Label or speaker of each sample, or the top folder that it lies in (``folder``); None: nothing says it."""
+        """Label or speaker of each sample, or the top folder that it lies in (``folder``); None if not known."""
 
     @abstractmethod
     def texts(self) -> PackedStrings | None:
-        """Text of each sample, empty where there is none; None: nothing says it."""
+        """Text of each sample, empty where there is none; None if texts are not known."""
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class Files(Source):
         folder: that their names are relative to.
         names: of the files.
         tops: the top folder of each, which can serve as its class; None: by their names.
-        texts: of the files, empty where there is none; None: they lie beside them, if anywhere.
+        texts: texts of the files, empty where there is none; None: texts may lie beside the files.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Fixed parts of a data set, the same in every run whatever its seed: what is held out, and few labels."""
+"""Fixed parts of a data set, the same in every run whatever its seed: held-out samples, and subsets to train on."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -107,7 +107,7 @@ class FewLabels:
             int64 [n]: positions, ascending; None: all.
 
         Raises:
-            UserError: names in ``subset`` are not those of samples.
+            UserError: a name in ``subset`` is not the name of a sample.
         """
         if self.subset is not None:
             assert names is not None

@@ -128,7 +128,7 @@ class LibriSpeechDataModule(PretrainingDataModule):
 
     @functools.cached_property
     def splits(self) -> dict[str, SpeechSplit]:
-        """``fit``: what is trained on; ``train`` and ``val``: what is validated and probed on. Found at first use."""
+        """``fit`` for training; ``train`` and ``val`` for validation and probes. Found at first use."""
         train_clips, val_clips = self._clips
         train, without = labelled("training", train_clips, self.labels, None, self.alphabet)
         fit, left_out = self._for_training(train)

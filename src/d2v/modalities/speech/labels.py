@@ -73,7 +73,7 @@ class Letters:
 
 
 Labels = Categories | SeveralClasses | Letters
-"""One class, several classes at once, or letters for each clip of a split; ``names`` are those of the classes."""
+"""One class, several classes at once, or letters for each clip of a split; ``names`` name the classes."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def class_labels(kind: str, clips: Clips, train_names: tuple[str, ...] | None) -
     Args:
         kind: where the classes come from.
         clips: of a split.
-        train_names: classes of the training split, which those of this split must be; None: this is the training split.
+        train_names: classes of the training split, to which this split is limited; None: this is the training split.
 
     Returns:
         Positions of the clips that have a class, and their labels.

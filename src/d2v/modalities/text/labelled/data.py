@@ -26,7 +26,7 @@ class LabelledTextDataModule(SentenceDataModule):
         batch_size: texts (or pairs) of one device and one micro-batch.
         global_batch_size: texts of one optimizer step on all devices; null: no accumulation.
         num_workers: loading processes per device; null: the cores per device, less one, at most 8.
-        max_length: tokens of a text, or of a pair together; what is longer is cut.
+        max_length: tokens of a text, or of a pair together; longer ones are cut.
         tokenizer: tokenizer.json or a folder with a tokenizer; null: the one that the encoder was trained with.
         text: column of the texts, or two for pairs: "premise,hypothesis"; null: the first usual name found. For files
             without a line of names, numbers (from 1) here and in label.
@@ -34,7 +34,7 @@ class LabelledTextDataModule(SentenceDataModule):
         train_split: name of the training split; null: train, or everything where no file has the name of a split.
         val_split: name of the validation split; null: the first of dev, val, validation, valid, test with labels.
         val_fraction: share of the training texts held out for validation instead, where val_split is null.
-        max_samples: train on a fixed subset of so many texts, with as many of each class as far as possible.
+        max_samples: train on a fixed subset of this many texts, with equally many of each class as far as possible.
         label_fraction: the same, as a share of the training texts: 0.01, 0.1.
         regression: whether labels are numbers to predict, not classes.
         predict_on: what `d2v predict` reads: "val", that split; "all", everything in root; or the name of a split.

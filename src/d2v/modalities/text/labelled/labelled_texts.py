@@ -1,4 +1,4 @@
-"""The base of DataModules of labelled texts: what is held out, which tokenizer, which rows are read for what."""
+"""The base of DataModules of labelled texts: the tokenizer, the splits and the data sets."""
 
 import functools
 from abc import abstractmethod
