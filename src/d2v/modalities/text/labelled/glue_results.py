@@ -242,6 +242,9 @@ def last_metrics(file: Path) -> dict[str, float]:
 
 def predictions(file: Path) -> list[str]:
     """The predictions in a file of `d2v predict`, row by row."""
+    found: list[str] = []
     with file.open(encoding="utf-8", newline="") as lines:
         column = next(lines).rstrip("\n").split("\t").index("prediction")
-        return [line.rstrip("\n").split("\t")[column] for line in lines]
+        for line in lines:
+            found.append(line.rstrip("\n").split("\t")[column])
+    return found
