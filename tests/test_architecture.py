@@ -21,7 +21,7 @@ def test_the_list_of_rooms_is_true() -> None:
 
 
 def test_files_that_the_pages_name_are_there() -> None:
-    places = [ROOT, ROOT / "src" / "d2v", ROOT / "configs"]
+    places = [ROOT, ROOT / "src" / "d2v", ROOT / "configs", ROOT / "examples" / "sensors"]
     for page in [*(ROOT / "docs").glob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]:
         named = re.findall(r"`((?:\w+/)+\w+\.(?:py|yaml|md))`", page.read_text())
         gone = [name for name in named if not any((place / name).exists() for place in places)]

@@ -77,7 +77,7 @@ def test_a_folder_has_a_row_a_file(
     assert embed(checkpoint, folder, output) == 0
     out, err = capsys.readouterr()
     assert "skipped empty.txt: it is empty" in err
-    assert "1 files are no valid UTF-8" in err
+    assert "1 files are not valid UTF-8" in err
     table = pq.read_table(output)
     assert table.column_names == ["id", "embedding", "num_tokens"]
     assert table["id"].to_pylist() == ["b/two.txt", "one.txt"]
@@ -99,8 +99,8 @@ def test_lines_of_a_file_and_of_stdin_are_numbered(
     (tmp_path / "lines.txt").write_bytes(content)
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(content)))
     assert embed(checkpoint, "-", tmp_path / "stdin.parquet") == 0
-    assert "1 lines of stdin are no valid UTF-8" in capsys.readouterr().err
-    with pytest.warns(UserWarning, match="no valid UTF-8"):
+    assert "1 lines of stdin are not valid UTF-8" in capsys.readouterr().err
+    with pytest.warns(UserWarning, match="not valid UTF-8"):
         assert embed(checkpoint, tmp_path / "lines.txt", tmp_path / "file.parquet") == 0
     stdin, file = rows(tmp_path / "stdin.parquet"), rows(tmp_path / "file.parquet")
     assert list(stdin) == ["1", "4", "5"]

@@ -49,7 +49,7 @@ def test_raw_text_becomes_shards(d2v: D2V, tmp_path: Path) -> None:
     assert "speed" not in out
     code, out, err = d2v(*args[:-1], "0.2")
     assert code == 2
-    assert "out: was prepared otherwise (val_fraction was 0.1 and is 0.2); give another folder" in err
+    assert "out: was prepared differently (val_fraction was 0.1 and is 0.2); give another folder" in err
 
     code, out, err = d2v(
         *args[:2], "--input", "c.jsonl", "--text-column", "body", "--output", "c", "--tokenizer", "out"

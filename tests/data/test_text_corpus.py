@@ -226,7 +226,7 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
         ("d.json", '["a"]', "is or begins an array; write one object a line"),
         ("h.json", '[\n {"text": "a"}\n]', "line 1: is or begins an array; .* as `jq -c"),
         ("i.jsonl", '"a"', "line 1: expected JSON objects, one a line"),
-        ("e.jsonl", '{"text": 3}', "'text' is no text but int"),
+        ("e.jsonl", '{"text": 3}', "'text' is not text but int"),
         ("f.tsv", "label\ttext\n0\n", r"f.tsv, line 2: has 1 cells"),
         ("g.csv", "label,text\n0\n", r"g.csv, line 2: has 1 cells"),
     ):
@@ -326,12 +326,12 @@ def test_what_lies_beside_data_is_left_out_of_a_folder(tmp_path: Path, caplog: p
     (tmp_path / "sub").mkdir()
     for name, content in sidecars.items():
         (tmp_path / name).write_text(content)
-    with pytest.raises(UserError, match=r"holds no text; 6 files are none, such as .*LICENSE"):
+    with pytest.raises(UserError, match=r"holds no text; 6 other files are not text, such as .*LICENSE"):
         Corpus.open([str(tmp_path)])
     for name, content in data.items():
         (tmp_path / name).write_text(content)
     assert documents(Corpus.open([str(tmp_path)])) == [["one"], ["two"], ["three"], ["four"], ["five"]]
-    assert "6 files are no text and are left out" in caplog.text
+    assert "6 files are not text and are left out" in caplog.text
     (tmp_path / "c.json").write_text('{"content": "a"}\n{"content": "b"}\n')  # more than one: data of another key
     with pytest.raises(UserError, match=r"c.json.* only 'content'"):
         documents(Corpus.open([str(tmp_path)]))

@@ -254,7 +254,7 @@ def test_data_and_encoder_meet(root: Path, tokenizer: TextTokenizer) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"batch_size": 100}, r"batch_size 100 \(tokens\) is no multiple of data\.block_size 32\. Set .* 96 or 128"),
+        ({"batch_size": 100}, r"batch_size 100 \(tokens\) is not a multiple of data\.block_size 32\. Set .* 96 or 128"),
         ({"batch_size": 31, "break_mode": "complete_doc"}, r"data\.batch_size 31 \(tokens\) is below data\.block_size"),
         ({"batch_size": 16}, r"Set data\.batch_size to 32 or more"),
         ({"block_size": 7}, r"data\.block_size is 7: it must be at least 8"),
@@ -311,7 +311,7 @@ def test_raw_text_is_prepared_once_and_anew_when_it_changes(tmp_path: Path, capl
 
     with caplog.at_level(logging.INFO):
         first = shards()
-    assert f"{text} is raw text; its token shards lie in {first[0]}" in caplog.text
+    assert f"{text} is raw text; its token shards are in {first[0]}" in caplog.text
     assert first[0].parent == tmp_path / "cache" / "d2v"
     assert shards() == first
     assert shards(block_size=16) == first

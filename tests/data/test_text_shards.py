@@ -147,7 +147,7 @@ if __name__ == "__main__":
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ran.returncode == -signal.SIGKILL, ran.stderr
     assert not is_prepared(output)
-    with pytest.raises(UserError, match="is unfinished: type the same"):
+    with pytest.raises(UserError, match="is unfinished: run the same"):
         Shards.open(output, "train")
     (output / "train-00004.bin.1.part").write_bytes(b"half")
     with pytest.raises(UserError, match=r"val_fraction was 0.1 and is 0.2\); give another folder"):
@@ -261,12 +261,12 @@ def test_damage_is_named(tokenizer: TextTokenizer, tmp_path: Path) -> None:
     damaged("index.json", b'{"format": 1}', r"index.json is damaged \(its entry 'splits'")
     damaged("index.json", index.replace(b'"format": 1', b'"format": 9'), "written by a later d2v")
     damaged("index.json", None, "is unfinished")
-    damaged("tokenizer.json", b"{}", r"tokenizer.json is no tokenizer.json")
+    damaged("tokenizer.json", b"{}", r"tokenizer.json is not a tokenizer.json")
     other = TextTokenizer.train(["other"], 256).to_json().encode()
     damaged("tokenizer.json", other, r"tokenizer.json is not the tokenizer that made these shards")
     with pytest.raises(UserError, match="holds no token shards"):
         Shards.open(tmp_path / "nowhere", "train")
     (tmp_path / "tokenizer.json").write_bytes(good["tokenizer.json"])
     (tmp_path / "a.txt").write_text("text")
-    with pytest.raises(UserError, match=r"not by `d2v prepare text`"):
+    with pytest.raises(UserError, match=r"not made by `d2v prepare text`"):
         prepare_corpus([str(tmp_path / "a.txt")], tmp_path)

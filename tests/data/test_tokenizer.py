@@ -223,7 +223,7 @@ def test_what_is_no_tokenizer_is_named(tokenizer: TextTokenizer, tmp_path: Path)
     for path, message in (
         ("nowhere", "nothing of this name"),
         ("gpt2", "has no token <s> or .CLS.* put fairseq's dict.txt beside"),
-        ("broken.json", "broken.json is no tokenizer.json"),
+        ("broken.json", "broken.json is not a tokenizer.json"),
         ("empty", "the folder has no tokenizer.json"),
         ("other.ckpt", "holds no tokenizer"),
         ("text.ckpt", "cannot be read as a checkpoint"),
@@ -232,7 +232,7 @@ def test_what_is_no_tokenizer_is_named(tokenizer: TextTokenizer, tmp_path: Path)
             TextTokenizer.open(tmp_path / path)
     for lines, message in (
         (dictionary[:-300], "does not belong to dict.txt"),
-        ([dictionary[0], *dictionary], "stands in it twice"),
+        ([dictionary[0], *dictionary], "is in it twice"),
     ):
         (tmp_path / "gpt2/dict.txt").write_text("\n".join(lines))
         with pytest.raises(UserError, match=message):

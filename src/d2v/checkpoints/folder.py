@@ -20,10 +20,10 @@ StateDict = dict[str, Tensor]
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
 FORMAT = 1
-"""Counts the changes of ``config.json`` that an older d2v could not read."""
+"""Version of ``config.json``, raised with each change that an older d2v cannot read."""
 
 _PARTS = {"student": "student.", "teacher": "teacher.", "head": "task."}
-"""What the state dict of a method holds, and how the names of its tensors begin."""
+"""Parts of a method's state dict, and the prefix of their tensors' names."""
 
 
 def prefixed(state: Mapping[str, Any], prefix: str) -> StateDict:
@@ -32,17 +32,17 @@ def prefixed(state: Mapping[str, Any], prefix: str) -> StateDict:
 
 
 def part_of(state: Mapping[str, Any], prefix: str) -> StateDict:
-    """The same, without it."""
+    """The tensors whose names begin with ``prefix``, under their names without it."""
     return {name.removeprefix(prefix): value for name, value in prefixed(state, prefix).items()}
 
 
 def any_begins(names: Iterable[str], *beginnings: str) -> bool:
-    """Whether one of the names begins so."""
+    """Whether a name begins with one of the beginnings."""
     return any(name.startswith(beginnings) for name in names)
 
 
 def is_folder(path: Path) -> bool:
-    """Whether ``path`` is such a folder."""
+    """Whether ``path`` is a folder with weights and ``config.json``."""
     return (path / WEIGHTS).is_file() and (path / CONFIG).is_file()
 
 
@@ -62,7 +62,7 @@ def write_folder(
     more: Mapping[str, StateDict] | None = None,
     assets: Mapping[str, str] | None = None,
 ) -> None:
-    """Write all of it or nothing: into a folder beside it first, which is then renamed.
+    """Write a folder completely or not at all: into a folder beside it, which is renamed at the end.
 
     Args:
         folder: A new one.
@@ -95,18 +95,18 @@ def write_files(folder: Path, tensors: Mapping[str, StateDict], texts: Mapping[s
     """
     with new_folder(folder) as unfinished:
         for name, state in tensors.items():
-            # Each with memory of its own, as safetensors wants them.
+            # safetensors refuses tensors that share memory.
             separate = {key: value.detach().clone(memory_format=CONTIGUOUS) for key, value in state.items()}
             save_file(separate, unfinished / name, {"format": "pt"})
         for name, text in texts.items():
             (unfinished / name).write_text(text, encoding="utf-8")
-            for file in tensors:  # safetensors lets nobody else read what it writes
+            for file in tensors:  # safetensors makes its files readable for their owner only
                 shutil.copymode(unfinished / name, unfinished / file)
 
 
 @contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write into, which is called ``folder`` if all went well, and is gone if not.
+    """A temporary folder to write into, which becomes ``folder`` at the end, and is removed after an error.
 
     Raises:
         UserError: Something is there already, or the place cannot be written to.
@@ -160,12 +160,13 @@ def read_assets(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def checked_names(names: Any, where: Path) -> list[str]:
-    """Names of assets, which become names of files: from a file of somewhere else, none may lead to another folder.
+    """Names of assets, which become names of files. They may come from anybody, so none may lead to another folder.
 
     Raises:
-        UserError: They are no such names; the message begins with ``where``.
+        UserError: A name is not the plain name of a text file; the message begins with ``where``.
     """
-    names = names if isinstance(names, list | dict) else [names]
+    if not isinstance(names, list | dict):
+        names = [names]
     for name in names:
         if not isinstance(name, str) or name != Path(name).name or "\\" in name or not name.endswith((".json", ".txt")):
             raise UserError(f"{where}: names the asset {name!r:.80}, which is no name of a file; it is refused")
@@ -185,7 +186,7 @@ def read_weights(folder: Path) -> StateDict:
 
 
 def require_fit(method: nn.Module, weights: StateDict) -> None:
-    """Check that weights are those of a method: its student, and its teacher and head or nothing of them.
+    """Check that weights fit a method: those of the student, and those of the teacher and the head if there are any.
 
     Raises:
         UserError: Tensors are missing, too many or of another shape; the message names them.
@@ -196,29 +197,35 @@ def require_fit(method: nn.Module, weights: StateDict) -> None:
         found = prefixed(weights, prefix)
         if found or prefix == "student.":
             problems += mismatches(prefixed(expected, prefix), found)
-    problems += [f"{name} is unknown" for name in weights if not name.startswith(tuple(_PARTS.values()))]
+    for name in weights:
+        if not name.startswith(tuple(_PARTS.values())):
+            problems.append(f"{name} is unknown")
     if problems:
         raise UserError(f"the weights do not fit the model: {in_short(problems)}")
 
 
 def parts_in(weights: StateDict) -> list[str]:
-    """Which of student, teacher and head a state dict holds."""
+    """The parts, out of student, teacher and head, that a state dict contains."""
     return [part for part, prefix in _PARTS.items() if any_begins(weights, prefix)]
 
 
 def mismatches(expected: StateDict, found: StateDict) -> list[str]:
-    """What is missing, too much or of another shape in ``found``, a phrase each."""
-    missing, odd = [], []
+    """Tensors in ``found`` that are missing, unknown or of another shape, with one phrase for each."""
+    missing, unknown, odd = [], [], []
     for name, value in expected.items():
         if name not in found:
             missing.append(f"{name} is missing")
         elif found[name].shape != value.shape:
             odd.append(f"{name} has the shape {list(found[name].shape)} and not {list(value.shape)}")
-    unknown = [f"{name} is unknown" for name in found if name not in expected]
+    for name in found:
+        if name not in expected:
+            unknown.append(f"{name} is unknown")
     return missing + unknown + odd
 
 
 def in_short(problems: list[str], shown: int = 8) -> str:
-    """The first of many problems."""
+    """The first ``shown`` problems, and the number of the others."""
     text = "; ".join(problems[:shown])
-    return f"{text}; and {len(problems) - shown} more" if len(problems) > shown else text
+    if len(problems) > shown:
+        text += f"; and {len(problems) - shown} more"
+    return text

@@ -19,9 +19,9 @@ from d2v.nn.task_heads import CTCHead, TanhHead, TaskHead
 FILE = "head.safetensors"
 
 HeadTask = Literal["ctc", "single", "multi", "regression"]
-"""Symbols of each frame, one class each, any number of labels, or a score."""
+"""Predicts symbols for each frame, one class, any number of labels, or a score."""
 HeadInput = Literal["none", "mean", "cls"]
-"""How tokens are pooled for it."""
+"""How tokens are pooled in front of the head."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class StoredHead:
     task: HeadTask
     pool: HeadInput
     names: tuple[str, ...] | None = None
-    """Of its outputs: classes, or symbols, the blank first. None: not known; classes are called by their numbers."""
+    """Names of the outputs: classes, or symbols, the blank first. None: not known; classes then have numbers only."""
 
     @property
     def weights(self) -> StateDict:
@@ -45,8 +45,10 @@ class StoredHead:
 
     @property
     def kind(self) -> str:
-        """As ``model.head`` of a classifier calls it."""
-        return "tanh" if isinstance(self.module, TanhHead) else "linear"
+        """The value of a classifier's ``model.head``."""
+        if isinstance(self.module, TanhHead):
+            return "tanh"
+        return "linear"
 
     @property
     def has_norm(self) -> bool:
@@ -54,19 +56,19 @@ class StoredHead:
 
     @property
     def entry(self) -> dict[str, Any]:
-        """What ``config.json`` says of it."""
-        names = None if self.names is None else list(self.names)
+        """The entry ``head`` of ``config.json``."""
+        names = self.names and list(self.names)
         return {"recipe": head_recipe(self.module), "task": self.task, "pool": self.pool, "names": names}
 
 
 def head_recipe(module: nn.Module) -> dict[str, Any]:
-    """The plain values that build a head again."""
+    """Plain values from which the same head can be built."""
     head = type(module)
     return {"class_path": f"{head.__module__}.{head.__qualname__}", "init_args": module.init_args}
 
 
 def to_files(head: StoredHead | None) -> tuple[dict[str, StateDict], dict[str, Any]]:
-    """What is written of a head beside an encoder: files of tensors by their names, and what ``config.json`` says."""
+    """What is written for a head beside an encoder: files of tensors by name, and entries of ``config.json``."""
     if head is None:
         return {}, {}
     return {FILE: head.weights}, {"head": head.entry}
@@ -82,7 +84,7 @@ def restore_head(entry: Mapping[str, Any], weights: StateDict, width: int) -> St
         width: D of the encoder in front of it.
 
     Raises:
-        ValueError, KeyError, TypeError, UserError: They do not go together.
+        ValueError, KeyError, TypeError, UserError: They do not fit each other.
     """
     with torch.device("meta"):  # the weights come from the file, and no random numbers are drawn
         module = build(entry["recipe"], nn.Module)
@@ -94,7 +96,9 @@ def restore_head(entry: Mapping[str, Any], weights: StateDict, width: int) -> St
     if scale != 1:  # stored in the units of the data
         weights = {**weights, "proj.weight": scale * weights["proj.weight"], "proj.bias": scale * weights["proj.bias"]}
     module.load_state_dict(weights, assign=True)
-    names = None if entry.get("names") is None else tuple(entry["names"])
+    names = entry.get("names")
+    if names is not None:
+        names = tuple(names)
     head = StoredHead(module.requires_grad_(False).eval(), entry["task"], entry["pool"], names)
     if module.proj.in_features != width:
         raise ValueError(f"it reads {module.proj.in_features} features, the encoder has {width}")

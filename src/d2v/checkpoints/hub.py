@@ -1,4 +1,4 @@
-"""The Hugging Face hub, which nothing touches unless the user names it: ``hf://owner/name[@revision]``."""
+"""The Hugging Face hub, which is used only if the user names it: ``hf://owner/name[@revision]``."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ def is_remote(source: str | Path) -> bool:
 
 
 def local_path(source: str | Path) -> Path:
-    """A path as it is; of an address of the hub the folder that it is downloaded into, the hub's own cache.
+    """The path itself; for an address of the hub, the folder in the hub's cache that it is downloaded to.
 
     Raises:
         UserError: It is no such address, or it cannot be downloaded.
@@ -29,7 +29,7 @@ def local_path(source: str | Path) -> Path:
 
     try:
         folder = huggingface_hub.snapshot_download(address["name"], revision=address["revision"], allow_patterns=_FILES)
-    except (OSError, ValueError) as error:  # huggingface_hub's own errors are of these
+    except (OSError, ValueError) as error:  # huggingface_hub's own errors are subclasses
         raise UserError(f"{source}: cannot be downloaded ({_first_line(error)})") from error
     return Path(folder)
 
@@ -47,7 +47,7 @@ def require_token(repository: str) -> None:
 
 
 def push(folder: Path, repository: str) -> str:
-    """Upload a folder, its model card with it; returns the address.
+    """Upload a folder with its model card, and return the address.
 
     Raises:
         UserError: The hub refuses it, or cannot be reached.
@@ -59,7 +59,7 @@ def push(folder: Path, repository: str) -> str:
         huggingface_hub.upload_folder(
             repo_id=repository, folder_path=folder, commit_message=f"d2v export to {folder.name}"
         )
-    except Exception as error:  # the errors of the library that it speaks HTTP with have changed before
+    except Exception as error:  # the error types of its HTTP library have changed before
         raise UserError(
             f"--push {repository}: {_first_line(error)}. The folder {folder} is written; push it again with "
             f"`hf upload {repository} {folder}`"

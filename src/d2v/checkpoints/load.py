@@ -1,4 +1,4 @@
-"""Pretrained weights in: an encoder for features, or the start of another pretraining."""
+"""Load pretrained weights: an encoder for features, or the start of another pretraining."""
 
 import inspect
 from collections.abc import Iterable, Mapping
@@ -87,7 +87,7 @@ def load_encoder(
 
 
 def _changed_recipe(recipe: Mapping[str, Any], changes: Mapping[str, Any], allow: Iterable[str] = ()) -> dict[str, Any]:
-    """The recipe of an encoder with other arguments, each of which is one of its front end or of its trunk.
+    """The recipe of an encoder with changed arguments of its front end or trunk.
 
     Raises:
         UserError: Neither has such an argument.
@@ -109,14 +109,14 @@ def _changed_recipe(recipe: Mapping[str, Any], changes: Mapping[str, Any], allow
 
 
 def _adapt_weights(weights: StateDict, original: Encoder, changed: Encoder, changes: Mapping[str, Any]) -> StateDict:
-    """Position and bias tables at another size of pictures are interpolated, as they would be in each forward pass; the
-    output norm that is to go is left out. Everything else stays.
+    """Interpolate position and bias tables for another size of pictures, as each forward pass would, and leave out an
+    output norm that the changes remove. Everything else stays.
 
     Args:
-        weights: Of an encoder.
-        original: That encoder; its tables are overwritten.
-        changed: The same with other arguments.
-        changes: These.
+        weights: Weights of an encoder.
+        original: The encoder; its tables are overwritten.
+        changed: The encoder with changed arguments.
+        changes: The changed arguments.
     """
     if changes.get("output_norm") is False:
         weights = {name: value for name, value in weights.items() if not name.startswith(_OUTPUT_NORM)}
@@ -135,15 +135,15 @@ def _adapt_weights(weights: StateDict, original: Encoder, changed: Encoder, chan
 def init_weights(method: Method, path: str | Path) -> list[str]:
     """Start a pretraining from the weights of another (``model.init_from``).
 
-    The student's are all taken. The teacher takes those of the checkpoint's teacher, and where it has none, the
-    student's. The head is taken if it is the same one.
+    All weights of the student are taken. The teacher takes the weights of the checkpoint's teacher, or the student's
+    where it has none. The head is taken if it has the same tensors.
 
     Args:
         method: Changed in place.
         path: As in :func:`load`.
 
     Returns:
-        What does not come from the same part of the checkpoint, for the log.
+        Notes for the log on weights that do not come from the same part of the checkpoint.
 
     Raises:
         UserError: The student or the teacher has other tensors than the checkpoint; the message names them.
@@ -176,7 +176,7 @@ def init_weights(method: Method, path: str | Path) -> list[str]:
     method.load_state_dict({**student, **teacher, **head})
     for name, encoder in method.encoders.items():
         encoder.licence = checkpoint.encoders[name].licence
-        # Data with another tokenizer are refused when they meet the encoder.
+        # Data made with another tokenizer are refused when they are adapted to the encoder.
         encoder.assets = checkpoint.encoders[name].assets
     return notes
 
@@ -187,7 +187,7 @@ def _require_equal(expected: StateDict, found: StateDict, part: str, path: str |
 
 
 def _with_borrowed(teacher: StateDict, student: StateDict) -> StateDict:
-    """The teacher's tensors with those of the parts that it borrows from the student."""
+    """The teacher's tensors, with the student's for the parts that they share."""
     if not teacher:
         return {}
     complete = dict(teacher)

@@ -30,23 +30,23 @@ class StoredEncoder:
     recipe: dict[str, Any]
     """As :attr:`~d2v.model.encoder.Encoder.recipe`."""
     assets: dict[str, str]
-    """Its text files, by name: a tokenizer, or how pixels are normalised."""
+    """Its text files by name, such as a tokenizer or the normalisation of pixels."""
     licence: str | None
-    """Of imported weights, and of what was trained from them; None of one's own."""
+    """Licence of imported weights and of weights trained from them; None for one's own."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint of ours holds."""
+    """The content of a checkpoint of ours."""
 
     path: Path
     """The file, or the folder with ``config.json``."""
     encoders: dict[str, StoredEncoder]
-    """By name; one alone is called ``""``."""
+    """By name; a single one is called ``""``."""
     weights: StateDict
-    """State dict of the method; of an imported model without the parts that it has not."""
+    """State dict of the method; an imported model may lack parts."""
     config: dict[str, Any]
-    """What ``config.json`` says, or would say, of it: ``method`` (at least its ``student``), ``source`` and more."""
+    """Content of its ``config.json``, or what that would be: ``method`` (at least ``student``), ``source`` and more."""
 
     @property
     def origin(self) -> str:
@@ -62,7 +62,7 @@ class Checkpoint:
         return self.encoders[self.name_of(modality)]
 
     def name_of(self, modality: str | None) -> str:
-        """The name of the encoder that is meant; see :meth:`encoder`."""
+        """Name of the encoder that :meth:`encoder` returns."""
         names = ", ".join(self.encoders)
         if modality is None and len(self.encoders) > 1:
             raise UserError(f"{self.path}: holds several encoders; say which: modality={names}")
@@ -75,7 +75,7 @@ class Checkpoint:
     def tensors(self, prefix: str, modality: str | None = None) -> StateDict:
         """An encoder's tensors, without ``prefix``: "student." or "teacher.encoder.".
 
-        Those of one of several have its name behind the prefix. A trunk that they share stands there once, without it.
+        With several encoders, the encoder's name follows the prefix, except in a trunk that they share.
         """
         name = self.name_of(modality)
         if not name:
@@ -160,8 +160,8 @@ def _open_file(file: Path) -> Checkpoint:
     state, ours = content.get("state_dict"), content.get("d2v")
     if not isinstance(state, dict) or not isinstance(ours, dict) or not isinstance(ours.get("encoders"), dict):
         raise UserError(
-            f"{file}: no checkpoint of d2v. One of others is imported first: d2v import {file} --output FOLDER, and "
-            "then FOLDER is loaded"
+            f"{file}: no checkpoint of d2v. Import a foreign checkpoint first (d2v import {file} --output FOLDER), and "
+            "load FOLDER"
         )
     encoders = {}
     for name, entry in ours["encoders"].items():

@@ -1,7 +1,7 @@
 """From the plain values of a recipe to the parts of the method, and back.
 
-A recipe comes with a checkpoint, so from anybody: it can name the parts of the method that d2v has, and parts in
-packages that the user allows (``allowed_packages.py``).
+A recipe comes with a checkpoint, which anybody may have made: it can name only d2v's own parts of the method, and parts
+in packages that the user allows (``allowed_packages.py``).
 """
 
 import importlib
@@ -22,7 +22,7 @@ from d2v.model.targets import TopKTargets
 from d2v.model.task import Task
 from d2v.nn.transformer import Transformer
 
-# Not of training or fine-tuning, whose modules read other files when they are built.
+# Without training and fine-tuning, whose modules read other files when they are built.
 _PARTS = ("d2v.model.", "d2v.nn.", "d2v.modalities.")
 
 
@@ -33,7 +33,7 @@ def node(class_path: str, **init_args: Any) -> dict[str, Any]:
 
 def package_of(recipe: Any) -> set[str]:
     """The package of the class that a node names. Only for recipes in configs, which the user gives on purpose and
-    which `d2v fit` obeys, too; never for those of checkpoints."""
+    which `d2v fit` follows too; never for recipes in checkpoints."""
     if isinstance(recipe, dict) and isinstance(recipe.get("class_path"), str):
         return {recipe["class_path"].partition(".")[0]}
     return set()
@@ -45,8 +45,8 @@ def build(recipe: Any, kind: Any, *args: Any, allow: Iterable[str] = ()) -> Any:
     Args:
         recipe: ``{"class_path": ..., "init_args": {...}}``.
         kind: What the part must be: a class, which may be abstract.
-        args: Values that the caller knows, such as the width of a head; they come first.
-        allow: Packages outside d2v that may be named, beside those that are allowed anyway.
+        args: First arguments, which the caller knows, such as the width of a head.
+        allow: Packages outside d2v that may be named in addition to those always allowed.
 
     Raises:
         UserError: The class is not allowed, is not there, is of another kind, or refuses its arguments.

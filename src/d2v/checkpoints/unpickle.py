@@ -1,4 +1,4 @@
-"""Reading files that others wrote, without running anything that stands in them."""
+"""Read files from anybody without running any code in them."""
 
 import io
 import pickle
@@ -6,7 +6,7 @@ import pickletools
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,13 +17,13 @@ from d2v.errors import UserError
 
 _HARMLESS = ("torch.", "torch._utils ", "collections ", "numpy", "argparse ", "omegaconf.")
 _LARGEST = 64_000_000
-"""Bytes of pickles that are looked at; those of a checkpoint are a few hundred kilobytes."""
+"""Most bytes of a pickle to search for names; in a checkpoint it has a few hundred kilobytes."""
 
 
 class StandIn:
-    """Takes the place of an object that is not needed: keeps what it was made from, and does nothing.
+    """Replaces an object that is not needed: keeps the arguments and the state of the object, and does nothing.
 
-    Slots and no ``__dict__``: a file can set the two values and nothing else, not even a method of an instance.
+    It has slots and no ``__dict__``: a file can set the two values and nothing else, not even a method of an instance.
     """
 
     __slots__ = ("args", "state")
@@ -41,7 +41,25 @@ class StandIn:
 
 
 def _attributes(stand_in: StandIn) -> dict[str, Any]:
-    return stand_in.state if isinstance(stand_in.state, dict) else {}
+    if isinstance(stand_in.state, dict):
+        return stand_in.state
+    return {}
+
+
+def _content(stand_in: StandIn) -> Any:
+    return _attributes(stand_in).get("_content")
+
+
+def _value(stand_in: StandIn) -> Any:
+    return _attributes(stand_in).get("_val")
+
+
+def _first_argument(stand_in: StandIn) -> Any:
+    return next(iter(stand_in.args), None)
+
+
+def _nothing(stand_in: StandIn) -> None:
+    return None
 
 
 def _number(stand_in: StandIn) -> Any:
@@ -49,32 +67,35 @@ def _number(stand_in: StandIn) -> Any:
     match stand_in.args:
         case (StandIn(args=(str(dtype), *_)), bytes(raw)) if re.fullmatch(r"[<>|=]?[biuf][1248]", dtype):
             values = numpy.frombuffer(raw, dtype)
-            return values[0].item() if len(values) == 1 else None
+            if len(values) == 1:
+                return values[0].item()
     return None
 
 
-# What the official checkpoints hold beside tensors and plain containers, and the plain value that is made of it. Names
-# only: the real classes are never imported, and need not be installed.
-_INERT = {
+# Objects that official checkpoints hold beside tensors and plain containers, with the function that makes a plain value
+# of each. These are only names: the real classes are never imported, and need not be installed.
+_INERT: dict[str, Callable[[StandIn], Any]] = {
     "argparse.Namespace": _attributes,
-    "omegaconf.dictconfig.DictConfig": lambda node: _attributes(node).get("_content"),
-    "omegaconf.listconfig.ListConfig": lambda node: _attributes(node).get("_content"),
-    "omegaconf.base.ContainerMetadata": lambda node: None,
-    "omegaconf.base.Metadata": lambda node: None,
-    **{
-        f"omegaconf.nodes.{kind}Node": lambda node: _attributes(node).get("_val")
-        for kind in ("Any", "Boolean", "Enum", "Float", "Integer", "String")
-    },
+    "omegaconf.dictconfig.DictConfig": _content,
+    "omegaconf.listconfig.ListConfig": _content,
+    "omegaconf.base.ContainerMetadata": _nothing,
+    "omegaconf.base.Metadata": _nothing,
+    "omegaconf.nodes.AnyNode": _value,
+    "omegaconf.nodes.BooleanNode": _value,
+    "omegaconf.nodes.EnumNode": _value,
+    "omegaconf.nodes.FloatNode": _value,
+    "omegaconf.nodes.IntegerNode": _value,
+    "omegaconf.nodes.StringNode": _value,
     # An Enum is pickled as a call of its class with its value.
-    "examples.data2vec.data.modality.Modality": lambda node: node.args[0] if node.args else None,
+    "examples.data2vec.data.modality.Modality": _first_argument,
     "numpy.core.multiarray.scalar": _number,
     "numpy._core.multiarray.scalar": _number,
-    "numpy.dtype": lambda node: node.args[0] if node.args else None,
-    "typing.Any": lambda node: None,
-    "collections.defaultdict": lambda node: None,
-    "builtins.dict": lambda node: None,  # omegaconf's metadata names these types
-    "builtins.list": lambda node: None,
-    "builtins.int": lambda node: None,
+    "numpy.dtype": _first_argument,
+    "typing.Any": _nothing,
+    "collections.defaultdict": _nothing,
+    "builtins.dict": _nothing,  # omegaconf's metadata names these types
+    "builtins.list": _nothing,
+    "builtins.int": _nothing,
 }
 _STAND_INS = {name: type(name, (StandIn,), {"__slots__": ()}) for name in _INERT}
 _NAMES = {stand_in: name for name, stand_in in _STAND_INS.items()}
@@ -86,13 +107,13 @@ def load_untrusted(path: Path) -> dict[str, Any]:
     A Namespace and omegaconf's containers come back as the dicts and lists that they hold, an enum as its value.
 
     Raises:
-        UserError: The file is not there, is no torch file, or wants anything else; the message says what it wanted.
+        UserError: The file does not exist, is no torch file, or needs anything else, which the message then names.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
-        with torch.serialization.safe_globals([(stand_in, name) for name, stand_in in _STAND_INS.items()]):
-            # Mapped, a file's optimizer states and whatever else is not used never come into memory.
+        with torch.serialization.safe_globals(list(_NAMES.items())):
+            # Memory-mapped, so that optimizer states and other unused parts of the file are never read.
             content = plain(torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)))
     except Exception as error:  # torch raises half a dozen types for a damaged or a refused file
         raise refusal(path, error) or UserError(
@@ -104,10 +125,12 @@ def load_untrusted(path: Path) -> dict[str, Any]:
 
 
 def refusal(path: str | Path, error: Exception) -> UserError | None:
-    """What to say of a file that torch's weights-only unpickler refused for what it wants; None: for another reason."""
+    """The error for a file that torch refused because loading it would use other objects; None: for another reason."""
     said = re.search(r"GLOBAL (\S+)|(?:reduce for unrecognized function|but got) ([^\n]{1,120})", str(error))
-    # Some forms it refuses by their opcode, before it comes to a name.
-    wanted = said[1] or said[2] if said else ", ".join(foreign_names(Path(path))[:5])
+    if said:
+        wanted = said[1] or said[2]
+    else:  # some forms are refused by their opcode, before a name is reached
+        wanted = ", ".join(foreign_names(Path(path))[:5])
     if not wanted:
         return None
     return UserError(
@@ -119,15 +142,17 @@ def refusal(path: str | Path, error: Exception) -> UserError | None:
 def _reason(error: Exception) -> str:
     message = str(error)
     said = re.search(r"WeightsUnpickler error:\s*(\S.*)", message) or re.search(r"(\S.*)", message)
-    return said[1][:200] if said and " " in said[1] else "damaged, or another kind of file"
+    if said and " " in said[1]:
+        return said[1][:200]
+    return "damaged, or another kind of file"
 
 
 def plain(value: Any) -> Any:
     """Replace stand-ins by the plain values they hold, in dicts, lists and tuples."""
     if isinstance(value, dict):
-        return {key: plain(item) for key, item in value.items()}
+        return dict(zip(value, map(plain, value.values()), strict=True))
     if type(value) in (list, tuple):
-        return type(value)(plain(item) for item in value)
+        return type(value)(map(plain, value))
     if isinstance(value, StandIn):
         return plain(_INERT[_NAMES[type(value)]](value))
     if isinstance(value, type) and value in _NAMES:
@@ -136,10 +161,10 @@ def plain(value: Any) -> Any:
 
 
 def foreign_names(path: Path) -> list[str]:
-    """Functions and classes, as "module.name", that pickles in a file name and a checkpoint has no need of.
+    """Functions and classes, as "module.name", that the pickles in a file use, but a checkpoint does not need.
 
-    They are found by reading opcodes: nothing is imported or called. A help for messages: a file can hide them, and
-    none is a proof that it is harmless.
+    They are found by reading opcodes: nothing is imported or called. This only helps messages: a file can hide names,
+    so an empty result does not prove that it is harmless.
 
     Args:
         path: A torch file of any age, or a bare pickle.

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from d2v.modalities.text.corpus.preparation import PreparedText
 
 VOCAB_SIZE = 50260
-"""Types of GPT-2 and three that fairseq adds; with five special tokens as many as RoBERTa has."""
+"""The types of GPT-2 and three that fairseq adds; with five special tokens this makes RoBERTa's number."""
 
 
 def add_text_arguments(parser: argparse.ArgumentParser) -> None:

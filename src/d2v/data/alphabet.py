@@ -1,4 +1,4 @@
-"""The symbols that a recogniser writes: one id a letter."""
+"""The symbols that a speech recogniser writes, with one id for each letter."""
 
 import logging
 import re
@@ -25,7 +25,7 @@ class Alphabet:
         symbols: all different.
 
     Raises:
-        UserError: a symbol comes twice, or there is none beside the blank.
+        UserError: a symbol occurs twice, or there is none besides the blank.
     """
 
     def __init__(self, symbols: Sequence[str]) -> None:
@@ -63,7 +63,7 @@ class Alphabet:
 
     @classmethod
     def from_file(cls, path: str | Path) -> "Alphabet":
-        """One symbol a line, or a dictionary of fairseq (``SYMBOL COUNT`` a line), whose four specials then come first.
+        """Read one symbol from each line, or a dictionary of fairseq (``SYMBOL COUNT``), with its four specials first.
 
         A file whose first symbol is not a name in <> (such as ``<blank>``) gets a blank before it.
 
@@ -76,16 +76,18 @@ class Alphabet:
             raise UserError(
                 f"alphabet {path}: cannot be read ({error}). Give a text file, one symbol a line."
             ) from error
-        rows = []
+        symbols: list[str] = []
+        counted: list[str] = []
         for line in lines:
-            if words := line.split():
-                rows.append(words)
-            elif line == " ":
-                rows.append([BOUNDARY])
-        symbols = [" ".join(words) for words in rows]
-        if rows and all(len(words) == 2 and words[1].isdigit() for words in rows):
-            symbols = [words[0] for words in rows]
-            symbols = [*(special for special in _FAIRSEQ_SPECIALS if special not in symbols), *symbols]
+            words = line.split()
+            if line == " ":
+                words = [BOUNDARY]
+            if words:
+                symbols.append(" ".join(words))
+            if len(words) == 2 and words[1].isdigit():
+                counted.append(words[0])
+        if counted and len(counted) == len(symbols):
+            symbols = [special for special in _FAIRSEQ_SPECIALS if special not in counted] + counted
         elif not (symbols and _NAME.fullmatch(symbols[0])):
             symbols.insert(0, BLANK)
         try:
@@ -122,7 +124,7 @@ class Alphabet:
         return " ".join(letters.replace(BOUNDARY, " ").split())
 
     def written(self, text: str) -> str:
-        """A text in the case of these letters, one space between words; what they cannot write stays."""
+        """A text in the case of the alphabet with single spaces; characters that the alphabet lacks stay."""
         return self._in_case(text).replace(BOUNDARY, " ")
 
     def report_unknown(self, transcripts: Iterable[str]) -> Counter[str]:

@@ -1,4 +1,4 @@
-"""From the batch that a recipe states to the accumulation that reaches it."""
+"""Derive the gradient accumulation that reaches the batch size of a recipe."""
 
 from collections.abc import Iterable
 from fractions import Fraction
@@ -13,7 +13,7 @@ _TRIED = 10_000
 def derive_accumulation(
     batch_size: float, global_batch_size: float | None, world_size: int, set_by_user: int = 1
 ) -> int:
-    """Micro-batches that one device accumulates for one optimizer step.
+    """Number of micro-batches that one device accumulates for one optimizer step.
 
     Args:
         batch_size: of one device and one micro-batch, in the modality's unit.
@@ -46,17 +46,17 @@ def derive_accumulation(
 
 
 def plain_number(value: float) -> str:
-    """With thousands separated, and decimals only where there are any."""
+    """A number with separated thousands, and with decimals only if it has any."""
     return f"{value:,}".removesuffix(".0")
 
 
 def _exact(value: float) -> Fraction:
-    """The decimal number that was written: 237.5 and 0.1 are no sums of powers of two to a user."""
+    """The decimal number that the user wrote: exactly 0.1, not the float next to it."""
     return Fraction(str(value))
 
 
 def _what_works(batch_size: Fraction, global_batch_size: Fraction, world_size: int) -> str:
-    """The nearest sizes of the global batch, then those of the micro-batch."""
+    """Advice: the nearest possible sizes of the global batch and of the micro-batch."""
     on_all_devices = batch_size * world_size
     below = global_batch_size // on_all_devices * on_all_devices
     advice = f"Set data.global_batch_size to {_either(below, below + on_all_devices)}"
@@ -82,5 +82,5 @@ def _first_multiple(unit: Fraction, share: Fraction, cuts: Iterable[int]) -> Fra
 
 
 def _either(*sizes: Fraction) -> str:
-    """Those above 0."""
+    """The sizes above 0, with "or" between them."""
     return " or ".join(f"{float(size):.12g}" for size in sizes if size)

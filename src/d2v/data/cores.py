@@ -1,8 +1,10 @@
-"""How much of the machine is ours."""
+"""Cores of the machine that this process may use."""
 
 import os
 
 
 def available_cores() -> int:
-    """Cores that this process may use: fewer than the machine has where it is bound to some (SLURM, containers)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many they are: fewer than the machine has where a process is bound to some of them (SLURM, containers)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

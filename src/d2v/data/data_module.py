@@ -33,13 +33,13 @@ def require(valid: bool, key: str, value: object, must: str) -> None:
 class PretrainingDataModule(LightningDataModule, ABC):
     """Loads (epoch, index) samples in an order that survives a resume, and derives the gradient accumulation.
 
-    A modality gives the data sets, how samples become a ``Batch``, and the unit in which it counts.
+    A modality provides the data sets, the function that makes a ``Batch`` of samples, and the unit in which it counts.
 
     Args:
         root: where the data lie.
         batch_size: of one device and one micro-batch, in ``unit``.
         global_batch_size: of one optimizer step on all devices, in ``unit``; null: no accumulation.
-        num_workers: processes a device that load data; null: the cores a device, less one, at most 8.
+        num_workers: loading processes per device; null: the cores per device, less one, at most 8.
         seed: of the order of samples and of all their randomness.
         max_skipped_fraction: largest tolerable share of unreadable files.
     """
@@ -51,8 +51,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
     """Whether batches may hold padding, whose share is then logged."""
 
     values_per_unit: ClassVar[int | None] = None
-    """Values of inputs in one ``unit``, where batches hold samples of about the same length; None: they hold so many
-    samples."""
+    """Input values in one ``unit``, where batches hold samples of about the same length; None: ``unit`` is a sample."""
 
     def __init__(
         self,
@@ -85,7 +84,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def train_dataset(self) -> SampleDataset:
-        """Samples as the recipe augments them."""
+        """Training samples, augmented as the recipe says."""
 
     @abstractmethod
     def eval_dataset(self, split: Split) -> SampleDataset | None:
@@ -102,14 +101,14 @@ class PretrainingDataModule(LightningDataModule, ABC):
         return collate_samples(samples)
 
     def adapt_to(self, encoder: Encoder) -> None:
-        """Meet the encoder that will read the batches; called before anything is read for it.
+        """Prepare for the encoder that will read the batches; called before anything is read for it.
 
-        A modality checks here that they fit, and exchanges what must be the same on both sides (``Encoder.assets``).
+        A modality checks here that data and encoder fit, and exchanges what both must share (``Encoder.assets``).
         """
 
     @property
     def parts(self) -> Mapping[str, "PretrainingDataModule"]:
-        """The DataModules that fill batches, by the names of the encoders that read them; one alone: ``""``."""
+        """The DataModules that fill batches, by the name of the encoder that reads them; ``""`` for a single one."""
         return {"": self}
 
     # Batch sizes.
@@ -120,7 +119,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
         Raises:
             UserError: the batch sizes cannot be met, Lightning would replace our sampler, or a split is missing.
         """
-        module = None if self.trainer is None else self.trainer.lightning_module
+        module = self.trainer and self.trainer.lightning_module
         encoders: Mapping[str, Encoder] = getattr(module, "encoders", {})
         for name, part in self.parts.items():
             if name in encoders:
@@ -152,9 +151,9 @@ class PretrainingDataModule(LightningDataModule, ABC):
         )
 
     def count_units(self, batch: Batch) -> float | Tensor:
-        """How much of ``unit`` a batch holds, padding left out.
+        """How much of ``unit`` a batch holds without padding.
 
-        A tensor on the batch's device where counting would have to wait for it.
+        A tensor on the batch's device where a number would have to wait for the device.
         """
         if self.values_per_unit is None:
             return len(batch.inputs)
@@ -203,7 +202,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
     def stream(
         self, num_entries: int, batch_size: int, unpack: Callable[[int, int], Sequence[int]] | None = None
     ) -> StreamSampler:
-        """The stream of entries of which each rank trains on its share; see :class:`StreamSampler`."""
+        """The stream of entries, of which each rank gets its share; see :class:`StreamSampler`."""
         consumed = None if self.trainer is None else self._consumed
         return StreamSampler(
             num_entries, batch_size, self.seed, self.rank, self.world_size, self.accumulation, consumed, unpack
@@ -221,9 +220,10 @@ class PretrainingDataModule(LightningDataModule, ABC):
         return self.val_dataloader()
 
     def predict_dataset(self) -> SampleDataset:
-        """What `d2v predict` reads: the validation split, and where there is none, all samples."""
-        val = self.eval_dataset("val")
-        dataset = self.eval_dataset("train") if val is None else val
+        """The samples that `d2v predict` reads: the validation split, or all samples if there is none."""
+        dataset = self.eval_dataset("val")
+        if dataset is None:
+            dataset = self.eval_dataset("train")
         assert dataset is not None
         return dataset
 
@@ -234,7 +234,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
         """Train and validation split with labels, without augmentation, in a fixed order, whole on every rank.
 
         Args:
-            max_samples: take at most so many of each split, evenly spaced.
+            max_samples: most samples of each split, which are evenly spaced.
 
         Raises:
             UserError: without labels or without a validation split.
@@ -246,10 +246,9 @@ class PretrainingDataModule(LightningDataModule, ABC):
             raise UserError(f"data.root {self.root}: there is no validation split, and a probe needs one.")
         train = self.eval_dataset("train")
         assert train is not None
-        train_loader, val_loader = (
-            self.eval_loader(dataset, OrderedSampler(_evenly(len(dataset), max_samples))) for dataset in (train, val)
-        )
-        return train_loader, val_loader
+        train_sampler = OrderedSampler(_evenly(len(train), max_samples))
+        val_sampler = OrderedSampler(_evenly(len(val), max_samples))
+        return self.eval_loader(train, train_sampler), self.eval_loader(val, val_sampler)
 
     def _divided_loader(self, dataset: SampleDataset, purpose: str) -> DataLoader[Any]:
         if len(dataset) < self.world_size:
@@ -271,7 +270,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
         return self._loader(dataset, batch_sampler=batches)
 
     def _loader(self, dataset: SampleDataset, **options: Any) -> DataLoader[Any]:
-        """A loader of this DataModule's batches; ``options`` are those of torch's DataLoader, order first of all."""
+        """A loader of this DataModule's batches; ``options`` of torch's DataLoader state at least the order."""
         options = {"num_workers": self._workers(), **options}
         return DataLoader(dataset, collate_fn=self.collate, pin_memory=torch.cuda.is_available(), **options)
 
@@ -322,7 +321,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
         self._resume = dict(state_dict)
 
     def _consumed(self) -> int:
-        """Micro-batches trained on by this rank: not those that workers have fetched ahead, nor one that failed."""
+        """Number of micro-batches this rank has trained on, without prefetched ones and one that failed."""
         if self.trainer is None:
             return 0
         return self.trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]

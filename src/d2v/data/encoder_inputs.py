@@ -1,4 +1,4 @@
-"""What features are wanted of: inputs in a fixed order, read whole or in parts."""
+"""Inputs to compute features of: in a fixed order, read whole or in parts."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -11,23 +11,23 @@ from d2v.errors import UserError
 class Inputs(ABC):
     """Inputs for an encoder, cheap to send to a worker process.
 
-    A modality offers them in its module ``inputs`` by a function ``open_inputs(root: str, encoder: Encoder)``, which
-    `d2v embed` finds beside the encoder. What cannot be opened at all is not counted, but named in :attr:`broken`.
-    Samples are what long inputs are cut at: values of a waveform, or tokens of a text.
+    A modality opens them with the function ``open_inputs(root: str, encoder: Encoder)`` of its module ``inputs``, which
+    `d2v embed` finds beside the encoder. Inputs that cannot be opened are not counted, but named in :attr:`broken`.
+    Long inputs are cut between samples: values of a waveform, or tokens of a text.
     """
 
     sample_rate: int | None = None
     """Samples a second; None: inputs have no duration."""
     longest: int | None = None
-    """Samples that the encoder takes at once; None: as many as one likes, or there are no samples to cut at."""
+    """Most samples that the encoder takes at once; None: any number, or inputs have no samples."""
     unit: str = "file"
     """What one input is called."""
     part: str = "frame"
-    """What one of the vectors is called that an input has before pooling."""
+    """What one vector of an input before pooling is called."""
     num_parts: int | None = None
-    """How many of them each input has, where all inputs have one shape and are read whole."""
+    """Number of vectors of each input, where all inputs have one shape and are read whole."""
     image_size: tuple[int, int] | None = None
-    """Height and width in pixels at which pictures are read; None: they are no pictures."""
+    """Height and width in pixels at which pictures are read; None: inputs are not pictures."""
 
     archives: Sequence[str] = ()
     """Files that hold several inputs each; none where each input is a file."""
@@ -36,7 +36,7 @@ class Inputs(ABC):
         self.names = names
         """Ids, in the order of the results."""
         self.broken = broken
-        """Why each of the others cannot be read."""
+        """Inputs that cannot be opened, and why."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -50,7 +50,7 @@ class Inputs(ABC):
         """Read pictures at another size, in pixels.
 
         Raises:
-            UserError: they are no pictures, or the encoder does not take them at this size.
+            UserError: the inputs are not pictures, or the encoder does not take this size.
         """
         raise UserError("--image_size: the encoder of --checkpoint reads no pictures; leave it out")
 
@@ -59,17 +59,17 @@ class Inputs(ABC):
         """Changes when the content of an input does."""
 
     def num_samples(self, index: int) -> int:
-        """Length of an input in samples; only where there are any."""
+        """Length of an input in samples; only for inputs that have samples."""
         raise NotImplementedError
 
     @abstractmethod
     def read(self, index: int, start: int, stop: int | None) -> Tensor:
-        """One input as the encoder wants it, without the batch dimension.
+        """One input as the encoder takes it, without the batch dimension.
 
         Args:
-            index: which.
+            index: position of the input.
             start: first sample.
-            stop: behind the last sample; None: to the end.
+            stop: end, exclusive; None: the end of the input.
 
         Raises:
             BrokenSample: it cannot be read.

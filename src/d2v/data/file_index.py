@@ -1,4 +1,4 @@
-"""Finding files, remembering many names in little memory, and keeping what was learned about files."""
+"""Find files, hold many names in little memory, and cache what was computed from files."""
 
 import logging
 import os
@@ -26,13 +26,13 @@ class PackedStrings:
 
     @classmethod
     def unpacked(cls, arrays: Mapping[str, np.ndarray], name: str) -> "PackedStrings":
-        """From what :meth:`packed` gave under this name."""
+        """The strings that :meth:`packed` stored under this name."""
         strings = cls(())
         strings._bytes, strings._ends = arrays[name], arrays[f"{name} ends"]
         return strings
 
     def packed(self, name: str) -> dict[str, np.ndarray]:
-        """The two arrays, to be kept in a file."""
+        """The two arrays, to be stored in a file."""
         return {name: self._bytes, f"{name} ends": self._ends}
 
     def select(self, chosen: Iterable[int]) -> "PackedStrings":
@@ -54,8 +54,8 @@ def list_files(folder: Path, suffixes: tuple[str, ...], exclude: str | None = No
 
     Args:
         folder: where to look; names that begin with a dot are left out.
-        suffixes: endings in lower case, of which a file must have one (in any case).
-        exclude: folder directly below that is left out.
+        suffixes: possible endings of the files in lower case; the files' own case does not matter.
+        exclude: name of a folder directly below ``folder`` to leave out.
     """
     found, visited = [], set()
     for parent, folders, files in os.walk(folder, followlinks=True):
@@ -75,11 +75,11 @@ def list_files(folder: Path, suffixes: tuple[str, ...], exclude: str | None = No
 
 
 def fingerprint(files: Iterable[str | Path], made_for: object = None) -> str:
-    """Changes when a file is changed, renamed or replaced; a file that cannot be found counts as such.
+    """A hash that changes when a file is changed, renamed, replaced or missing.
 
     Args:
-        files: their paths.
-        made_for: what is made of the files and decides what that is, such as endings and names of columns: plain values
+        files: paths of the files.
+        made_for: settings of whatever is computed from the files, such as endings and names of columns, as plain values
             with a ``repr`` of their own. Two readers of the same files then have different fingerprints.
     """
     digest = blake2b(digest_size=12)
@@ -95,7 +95,7 @@ def fingerprint(files: Iterable[str | Path], made_for: object = None) -> str:
 
 
 def cache_folder() -> Path:
-    """Where this user's caches of d2v lie (``XDG_CACHE_HOME``); it need not be there yet."""
+    """Folder of this user's caches of d2v (below ``XDG_CACHE_HOME``), which need not exist yet."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "d2v"
 
 
@@ -109,9 +109,9 @@ def cached_arrays(
 
     Args:
         name: what the arrays are, for the file's name and messages.
-        key: of what they were computed from: :func:`fingerprint`.
-        compute: makes them.
-        renew: makes better ones of those in the cache, or gives them back if they still hold.
+        key: :func:`fingerprint` of what they are computed from.
+        compute: computes them.
+        renew: updates the cached arrays, or returns the same ones if they are still valid.
     """
     cache = cache_folder() / f"{name}-{key}.npz"
     stored = _load(cache)

@@ -69,7 +69,7 @@ class LengthBuckets:
 
 
 def consecutive_batches(lengths: Sequence[int] | np.ndarray, limit: float) -> list[range]:
-    """Cut samples in their order into batches whose padded size stays within a limit; one above it stands alone."""
+    """Cut samples in their order into batches whose padded size stays within a limit; a longer sample stands alone."""
     batches, start, longest = [], 0, 0
     for index, length in enumerate(lengths):
         grown = max(longest, int(length))
@@ -77,7 +77,9 @@ def consecutive_batches(lengths: Sequence[int] | np.ndarray, limit: float) -> li
             batches.append(range(start, index))
             start, grown = index, int(length)
         longest = grown
-    return [*batches, range(start, len(lengths))] if len(lengths) else batches
+    if len(lengths):
+        batches.append(range(start, len(lengths)))
+    return batches
 
 
 def _cut(ascending: np.ndarray, limit: float) -> list[tuple[int, int, int]]:

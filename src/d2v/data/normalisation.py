@@ -1,11 +1,11 @@
-"""How pixels are normalised: data and encoder must agree, so it lies among the encoder's assets."""
+"""How pixels are normalised: data and encoder must agree, so it is kept among the encoder's assets."""
 
 import json
 from collections.abc import Mapping
 from typing import NamedTuple
 
 ASSET = "preprocessor_config.json"
-"""Named, and written, as Hugging Face's image processors do it."""
+"""Name and format are those of Hugging Face's image processors."""
 
 
 class Normalisation(NamedTuple):
@@ -22,11 +22,12 @@ IMAGENET = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def read_normalisation(assets: Mapping[str, str]) -> Normalisation | None:
-    """What the assets of an encoder say; None if they say nothing, or nothing that makes sense."""
+    """The normalisation among the assets of an encoder; None if there is none, or none that makes sense."""
     try:
         found = json.loads(assets[ASSET])
-        values = [tuple(float(value) for value in found[key]) for key in ("image_mean", "image_std")]
+        mean, std = tuple(map(float, found["image_mean"])), tuple(map(float, found["image_std"]))
     except (KeyError, TypeError, ValueError):
         return None
-    mean, std = values
-    return Normalisation(mean, std) if len(mean) == len(std) > 0 and min(std) > 0 else None
+    if len(mean) != len(std) or min(std, default=0) <= 0:
+        return None
+    return Normalisation(mean, std)

@@ -68,17 +68,19 @@ class StreamSampler(Sampler[list[tuple[int, int]]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration be this epoch. An iteration that has begun is not moved."""
-        done = epoch * self._samples_per_epoch if self._consumed is None else self._consumed() * self._stride
+        done = epoch * self._samples_per_epoch
+        if self._consumed is not None:
+            done = self._consumed() * self._stride
         self._start = self._origin + done
 
     def position(self, batches: int) -> int:
-        """Position in the stream, all ranks together, after so many micro-batches of each rank."""
+        """Position in the stream, all ranks together, after ``batches`` micro-batches of each rank."""
         return self._origin + batches * self._stride
 
     def seek(self, position: int, batches: int) -> None:
         """Resume: the next iteration starts at ``position``, and ``batches`` micro-batches have been consumed.
 
-        With another batch size or number of ranks than before, so many batches would have led elsewhere; the origin
+        With another batch size or number of ranks, the same number of batches would have led elsewhere; the origin
         moves so that no sample is skipped or repeated.
         """
         self._origin = position - batches * self._stride

@@ -63,7 +63,7 @@ def collate_samples(samples: list[Sample], padding: float = 0) -> Batch:
 
     Args:
         samples: of the batch.
-        padding: value of what is padded.
+        padding: value to pad with.
 
     Returns:
         Batch with labels int64 [B], float32 [B, C] or, padded with -100, letters int64 [B, S]; None without any.
@@ -91,11 +91,13 @@ def _collate_labels(labels: Sequence[int | Tensor | None]) -> Tensor | None:
         return pad_sequence(tensors, batch_first=True, padding_value=_IGNORED_LETTER)
     if tensors:
         return torch.stack(tensors)
-    return None if labels[0] is None else torch.tensor(labels)
+    if labels[0] is None:
+        return None
+    return torch.tensor(labels)
 
 
 def too_many_broken(count: int, tried: int, max_fraction: float) -> bool:
-    """Whether so many broken samples are more than ``data.max_skipped_fraction`` allows."""
+    """Whether there are more broken samples than ``data.max_skipped_fraction`` allows."""
     return count > max(_TOLERATED, max_fraction * tried)
 
 
@@ -103,9 +105,9 @@ def broken_error(files: str, first: Iterable[str], why: str) -> UserError:
     """The error for too many broken files.
 
     Args:
-        files: how many of how many, and what they are.
-        first: names of some.
-        why: that is too much, up to the value of ``data.max_skipped_fraction``.
+        files: number of broken files and of all files, and what they are.
+        first: names of some broken files.
+        why: the limit that this exceeds, with the value of ``data.max_skipped_fraction``.
     """
     names = "\n  ".join(islice(first, _NAMED))
     return UserError(
@@ -126,7 +128,7 @@ class SkippedSamples:
         self.name = name
         self._max_fraction = max_fraction
         self._state = torch.zeros(num_samples, dtype=torch.uint8).share_memory_()
-        # Set by whoever marks a sample broken, cleared by the check, which then need not count for every batch.
+        # Set when a sample is marked broken, and cleared by the check, which need not count for every batch then.
         self._changed = torch.zeros((), dtype=torch.uint8).share_memory_()
 
     @property
@@ -149,7 +151,7 @@ class SkippedSamples:
             log.warning("data: skipped %s: %s", self.name(index), reason)
 
     def check(self) -> None:
-        """Raise UserError if too many were broken. Call it in the main process, where the error is shown as it is."""
+        """Raise UserError if too many were broken. Call it in the main process, which shows the error unchanged."""
         if not self._changed:
             return
         self._changed.fill_(0)
@@ -180,8 +182,8 @@ class SampleDataset(Dataset[Sample], ABC):
     """
 
     broken_for_good: ClassVar[bool] = True
-    """Whether a sample that was broken once always is. Where only a random part of it is read, it is not: then it is
-    tried again each time, so that what is seen does not depend on what was seen before."""
+    """Whether a broken sample stays broken. It need not where only a random part of it is read: then it is tried again
+    each time, so that no sample depends on what was read before."""
 
     def __init__(self, num_samples: int, seed: int, skipped: SkippedSamples) -> None:
         self._num_samples = num_samples
@@ -202,7 +204,7 @@ class SampleDataset(Dataset[Sample], ABC):
         raise NotImplementedError
 
     def candidates(self, index: int) -> Iterator[int]:
-        """The sample, then those that take its place if it is broken."""
+        """The sample, then the ones that replace it if it is broken."""
         return ((index + offset) % self._num_samples for offset in range(self._num_samples))
 
     def __len__(self) -> int:

@@ -6,22 +6,22 @@ from typing import Any
 from d2v.checkpoints.opening import Checkpoint
 
 _LICENCES = {"CC-BY-NC": "cc-by-nc-4.0", "Apache 2.0": "apache-2.0", "MIT": "mit"}
-"""Beginnings of licences as we write them, and what the hub calls them."""
+"""How licences begin as we write them, and the hub's names."""
 
 
 def model_card(name: str, checkpoint: Checkpoint, library: str, use: str) -> str:
-    """``README.md``, with what the hub reads at its head.
+    """Content of ``README.md``, which begins with metadata for the hub.
 
     Args:
-        name: Of the model.
-        checkpoint: What was exported.
-        library: That reads the folder, as the hub calls it.
-        use: Markdown that says how.
+        name: Name of the model.
+        checkpoint: The exported checkpoint.
+        library: The hub's name of the library that reads the folder.
+        use: Markdown about the use of the model.
     """
     trunk = checkpoint.encoder().recipe["trunk"]
     sizes = table({key: trunk[key] for key in ("width", "depth", "num_heads")})
     notes = bullets(checkpoint.config.get("notes", []))
-    licence = "chosen by who trained them"
+    licence = "chosen by whoever trained them"
     if checkpoint.encoder().licence:
         licence = f"{checkpoint.encoder().licence}. d2v's own licence does not extend to them"
     return f"""---
@@ -61,7 +61,7 @@ def bullets(notes: Iterable[str]) -> str:
 
 
 def _licence_id(licence: str) -> str:
-    """The hub's name of a licence, "other" if it is not known. Where two are named, the narrower stands first."""
+    """The hub's name of a licence, or "other". If two licences are named, the narrower one stands first."""
     if not licence.startswith("as its model card says"):
         for words, name in _LICENCES.items():
             if words in licence:

@@ -19,7 +19,7 @@ from d2v.model.encoder import Encoder, mean_of_tokens
 from d2v.model.example_inputs import ExampleInputs
 
 MOST = 1e-4
-"""Largest difference from the eager model that is let pass, in fp32."""
+"""Largest tolerable difference from the eager model, in fp32."""
 _CHECKS = ((1, 0), (2, 2), (5, 1))  # (samples, size); traced with (3, 1)
 _FILES = {"torch": "model.pt2", "onnx": "model.onnx"}
 _USE = {
@@ -37,11 +37,11 @@ session = onnxruntime.InferenceSession("{name}/model.onnx")
 
 
 class Program(nn.Module):
-    """An encoder and what stands behind it: tokens, log-probabilities of symbols, or scores of classes.
+    """An encoder, with the head of a fine-tuned model: gives tokens, log-probabilities of symbols or scores of classes.
 
     Args:
         encoder: In eval mode.
-        head: Of a fine-tuned model.
+        head: Head of a fine-tuned model.
     """
 
     def __init__(self, encoder: Encoder, head: StoredHead | None) -> None:
@@ -79,12 +79,12 @@ class Program(nn.Module):
 def export_program(
     checkpoint: Checkpoint, encoder: Encoder, head: StoredHead | None, output: Path, form: str
 ) -> list[str]:
-    """Write the folder, and compare the program with the eager model at other sizes than it was traced with.
+    """Write the folder, and compare the program with the eager model at sizes other than those used for tracing.
 
     Args:
         checkpoint: What is exported.
-        encoder: Of it, the student or the teacher.
-        head: Of it, if it is fine-tuned.
+        encoder: The student or the teacher of the checkpoint.
+        head: The head of the checkpoint, if it is fine-tuned.
         output: A new folder.
         form: "torch" or "onnx".
 
@@ -125,7 +125,7 @@ def require_onnx() -> None:
 
 
 def largest_difference(program: Program, compute: Callable[..., Any], inputs: ExampleInputs) -> float:
-    """Between the eager model and the program, at three sizes, where nothing is padding; NaN counts as infinite."""
+    """Between the eager model and the program, at three sizes, padding left out; NaN counts as infinite."""
     largest = 0.0
     for check in _CHECKS:
         example = inputs.make(*check)
@@ -181,7 +181,7 @@ _WRITE = {"torch": _write_torch, "onnx": _write_onnx}
 
 
 class _quiet(warnings.catch_warnings):
-    """Hide what torch says about its own tracing."""
+    """Hide torch's warnings about its own tracing."""
 
     def __enter__(self) -> None:
         super().__enter__()

@@ -20,29 +20,29 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     "speaker": ("speaker", "speaker_id", "client_id"),
     "text": ("text", "transcript", "transcription", "sentence", "normalized_text", "txt"),
 }
-"""What archives may know about a sample, and the usual names of its column or JSON entry; the first there is taken."""
+"""What archives may say about a sample, and usual names of the column or JSON entry; the first one found is taken."""
 
 
 @dataclass(frozen=True)
 class Medium:
-    """What a modality tells the sources about its files."""
+    """A modality's description of its files for the sources."""
 
     noun: str
-    """Many of its samples in messages: images."""
+    """What its samples are called in messages: images."""
     suffixes: tuple[str, ...]
     """Endings of its files, in lower case."""
     feature: str
     """Hugging Face's type of a column of such files: Image."""
     columns: tuple[str, ...] = ("label",)
-    """Those of :data:`COLUMNS` that are of use; others are not kept."""
+    """Names in :data:`COLUMNS` of what is kept about a sample."""
     manifests: Mapping[str, "Callable[[Path], Files]"] = field(default_factory=dict)
-    """By ending, readers of files that list samples."""
+    """Readers of files that list samples, by the files' ending."""
     unpacks_to: str | None = None
-    """Folder that a usual archive unpacks to: a root that holds it stands for it."""
+    """Folder that a usual archive unpacks to; a root that contains this folder stands for the folder."""
     speaker_of: Callable[[str], str] | None = None
-    """From the path of a file to who speaks in it; empty if it does not say."""
+    """Gives the speaker named in a file's path; empty if it names none."""
     texts_beside: "Callable[[Files], Iterable[str]] | None" = None
-    """Reads the texts that lie beside files; empty where there is none."""
+    """Reads the texts beside files; an empty text where there is none."""
     unreadable: tuple[str, ...] = ()
     """Endings of files of this kind that must be converted first."""
 
@@ -57,7 +57,7 @@ class Categories:
 
     @classmethod
     def of(cls, values: Iterable[str]) -> "Categories | None":
-        """Number the names in the order of the alphabet. An empty one is none; None if all are empty."""
+        """Number the names in alphabetical order. An empty name means that there is none; None if all are empty."""
         numbers = {"": -1}
         ids = np.fromiter((numbers.setdefault(value, len(numbers) - 1) for value in values), dtype=np.int32)
         names = sorted(numbers.keys() - {""})
@@ -70,7 +70,7 @@ class Categories:
 
     @classmethod
     def of_labels(cls, values: Iterable[str]) -> "Categories | None":
-        """Like :meth:`of`; but whole numbers keep their order, and 0 and 2 are two of three classes."""
+        """Like :meth:`of`, but whole numbers are the numbers of the classes: with 0 and 2 there are three classes."""
         found = cls.of(values)
         if found is None or not "".join(found.names).isdecimal():
             return found
@@ -78,10 +78,10 @@ class Categories:
         return cls(tuple(map(str, range(numbers.max() + 1))), numbers[found.ids])
 
     def numbered_as(self, names: tuple[str, ...], where: str) -> "Categories":
-        """The same by the names of the training split.
+        """The same categories, numbered by the names of the training split.
 
         Raises:
-            UserError: a sample has a name that is not among them; ``where`` begins the message.
+            UserError: a sample has a name that the training split lacks; ``where`` begins the message.
         """
         numbers = dict(zip(names, range(len(names)), strict=True))
         place = np.full(len(self.names) + 1, -1, dtype=np.int32)
@@ -102,11 +102,11 @@ class Categories:
         return int(self.ids[index])
 
     def used(self) -> np.ndarray:
-        """Which of the names a sample has, ascending."""
+        """Numbers, ascending, of the names that occur."""
         return np.unique(self.ids[self.ids >= 0])
 
     def __getitem__(self, chosen: np.ndarray) -> "Categories":
-        """Of some of the samples: positions, or a mask."""
+        """The categories of some samples, given by positions or a mask."""
         return Categories(self.names, self.ids[chosen])
 
     @property
@@ -151,16 +151,16 @@ class Source(ABC):
 
     @abstractmethod
     def categories(self, column: str) -> Categories | None:
-        """Label or speaker of each sample, or the top folder that it lies in (``folder``); None: nothing says it."""
+        """Label or speaker of each sample, or the top folder that it lies in (``folder``); None if not known."""
 
     @abstractmethod
     def texts(self) -> PackedStrings | None:
-        """Text of each sample, empty where there is none; None: nothing says it."""
+        """Text of each sample, empty where there is none; None if texts are not known."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """Some samples of a source. What a subclass adds are columns: something about each of these samples, or None."""
+    """Some samples of a source. Fields that a subclass adds are columns: a value for each sample, or None."""
 
     source: Source
     index: np.ndarray
@@ -179,7 +179,7 @@ class Part:
         return [os.path.basename(ids[index]) for index in self.index]
 
     def select(self, chosen: np.ndarray) -> Self:
-        """Some of them: positions, or a mask."""
+        """Some of the samples, given by positions or a mask."""
         columns = {}
         for name, column in vars(self).items():
             if name != "source" and column is not None:
@@ -195,7 +195,7 @@ class Files(Source):
         folder: that their names are relative to.
         names: of the files.
         tops: the top folder of each, which can serve as its class; None: by their names.
-        texts: of the files, empty where there is none; None: they lie beside them, if anywhere.
+        texts: texts of the files, empty where there is none; None: texts may lie beside the files.
     """
 
     def __init__(

@@ -1,9 +1,10 @@
-"""What lies in a root, and which of it is which split: the same names and rules for every medium.
+"""Find the samples and splits in a root, by the same names and rules for every medium.
 
 A root is one of
-  - a tree with a folder a split, ``train/`` and ``val/`` or others of the names below;
-  - archives, Hugging Face parquet or WebDataset tars: a folder a split, or the split's name among the words of theirs;
-  - manifests, files that list samples, if the medium has any: one a split, of its very name;
+  - a tree with one folder for each split, ``train/`` and ``val/`` or other names listed below;
+  - archives, Hugging Face parquet or WebDataset tars: one folder for each split, or files with the split's name among
+    the words of their names;
+  - manifests, files that list samples, if the medium has any: one for each split, with exactly its name;
   - any other folder, a file or a glob: all of it is for training.
 """
 
@@ -49,7 +50,7 @@ def files_in(folder: Path, endings: Sequence[str], ending_of: Callable[[str], st
 def of_one_ending(
     files: Sequence[Path], endings: Sequence[str], ending_of: Callable[[str], str] = ending
 ) -> list[Path]:
-    """Those of the first ending that occurs: a README.txt beside tables is none of them."""
+    """The files with the first ending that occurs, so without a README.txt beside tables."""
     for wanted in endings:
         if chosen := [file for file in files if ending_of(file.name) == wanted]:
             return chosen
@@ -151,7 +152,9 @@ def open_splits(
             if train_split not in (None, path.stem):
                 raise UserError(f"data.train_split {train_split}: data.root {path} is one manifest; give its folder.")
             if path.stem in TRAIN_NAMES and val_split is None:
-                val_places = [file for file in map(path.with_stem, VAL_NAMES) if file.is_file()][:1]
+                for name in VAL_NAMES:
+                    if not val_places and path.with_stem(name).is_file():
+                        val_places = [path.with_stem(name)]
     else:
         folder = path
         if medium.unpacks_to is not None and (path / medium.unpacks_to).is_dir():
@@ -159,10 +162,13 @@ def open_splits(
         train_places, val_places = find_splits(folder, manifests, train_split, val_split)
         if not train_places:
             raise UserError(f"data.root {root}: {val_places[0].name} is there, and nothing to train on.")
-        # Where everything is for training, the validation split is not.
-        exclude = val_places[0].name if train_places == [folder] and val_places else None
+        exclude = None
+        if train_places == [folder] and val_places:
+            exclude = val_places[0].name  # the validation split lies in the folder that is for training
         train = _opened(train_places, medium, folder, exclude)
-    return train, _opened(val_places, medium, folder) if val_places else None
+    if not val_places:
+        return train, None
+    return train, _opened(val_places, medium, folder)
 
 
 def open_everything(root: str, medium: Medium, key: str = "data.root") -> Source:
@@ -183,7 +189,7 @@ def open_everything(root: str, medium: Medium, key: str = "data.root") -> Source
         if not list_files(path, medium.suffixes):
             for suffix in (*ARCHIVES, *medium.manifests):
                 if files := list_files(path, (suffix,)):
-                    return _opened([path / file for file in files], medium, path)
+                    return _opened(list(map(path.joinpath, files)), medium, path)
         return _from_folder(path, medium)
     except UserError as error:
         raise UserError(str(error).replace("data.root", key)) from error
@@ -270,7 +276,9 @@ def _named(root: Path, manifests: Sequence[str], names: str | None, key: str) ->
         places = _find(root, manifests, name)
         if not places:
             raise _not_there(root, name, key, manifests)
-        found += [place for place in places if place not in found]
+        for place in places:
+            if place not in found:
+                found.append(place)
     if names is not None and not found:
         raise UserError(f"data.{key} is {names!r}: it names no split; give a name, or null.")
     return found
@@ -290,7 +298,7 @@ def _training(root: Path, manifests: Sequence[str]) -> list[Path]:
 
 
 def _archives(*folders: Path) -> list[Path]:
-    """In the first folder that holds any, those of one ending."""
+    """The archives, all with one ending, in the first of the folders that holds any."""
     for folder in folders:
         if found := of_one_ending(files_in(folder, ARCHIVES), ARCHIVES):
             return found
@@ -306,8 +314,8 @@ def _form(places: Sequence[Path]) -> str:
 
 
 def _words(name: str) -> str:
-    """With a dash before and after each word, since a split's must stand alone: "imagenet_train_000.tar", not
-    "constrained.tar"."""
+    """A name with a dash before and after each word, so that a split's name is found in "imagenet_train_000.tar", but
+    not in "constrained.tar"."""
     return f"-{name.lower().replace('_', '-').replace('.', '-')}-"
 
 

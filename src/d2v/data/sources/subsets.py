@@ -1,7 +1,7 @@
-"""Fixed parts of a data set, the same in every run whatever its seed: what is held out, and few labels."""
+"""Fixed parts of a data set, the same in every run whatever its seed: held-out samples, and subsets to train on."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -52,19 +52,19 @@ def hold_out(total: int, fraction: float, noun: str, groups: np.ndarray | None =
 
 @dataclass(frozen=True)
 class FewLabels:
-    """Which part of the training samples is used: drawn by a fixed seed, or named. At most one of these is given.
+    """Which part of the training samples is used: drawn with a fixed seed, or named. At most one field is given.
 
-    A smaller part of the same data lies in a larger one.
+    A smaller part of the same data is contained in a larger one.
     """
 
     subset: str | None = None
-    """Text file with the names of the samples, one a line: paths count by their last part."""
+    """Text file with the names of the samples, one on each line; of a path only the last part counts."""
     max_hours: float | None = None
-    """So many hours."""
+    """This many hours."""
     max_samples: int | None = None
-    """So many samples, of each class as many, as far as there are so many."""
+    """This many samples, with equally many of each class as far as possible."""
     label_fraction: float = 1.0
-    """This share of the samples, likewise, and one of each class at least."""
+    """This share of the samples, balanced in the same way, with at least one of each class."""
 
     def __post_init__(self) -> None:
         if self.max_hours is not None and self.max_hours <= 0:
@@ -73,8 +73,11 @@ class FewLabels:
             raise UserError(f"data.max_samples is {self.max_samples}: it must be 2 or more, or null for all.")
         if not 0 < self.label_fraction <= 1:
             raise UserError(f"data.label_fraction is {self.label_fraction}: it must lie above 0 and at most at 1.")
-        unset = {**dict.fromkeys(vars(self)), "label_fraction": 1.0}
-        given = [(key, value) for key, value in vars(self).items() if value != unset[key]]
+        given = []
+        for setting in fields(self):
+            value = getattr(self, setting.name)
+            if value != setting.default:
+                given.append((setting.name, value))
         if len(given) > 1:
             (one, value), (other, other_value) = given[:2]
             raise UserError(
@@ -94,17 +97,17 @@ class FewLabels:
 
         Args:
             noun: what the samples are called: images.
-            total: how many there are.
-            classes: of the samples; None: there are none to balance.
-            lengths: int [total]: of each sample, for ``max_hours``.
-            per_hour: how much of length an hour is.
+            total: number of training samples.
+            classes: classes of the samples; None: there are none to balance.
+            lengths: int [total], length of each sample, for ``max_hours``.
+            per_hour: length of one hour.
             names: gives the names of all samples, for ``subset``.
 
         Returns:
             int64 [n]: positions, ascending; None: all.
 
         Raises:
-            UserError: names in ``subset`` are not those of samples.
+            UserError: a name in ``subset`` is not the name of a sample.
         """
         if self.subset is not None:
             assert names is not None
@@ -134,7 +137,7 @@ class FewLabels:
 
 
 def _balanced(classes: Categories | None, total: int, count: int) -> np.ndarray:
-    """Positions of a subset, ascending: of each class as many, as far as there are so many."""
+    """Positions of a subset, ascending, with equally many of each class as far as possible."""
     order = permutation(total, SUBSET_SEED)
     if classes is None:
         return np.sort(order[:count])
@@ -154,11 +157,17 @@ def _named(file: str, names: Sequence[str], noun: str) -> np.ndarray:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise UserError(f"data.subset {file}: not readable ({error})") from error
-    wanted = {line.strip().rpartition("/")[2] for line in lines if line.strip()}
+    wanted = set[str]()
+    for line in lines:
+        if line.strip():
+            wanted.add(line.strip().rpartition("/")[2])
     if not wanted:
         raise UserError(f"data.subset {file}: it names nothing; expected the name of a file a line")
-    kept = np.array([index for index, name in enumerate(names) if name in wanted], dtype=np.int64)
-    missing = sorted(wanted - {names[index] for index in kept})
+    kept: list[int] = []
+    for index, name in enumerate(names):
+        if name in wanted:
+            kept.append(index)
+    missing = sorted(wanted.difference(names))
     if missing:
         raise UserError(
             f"data.subset {file}: {len(missing):,} of its {len(wanted):,} names are not among the {len(names):,} "
@@ -169,7 +178,7 @@ def _named(file: str, names: Sequence[str], noun: str) -> np.ndarray:
             f"data.subset {file}: it names {len(wanted):,} {noun}, and {len(kept):,} training {noun} have such names; "
             "names must tell them apart, whatever folder they lie in"
         )
-    return kept
+    return np.array(kept, dtype=np.int64)
 
 
 def _counts(classes: Categories | None, kept: np.ndarray) -> str:

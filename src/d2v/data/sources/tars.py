@@ -22,18 +22,18 @@ _SIDECARS = {".txt": "text", ".cls": "label", ".json": ""}
 
 
 class Tars(Source):
-    """Members of one medium, ``KEY.jpg``, and what ``KEY.txt``, ``KEY.cls`` or ``KEY.json`` beside them say.
+    """Members of one medium, ``KEY.jpg``, with the content of ``KEY.txt``, ``KEY.cls`` or ``KEY.json`` beside them.
 
-    Where each lies is found once by reading all headers, and kept in the user's cache folder (``XDG_CACHE_HOME``);
-    members are then read by seeking.
+    The position of each is found once by reading all headers, and kept in the user's cache folder
+    (``XDG_CACHE_HOME``); members are then read by seeking.
 
     Args:
         files: the tars, in their order.
-        medium: of the members.
-        folder: that the tars are named relative to in results.
+        medium: medium of the members.
+        folder: results name the tars relative to it.
 
     Raises:
-        UserError: a tar cannot be read, there are no such members, or what stands beside one cannot be read.
+        UserError: a tar or a file beside a member cannot be read, or there are no such members.
     """
 
     def __init__(self, files: Sequence[Path], medium: Medium, folder: Path) -> None:
@@ -72,7 +72,7 @@ class Tars(Source):
         return [printable(f"{tars[tar]}/{name}") for tar, name in zip(self._tar, self._names, strict=True)]
 
     def fingerprint(self) -> str:
-        """Also another one for each medium, which finds other members: what is kept about them has this key, too."""
+        """Depends on the medium too, because each finds other members, and caches about them have this key."""
         return fingerprint(self.archives, self._made_for)
 
     def categories(self, column: str) -> Categories | None:
@@ -173,7 +173,7 @@ def _scan(files: Sequence[Path], medium: Medium) -> dict[str, np.ndarray]:
 
 
 def _facts(data: bytes, suffix: str, where: str) -> dict[str, str]:
-    """What a file beside a member says, by the names of :data:`COLUMNS`, each on one line."""
+    """The values in a file beside a member, each on one line, by the names of :data:`COLUMNS`."""
     try:
         text = " ".join(data.decode("utf-8-sig").split())
         if suffix != ".json":
@@ -184,7 +184,10 @@ def _facts(data: bytes, suffix: str, where: str) -> dict[str, str]:
     facts = {}
     if isinstance(entry, dict):
         for column, names in COLUMNS.items():
-            given = [entry[name] for name in names if entry.get(name) is not None]
-            if given and isinstance(given[0], (str, int)):
-                facts[column] = str(given[0])
+            value = None
+            for name in names:
+                if value is None:
+                    value = entry.get(name)
+            if isinstance(value, (str, int)):
+                facts[column] = str(value)
     return facts

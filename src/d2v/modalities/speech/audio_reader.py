@@ -1,4 +1,4 @@
-"""Sound files to 16 kHz mono: any part of a file, without decoding the rest."""
+"""Read sound files at 16 kHz mono: any part of a file, without decoding the rest."""
 
 import functools
 import io
@@ -20,12 +20,12 @@ from d2v.data.sources.source import Encoded
 from d2v.errors import BrokenSample
 
 SAMPLE_RATE = 16_000
-"""Samples a second of every waveform that enters a model."""
+"""Samples per second of every waveform that enters a model."""
 
 # A kernel of torchaudio has orig x new taps: little for every usual rate (44,100 Hz is 441:160), but gigabytes for
 # 22,051 Hz. The nearest ratio of small numbers is off by at most a few in a million, some samples in a minute.
 _LARGEST_FACTOR = 640
-# These decode the first packets after a seek differently, unless they have decoded what lies before.
+# Decoders of these formats give other values right after a seek, unless they have decoded the packets before.
 _MP3 = ("MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III")
 _LOSSY = ("OPUS", "VORBIS", *_MP3)
 _PREROLL_SECONDS = 0.25
@@ -37,7 +37,7 @@ _STDERR_LOCK = threading.Lock()
 
 
 class AudioInfo(NamedTuple):
-    """What the header of a sound file says."""
+    """The header of a sound file."""
 
     sample_rate: int
     num_samples: int
@@ -88,8 +88,11 @@ class AudioReader:
             self.close()
             raise
         self._ratio = _ratio(info.samplerate)
-        self._preroll = round(_PREROLL_SECONDS * info.samplerate) if info.subtype in _LOSSY else 0
-        self._last_seek = info.frames - (_VORBIS_PAGE_SECONDS * info.samplerate if info.subtype == "VORBIS" else 0)
+        self._preroll, self._last_seek = 0, info.frames
+        if info.subtype in _LOSSY:
+            self._preroll = round(_PREROLL_SECONDS * info.samplerate)
+        if info.subtype == "VORBIS":
+            self._last_seek -= _VORBIS_PAGE_SECONDS * info.samplerate
         self._complains = info.subtype in _MP3
 
     @property
@@ -139,10 +142,14 @@ class AudioReader:
                 f"it cannot be decoded at {start / self.info.sample_rate:.1f} s ({_why(error)})"
             ) from error
         if len(data) < stop - early:
-            ends, says = ((n / self.info.sample_rate) for n in (early + len(data), self.info.num_samples))
-            raise BrokenSample(f"it is truncated: it ends after {ends:.2f} s, and its header says {says:.2f} s")
+            end = (early + len(data)) / self.info.sample_rate
+            raise BrokenSample(
+                f"it is truncated: it ends after {end:.2f} s, and its header says {self.info.duration:.2f} s"
+            )
         data = data[start - early :]
-        mono = data[:, 0] if data.shape[1] == 1 else data.mean(axis=1)
+        mono = data[:, 0]
+        if data.shape[1] > 1:
+            mono = data.mean(axis=1)
         if not np.isfinite(mono).all():
             raise BrokenSample("it holds values that are not finite (NaN or infinity)")
         return torch.from_numpy(np.ascontiguousarray(mono))
@@ -150,7 +157,7 @@ class AudioReader:
 
 @contextmanager
 def _silent_stderr() -> Iterator[None]:
-    """libmpg123 writes a line or two about missing bits after each seek, which the preroll makes good."""
+    """Hide the lines that libmpg123 writes after each seek, about missing bits that the preroll supplies."""
     with _STDERR_LOCK:
         kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
         try:
@@ -183,7 +190,7 @@ def _opened(file: Encoded) -> Any:
 
 
 def _why(error: BaseException) -> str:
-    """What libsndfile says, without the name of the file, which every message about a sample names anyway."""
+    """The message of libsndfile without the name of the file, which all messages about a sample state anyway."""
     text = getattr(error, "error_string", None) or str(error)
     if text.startswith("File does not exist"):  # which it says of damaged MP3 files that do
         return "Format not recognised"
@@ -192,12 +199,12 @@ def _why(error: BaseException) -> str:
 
 @functools.cache
 def _ratio(sample_rate: int) -> Fraction:
-    """Source samples a sample at 16 kHz."""
+    """Source samples per sample at 16 kHz."""
     return Fraction(sample_rate, SAMPLE_RATE).limit_denominator(_LARGEST_FACTOR)
 
 
 def resample(samples: Float[Tensor, "old"], sample_rate: int) -> Float[Tensor, "new"]:
-    """At 16 kHz, band-limited; what is beyond both ends counts as silence."""
+    """Resample to 16 kHz, band-limited; beyond both ends there is silence."""
     ratio = _ratio(sample_rate)
     # In whole seconds: for each new length oneDNN prepares the convolution again (longer than the convolution takes),
     # and keeps what it prepared.
@@ -207,7 +214,7 @@ def resample(samples: Float[Tensor, "old"], sample_rate: int) -> Float[Tensor, "
 
 @functools.lru_cache(maxsize=8)
 def _resampler(ratio: Fraction) -> tuple[Callable[[Tensor], Tensor], int]:
-    """Resampling and how many source samples beside each it looks at; the kernel is computed once a process."""
+    """The resampler and the number of source samples that it needs on either side; computed once per process."""
     from torchaudio.transforms import Resample
 
     resample = Resample(ratio.numerator, ratio.denominator)

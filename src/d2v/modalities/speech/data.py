@@ -27,16 +27,16 @@ _LONG_SECONDS = 600
 
 
 class LibriSpeechDataModule(PretrainingDataModule):
-    """Sound from LibriSpeech, manifests, folders, globs, parquet or tars; which of them is seen from what root holds.
+    """Sound from LibriSpeech, manifests, folders, globs, parquet or tars, whichever ``root`` contains.
 
     Args:
         root: folder, fairseq manifest (.tsv), glob or file of sound.
         batch_size: seconds of audio of one device and one micro-batch, padding included.
         global_batch_size: seconds of audio of one optimizer step on all devices; null: no accumulation.
-        num_workers: processes a device that decode; null: the cores a device, less one, at most 8.
+        num_workers: decoding processes per device; null: the cores per device, less one, at most 8.
         min_seconds: shorter clips are not trained on.
         max_seconds: longer clips are cropped at random; with transcripts they are not trained on.
-        max_eval_seconds: longer clips are cut there where they are validated or probed on; null: never. Not with
+        max_eval_seconds: length to which longer clips are cut for validation and probes; null: never. Not with
             transcripts.
         train_split: subsets (folders, manifests or words in the names of archives), comma-separated; null: train, or
             all whose names begin with train-, or everything.
@@ -45,12 +45,12 @@ class LibriSpeechDataModule(PretrainingDataModule):
         hold_out: what val_fraction counts: clips, or speakers.
         predict_on: what `d2v predict` reads: "val", that split (all, where there is none); "all", all sound in root.
         labels: speaker, folder, label (of an archive), transcript, or a .tsv or .csv of files and labels; null: none.
-        max_hours: train on a fixed subset of so many hours.
-        max_samples: train on a fixed subset of so many clips, with as many of each class as far as possible.
-        label_fraction: the same as a share of them: 0.01, 0.1.
-        subset: text file with the names of the clips to train on instead, one a line.
+        max_hours: train on a fixed subset of this many hours.
+        max_samples: train on a fixed subset of this many clips, with equally many of each class as far as possible.
+        label_fraction: the same, as a share of the clips: 0.01, 0.1.
+        subset: text file with the names of the clips to train on instead, one on each line.
         alphabet: file with one symbol a line (or fairseq's dict.ltr.txt); null: letters of the training transcripts.
-        normalize: each waveform to zero mean and unit variance.
+        normalize: scale each waveform to zero mean and unit variance.
         seed: of the order of clips and of their crops.
         max_skipped_fraction: largest tolerable share of unreadable files.
     """
@@ -128,18 +128,22 @@ class LibriSpeechDataModule(PretrainingDataModule):
 
     @functools.cached_property
     def splits(self) -> dict[str, SpeechSplit]:
-        """``fit``: what is trained on; ``train`` and ``val``: what is validated and probed on. Found at first use."""
+        """``fit`` for training; ``train`` and ``val`` for validation and probes. Found at first use."""
         train_clips, val_clips = self._clips
         train, without = labelled("training", train_clips, self.labels, None, self.alphabet)
         fit, left_out = self._for_training(train)
-        classes = fit.labels if isinstance(fit.labels, Categories) else None
+        classes = None
+        if isinstance(fit.labels, Categories):
+            classes = fit.labels
         lengths, an_hour, names = fit.clips.num_samples, 3600 * SAMPLE_RATE, fit.clips.file_names
         kept = self.few_labels.choose("clips", len(fit.clips), classes, lengths, an_hour, names)
         if kept is not None:
             train = fit = fit.select(kept)
         splits = {"fit": fit, "train": train}
-        what = "a transcript" if self.labels == "transcript" else "a label"
-        _describe("training", fit, [*left_out, (without, f"without {what}")])
+        reason = "without a label"
+        if self.labels == "transcript":
+            reason = "without a transcript"
+        _describe("training", fit, [*left_out, (without, reason)])
         if val_clips is not None:
             splits["val"], without = labelled("validation", val_clips, self.labels, train.labels, self.alphabet)
             _describe("validation", splits["val"], [(without, "without a label")])
@@ -168,7 +172,9 @@ class LibriSpeechDataModule(PretrainingDataModule):
     def eval_dataset(self, split: Split) -> SpeechDataset | None:
         if split not in self.splits:
             return None
-        longest = None if self.max_eval_seconds is None else _samples(self.max_eval_seconds)
+        longest = None
+        if self.max_eval_seconds is not None:
+            longest = _samples(self.max_eval_seconds)
         return self._dataset(split, longest, random_crop=False)
 
     def predict_dataset(self) -> SampleDataset:
@@ -179,9 +185,9 @@ class LibriSpeechDataModule(PretrainingDataModule):
         return SpeechDataset(SpeechSplit(clips, None), None, False, self.normalize, self.seed, skipped)
 
     def transcript(self, sample_id: int) -> str | None:
-        """Of a clip of the validation split, as it was given.
+        """Transcript of a clip of the validation split, as it was given.
 
-        None where there is none, and of a clip that could not be read: another stands in its place.
+        None if there is none, or if the clip could not be read and another one replaces it.
         """
         clips = self.splits["val"].clips
         if self.skipped_samples("val", clips.name, len(clips)).is_broken(sample_id):
@@ -190,7 +196,7 @@ class LibriSpeechDataModule(PretrainingDataModule):
 
     @property
     def skipped(self) -> int:
-        """Files left out for their headers count, too."""
+        """Includes the files left out because of their headers."""
         return self._num_broken + super().skipped
 
     @functools.cached_property
@@ -209,7 +215,7 @@ class LibriSpeechDataModule(PretrainingDataModule):
             found = clips.categories("speaker")
             if found is None:
                 raise UserError(
-                    f"data.hold_out is speakers, but nothing says who speaks (first clip: {clips.name(0)}); the names "
+                    f"data.hold_out is speakers, but speakers are not known (first clip: {clips.name(0)}); the names "
                     "of files must begin with SPEAKER-CHAPTER-NUMBER. Set it to clips."
                 )
             speakers = found.ids
@@ -239,7 +245,7 @@ class LibriSpeechDataModule(PretrainingDataModule):
         return clips
 
     def _for_training(self, split: SpeechSplit) -> tuple[SpeechSplit, list[tuple[int, str]]]:
-        """Without what is too short, and what cannot be cropped because its transcript would no longer fit."""
+        """Leave out clips that are too short, and clips too long that have a transcript, which no crop would fit."""
         lengths = split.clips.num_samples
         short = lengths < _samples(self.min_seconds)
         long = (lengths > _samples(self.max_seconds)) & (self.labels == "transcript")
@@ -267,7 +273,7 @@ class LibriSpeechDataModule(PretrainingDataModule):
 
 
 def _describe(name: str, split: SpeechSplit, left_out: Sequence[tuple[int, str]]) -> None:
-    """One line in the log on what a split holds."""
+    """Describe a split in one line of the log."""
     text = f"data: {name}: {len(split.clips):,} clips, {split.hours:,.2f} h"
     speakers = split.clips.categories("speaker")
     if speakers is not None:

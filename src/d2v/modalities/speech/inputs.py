@@ -1,4 +1,4 @@
-"""Sound that features are wanted of: a folder, a file, a glob, a manifest or archives."""
+"""Sound to compute features of: a folder, a file, a glob, a manifest or archives."""
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -13,26 +13,24 @@ from d2v.model.encoder import Encoder
 
 
 def open_inputs(root: str, encoder: Encoder) -> "SpeechInputs":
-    """Find all sound, and read the headers; every encoder of speech takes the same.
+    """Find all sound, and read the headers; inputs are the same for every encoder of speech.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no sound.
     """
     return SpeechInputs(read_headers(open_everything(root, SOUND, "--input")))
 
 
 class SpeechInputs(Inputs):
-    """Waveforms at 16 kHz; each part that is read has zero mean and unit variance, as crops in training have."""
+    """Waveforms at 16 kHz; each part that is read has zero mean and unit variance, like crops in training."""
 
     sample_rate = SAMPLE_RATE
 
     def __init__(self, headers: Headers) -> None:
         self._clips, broken = headers
         ids = self._clips.source.ids()
-        super().__init__(
-            [ids[position] for position in self._clips.index],
-            {ids[position]: reason for position, reason in broken.items()},
-        )
+        reasons = {ids[position]: reason for position, reason in broken.items()}
+        super().__init__([ids[position] for position in self._clips.index], reasons)
         self.archives = self._clips.source.archives
         self._reader: AudioReader | None = None
         self._opened = -1
@@ -45,14 +43,15 @@ class SpeechInputs(Inputs):
 
     def read(self, index: int, start: int, stop: int | None) -> Float[Tensor, "samples"]:
         reader = self._open(index)
-        stop = self.num_samples(index) if stop is None else stop
+        if stop is None:
+            stop = self.num_samples(index)
         wave = reader.read(start, stop)
         if len(wave) < stop - start:
             raise BrokenSample("it has become shorter since its header was read")
         return F.layer_norm(wave, wave.shape)
 
     def _open(self, index: int) -> AudioReader:
-        """The parts of a long file come one after the other: it stays open between them."""
+        """The open file, which stays open because parts of a long file are read one after the other."""
         if self._reader is None or self._opened != index:
             if self._reader is not None:
                 self._reader.close()

@@ -1,4 +1,4 @@
-"""What a clip is labelled with: one class, several classes at once, or letters."""
+"""Labels of clips: one class, several classes at once, or letters."""
 
 import csv
 import os
@@ -28,14 +28,14 @@ _MISSING = {
 
 @dataclass(frozen=True)
 class SeveralClasses:
-    """Any number of classes a clip, one or more."""
+    """One or more classes for each clip."""
 
     names: tuple[str, ...]
-    """Of all classes."""
+    """Names of all classes."""
     ids: np.ndarray
-    """int32: the classes of clips, those of a clip one behind the other."""
+    """int32: the classes of all clips, clip by clip."""
     starts: np.ndarray
-    """int64 [n]: where those of each clip begin in ``ids``."""
+    """int64 [n]: where the classes of each clip begin in ``ids``."""
     counts: np.ndarray
     """int64 [n]: how many classes each clip has."""
 
@@ -52,7 +52,7 @@ class SeveralClasses:
 
 @dataclass(frozen=True)
 class Letters:
-    """A transcript a clip."""
+    """One transcript for each clip."""
 
     alphabet: Alphabet
     texts: PackedStrings
@@ -65,7 +65,7 @@ class Letters:
         return torch.tensor(self.alphabet.encode(self.text(index)), dtype=torch.long)
 
     def text(self, index: int) -> str:
-        """As it was given."""
+        """The transcript as it was given."""
         return self.texts[self.index[index]]
 
     def __getitem__(self, chosen: np.ndarray) -> "Letters":
@@ -73,7 +73,7 @@ class Letters:
 
 
 Labels = Categories | SeveralClasses | Letters
-"""One class, several classes at once, or letters for each clip of a split; ``names`` are those of the classes."""
+"""One class, several classes at once, or letters for each clip of a split; ``names`` name the classes."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,13 @@ class SpeechSplit:
         return self.labels.label(index)
 
     def transcript(self, index: int) -> str | None:
-        """As it was given; None if the labels are none or others."""
+        """The transcript as it was given; None if labels are not transcripts."""
         if not isinstance(self.labels, Letters):
             return None
         return self.labels.text(index)
 
     def select(self, chosen: np.ndarray) -> "SpeechSplit":
-        """Some of them: positions, or a mask."""
+        """Some of the clips, given by positions or a mask."""
         return SpeechSplit(self.clips.select(chosen), self.labels and self.labels[chosen])
 
     @property
@@ -107,17 +107,17 @@ class SpeechSplit:
 def labelled(
     name: str, clips: Clips, kind: str | None, train: Labels | None, alphabet: Alphabet | None
 ) -> tuple[SpeechSplit, int]:
-    """Give clips their labels; those without one are left out.
+    """Give clips their labels; clips without a label are left out.
 
     Args:
-        name: of the split, for messages.
-        clips: of the split.
+        name: name of the split, for messages.
+        clips: clips of the split.
         kind: transcript, speaker, folder, label, a table of files, or None: no labels.
-        train: of the training split; None: this is the training split.
-        alphabet: of the transcripts.
+        train: labels of the training split; None: this is the training split.
+        alphabet: alphabet of the transcripts.
 
     Returns:
-        The split, and how many were left out.
+        The split, and the number of clips left out.
 
     Raises:
         UserError: nothing states the labels, or this split has classes that the training split has not.
@@ -136,7 +136,10 @@ def labelled(
         alphabet.report_unknown(texts)
         labels: Labels = Letters(alphabet, PackedStrings(texts), kept)
     else:
-        kept, labels = class_labels(kind, clips, None if train is None else train.names)
+        train_names = None
+        if train is not None:
+            train_names = train.names
+        kept, labels = class_labels(kind, clips, train_names)
     return SpeechSplit(clips.select(kept), labels), len(clips) - len(kept)
 
 
@@ -146,7 +149,7 @@ def class_labels(kind: str, clips: Clips, train_names: tuple[str, ...] | None) -
     Args:
         kind: where the classes come from.
         clips: of a split.
-        train_names: classes of the training split, which those of this split must be; None: this is the training split.
+        train_names: classes of the training split, to which this split is limited; None: this is the training split.
 
     Returns:
         Positions of the clips that have a class, and their labels.
@@ -221,7 +224,7 @@ def read_table(path: Path) -> dict[str, tuple[str, ...]]:
 
 
 def _row_of(table: dict[str, tuple[str, ...]], name: str) -> tuple[str, ...] | None:
-    """A file is named by its path from any folder above it, with or without its ending."""
+    """The row of a file, which is named by its path from any folder above it, with or without its ending."""
     parts = name.split(os.sep)
     for depth in range(1, len(parts) + 1):
         tail = os.sep.join(parts[-depth:])

@@ -1,4 +1,4 @@
-"""What was found in a collection of sound, as bars of text and as files."""
+"""The report on a collection of sound, as text with a bar chart and as files."""
 
 import hashlib
 import json
@@ -25,11 +25,11 @@ _BINS = 24
 
 @dataclass(frozen=True)
 class SpeechReport:
-    """What :func:`prepare_speech` found; as a text, what `d2v prepare speech` prints."""
+    """Result of :func:`prepare_speech`; as a text, the output of `d2v prepare speech`."""
 
     figures: Survey
     histogram: str
-    """Lengths of the clips as bars of text."""
+    """Bar chart of the clips' lengths, in text."""
     written: list[Path]
 
     def __str__(self) -> str:
@@ -45,14 +45,14 @@ def prepare_speech(input: str | Path, output: str | Path | None = None, decode: 
     Args:
         input: LibriSpeech or another folder, a manifest (.tsv), a glob or an archive.
         output: Folder for report.json, lengths.png and, for files on a disk, manifest.tsv; None: nothing is written.
-        decode: Decode all sound, which finds what is truncated, silent or not finite; else only headers are read.
+        decode: Decode all sound to find truncated, silent and not finite files; otherwise only headers are read.
 
     Raises:
         UserError: Nothing there is usable, or the folder cannot be written or holds other files of these names.
     """
     folder = None
     try:
-        if output is not None:  # now, and not after an hour of decoding
+        if output is not None:  # checked now, not after an hour of decoding
             folder = Path(output)
             check_folder(str(input), folder)
             folder.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def prepare_speech(input: str | Path, output: str | Path | None = None, decode: 
 
 
 def histogram(clips: Clips) -> str:
-    """Lengths of the clips as bars of text."""
+    """Bar chart of the clips' lengths, in text."""
     counts, edges = np.histogram(clips.num_samples / SAMPLE_RATE, bins=_edges(clips, 10))
     width = max(len(f"{edge:,.1f}") for edge in edges)
     rows = []
@@ -80,23 +80,23 @@ def histogram(clips: Clips) -> str:
 
 
 def check_folder(root: str, folder: Path) -> None:
-    """Before a report is written: it may replace nothing but an earlier one.
+    """Check, before a report is written, that it would replace nothing but an earlier one.
 
     Args:
-        root: what is surveyed.
-        folder: for the report.
+        root: root of the surveyed sound.
+        folder: folder for the report.
 
     Raises:
-        UserError: a file there is not by :func:`write_report`, was changed since, is part of the input, or transcripts
-            lie beside the manifest.
+        UserError: a file there is not from :func:`write_report`, was changed since, is part of the input, or
+            transcripts lie beside the manifest.
     """
-    report, _, manifest = (folder / name for name in _WRITTEN)
+    report, _, manifest = map(folder.joinpath, _WRITTEN)
     advice = "give another folder, or move it away"
     if _is_read(Path(root).expanduser(), manifest):
         raise UserError(
             f"--output {folder}: {manifest.name} there would be part of --input {root}; give another folder"
         )
-    present = [folder / name for name in _WRITTEN if (folder / name).exists()]
+    present = list(filter(Path.exists, map(folder.joinpath, _WRITTEN)))
     stored = _stored_report(report)
     if present and stored is None:
         raise UserError(f"--output {folder}: {present[0].name} there is not by d2v prepare speech; {advice}")
@@ -114,26 +114,29 @@ def write_report(figures: Survey, clips: Clips, folder: Path) -> list[Path]:
         OSError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    report, picture, manifest = (folder / name for name in _WRITTEN)
+    report, picture, manifest = map(folder.joinpath, _WRITTEN)
     _draw(clips, picture)
     digest = None
     if isinstance(clips.source, Files):
         root = clips.source.folder
         frames = np.rint(clips.num_samples * (clips.sample_rate / SAMPLE_RATE)).astype(np.int64)
-        rows = (f"{os.path.relpath(clips.name(i), root)}\t{frames[i]}\n" for i in range(len(clips)))
         with manifest.open("w", encoding="utf-8", errors="surrogateescape") as file:
             file.write(f"{root}\n")
-            file.writelines(rows)
+            for index in range(len(clips)):
+                file.write(f"{os.path.relpath(clips.name(index), root)}\t{frames[index]}\n")
         digest = _digest(manifest)
     text = json.dumps({**asdict(figures), _DIGEST: digest}, indent=2, ensure_ascii=False)
     # Names that are not UTF-8 become JSON's own escapes.
     report.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
-    return [report, picture, manifest] if digest else [report, picture]
+    written = [report, picture]
+    if digest:
+        written.append(manifest)
+    return written
 
 
 def _is_read(source: Path, manifest: Path) -> bool:
     """Whether the manifest is the input, or lies in a folder of which only manifests are read."""
-    if os.path.isfile(source):  # unlike pathlib's, these never raise: what is wrong with it is told when it is read
+    if os.path.isfile(source):  # never raises, unlike pathlib's: reading it will report what is wrong
         return manifest.exists() and source.samefile(manifest)
     if not os.path.isdir(source) or not manifest.resolve().is_relative_to(source.resolve()):
         return False
@@ -141,12 +144,14 @@ def _is_read(source: Path, manifest: Path) -> bool:
 
 
 def _stored_report(path: Path) -> dict[str, Any] | None:
-    """What an earlier call wrote; None if it is none of ours."""
+    """The report of an earlier call; None if there is none of ours."""
     try:
         stored = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):
         return None
-    return stored if isinstance(stored, dict) and _DIGEST in stored else None
+    if not isinstance(stored, dict) or _DIGEST not in stored:
+        return None
+    return stored
 
 
 def _digest(path: Path) -> str:

@@ -1,5 +1,6 @@
-"""Sound files: what collections of them have in common, and how long each clip is."""
+"""Sound files: their speakers, transcripts and manifests, and the headers of all clips."""
 
+import functools
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -20,8 +21,9 @@ from d2v.errors import BrokenSample, UserError
 from d2v.modalities.speech.audio_reader import SAMPLE_RATE, AudioInfo, audio_info, samples_at_16k
 
 LEAST_SAMPLES = 1_360
-"""At 16 kHz, 85 ms: what four frames of the published feature extractor are computed from. Fewer frames can neither be
-masked nor have their targets normalised over time, and so a shorter clip is neither trained nor validated on."""
+"""Samples at 16 kHz (85 ms) that four frames of the published feature extractor are computed from. Fewer frames can
+neither be masked nor have their targets normalised over time, so shorter clips are not used for training or validation.
+"""
 
 # Opening a file waits for the disk or the network most of the time.
 _THREADS = 8
@@ -33,7 +35,7 @@ _SPEAKER = re.compile(r"(\d+)[-_]\d+[-_]\d+")
 
 @dataclass(frozen=True)
 class Clips(Part):
-    """Readable clips of a source, and what their headers say."""
+    """Readable clips of a source, with the values of their headers."""
 
     num_samples: np.ndarray
     """int64 [n]: length at 16 kHz."""
@@ -47,38 +49,40 @@ class Clips(Part):
         return self.source.open(int(self.index[index]))
 
     def categories(self, column: str) -> Categories | None:
-        """Speaker, label or folder of each clip; None: nothing says it."""
+        """Speaker, label or folder of each clip; None if they are not known."""
         found = self.source.categories(column)
         return found and found[self.index]
 
     def texts(self) -> list[str]:
         """Transcript of each clip, empty where there is none."""
         texts = self.source.texts()
-        return [""] * len(self) if texts is None else [texts[index] for index in self.index]
+        if texts is None:
+            return [""] * len(self)
+        return [texts[index] for index in self.index]
 
 
 class Headers(NamedTuple):
-    """What the headers of all files of a source say."""
+    """The headers of all files of a source."""
 
     clips: Clips
-    """Those that can be read."""
+    """The readable ones."""
     broken: dict[int, str]
-    """Why each of the others cannot be, by position in the source."""
+    """Why each of the others cannot be read, by position in the source."""
 
 
 def speaker_of(path: str) -> str:
-    """Who speaks, as LibriSpeech names its files; empty if another name does not say."""
+    """The speaker in a file's name as LibriSpeech writes it; empty for other names."""
     if match := _SPEAKER.match(os.path.basename(path)):
         return match[1]
     return ""
 
 
 def transcripts_beside(files: Files) -> Iterator[str]:
-    """From ``*.trans.txt`` (a line a clip: STEM TEXT) in the folder of each clip, else from ``STEM.txt``."""
+    """Transcripts from ``*.trans.txt`` in the folder of each clip (lines of STEM TEXT), or else from ``STEM.txt``."""
     folder, texts = "", dict[str, str]()
     for index in range(len(files)):
         parent, base = os.path.split(files.name(index))
-        if parent != folder:  # files are sorted, so those of a folder follow each other
+        if parent != folder:  # files are sorted, so all files of a folder follow each other
             folder, texts = parent, _transcripts_in(parent)
         stem = base.rpartition(".")[0]
         beside = os.path.join(parent, f"{stem}.txt")
@@ -90,10 +94,10 @@ def transcripts_beside(files: Files) -> Iterator[str]:
 def read_manifest(path: Path) -> Files:
     """A manifest of fairseq: a folder on the first line, then ``FILE<TAB>SAMPLES``; ``.ltr`` or ``.wrd`` beside it.
 
-    The stated numbers of samples are not used: the files' headers also say at which rate they are.
+    The stated numbers of samples are not used: the files' headers also state the sample rate.
 
     Raises:
-        UserError: a line is no such entry, or there is not one transcript a line.
+        UserError: a line is no such entry, or a file of transcripts has not one line for each entry.
     """
     try:
         # Names of files need not be UTF-8.
@@ -140,19 +144,17 @@ def read_headers(source: Source, retry: bool = True) -> Headers:
     """Read all headers, or find them in the cache if no file has changed since.
 
     Args:
-        source: of the clips.
-        retry: read those again that were broken. Permissions and network drives are mended without a trace in the
-            file; but the processes of one run must agree, so only one of them may retry.
+        source: source of the clips.
+        retry: read broken files again, because permissions and network drives can be repaired without a trace in the
+            file. The processes of one run must agree, so only one of them may retry.
     """
     import soundfile
 
     key = f"{source.fingerprint()}-{soundfile.__libsndfile_version__}"  # another version may read more
-    columns = cached_arrays(
-        "audio-headers",
-        key,
-        lambda: _columns(scan(source, audio_info)),
-        (lambda stored: _retried(source, stored)) if retry else None,
-    )
+    renew = None
+    if retry:
+        renew = functools.partial(_retried, source)
+    columns = cached_arrays("audio-headers", key, lambda: _columns(scan(source, audio_info)), renew)
     frames, rates, channels = columns["frames"], columns["rates"], columns["channels"]
     good = np.flatnonzero(frames > 0)
     lengths = np.zeros(len(good), dtype=np.int64)
@@ -166,15 +168,15 @@ def read_headers(source: Source, retry: bool = True) -> Headers:
 
 
 def report_headers(name: str, headers: Headers, max_fraction: float) -> None:
-    """Say in the log what the files are like.
+    """Report broken files and conversions in the log.
 
     Args:
-        name: what they are: the training split.
-        headers: of all files.
+        name: what the files are called: the training split.
+        headers: headers of all files.
         max_fraction: largest tolerable share of broken files.
 
     Raises:
-        UserError: more are broken, or all.
+        UserError: more files are broken, or all of them.
     """
     clips, broken = headers
     first = [f"{clips.source.name(index)}: {reason}" for index, reason in islice(broken.items(), _NAMED)]
@@ -200,15 +202,17 @@ def scan(
     title: str = "reading audio headers",
     positions: Sequence[int] | None = None,
 ) -> list[AudioInfo | str]:
-    """What ``look`` finds in each clip, in several threads with a progress bar; for a broken one, the reason.
+    """Results of ``look`` for each clip, in several threads with a progress bar; for a broken clip, the reason.
 
     Args:
-        source: of the clips.
-        look: at one.
-        title: of the bar.
-        positions: of the clips; None: all.
+        source: source of the clips.
+        look: reads one clip.
+        title: title of the progress bar.
+        positions: positions of the clips; None: all.
     """
-    chosen = range(len(source)) if positions is None else positions
+    chosen = positions
+    if chosen is None:
+        chosen = range(len(source))
 
     def task(start: int) -> list[AudioInfo | str]:
         found: list[AudioInfo | str] = []
@@ -228,7 +232,7 @@ def scan(
 
 
 def _transcripts_of_manifest(path: Path, count: int, manifest: str) -> list[str]:
-    texts = [text.strip() for text in _read_text(str(path)).splitlines()]
+    texts = list(map(str.strip, _read_text(str(path)).splitlines()))
     if len(texts) != count:
         raise UserError(f"{path} has {len(texts)} lines for {count} files in {manifest}; they must correspond.")
     if path.suffix == ".ltr":  # H E L L O | W O R L D |
@@ -257,7 +261,7 @@ def _read_text(path: str) -> str:
 
 
 def _retried(source: Source, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """With what is now known about the clips that were broken; the same object if that is nothing new."""
+    """The columns after reading broken clips again; the same object if nothing has changed."""
     broken = np.flatnonzero(columns["frames"] <= 0)
     if not len(broken):
         return columns
@@ -272,7 +276,7 @@ def _retried(source: Source, columns: dict[str, np.ndarray]) -> dict[str, np.nda
 
 
 def _columns(found: list[AudioInfo | str]) -> dict[str, np.ndarray]:
-    """What :func:`scan` found as arrays; a broken clip has no frames, and the reasons follow each other in lines."""
+    """Results of :func:`scan` as arrays; a broken clip has 0 frames, and each reason is one line of ``reasons``."""
     rows = np.zeros((len(found), 3), dtype=np.int64)
     reasons = []
     for number, item in enumerate(found):

@@ -1,4 +1,4 @@
-"""What a collection of sound holds, and which of its files are broken: to know before a training."""
+"""Survey a collection of sound before a training: its figures, and its broken files."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from d2v.modalities.speech.audio_reader import SAMPLE_RATE, AudioInfo, AudioRead
 from d2v.modalities.speech.sound_files import LEAST_SAMPLES, SOUND, Clips, read_headers, scan
 from d2v.modalities.speech.waveforms import value_range
 
-# What a recipe asks for unless told otherwise: data.min_seconds and data.max_seconds.
+# Defaults of data.min_seconds and data.max_seconds.
 _USUAL_SECONDS = (2.0, 20.0)
 _SHOWN = 10
 
@@ -39,16 +39,16 @@ class Survey:
     channels: dict[str, int]
     """Clips by number of channels."""
     speakers: int
-    """0: nothing says who speaks."""
+    """0: speakers are not known."""
     folders: dict[str, dict[str, float]]
     """Clips and hours by top folder."""
     with_transcript: int
     letters: str
     """Characters of the transcripts, sorted."""
     decoded: bool
-    """Whether files were decoded to their end, or their headers read."""
+    """Whether files were decoded to their end, or only their headers read."""
     broken: dict[str, str]
-    """Why each unusable file is, by its name."""
+    """Why a file is unusable, by its name."""
 
 
 def survey(root: str, decode: bool = False) -> tuple[Survey, Clips]:
@@ -56,7 +56,7 @@ def survey(root: str, decode: bool = False) -> tuple[Survey, Clips]:
 
     Args:
         root: folder, manifest, glob, archive or file of sound.
-        decode: find also what is truncated, silent or not finite.
+        decode: find also truncated, silent and not finite sound.
 
     Raises:
         UserError: nothing there is usable.
@@ -64,8 +64,9 @@ def survey(root: str, decode: bool = False) -> tuple[Survey, Clips]:
     source = open_everything(root, SOUND, "--input")
     clips, broken = read_headers(source)
     if decode:
-        found = scan(source, _decode_all, "decoding")
-        broken = broken | {index: item for index, item in enumerate(found) if isinstance(item, str)}
+        for index, found in enumerate(scan(source, _decode_all, "decoding")):
+            if isinstance(found, str):
+                broken[index] = found
         clips = clips.select(~np.isin(clips.index, list(broken)))
     reasons = {source.name(index): reason for index, reason in sorted(broken.items())}
     if not len(clips):
@@ -74,7 +75,7 @@ def survey(root: str, decode: bool = False) -> tuple[Survey, Clips]:
 
 
 def describe(figures: Survey) -> str:
-    """The figures for a person."""
+    """The figures as text."""
     checked = "by their headers; --decode reads all sound"
     if figures.decoded:
         checked = "decoded to their end"
@@ -101,21 +102,24 @@ def describe(figures: Survey) -> str:
         folders = [f"{name}: {row['clips']:,.0f} clips, {row['hours']:.2f} h" for name, row in figures.folders.items()]
         rows.append(("folders", "\n               ".join(_shortened(folders))))
     rows += [("note", note) for note in _notes(figures)]
-    lines = [figures.input, *(f"  {label:<13}{text}" for label, text in rows)]
+    lines = [figures.input]
+    lines += [f"  {label:<13}{text}" for label, text in rows]
     if figures.broken:
         lines += ["broken:", _first(figures.broken)]
     return "\n".join(lines)
 
 
 def hours_text(hours: float) -> str:
-    """For a person."""
-    return f"{hours:,.2f} h" if hours >= 1 else f"{hours * 60:.1f} min"
+    """A duration as text, in minutes if it is below an hour."""
+    if hours < 1:
+        return f"{hours * 60:.1f} min"
+    return f"{hours:,.2f} h"
 
 
 def _figures(root: str, clips: Clips, reasons: dict[str, str], decoded: bool) -> Survey:
     seconds = clips.num_samples / SAMPLE_RATE
     speakers = clips.categories("speaker")
-    present = [text for text in clips.texts() if text]
+    present = list(filter(None, clips.texts()))
     shortest, longest = _USUAL_SECONDS
     return Survey(
         input=root,
@@ -147,8 +151,10 @@ def _folders(clips: Clips, seconds: np.ndarray) -> dict[str, dict[str, float]]:
     ids = found.ids[clips.index]
     number = np.bincount(ids, minlength=len(found.names))
     total = np.bincount(ids, seconds, minlength=len(found.names))
-    rows = zip(found.names, number.tolist(), total.tolist(), strict=True)
-    return {name: {"clips": count, "hours": length / 3600} for name, count, length in rows}
+    rows: dict[str, dict[str, float]] = {}
+    for name, count, length in zip(found.names, number.tolist(), total.tolist(), strict=True):
+        rows[name] = {"clips": count, "hours": length / 3600}
+    return rows
 
 
 def _decode_all(file: Encoded) -> AudioInfo:

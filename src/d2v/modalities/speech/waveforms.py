@@ -13,8 +13,7 @@ from d2v.errors import BrokenSample
 from d2v.modalities.speech.audio_reader import SAMPLE_RATE, AudioReader
 from d2v.modalities.speech.labels import SpeechSplit
 
-_IGNORED_LETTER = -100  # Hugging Face's convention
-# Decoding and resampling take many times the memory of what they give.
+# Decoding and resampling take many times the memory of their result.
 _SLICE = 60 * SAMPLE_RATE
 
 
@@ -23,10 +22,10 @@ class SpeechDataset(SampleDataset):
 
     Args:
         split: clips and labels.
-        max_samples: longer clips are cropped to so many; None: never.
+        max_samples: length to which longer clips are cropped; None: never.
         random_crop: crop at a random place instead of the beginning.
-        normalize: each crop to zero mean and unit variance.
-        seed: of the crops.
+        normalize: scale each crop to zero mean and unit variance.
+        seed: seed of the crops.
         skipped: where broken clips are counted.
     """
 
@@ -56,14 +55,16 @@ class SpeechDataset(SampleDataset):
         return self._lengths
 
     def candidates(self, index: int) -> Iterator[int]:
-        """Ever shorter clips take the place of a broken one, and the batch keeps within its seconds; then longer."""
+        """A broken clip is replaced by a shorter one, which keeps the batch within its seconds, or else by a longer."""
         rank = int(self._rank[index])
-        yield from (int(i) for i in self._by_length[rank::-1])
-        yield from (int(i) for i in self._by_length[rank + 1 :])
+        yield from map(int, self._by_length[rank::-1])
+        yield from map(int, self._by_length[rank + 1 :])
 
     def load(self, index: int) -> tuple[Tensor, int | Tensor | None]:
         length, whole = int(self.lengths[index]), int(self._clips.num_samples[index])
-        start = int(torch.randint(whole - length + 1, ())) if self._random_crop and length < whole else 0
+        start = 0
+        if self._random_crop and length < whole:
+            start = int(torch.randint(whole - length + 1, ()))
         with AudioReader(self._clips.open(index)) as reader:
             wave = _read(reader, start, length)
             # A pause within a crop is no fault, but a file that holds nothing else is.

@@ -1,7 +1,7 @@
-"""Byte-level BPE as a ``tokenizer.json``: trained on texts, or put together from a vocabulary and its merges.
+"""Byte-level BPE as a ``tokenizer.json``: trained on texts, or made from a vocabulary and its merges.
 
-A text is split into words by GPT-2's regular expression, each word is written with one character a byte, and the pair
-of neighbours with the lowest rank is merged until none is left. Every text has ids, and every text comes back.
+A text is split into words by GPT-2's regular expression, each word is written with one character per byte, and the
+neighbouring pair of the lowest rank is merged until no pair is left. Any text can be encoded and comes back unchanged.
 """
 
 import json
@@ -17,15 +17,15 @@ FIRST = ("<s>", "<pad>", "</s>", "<unk>")
 MASK = "<mask>"
 SPECIAL = (*FIRST, MASK)
 
-# Trained in excess: merges that spell a special token are taken out again.
+# Types trained in excess, because merges that spell a special token are removed afterwards.
 _SPARE = 64
 
 
 def train(texts: Iterable[str], vocab_size: int, progress: bool) -> str:
-    """``tokenizer.json`` of a new BPE: <s> 0, <pad> 1, </s> 2, <unk> 3, the types, <mask>.
+    """The ``tokenizer.json`` of a new BPE: <s> 0, <pad> 1, </s> 2, <unk> 3, the types, <mask>.
 
     Raises:
-        UserError: ``vocab_size`` has no room for the bytes.
+        UserError: ``vocab_size`` is too small for the 256 bytes.
     """
     if vocab_size < 256:
         raise UserError(f"vocab_size {vocab_size}: the 256 bytes alone are types; give at least 256, such as 50260")
@@ -40,7 +40,7 @@ def train(texts: Iterable[str], vocab_size: int, progress: bool) -> str:
     tokenizer.train_from_iterator(texts, trainer)
     model = json.loads(tokenizer.to_str())["model"]
     by_id = sorted(model["vocab"], key=model["vocab"].get)
-    types, merges = _without_special(by_id[:256], [(a, b) for a, b in model["merges"]], vocab_size)
+    types, merges = _without_special(by_id[:256], model["merges"], vocab_size)
     names = [*FIRST, *types, MASK]
     return assemble({name: i for i, name in enumerate(names)}, merges)
 
@@ -48,7 +48,7 @@ def train(texts: Iterable[str], vocab_size: int, progress: bool) -> str:
 def _without_special(
     characters: Sequence[str], merges: Sequence[tuple[str, str]], vocab_size: int
 ) -> tuple[list[str], list[tuple[str, str]]]:
-    """Types and merges without those that spell a special token, such as the ``<s>`` of HTML: it would get its id."""
+    """Types and merges without those that spell a special token: HTML's ``<s>`` would get the id of the real one."""
     types = dict.fromkeys(characters)
     kept = []
     for left, right in merges:
@@ -63,7 +63,7 @@ def _without_special(
 
 
 def assemble(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> str:
-    """``tokenizer.json`` of a vocabulary and its merges, which `transformers` reads as well.
+    """The ``tokenizer.json`` of a vocabulary and its merges, which `transformers` reads as well.
 
     Raises:
         ValueError: a merge names a type that is not in the vocabulary.
@@ -74,10 +74,11 @@ def assemble(vocab: Mapping[str, int], merges: Sequence[tuple[str, str]]) -> str
         raise ValueError(str(error)) from error
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    present = [name for name in SPECIAL if name in vocab]
-    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in present])
+    for name in SPECIAL:
+        if name in vocab:
+            tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False)])
     if "<s>" in vocab and "</s>" in vocab:
-        # By position: the second argument has had two names.
+        # By position, because the name of the second argument depends on the version of the library.
         tokenizer.post_processor = processors.RobertaProcessing(
             ("</s>", vocab["</s>"]), ("<s>", vocab["<s>"]), trim_offsets=False, add_prefix_space=False
         )

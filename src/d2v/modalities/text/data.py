@@ -1,20 +1,22 @@
-"""Text for pretraining: blocks of a corpus that is prepared, or that is prepared here once."""
+"""Text for pretraining: blocks of a corpus that was prepared before, or is prepared once when training begins."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
+import numpy as np
+import torch
 from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
 
 from d2v.data.data_module import PretrainingDataModule, Split
 from d2v.data.sampler import StreamSampler
-from d2v.data.samples import Sample, SampleDataset, collate_samples
-from d2v.errors import UserError
+from d2v.data.samples import Sample, SampleDataset, SkippedSamples, collate_samples
+from d2v.errors import BrokenSample, UserError
 from d2v.modalities.text.corpus.blocks import LEAST_TOKENS, Blocks, EvenBlocks, sentence_blocks
 from d2v.modalities.text.corpus.preparation import open_shards, verify_once
 from d2v.modalities.text.corpus.shards import Shards
-from d2v.modalities.text.dataset import TextDataset
-from d2v.modalities.text.front_end import TextFrontEnd
+from d2v.modalities.text.encoder_check import check_encoder
 from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.modalities.text.tokenizer_files import TOKENIZER
 from d2v.model.encoder import Encoder
@@ -31,23 +33,67 @@ class _Split(NamedTuple):
         return f"tokens {start:,} to {stop:,} in {self.shards.folder}"
 
 
+class TextDataset(SampleDataset):
+    """Token ids int64 [N] that begin with ``<s>``.
+
+    Nothing here is random. Worker processes are sent the names of the shards and the spans of the blocks, no tokens.
+
+    Args:
+        shards: the tokens of a split.
+        blocks: where they are cut.
+        skipped: counts unreadable blocks.
+    """
+
+    broken_for_good = False  # the disk may answer the next time
+
+    def __init__(self, shards: Shards, blocks: Blocks, skipped: SkippedSamples) -> None:
+        super().__init__(len(blocks), 0, skipped)
+        self._shards, self._blocks = shards, blocks
+        self._bos, self._vocabulary = shards.tokenizer.bos_id, len(shards.tokenizer)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """int64 [n]: tokens of each block, ``<s>`` included."""
+        return self._blocks.lengths
+
+    def candidates(self, index: int) -> Iterator[int]:
+        """A broken block is replaced by one that is no longer, so that the batch keeps to its number of tokens."""
+        yield index
+        lengths = self.lengths
+        others = np.roll(np.arange(len(lengths)), -index)[1:]
+        yield from others[lengths[others] <= lengths[index]].tolist()
+
+    def load(self, index: int) -> tuple[Tensor, int | Tensor | None]:
+        start, stop = self._blocks.span(index)
+        ids = torch.empty(stop - start + 1, dtype=torch.int64)
+        ids[0] = self._bos
+        tokens = ids[1:].numpy()
+        try:
+            tokens[:] = self._shards.read(start, stop)
+        except OSError as error:
+            raise BrokenSample(error.strerror or str(error)) from error
+        if tokens.max() >= self._vocabulary:  # on an accelerator the error would name no cause
+            raise BrokenSample(f"it holds the id {tokens.max()}, and the tokenizer has {self._vocabulary:,} ids")
+        return ids, None
+
+
 class TextDataModule(PretrainingDataModule):
     """Blocks of text, from the shards that `d2v prepare text` writes or from raw text, which is then prepared once.
 
     Args:
         root: folder of shards; or raw text: a file (text, JSON lines, csv, tsv, parquet), folder or glob.
-        batch_size: tokens of one device and one micro-batch, padding included.
+        batch_size: tokens per device and micro-batch, padding included.
         global_batch_size: tokens of one optimizer step on all devices; null: no accumulation.
-        num_workers: processes a device that read; null: the cores a device, less one, at most 8.
-        block_size: tokens of a block, <s> included.
+        num_workers: reading processes per device; null: the cores per device, less one, at most 8.
+        block_size: tokens in a block, <s> included.
         break_mode: "none": the stream of all documents is cut into blocks of one length; "complete_doc": a block holds
             whole sentences (lines) of one document, as many as fit.
-        tokenizer: of raw text: tokenizer.json, or a folder of GPT-2's, fairseq's or Hugging Face's; null: one is
-            trained. Of shards: they must have been made with it.
+        tokenizer: tokenizer.json, or a folder with GPT-2's, fairseq's or Hugging Face's files; null: one is trained on
+            raw text. Shards must have been made with it.
         vocab_size: types of the tokenizer that is trained on raw text.
-        shards: folder for the shards of raw text; null: one in the user's cache folder.
+        shards: folder for the shards made of raw text; null: one in the user's cache folder.
         val_fraction: share of the documents of raw text that is held out for validation.
-        seed: of the order of blocks.
+        seed: seed for the order of blocks.
         max_skipped_fraction: largest tolerable share of unreadable blocks.
     """
 
@@ -83,7 +129,7 @@ class TextDataModule(PretrainingDataModule):
         if break_mode == "none" and batch_size % block_size:
             below = batch_size // block_size * block_size
             raise UserError(
-                f"data.batch_size {batch_size} (tokens) is no multiple of data.block_size {block_size}. "
+                f"data.batch_size {batch_size} (tokens) is not a multiple of data.block_size {block_size}. "
                 f"Set data.batch_size to {below} or {below + block_size}, or data.break_mode to complete_doc."
             )
         if not 0 <= val_fraction <= 0.5:
@@ -93,7 +139,7 @@ class TextDataModule(PretrainingDataModule):
         self._tokenizer, self._vocab_size, self._folder = tokenizer, vocab_size, shards
 
     def prepare_data(self) -> None:
-        """On one process: prepare raw text, look for damage, cut; the others find what it leaves.
+        """In one process: prepare raw text, check the shards and cut blocks; the other processes find the results.
 
         Raises:
             UserError: a file of the shards was changed since it was written.
@@ -111,27 +157,15 @@ class TextDataModule(PretrainingDataModule):
         """Check that the encoder knows every token and every position, and give it the tokenizer.
 
         Raises:
-            UserError: it has not.
+            UserError: it does not, or it was trained with another tokenizer.
         """
-        front = encoder.front
-        if not isinstance(front, TextFrontEnd):
-            raise UserError(f"The data are text, and {type(front).__name__} does not read it: use TextFrontEnd.")
-        tokenizer, options = self.tokenizer, "model.student.front"
-        if front.vocab_size < len(tokenizer):
-            raise UserError(
-                f"The tokenizer of data.root {self.root} has {len(tokenizer):,} ids, and the encoder embeds "
-                f"{front.vocab_size:,}. Set {options}.vocab_size to {len(tokenizer)}."
-            )
-        hidden = front.masked_input
+        named = f"The tokenizer of data.root {self.root}"
+        tokenizer = check_encoder(encoder, self.tokenizer, named, "data.block_size", self.block_size)
+        hidden = encoder.front.masked_input
         if isinstance(hidden, ReplaceTokens) and tokenizer.mask_id != hidden.mask_id < len(tokenizer):
             raise UserError(
                 f"The encoder hides tokens behind its last id {hidden.mask_id}, which is an ordinary type of the "
-                f"tokenizer of data.root {self.root}. Set {options}.vocab_size to {len(tokenizer) + 1}."
-            )
-        if front.max_positions is not None and front.max_positions < self.block_size:
-            raise UserError(
-                f"data.block_size is {self.block_size}, and the encoder has {front.max_positions} positions. Lower "
-                f"data.block_size, or set {options}.max_positions to {self.block_size}."
+                f"tokenizer of data.root {self.root}. Set front.vocab_size to {len(tokenizer) + 1}."
             )
         known = encoder.assets.get(TOKENIZER)
         if known is not None and TextTokenizer.from_json(known).fingerprint != tokenizer.fingerprint:
@@ -143,18 +177,22 @@ class TextDataModule(PretrainingDataModule):
 
     @property
     def tokenizer(self) -> TextTokenizer:
-        """That made the shards."""
+        """The tokenizer that made the shards."""
         return self._shards["train"].tokenizer
 
     @functools.cached_property
     def splits(self) -> dict[str, _Split]:
-        """By name, those that hold a block: "train", and perhaps "val"."""
-        splits = {name: _Split(shards, self._cut(shards)) for name, shards in self._shards.items()}
-        if not len(splits["train"].blocks):
+        """The splits that have blocks, by name: "train", and perhaps "val"."""
+        splits = {}
+        for name, shards in self._shards.items():
+            blocks = self._cut(shards)
+            if len(blocks):
+                splits[name] = _Split(shards, blocks)
+        if "train" not in splits:
             raise UserError(
                 f"data.root {self.root}: nothing to train on; no block of {LEAST_TOKENS} tokens or more can be made."
             )
-        return {name: split for name, split in splits.items() if len(split.blocks)}
+        return splits
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -167,7 +205,7 @@ class TextDataModule(PretrainingDataModule):
         return self._dataset(split) if split in self.splits else None
 
     def train_sampler(self, dataset: SampleDataset) -> StreamSampler:
-        """A stream of blocks of one length, or one of batches of blocks of about the same length."""
+        """A stream of blocks of one length, or of batches whose blocks have about the same length."""
         if self.break_mode == "none":
             return self.stream(len(dataset), int(self.batch_size) // self.block_size)
         return super().train_sampler(dataset)
@@ -186,7 +224,9 @@ class TextDataModule(PretrainingDataModule):
             blocks: Blocks = EvenBlocks(shards.num_tokens, self.block_size)
         else:
             blocks = sentence_blocks(shards, self.block_size)
-        left_out = f"; left out: {blocks.num_short:,} shorter than {LEAST_TOKENS} tokens" if blocks.num_short else ""
+        left_out = ""
+        if blocks.num_short:
+            left_out = f"; left out: {blocks.num_short:,} shorter than {LEAST_TOKENS} tokens"
         rank_zero_info(
             f"data: {shards.split}: {len(blocks):,} blocks of at most {self.block_size} tokens, from "
             f"{shards.num_documents:,} documents with {shards.num_tokens:,} tokens{left_out}"

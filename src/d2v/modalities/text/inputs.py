@@ -1,4 +1,4 @@
-"""Text that features are wanted of: files, lines, or rows of a table."""
+"""Text to embed: files, lines, or rows of a table."""
 
 import glob
 import os
@@ -28,23 +28,23 @@ from d2v.modalities.text.tokenizer_files import TOKENIZER
 from d2v.model.encoder import Encoder
 
 LONGEST = 512
-"""Tokens of a piece where the encoder takes any number: as long as in the published training."""
+"""Tokens of a part where the encoder has no limit: as many as in the published training."""
 
 _ID = "id"
 _AT_ONCE = 1000  # texts that are tokenised together, on all cores
 
 
 def open_inputs(root: str, encoder: Encoder) -> "TextInputs":
-    """Read all text, as tokens of the encoder's own tokenizer.
+    """Read all text, and tokenise it with the encoder's own tokenizer.
 
     Args:
         root: a folder or a glob (each .txt file is a text, named by its path); a .txt file or ``-`` for stdin (each
-            line is one, named by its number from 1; blank ones are left out); or a table (.tsv, .csv, .jsonl,
+            line is a text, named by its number from 1; blank lines are left out); or a table (.tsv, .csv, .jsonl,
             .parquet), whose rows are named by their column ``id``, or by their number from 0.
-        encoder: of text.
+        encoder: an encoder for text.
 
     Raises:
-        UserError: there is no text, a table has no column for it, or the encoder brings no tokenizer.
+        UserError: there is no text, a table has no column of texts, or the encoder brings no tokenizer.
     """
     front = encoder.front
     assert isinstance(front, TextFrontEnd)
@@ -57,7 +57,7 @@ def open_inputs(root: str, encoder: Encoder) -> "TextInputs":
     if len(tokenizer) > front.vocab_size:
         raise UserError(
             f"--checkpoint: its tokenizer has {len(tokenizer):,} ids, and the encoder embeds {front.vocab_size:,}; "
-            "import it anew with the one that it was trained with"
+            "import it again with the one that it was trained with"
         )
     inputs = TextInputs(_texts(root), tokenizer, front.max_positions or LONGEST)
     if not len(inputs) and not inputs.broken:
@@ -69,9 +69,9 @@ class TextInputs(Inputs):
     """Token ids ``<s> text </s>``; a later part of a long text begins with ``<s>`` as well.
 
     Args:
-        texts: their names and contents; those without a token are broken.
-        tokenizer: the encoder's.
-        longest: tokens that it takes at once.
+        texts: names and contents; a text without a token counts as broken.
+        tokenizer: the encoder's tokenizer.
+        longest: tokens that the encoder takes at once.
     """
 
     unit = "text"
@@ -81,11 +81,12 @@ class TextInputs(Inputs):
         super().__init__([], {})
         self.longest = longest
         self._bos = tokenizer.bos_id
-        ids = array("i")  # int32, all texts in one: Python's own arrays can grow
+        ids = array("i")  # int32, all texts in one; unlike NumPy's, this array can grow
         ends = [0]
         rows = iter(tqdm(texts, desc="tokenising", unit="text", unit_scale=True, disable=None, leave=False))
         while some := list(islice(rows, _AT_ONCE)):
-            for (name, _), tokens in zip(some, tokenizer.encode_batch([text for _, text in some]), strict=True):
+            names, contents = zip(*some, strict=True)
+            for name, tokens in zip(names, tokenizer.encode_batch(contents), strict=True):
                 if not len(tokens):
                     self.broken[name] = "it is empty"
                     continue
@@ -94,7 +95,7 @@ class TextInputs(Inputs):
                 ids.frombytes(tokens.tobytes())
                 ids.append(tokenizer.eos_id)
                 ends.append(ends[-1] + len(tokens) + 2)
-        self._ids = np.frombuffer(ids, np.int32) if ids else np.empty(0, np.int32)
+        self._ids = np.asarray(ids)
         self._ends = np.array(ends, dtype=np.int64)
 
     def fingerprint(self) -> str:
@@ -108,12 +109,12 @@ class TextInputs(Inputs):
     def read(self, index: int, start: int, stop: int | None) -> Int64[Tensor, "n"]:
         begin, end = self._ends[index : index + 2]
         ids = torch.from_numpy(self._ids[begin:end][start:stop].astype(np.int64))
-        ids[0] = self._bos  # what stood there in the middle of a text is never kept
+        ids[0] = self._bos  # in the middle of a text it takes the place of a token of which no output is kept
         return ids
 
 
 def _texts(root: str) -> Iterator[tuple[str, str]]:
-    """Name and content of each."""
+    """The name and content of each text."""
     path = Path(root).expanduser()
     if root == "-":
         return _lines()
@@ -124,7 +125,7 @@ def _texts(root: str) -> Iterator[tuple[str, str]]:
     if not glob.has_magic(root):
         raise UserError(f"--input {root} does not exist; give a folder, a file, a glob, or - for stdin")
     found = sorted(os.path.abspath(name) for name in glob.glob(str(path), recursive=True) if name.endswith(".txt"))
-    folder = os.path.commonpath([os.path.dirname(name) for name in found]) if found else ""
+    folder = os.path.commonpath(list(map(os.path.dirname, found))) if found else ""
     return _files(Path(folder), [os.path.relpath(name, folder) for name in found], f"no .txt file matches {root}")
 
 
@@ -140,7 +141,7 @@ def _files(folder: Path, names: list[str], nothing: str) -> Iterator[tuple[str, 
         text, places = decode(content.removeprefix(BOM))
         invalid += places > 0
         yield name.encode(errors="backslashreplace").decode(), text.strip()
-    _tell(invalid, "files")
+    _warn_of_utf8(invalid, "files")
 
 
 def _lines() -> Iterator[tuple[str, str]]:
@@ -150,7 +151,7 @@ def _lines() -> Iterator[tuple[str, str]]:
         invalid += places > 0
         if text := text.strip():
             yield str(number), text
-    _tell(invalid, "lines of stdin")
+    _warn_of_utf8(invalid, "lines of stdin")
 
 
 def _rows(path: Path) -> Iterator[tuple[str, str]]:
@@ -161,16 +162,19 @@ def _rows(path: Path) -> Iterator[tuple[str, str]]:
             f"--input {path}: none of its columns ({', '.join(table.columns)}) is called "
             f"{', '.join(TEXT_COLUMNS[:-1])} or {TEXT_COLUMNS[-1]}; rename the one with the text"
         )
-    columns = [text] if name is None else [text, name]
+    columns = [text]
+    if name is not None:
+        columns.append(name)
     for row, (place, cells) in enumerate(table.rows(columns)):
-        number = str(row)
-        if ending_of(path) == ".txt":
-            number = place.rpartition(":")[2]
-        content = (cells[0] or "").strip()
-        yield (cells[-1] if name is not None and cells[-1] else number), content
+        named = str(row)
+        if name is not None and cells[1]:
+            named = cells[1]
+        elif ending_of(path) == ".txt":
+            named = place.rpartition(":")[2]
+        yield named, (cells[0] or "").strip()
     warn_of_invalid(table)
 
 
-def _tell(invalid: int, what: str) -> None:
+def _warn_of_utf8(invalid: int, what: str) -> None:
     if invalid:
-        tqdm.write(f"--input: {invalid:,} {what} are no valid UTF-8; what is not became U+FFFD", file=sys.stderr)
+        tqdm.write(f"--input: {invalid:,} {what} are not valid UTF-8; the invalid bytes became U+FFFD", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Lines of text from files, compressed or not: some whole lines at a time."""
+"""Whole lines of text from files, compressed or not, block by block."""
 
 import bz2
 import gzip
@@ -17,11 +17,11 @@ from d2v.errors import UserError
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 BOM = b"\xef\xbb\xbf"
-"""What some editors write at the beginning of a file in UTF-8; it is no text."""
+"""What some editors write at the beginning of a file in UTF-8; it is not part of the text."""
 
 
 def ending_of(path: str | Path) -> str:
-    """In lower case, without that of a compression."""
+    """The ending of a file's name in lower case, without the one of a compression: ``.csv`` for ``a.CSV.gz``."""
     stem, last = os.path.splitext(os.path.basename(path).lower())
     if last in COMPRESSED:
         last = os.path.splitext(stem)[1]
@@ -33,7 +33,7 @@ def open_binary(path: str | Path, source: str) -> Iterator[tuple[IO[bytes], IO[b
     """A file as bytes, uncompressed, and the file on the disk, whose position tells how much of it was read.
 
     Raises:
-        UserError: It is damaged, shorter than it should be, or cannot be read.
+        UserError: The file is damaged, cut short, or cannot be read.
     """
     try:
         with open(path, "rb", buffering=1 << 18) as raw:
@@ -51,22 +51,22 @@ def open_binary(path: str | Path, source: str) -> Iterator[tuple[IO[bytes], IO[b
             else:
                 yield raw, raw
     except (EOFError, lzma.LZMAError, zlib.error) as error:
-        raise UserError(f"{source} {path}: is damaged ({error}); get it anew") from error
+        raise UserError(f"{source} {path}: is damaged ({error}); get it again") from error
     except OSError as error:
-        if error.errno is None:  # what gzip, bz2 and zstd say of the content
-            raise UserError(f"{source} {path}: is damaged ({error}); get it anew") from error
+        if error.errno is None:  # gzip, bz2 and zstd complain about the content
+            raise UserError(f"{source} {path}: is damaged ({error}); get it again") from error
         raise UserError(f"{source} {path}: cannot be read ({error.strerror})") from error
 
 
 class LineBlocks:
-    """The lines of a file, some at a time.
+    """The lines of a file, block by block.
 
     Args:
-        file: At the beginning of a line.
-        position: The byte where that is, uncompressed.
+        file: A file whose position is the beginning of a line.
+        position: That position in uncompressed bytes.
         line: The number of that line.
-        stop: No block begins here or later.
-        size: Bytes of a block, about.
+        stop: No block begins at this byte or later.
+        size: Approximate bytes of a block.
     """
 
     def __init__(self, file: IO[bytes], position: int, line: int, stop: int, size: int) -> None:
@@ -75,10 +75,10 @@ class LineBlocks:
         self._file, self._stop, self._size = file, stop, size
 
     def next(self, quoted: bool) -> tuple[int, bytes]:
-        """The number of the first line, and some lines; none at the end.
+        """The number of the first line and the next block of lines, which is empty at the end.
 
         Args:
-            quoted: Lines between quotes are not taken apart, if there are not too many of them.
+            quoted: Whether to keep the lines of a quoted cell together, if there are not too many of them.
         """
         first_line, at_start = self.line, self.position == 0
         block = self._file.read(max(0, min(self._size, self._stop - self.position)))
@@ -88,10 +88,12 @@ class LineBlocks:
             block += self._rest_of_cell()
         self.position += len(block)
         self.line += count_lines(block)
-        return first_line, block.removeprefix(BOM) if at_start else block
+        if at_start:
+            block = block.removeprefix(BOM)
+        return first_line, block
 
     def lines(self, block: bytes) -> Iterator[str]:
-        """The lines of a block without their ends; whoever asks for more gets those behind it."""
+        """The lines of a block without their ends, and, if more are asked for, the lines after it."""
         for line in block.removesuffix(b"\n").split(b"\n"):
             yield self._decode(line)
         while line := self._file.readline():
@@ -116,7 +118,7 @@ class LineBlocks:
 
 
 def decode(data: bytes) -> tuple[str, int]:
-    """A text from UTF-8, and how many places of it were none and became U+FFFD."""
+    """A text from UTF-8, and how many places were no valid UTF-8 and became U+FFFD."""
     try:
         return data.decode(), 0
     except UnicodeDecodeError:
@@ -125,10 +127,10 @@ def decode(data: bytes) -> tuple[str, int]:
 
 
 def count_lines(block: bytes) -> int:
-    """Lines of a block, of which the last need not have an end."""
+    """The number of lines in a block; the last need not have an end."""
     return _count(block, b"\n") + (not block.endswith(b"\n"))
 
 
 def _count(block: bytes, byte: bytes) -> int:
-    # Several times as fast as bytes.count.
+    # several times as fast as bytes.count
     return int(np.count_nonzero(np.frombuffer(block, np.uint8) == ord(byte)))

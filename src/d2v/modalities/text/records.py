@@ -1,9 +1,9 @@
 """One reader of records: rows of CSV, TSV and Parquet, objects of JSON lines, lines of plain text.
 
 Text is read in blocks of whole lines, so that a file of any size takes a few megabytes of memory. pyarrow, or one call
-of Python's JSON parser, reads a block at once. A block that they refuse, or might read otherwise than described here,
-is read record by record: that is slower, knows the line of an error, and allows for rows with too few cells, blank
-lines and bytes that are no UTF-8.
+of Python's JSON parser, reads a whole block. A block that they refuse, or might read differently from what is described
+here, is read record by record: that is slower, but knows the line of an error, and copes with rows with too few cells,
+blank lines and invalid UTF-8.
 """
 
 import csv
@@ -27,29 +27,29 @@ if TYPE_CHECKING:
     import pyarrow as pa  # type: ignore[import-untyped]
 
 Row = tuple[str, list[str | None]]
-"""Where a record stands (FILE:LINE, from 1), and the cells that were asked for; None where there is none."""
+"""The place of a record (FILE:LINE, from 1), and the cells that were asked for; None for a missing cell."""
 NumberedRow = tuple[int, list[str | None]]
 
 ENDINGS = (".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".parquet", ".txt")
 END = 1 << 62
-"""Of a file whose size is not known before it is read."""
+"""The end of a file whose size is not known before it is read."""
 
 _BLOCK = 1 << 20
 _LARGEST_BLOCK = 1 << 30  # pyarrow counts the bytes of a block in 32 bits
-_PARQUET_ROWS = 256  # together in memory: each may be a whole book
+_PARQUET_ROWS = 256  # in memory at the same time: each may be a whole book
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What of a file is read, and what messages about it say.
+    """Which part of a file is read, and how messages name it.
 
     Args:
-        source: What the user calls the file.
-        start: Byte at which the first record begins at the earliest; of Parquet the first group of rows.
-        stop: No record is read that begins here or later.
-        how_to_name: Every record must have a text in the columns that are asked for, or else an error says how to
-            name others; None: a cell that is missing is None, and numbers become text.
-        one_by_one: Read record by record, so that ``read_bytes`` is exact after each.
+        source: The key or option with which the user named the file.
+        start: No record is read that begins before this byte; for Parquet the first row group.
+        stop: No record is read that begins at this byte, or row group, or later.
+        how_to_name: If set, every record must have a text in the columns that are asked for; the error for one that
+            has none says that this names another column. None: a missing cell is None, and numbers become text.
+        one_by_one: Whether to read record by record, so that ``read_bytes`` is exact after each.
     """
 
     source: str = "data.root"
@@ -63,14 +63,14 @@ class Records(ABC):
     """Records with named columns.
 
     Args:
-        path: Of the file or folder.
-        columns: Their names.
+        path: The file or folder.
+        columns: The names of its columns.
     """
 
     read_bytes = 0
-    """How much was read so far, in bytes on the disk."""
+    """Bytes on the disk that were read so far."""
     invalid = 0
-    """Places that were no UTF-8 and became U+FFFD, in what was read so far."""
+    """Places read so far that were no valid UTF-8 and became U+FFFD."""
 
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         self.path = path
@@ -78,29 +78,29 @@ class Records(ABC):
 
     @abstractmethod
     def rows(self, columns: Sequence[str]) -> Iterator[Row]:
-        """All records in their order.
+        """All records in order.
 
         Raises:
             UserError: The file cannot be read.
         """
 
     def class_names(self, column: str) -> tuple[str, ...]:
-        """Names that the file itself gives to the numbers in a column, in their order; only Hugging Face's do."""
+        """Names that the file itself gives to the numbers in a column, in order; only Hugging Face's files do."""
         return ()
 
 
 def open_records(path: Path, header: Sequence[str] | None = None, reading: Reading | None = None) -> Records:
-    """The records of a file, by its ending.
+    """Open a file of records; its ending says which format it has.
 
     Args:
-        path: ``.tsv`` (no quoting: a quote is text, and a line a row), ``.csv`` (quoted), ``.jsonl``, ``.parquet``, or
-            ``.txt`` (one text a line); the text formats also ``.gz``, ``.bz2``, ``.xz``, ``.zst``.
-        header: Names of the columns of a delimited file without a line of names; None: its first line has them; empty:
+        path: ``.tsv`` (no quoting: a quote is text, and a line is a row), ``.csv`` (quoted), ``.jsonl``, ``.parquet``,
+            or ``.txt`` (one text per line); except for Parquet also compressed: ``.gz``, ``.bz2``, ``.xz``, ``.zst``.
+        header: Names of the columns of a delimited file without a header line; None: its first line has them; empty:
             they are numbered from 1.
-        reading: What of it; None: all.
+        reading: Which part to read; None: all of it.
 
     Raises:
-        UserError: The file is of no known kind, empty or damaged.
+        UserError: The file has no known ending, is empty or is damaged.
     """
     reading = reading or Reading()
     kind = ending_of(path)
@@ -116,11 +116,11 @@ def open_records(path: Path, header: Sequence[str] | None = None, reading: Readi
 
 
 class TextRecords(Records):
-    """Records in lines of text, which only a line feed ends.
+    """Records in lines of text; only a line feed ends a line.
 
     Args:
-        path: Of the file.
-        reading: What of it.
+        path: The file.
+        reading: Which part of it to read.
     """
 
     quoted = False
@@ -143,7 +143,8 @@ class TextRecords(Records):
             else:
                 begin = self._begin
                 file.read(begin[0])
-            blocks = LineBlocks(file, *begin, reading.stop, 1 if reading.one_by_one else _BLOCK)
+            size = 1 if reading.one_by_one else _BLOCK
+            blocks = LineBlocks(file, *begin, reading.stop, size)
             while True:
                 first_line, block = blocks.next(self.quoted)
                 if not block:
@@ -161,19 +162,19 @@ class TextRecords(Records):
     def read_bytes(self) -> int:  # type: ignore[override]
         return 0 if self._raw is None else self._raw.tell() - self.reading.start
 
-    @abstractmethod
     def _read_at_once(self, first_line: int, block: bytes, columns: Sequence[str]) -> Iterable[NumberedRow] | None:
-        """The records of a block; None where they might be wrong."""
+        """The records of a block; None if they might be wrong, or there is no faster way than one by one."""
+        return None
 
     @abstractmethod
     def _read_one_by_one(
         self, first_line: int, block: bytes, blocks: LineBlocks, columns: Sequence[str]
     ) -> Iterator[NumberedRow]:
-        """The records that begin in any block, or the error in it."""
+        """The records that begin in a block, whatever is in it; raises the error in it."""
 
     def _where(self, line: int) -> str:
         """The beginning of an error message."""
-        with open(self.path, "rb") as file:  # lines are counted from the part's first one
+        with open(self.path, "rb") as file:  # ``line`` counts from the first line of the part that is read
             left = self._part_begin
             while left and (block := file.read(min(_BLOCK, left))):
                 left -= len(block)
@@ -182,13 +183,13 @@ class TextRecords(Records):
 
 
 class Delimited(TextRecords):
-    """Cells between tabs, or between commas and in quotes.
+    """TSV or CSV.
 
     Args:
-        path: Of the file.
-        reading: What of it.
-        header: As of :func:`open_records`.
-        quoted: Whether it is CSV.
+        path: The file.
+        reading: Which part of it to read.
+        header: As for :func:`open_records`.
+        quoted: Whether it is CSV: between commas, with quotes.
     """
 
     def __init__(self, path: Path, reading: Reading, header: Sequence[str] | None, quoted: bool) -> None:
@@ -216,9 +217,8 @@ class Delimited(TextRecords):
         if b"\r" in block:
             block = block.replace(b"\r\n", b"\n")
             if b"\r" in block:
-                return None  # for pyarrow it ends a line
-        places = [self.columns.index(column) for column in columns]
-        names = [str(number) for number in range(self._width)]
+                return None  # pyarrow would end the line here
+        names = list(map(str, range(self._width)))
         parsing = ParseOptions(delimiter="\t", quote_char=False)
         if self.quoted:
             parsing = ParseOptions(newlines_in_values=True)
@@ -230,16 +230,16 @@ class Delimited(TextRecords):
                 parsing,
                 ConvertOptions(check_utf8=False, column_types=dict.fromkeys(names, pa.string())),
             )
-            cells = [table.column(place) for place in places]
+            asked = [table.column(self.columns.index(column)) for column in columns]
         except (pa.ArrowException, IndexError):
             return None
         lines = self._lines_of(table, first_line, block)
         if lines is None:
             return None
-        return zip(lines, map(list, zip(*(column.to_numpy().tolist() for column in cells), strict=True)), strict=True)
+        return zip(lines, map(list, _by_row(asked)), strict=True)
 
     def _lines_of(self, table: "pa.Table", first_line: int, block: bytes) -> Sequence[int] | None:
-        """The line of each row; None where pyarrow has left out a blank line, or a cell goes on behind the block."""
+        """The line of each row; None if pyarrow left out a blank line, or a cell goes on after the block."""
         count = count_lines(block)
         is_end = np.frombuffer(block, np.uint8) == ord("\n")
         if table.num_rows == count and not (self.quoted and (is_end[0] or (is_end[1:] & is_end[:-1]).any())):
@@ -247,7 +247,7 @@ class Delimited(TextRecords):
         if not self.quoted or not table.num_rows or table.column(-1)[-1].as_py().endswith("\n"):
             return None
         lines = [first_line]
-        for cells in zip(*(column.to_numpy().tolist() for column in table.columns), strict=True):
+        for cells in _by_row(table.columns):
             lines.append(lines[-1] + 1 + "".join(cells).count("\n"))
         if lines.pop() != first_line + count:
             return None
@@ -257,17 +257,17 @@ class Delimited(TextRecords):
         self, first_line: int, block: bytes, blocks: LineBlocks, columns: Sequence[str]
     ) -> Iterator[NumberedRow]:
         places = [self.columns.index(column) for column in columns]
+        width = max(places) + 1
         for line, cells in self._cells(first_line, block, blocks):
-            if len(cells) <= max(places) and self.reading.how_to_name is not None:
+            if len(cells) < width and self.reading.how_to_name is not None:
                 if not "".join(cells).strip():
                     continue
-                raise UserError(
-                    f"{self._where(line)}: has {len(cells)} cells, and the text should be in number {max(places) + 1}"
-                )
-            yield line, [cells[place] if place < len(cells) else None for place in places]
+                raise UserError(f"{self._where(line)}: has {len(cells)} cells, and the text should be in cell {width}")
+            padded = [*cells, *[None] * (width - len(cells))]
+            yield line, [padded[place] for place in places]
 
     def _cells(self, first_line: int, block: bytes, blocks: LineBlocks) -> Iterator[tuple[int, list[str]]]:
-        """All cells of each row; a blank line is no row."""
+        """All cells of each row; a blank line is not a row."""
         count = count_lines(block)
         if not self.quoted:
             for line, text in enumerate(islice(blocks.lines(block), count), first_line):
@@ -284,22 +284,17 @@ class Delimited(TextRecords):
                     yield line, cells
                 line = first_line + reader.line_num
         except csv.Error as error:
-            raise UserError(f"{self._where(line)}: no valid CSV ({error}); mend it") from error
+            raise UserError(f"{self._where(line)}: no valid CSV ({error}); correct it") from error
 
 
 class JsonLines(TextRecords):
-    """An object a line; or one array of objects, where records need not have a text.
-
-    Args:
-        path: Of the file.
-        reading: What of it.
-    """
+    """One object per line; or one array of objects, unless every record must have a text."""
 
     def __init__(self, path: Path, reading: Reading) -> None:
         super().__init__(path, reading)
         self._array: list[dict[str, Any]] = []
         if reading.how_to_name is not None:
-            return  # what the records have is looked at one by one
+            return  # the keys of each record are checked
         with open_binary(path, reading.source) as (file, _):
             blocks = LineBlocks(file, 0, 1, END, 1)
             line, block = blocks.next(quoted=False)
@@ -326,7 +321,7 @@ class JsonLines(TextRecords):
             items = json.loads(f"[{objects}]")
         except ValueError:
             return None
-        if len(items) != count_lines(block) or not all(type(item) is dict for item in items):
+        if len(items) != count_lines(block) or set(map(type, items)) != {dict}:
             return None
         return [(line, self._texts(item, columns, line)) for line, item in enumerate(items, first_line)]
 
@@ -338,7 +333,7 @@ class JsonLines(TextRecords):
                 yield line, self._texts(self._parsed(text, line), columns, line)
 
     def _parsed(self, text: str, line: int) -> Any:
-        """An object, or a list of them."""
+        """An object, or a list of objects."""
         is_array = text.lstrip().startswith("[")
         if is_array and self.reading.how_to_name is not None:
             raise UserError(
@@ -349,7 +344,8 @@ class JsonLines(TextRecords):
             found = json.loads(text)
         except ValueError as error:
             raise UserError(f"{self._where(line)}: no valid JSON ({error}); each line must be an object") from error
-        for item in found if is_array and line == 1 else [found]:
+        items = found if is_array and line == 1 else [found]
+        for item in items:
             if not isinstance(item, dict):
                 raise UserError(f"{self._where(line)}: expected JSON objects, one a line, found {text[:40]}")
         return found
@@ -367,23 +363,15 @@ class JsonLines(TextRecords):
                     f"{', '.join(map(repr, item))}; name the key of the text: {self.reading.how_to_name}"
                 )
             if not isinstance(item[column], str | None):
-                raise UserError(f"{self._where(line)}: {column!r} is no text but {type(item[column]).__name__}")
+                raise UserError(f"{self._where(line)}: {column!r} is not text but {type(item[column]).__name__}")
 
 
 class Lines(TextRecords):
-    """A text a line; blank ones are none.
-
-    Args:
-        path: Of the file.
-        reading: What of it.
-    """
+    """One text per line; blank lines are left out."""
 
     def __init__(self, path: Path, reading: Reading) -> None:
         super().__init__(path, reading)
         self.columns = ("text",)
-
-    def _read_at_once(self, first_line: int, block: bytes, columns: Sequence[str]) -> None:
-        return None  # nothing would be faster
 
     def _read_one_by_one(
         self, first_line: int, block: bytes, blocks: LineBlocks, columns: Sequence[str]
@@ -394,11 +382,11 @@ class Lines(TextRecords):
 
 
 class Parquet(Records):
-    """Parquet, Hugging Face's or of any other origin.
+    """Parquet, written by Hugging Face's `datasets` or by anything else.
 
     Args:
-        path: Of the file.
-        reading: What of it.
+        path: The file.
+        reading: Which part of it to read.
     """
 
     def __init__(self, path: Path, reading: Reading) -> None:
@@ -412,7 +400,7 @@ class Parquet(Records):
         super().__init__(path, self._file.schema_arrow.names)
         self.reading = reading
         self.num_groups: int = self._file.metadata.num_row_groups
-        # Where Hugging Face keeps what the numbers of a column mean.
+        # Here Hugging Face stores what the numbers of a column mean.
         described = json.loads((self._file.schema_arrow.metadata or {}).get(b"huggingface", b"{}"))
         self._features = described.get("info", {}).get("features", {})
 
@@ -453,16 +441,16 @@ class Parquet(Records):
 
 
 def arrow_rows(name: str, first: int, batch: "pa.RecordBatch | pa.Table", columns: Sequence[str]) -> Iterator[Row]:
-    """Rows of a batch, of which the first has this number."""
+    """The rows of a batch, numbered from ``first``."""
     cells = [batch.column(column).to_pylist() for column in columns]
     for number, values in enumerate(zip(*cells, strict=True), first):
         yield f"{name}:{number}", list(map(as_text, values))
 
 
 def as_text(value: Any) -> str | None:
-    """A value of JSON or Parquet as it would stand in a table of text."""
+    """A value of JSON or Parquet as it would be written in a table of text."""
     if isinstance(value, str):
-        return without_surrogates(value)  # JSON can hold halves of surrogate pairs, which are no text
+        return without_surrogates(value)  # JSON can hold halves of surrogate pairs, which UTF-8 cannot
     if value is None:
         return None
     if isinstance(value, bool):
@@ -472,7 +460,12 @@ def as_text(value: Any) -> str | None:
     return str(value)
 
 
+def _by_row(columns: "Iterable[pa.ChunkedArray]") -> Iterator[tuple[str, ...]]:
+    by_column = [column.to_numpy().tolist() for column in columns]
+    return zip(*by_column, strict=True)
+
+
 def warn_of_invalid(records: Records) -> None:
-    """Say how much of what was read is no UTF-8."""
+    """Warn if something that was read was no valid UTF-8."""
     if records.invalid:
-        rank_zero_warn(f"data: {records.invalid:,} places in {records.path} are no valid UTF-8 and became U+FFFD")
+        rank_zero_warn(f"data: {records.invalid:,} places in {records.path} are not valid UTF-8 and became U+FFFD")

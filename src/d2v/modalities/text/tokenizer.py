@@ -1,4 +1,4 @@
-"""Text to token ids and back: any tokenizer of the ``tokenizers`` library under the names that the project uses."""
+"""Text to token ids and back, with any tokenizer of the ``tokenizers`` library."""
 
 import hashlib
 import json
@@ -25,27 +25,31 @@ _NAMES = {
 class TextTokenizer:
     """A tokenizer and the ids of its special tokens, which are found by their names (RoBERTa's or BERT's).
 
-    Special tokens that are written in a text are text like any other.
+    The names of special tokens inside a text are treated as ordinary text.
 
     Args:
-        text: ``tokenizer.json``; :meth:`open` and :meth:`train` make it.
+        text: content of a ``tokenizer.json``; :meth:`open` and :meth:`train` get it for you.
         where: what to call it in messages.
 
     Raises:
-        UserError: it is no such file, or it has no token that begins, ends or pads a sequence.
+        UserError: it cannot be read, or has no token that begins, ends or pads a sequence.
     """
 
     def __init__(self, text: str, where: str = "tokenizer.json") -> None:
         try:
             self.backend = Tokenizer.from_str(text)
         except Exception as error:  # the library raises plain Exception
-            raise UserError(f"{where} is no tokenizer.json of the `tokenizers` library ({error}).") from error
+            raise UserError(f"{where} is not a tokenizer.json of the `tokenizers` library ({error}).") from error
         self.backend.no_truncation()
         self.backend.no_padding()
-        self.backend.encode_special_tokens = True  # those that stand in the text are plain text
+        self.backend.encode_special_tokens = True  # their names inside a text are plain text
         self._json = text
-        ids = {kind: self._find(names) for kind, names in _NAMES.items()}
-        missing = [" or ".join(_NAMES[kind]) for kind in ("bos", "pad", "eos") if ids[kind] is None]
+        ids: dict[str, int | None] = {}
+        missing = []
+        for kind, names in _NAMES.items():
+            ids[kind] = self._find(names)
+            if ids[kind] is None and kind in ("bos", "pad", "eos"):
+                missing.append(" or ".join(names))
         if missing:
             raise UserError(
                 f"{where} has no token {', no '.join(missing)}. GPT-2's own vocabulary has none of them: put fairseq's "
@@ -60,7 +64,7 @@ class TextTokenizer:
 
     @classmethod
     def open(cls, path: str | Path) -> "TextTokenizer":
-        """Of a file, a folder or a prefix; see :func:`~d2v.modalities.text.tokenizer_files.read_tokenizer`.
+        """Read a file, a folder or a prefix; see :func:`~d2v.modalities.text.tokenizer_files.read_tokenizer`.
 
         Raises:
             UserError: there is none, or it cannot be used.
@@ -69,18 +73,18 @@ class TextTokenizer:
 
     @classmethod
     def from_json(cls, text: str) -> "TextTokenizer":
-        """From what :meth:`to_json` gave."""
+        """The tokenizer that :meth:`to_json` wrote."""
         return cls(text)
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int = 50260, progress: bool = False) -> "TextTokenizer":
-        """A byte-level BPE of these texts; the same for the same texts in the same order.
+        """Train a byte-level BPE; the same texts in the same order give the same tokenizer.
 
         Args:
-            texts: read once, one after the other.
-            vocab_size: types, the 256 bytes among them; fewer if no pair is left that occurs twice. Five special
-                tokens come on top: with 50,260 it is as long as RoBERTa's, 50,265.
-            progress: whether to draw bars.
+            texts: read once, in order.
+            vocab_size: types, including the 256 bytes; fewer if no remaining pair occurs twice. Five special tokens
+                are added: with 50,260 there are as many ids as RoBERTa has, 50,265.
+            progress: whether to draw progress bars.
 
         Raises:
             UserError: ``vocab_size`` is less than 256.
@@ -88,7 +92,7 @@ class TextTokenizer:
         return cls(bpe.train(texts, vocab_size, progress))
 
     def to_json(self) -> str:
-        """Content of its ``tokenizer.json``, unchanged since it was read."""
+        """The content of ``tokenizer.json``, exactly as it was read."""
         return self._json
 
     def save(self, path: str | Path) -> None:
@@ -97,36 +101,36 @@ class TextTokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with the content of ``tokenizer.json``, not with its spaces."""
+        """A hash of the content of ``tokenizer.json`` that ignores how it is indented."""
         plain = json.dumps(json.loads(self._json), sort_keys=True, separators=(",", ":"))
         return hashlib.blake2b(plain.encode(), digest_size=12).hexdigest()
 
     def __len__(self) -> int:
-        """Number of ids, special ones among them."""
+        """The number of ids, including special ones."""
         return self._len
 
     def __reduce__(self) -> tuple:
         return TextTokenizer.from_json, (self._json,)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without special tokens."""
+        """The ids of a text, without special tokens."""
         return self.backend.encode(without_surrogates(text), add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Ids of texts, without special tokens, each int32 [N]."""
-        encoded = self.backend.encode_batch_fast([without_surrogates(text) for text in texts], add_special_tokens=False)
+        """The ids of each text, int32 [N], without special tokens."""
+        encoded = self.backend.encode_batch_fast(list(map(without_surrogates, texts)), add_special_tokens=False)
         return [np.array(one.ids, dtype=np.int32) for one in encoded]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of ids; special tokens by their names."""
-        return self.backend.decode([int(i) for i in ids], skip_special_tokens=False)
+        """The text of these ids, with special tokens by their names."""
+        return self.backend.decode(list(map(int, ids)), skip_special_tokens=False)
 
     def sequence(self, *texts: Sequence[int] | np.ndarray, max_length: int) -> list[int]:
-        """What a model reads: ``<s> a </s>``, or ``<s> a </s> </s> b </s>`` (RoBERTa's form of a pair).
+        """The input of a model: ``<s> a </s>``, or ``<s> a </s> </s> b </s>`` for a pair, as in RoBERTa.
 
         Args:
-            texts: ids of a text, or of two.
-            max_length: in tokens, special ones among them; what is too much is cut from the end of the longer text.
+            texts: ids of one text, or of two.
+            max_length: in tokens, including special ones; the end of the longer text is cut off to fit.
 
         Raises:
             UserError: not even the special tokens fit.
@@ -142,11 +146,15 @@ class TextTokenizer:
         return [self.bos_id, *first[:keep], self.eos_id, self.eos_id, *second[: room - keep], self.eos_id]
 
     def _find(self, names: tuple[str, ...]) -> int | None:
-        return next((i for name in names if (i := self.backend.token_to_id(name)) is not None), None)
+        for name in names:
+            found = self.backend.token_to_id(name)
+            if found is not None:
+                return found
+        return None
 
 
 def without_surrogates(text: str) -> str:
-    """Half surrogate pairs, which JSON can hold and UTF-8 cannot, become U+FFFD."""
+    """Replace halves of surrogate pairs, which JSON can hold and UTF-8 cannot, by U+FFFD."""
     if text.isascii():
         return text
     try:

@@ -1,5 +1,6 @@
-"""The forms in which a tokenizer may lie on a disk."""
+"""The file formats that a tokenizer can be read from."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -12,16 +13,16 @@ _DICTIONARY = "dict.txt"
 
 
 def read_tokenizer(path: Path) -> tuple[str, str]:
-    """Content of a ``tokenizer.json``, and what to call it.
+    """Read a tokenizer: the content of a ``tokenizer.json``, and what to call it in messages.
 
     Args:
-        path: A ``tokenizer.json``; a folder that holds one (of Hugging Face, an imported model, token shards); a run's
-            folder; a folder with GPT-2's pair (``vocab.json`` and ``merges.txt``, or ``encoder.json`` and
-            ``vocab.bpe``), or the beginning of the pair's names (``models/gpt2-``); a ``.ckpt`` of d2v.
-            With fairseq's ``dict.txt`` beside the pair the ids are fairseq's.
+        path: A ``tokenizer.json``; a folder with one (from Hugging Face, of an imported model, of token shards); the
+            folder of a run; a folder with GPT-2's two files (``vocab.json`` and ``merges.txt``, or ``encoder.json``
+            and ``vocab.bpe``), or the prefix of their names (``models/gpt2-``); a ``.ckpt`` of d2v.
+            With fairseq's ``dict.txt`` beside the two files the ids are fairseq's.
 
     Raises:
-        UserError: there is nothing of this kind, or it is damaged.
+        UserError: there is no tokenizer, or it is damaged.
     """
     try:
         if path.is_dir():
@@ -29,10 +30,11 @@ def read_tokenizer(path: Path) -> tuple[str, str]:
         if path.suffix == ".ckpt" and path.is_file():
             return _of_checkpoint(path), str(path)
         if path.is_file():
-            pair = next((pair for pair in _PAIRS if path.name.endswith(pair)), None)
-            if pair is None:
+            prefix = path.name
+            for name in itertools.chain(*_PAIRS):
+                prefix = prefix.removesuffix(name)
+            if prefix == path.name:
                 return path.read_text(encoding="utf-8"), str(path)
-            prefix = path.name.removesuffix(pair[0]).removesuffix(pair[1])
             if not prefix:
                 return _of_folder(path.parent)
             path = path.with_name(prefix)
@@ -62,7 +64,7 @@ def _of_folder(folder: Path) -> tuple[str, str]:
         return _of_checkpoint(last), str(last)
     raise UserError(
         f"tokenizer {folder}: the folder has no tokenizer.json, nor vocab.json and merges.txt (or encoder.json and "
-        "vocab.bpe), and is no run of d2v (checkpoints/last.ckpt)"
+        "vocab.bpe), and is not a run of d2v (checkpoints/last.ckpt)"
     )
 
 
@@ -76,17 +78,19 @@ def _of_checkpoint(path: Path) -> str:
         raise UserError(
             f"tokenizer {path}: this checkpoint holds no tokenizer; name the one it was trained with"
         ) from error
-    except Exception as error:  # torch and pickle raise many types at a file that is none of theirs
+    except Exception as error:  # torch and pickle raise many types of errors for foreign files
         raise UserError(f"tokenizer {path}: cannot be read as a checkpoint ({error})") from error
 
 
 def _pair(folder: Path, prefix: str) -> tuple[str, str] | None:
-    """Of a vocabulary and its merges whose names begin so; None if they are not there."""
+    """Read GPT-2's two files whose names begin with a prefix; None if there are none."""
     for first, second in _PAIRS:
         vocab, merges = folder / (prefix + first), folder / (prefix + second)
         if vocab.is_file() and merges.is_file():
-            dictionary = next((p for p in (folder / (prefix + _DICTIONARY), folder / _DICTIONARY) if p.is_file()), None)
-            return _join(vocab, merges, dictionary), str(vocab)
+            for dictionary in (folder / (prefix + _DICTIONARY), folder / _DICTIONARY):
+                if dictionary.is_file():
+                    return _join(vocab, merges, dictionary), str(vocab)
+            return _join(vocab, merges, None), str(vocab)
     return None
 
 
@@ -94,7 +98,7 @@ def _join(vocab_file: Path, merges_file: Path, dictionary: Path | None) -> str:
     try:
         vocab = json.loads(vocab_file.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise UserError(f"tokenizer {vocab_file}: is no JSON ({error})") from error
+        raise UserError(f"tokenizer {vocab_file}: is not valid JSON ({error})") from error
     if not isinstance(vocab, dict) or not all(isinstance(i, int) for i in vocab.values()):
         raise UserError(f"tokenizer {vocab_file}: expected an object that gives each type its number")
     merges = []
@@ -112,24 +116,25 @@ def _join(vocab_file: Path, merges_file: Path, dictionary: Path | None) -> str:
         return bpe.assemble(vocab, merges)
     except ValueError as error:
         raise UserError(
-            f"tokenizer {merges_file}: does not belong to {(dictionary or vocab_file).name} ({error}); take files of "
-            "one model"
+            f"tokenizer {merges_file}: does not belong to {(dictionary or vocab_file).name} ({error}); use the "
+            "files of one model"
         ) from error
 
 
 def _fairseq_ids(vocab: dict[str, int], dictionary: Path) -> dict[str, int]:
-    """Ids as fairseq has them: its BPE writes the numbers of types as words, and ``dict.txt`` orders these words.
+    """The ids of fairseq: its BPE writes the numbers of types as words, and ``dict.txt`` orders these words.
 
-    A line is ``WORD COUNT``. ``<mask>`` is added by fairseq's task, behind the dictionary's end.
+    A line is ``WORD COUNT``. fairseq's task adds ``<mask>`` after the last word.
     """
     names = {str(i): name for name, i in vocab.items()}
     ids = {name: i for i, name in enumerate(bpe.FIRST)}
-    lines = [line for line in dictionary.read_text(encoding="utf-8").split("\n") if line.strip()]
-    for i, line in enumerate(lines, len(bpe.FIRST)):
+    for line in dictionary.read_text(encoding="utf-8").split("\n"):
+        if not line.strip():
+            continue
         word = line.split(" ")[0]
         name = names.get(word, word)  # madeupword0000 stands for itself
         if name in ids:
-            raise UserError(f"tokenizer {dictionary}: the word {word!r} stands in it twice")
-        ids[name] = i
-    ids[bpe.MASK] = len(bpe.FIRST) + len(lines)
+            raise UserError(f"tokenizer {dictionary}: the word {word!r} is in it twice")
+        ids[name] = len(ids)
+    ids[bpe.MASK] = len(ids)
     return ids

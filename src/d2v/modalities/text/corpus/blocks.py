@@ -1,4 +1,4 @@
-"""Where the stream of a corpus is cut into the samples that a model sees.
+"""How the token stream of a corpus is cut into samples.
 
 Source: fairseq ``TokenBlockDataset`` (``token_block_utils_fast.pyx``), break modes ``none`` and ``complete_doc``.
 """
@@ -12,24 +12,24 @@ from d2v.data.file_index import cached_arrays
 from d2v.modalities.text.corpus.shards import Shards
 
 LEAST_TOKENS = 8
-"""Shorter blocks, ``<s>`` included, are left out: of seven tokens BERT's 15% is one, and of fewer it is none."""
+"""Shorter blocks, ``<s>`` included, are left out: BERT's 15% of seven tokens is one, and of fewer none."""
 
-# So many tokens of the stream are looked at together: 32 MB as int64.
+# Tokens of the stream that are cut at a time: 32 MB as int64.
 _WINDOW = 1 << 22
 
 
 class Blocks(ABC):
-    """Spans of the stream, in its order. A sample is ``<s>`` and the tokens of a span."""
+    """Spans of the stream, in order. A sample is ``<s>`` and the tokens of a span."""
 
     num_short: int
-    """Blocks that are left out because they are too short."""
+    """Number of blocks left out because they are too short."""
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
     def span(self, index: int) -> tuple[int, int]:
-        """First token, and the one behind the last."""
+        """Start and stop of a block in the stream: its first token, and the one after its last."""
 
     @property
     @abstractmethod
@@ -38,10 +38,10 @@ class Blocks(ABC):
 
 
 class EvenBlocks(Blocks):
-    """``none``: the stream of all documents in spans of ``block_size - 1``; the last has what is left.
+    """``none``: the stream of all documents in spans of ``block_size - 1`` tokens; the last has what is left.
 
     Args:
-        num_tokens: of the stream.
+        num_tokens: tokens of the stream.
         block_size: tokens of a block, ``<s>`` included.
     """
 
@@ -67,10 +67,10 @@ class EvenBlocks(Blocks):
 
 
 class SentenceBlocks(Blocks):
-    """``complete_doc``: whole sentences of one document, as many as fit. It keeps 12 bytes a block.
+    """``complete_doc``: whole sentences of one document, as many as fit. Takes 12 bytes of memory per block.
 
     Args:
-        cuts: int64 [m + 1], ascending: where blocks begin and end, those too short among them.
+        cuts: int64 [m + 1], ascending: where blocks begin and end, including those that are too short.
     """
 
     def __init__(self, cuts: np.ndarray) -> None:
@@ -92,12 +92,12 @@ class SentenceBlocks(Blocks):
 
 
 def sentence_blocks(shards: Shards, block_size: int) -> SentenceBlocks:
-    """Cut a split at the ends of its sentences and documents; where, is kept in the user's cache folder.
+    """Cut a split at the ends of its sentences and documents; the cuts are kept in the user's cache folder.
 
-    Other than in fairseq, a sentence that is longer than a block is cut, and its rest begins the next block.
+    Unlike in fairseq, a sentence that is longer than a block is cut, and its rest begins the next block.
 
     Args:
-        shards: each sentence ends with ``</s>``.
+        shards: the split; each sentence in it ends with ``</s>``.
         block_size: largest number of tokens of a block, ``<s>`` included.
     """
     key = f"{shards.fingerprint}-{block_size}"
@@ -108,9 +108,9 @@ def sentence_blocks(shards: Shards, block_size: int) -> SentenceBlocks:
 def _find_cuts(shards: Shards, room: int) -> np.ndarray:
     """int64 [m + 1]: 0, and the end of each block of at most ``room`` tokens."""
     eos, total = shards.tokenizer.eos_id, shards.num_tokens
-    document_ends = np.unique(shards.document_ends)  # an empty document has the end of the one before
+    document_ends = np.unique(shards.document_ends)  # an empty document ends where the one before it ends
     cuts = [np.zeros(1, dtype=np.int64)]
-    position = 0  # all before it is cut
+    position = 0  # everything before it has been cut
     window = max(_WINDOW, 2 * room)
     with tqdm(total=total, desc="cutting text into blocks", unit="token", unit_scale=True, delay=2) as bar:
         while position < total:
@@ -125,17 +125,17 @@ def _find_cuts(shards: Shards, room: int) -> np.ndarray:
 
 
 def _cut_window(start: int, stop: int, sentence_ends: np.ndarray, document_ends: np.ndarray, room: int) -> np.ndarray:
-    """Ends of the blocks in [start, stop), ascending; a document that goes on behind is cut as far as it is certain.
+    """Ends of the blocks in [start, stop), ascending; of a document that goes on after it only blocks that are certain.
 
-    All documents take a step together, and each step is one block of each, so that a corpus of short documents is
-    cut in a few steps and one long document in a step a block.
+    Each step cuts one block of every document, so that a corpus of short documents takes a few steps, and a long
+    document takes one step per block.
     """
-    # A last document without its end here: a block of it is certain while all that it may hold is in the window.
-    ends = document_ends if len(document_ends) and document_ends[-1] == stop else np.append(document_ends, stop)
-    last_certain = ends.copy()
-    if len(ends) > len(document_ends):
-        last_certain[-1] = stop - room + 1
+    ends, last_certain = document_ends, document_ends
+    if not len(ends) or ends[-1] != stop:
+        # The last document goes on: a block of it is certain if all that it may hold lies in the window.
+        ends, last_certain = np.append(ends, stop), np.append(ends, stop - room + 1)
     position = np.append(start, ends[:-1])
+    sentence_ends = np.append(start, sentence_ends)  # so that one lies before every block
     found: list[np.ndarray] = []
     while True:
         going_on = position < last_certain
@@ -143,7 +143,6 @@ def _cut_window(start: int, stop: int, sentence_ends: np.ndarray, document_ends:
             return np.sort(np.concatenate(found))
         position, ends, last_certain = position[going_on], ends[going_on], last_certain[going_on]
         reach = np.minimum(position + room, ends)
-        index = np.searchsorted(sentence_ends, reach, side="right") - 1
-        sentence_end = np.where(index >= 0, sentence_ends[index], 0) if len(sentence_ends) else np.zeros_like(reach)
+        sentence_end = sentence_ends[np.searchsorted(sentence_ends, reach, side="right") - 1]
         position = np.where(sentence_end > position, sentence_end, reach)
         found.append(position)

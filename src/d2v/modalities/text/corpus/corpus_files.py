@@ -1,6 +1,6 @@
-"""The files of a corpus: which ones, of what kind, and how to cut them into pieces of work.
+"""The files of a corpus: which they are, of what kind, and how they are cut into jobs.
 
-The cut depends on names and sizes alone, never on the number of workers.
+The cut depends only on names and sizes, never on the number of workers.
 """
 
 import glob
@@ -22,10 +22,10 @@ from d2v.modalities.text.records import END, Parquet, Reading, open_records
 log = logging.getLogger(__name__)
 
 Kind = Literal["text", "lines", "json", "csv", "tsv", "parquet"]
-"""``text``: documents between blank lines; ``lines``: one document a line."""
+"""``text``: documents between blank lines; ``lines``: one document per line."""
 
 NAME_IT = "--text_column NAME"
-"""How `d2v prepare text` is told of another column."""
+"""The option of `d2v prepare text` that names another column."""
 
 _KINDS: dict[str, Kind] = {
     ".jsonl": "json",
@@ -47,15 +47,15 @@ _JOB_BYTES = (8 << 20, 256 << 20)
 
 @dataclass(frozen=True)
 class Segment:
-    """Part of a file: what begins in it is read from it, to its end."""
+    """Part of a file: the documents and records that begin in it, which may end after it."""
 
     path: str
     kind: Kind
     start: int
-    """Byte; of parquet the first group of rows."""
+    """First byte; for Parquet the first row group."""
     stop: int
     size: int
-    """Bytes on the disk, about."""
+    """Approximate bytes on the disk."""
 
 
 @dataclass(frozen=True)
@@ -66,18 +66,22 @@ class TextFile:
     size: int
     kind: Kind
     groups: int = 0
-    """Of rows, of parquet."""
+    """Number of row groups, for Parquet."""
+
+    @property
+    def compressed(self) -> bool:
+        return self.path.lower().endswith(COMPRESSED)
 
     @property
     def divisible(self) -> bool:
-        """Whether one can begin to read at any byte."""
-        return self.kind in ("text", "lines", "json", "tsv") and not self.path.lower().endswith(COMPRESSED)
+        """Whether reading can begin at any byte."""
+        return self.kind in ("text", "lines", "json", "tsv") and not self.compressed
 
     def segments(self, size: int) -> list[Segment]:
-        """Cut into parts of about this size; what cannot be cut is one part."""
-        units = self.groups if self.kind == "parquet" else self.size
-        if not (self.divisible or self.kind == "parquet"):
+        """Cut into parts of about this size; a file that cannot be cut is one part."""
+        if not (self.divisible or self.groups):
             return [Segment(self.path, self.kind, 0, END, self.size)]
+        units = self.groups or self.size
         count = max(1, min(units, round(self.size / size)))
         ends = [units * i // count for i in range(count + 1)]
         return [
@@ -87,11 +91,11 @@ class TextFile:
 
 
 class Corpus:
-    """Files of text in their order.
+    """Files of text in order.
 
     Args:
-        files: of which at least one is not empty.
-        column: the column, or key of JSON, that holds the text.
+        files: at least one that is not empty.
+        column: the column, or key in JSON, that holds the text.
     """
 
     def __init__(self, files: Sequence[TextFile], column: str) -> None:
@@ -104,15 +108,17 @@ class Corpus:
         """Find the files.
 
         Args:
-            inputs: files, folders (all text files below, in the order of their names, but no README, LICENSE and
+            inputs: files, folders (all text files in them, in the order of their names, except README, LICENSE and
                 JSON about the data) and globs.
-            column: of csv, tsv and parquet, or key of JSON lines, that holds the text.
-            exclude: folder whose files are left out: it is written into.
+            column: column of csv, tsv and parquet, or key in JSON lines, that holds the text.
+            exclude: folder whose files are left out, because the output is written there.
 
         Raises:
             UserError: one does not exist or cannot be read, a table has no such column, or there is no text at all.
         """
-        paths = list(dict.fromkeys(path for given in inputs for path in _files(given, column, exclude)))
+        paths: dict[str, None] = {}  # each once, in order
+        for given in inputs:
+            paths.update(dict.fromkeys(_files(given, column, exclude)))
         files = []
         for path in paths:
             file = _text_file(path, column)
@@ -129,39 +135,30 @@ class Corpus:
 
     @property
     def line_files(self) -> list[str]:
-        """Files of plain text in which each line is taken for a document."""
+        """Files of plain text in which each line is taken as a document."""
         return [file.path for file in self.files if file.kind == "lines"]
 
     def jobs(self) -> list[list[Segment]]:
-        """Pieces of work of about the same size, in the order of the text."""
+        """The segments of each job, in the order of the text; jobs have about the same size."""
         least, most = _JOB_BYTES
         size = min(most, max(least, self.size // _FEWEST_JOBS))
         jobs: list[list[Segment]] = []
         room = 0
-        for segment in (segment for file in self.files for segment in file.segments(size)):
-            if room < segment.size // 2 or not jobs:
-                jobs.append([])
-                room = size
-            jobs[-1].append(segment)
-            room -= segment.size
+        for file in self.files:
+            for segment in file.segments(size):
+                if room < segment.size // 2 or not jobs:
+                    jobs.append([])
+                    room = size
+                jobs[-1].append(segment)
+                room -= segment.size
         return jobs
 
 
-def reading_of(segment: Segment, exact: bool) -> Reading:
-    """How its records are read: each must have a text.
-
-    Args:
-        segment: of a file with records.
-        exact: whether one must know after each how many bytes were read.
-    """
-    return Reading("input", segment.start, segment.stop, NAME_IT, exact)
-
-
 def _text_file(path: str, column: str) -> TextFile | None:
-    """None if there is nothing in it.
+    """Look at a file; None if it is empty.
 
-    Plain text without a blank line in its first MiB has one document a line, if there is more than that: nobody writes
-    so long a paragraph, and many corpora have a text a line.
+    Plain text of more than one MiB without a blank line in the first MiB has one document per line: nobody writes
+    such long paragraphs, and many corpora have one text per line.
 
     Raises:
         UserError: it is a table without the column, or cannot be read.
@@ -182,50 +179,63 @@ def _text_file(path: str, column: str) -> TextFile | None:
             )
         if isinstance(records, Parquet):
             records.require_text(column)
-            return TextFile(path, size, kind, records.num_groups) if records.num_groups else None
+            if not records.num_groups:
+                return None
+            return TextFile(path, size, kind, records.num_groups)
     elif kind == "text" and (size > _HEAD or path.lower().endswith(COMPRESSED)):
         with open_binary(path, "input") as (file, _):
             head = file.read(_HEAD + 1)
         lines = head.split(b"\n")[:-1]
-        if len(head) > _HEAD and lines and all(line.strip() for line in lines):
+        if len(head) > _HEAD and lines and all(map(bytes.strip, lines)):
             kind = "lines"
     return TextFile(path, size, kind)
 
 
 def spread(number: int, count: int) -> int:
-    """A place among ``count`` for each number: like multiples of the golden ratio, the first few lie far apart."""
+    """One of ``count`` places for each number; as multiples of the golden ratio, the first few lie far apart."""
     return int(number * _GOLDEN % 1 * count)
 
 
 def _files(given: str, column: str, exclude: Path | None) -> list[str]:
+    """Absolute paths of the files that a file, folder or glob stands for."""
     path = Path(given).expanduser()
     if path.is_dir():
-        found = [os.path.join(path, name) for name in list_files(path, ("",))]
-        if exclude is not None:
-            below = os.path.join(os.path.realpath(exclude), "")
-            found = [name for name in found if not os.path.realpath(name).startswith(below)]
-        texts, others = list[str](), list[str]()
-        for name in found:
-            (texts if is_text(name, column) else others).append(name)
-        if not texts:
-            what = f"; {len(others)} files are none, such as {others[0]}" if others else ""
-            raise UserError(f"input {given}: the folder holds no text{what}")
-        if others:
-            log.warning("%s: %d files are no text and are left out, such as %s", given, len(others), others[0])
-        return [os.path.abspath(name) for name in texts]
+        return _files_below(path, given, column, exclude)
     if path.exists():
         return [os.path.abspath(path)]
     matches = sorted(glob.glob(str(path), recursive=True))
     if not matches:
         what = "matches nothing" if glob.has_magic(given) else "does not exist"
         raise UserError(f"input {given}: {what}; give files, folders or globs")
-    return [name for match in matches for name in _files(match, column, exclude)]
+    files: list[str] = []
+    for match in matches:
+        files += _files(match, column, exclude)
+    return files
+
+
+def _files_below(folder: Path, given: str, column: str, exclude: Path | None) -> list[str]:
+    texts: list[str] = []
+    others: list[str] = []
+    for name in list_files(folder, ("",)):
+        path = os.path.join(folder, name)
+        if exclude is not None and os.path.realpath(path).startswith(os.path.join(os.path.realpath(exclude), "")):
+            continue
+        if is_text(path, column):
+            texts.append(os.path.abspath(path))
+        else:
+            others.append(path)
+    if not texts:
+        what = f"; {len(others)} other files are not text, such as {others[0]}" if others else ""
+        raise UserError(f"input {given}: the folder holds no text{what}")
+    if others:
+        log.warning("%s: %d files are not text and are left out, such as %s", given, len(others), others[0])
+    return texts
 
 
 def is_text(path: str, column: str) -> bool:
-    """Whether a file that nobody named is read: by its ending, else by having no NUL at its beginning.
+    """Whether to read a file of a folder: its ending decides, or whether its beginning has no NUL.
 
-    What lies beside data is not: README, LICENSE, and JSON that describes or configures something.
+    Files that only come with data are left out: README, LICENSE, and JSON that describes or configures something.
     """
     name, kind = os.path.basename(path).lower(), _KINDS.get(ending_of(path))
     if kind in (None, "text") and _ABOUT_DATA.match(name):
@@ -242,12 +252,12 @@ def is_text(path: str, column: str) -> bool:
 
 
 def _is_one_object(path: str, column: str) -> bool:
-    """Whether JSON is an object on several lines, or the only one and without the text."""
+    """Whether JSON is a single object: one on several lines, or on one line and without the text."""
     try:
         with open_binary(path, "input") as (file, _):
             first, rest = file.readline(_HEAD), file.read(1024)
     except UserError:
-        return False  # whoever reads it says so
+        return False  # reading it will raise the error
     if not first.lstrip(b"\xef\xbb\xbf \t").startswith(b"{") or len(first) == _HEAD:
         return False
     try:

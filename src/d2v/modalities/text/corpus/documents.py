@@ -1,7 +1,7 @@
-"""From a part of a corpus to lines of documents.
+"""The documents of a part of a corpus, line by line.
 
-Neither a large file, nor a long line, nor a long document fills the memory; only a record of JSON lines or of a table
-is held as a whole.
+Large files, long lines and long documents are never in memory as a whole; only a single record of JSON lines or of a
+table is.
 """
 
 import re
@@ -9,18 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from d2v.modalities.text.corpus.corpus_files import Segment, reading_of
+from d2v.modalities.text.corpus.corpus_files import NAME_IT, Segment
 from d2v.modalities.text.line_blocks import BOM, decode, open_binary
-from d2v.modalities.text.records import Records, open_records
+from d2v.modalities.text.records import Reading, Records, open_records
 
 PART, LINE, END = range(3)
-"""What a text is: a part of a long line that goes on; a line, or the last part of one; the end of a document."""
+"""What an item is: part of a long line that goes on; a line, or the last part of one; the end of a document."""
 
 Item = tuple[str, int]
 
 _LONGEST = 1 << 16
-# GPT-2's regular expression never looks over these: one space within a line, and the end of punctuation. So a line that
-# is cut here has the same tokens.
+# GPT-2's regular expression always splits at a single space within a line and at the end of punctuation. So cutting a
+# line there does not change its tokens.
 _BORDER = re.compile(r"(?<=\S) (?=\S)|(?<=[^\s\w'])(?=[^\W_])")
 _BLANK = " \t\r\v\f"
 
@@ -29,9 +29,9 @@ class SegmentReader:
     """Reads one segment.
 
     Args:
-        segment: of a corpus.
-        column: that holds the text.
-        exact: whether :attr:`read_bytes` must be right after each text and not only now and then; that is slower.
+        segment: the part of a file.
+        column: the column that holds the text.
+        exact: whether :attr:`read_bytes` must be right after each text, and not only now and then; this is slower.
     """
 
     def __init__(self, segment: Segment, column: str, exact: bool = False) -> None:
@@ -44,7 +44,7 @@ class SegmentReader:
         self._done = False
 
     def read(self) -> Iterator[Item]:
-        """Lines that are not blank, and ends of documents; each document has a line.
+        """Lines that are not blank, and ends of documents; each document has at least one line.
 
         Raises:
             UserError: the file is damaged, or not what its name says.
@@ -56,9 +56,13 @@ class SegmentReader:
                     file.seek(self.segment.start - 1)
                     self._position = self.segment.start - 1
                     self._skip_line(file)
-                yield from self._text(file) if kind == "text" else self._lines(file)
+                if kind == "text":
+                    yield from self._text(file)
+                else:
+                    yield from self._lines(file)
         else:
-            self._records = open_records(Path(self.segment.path), reading=reading_of(self.segment, self._exact))
+            reading = Reading("input", self.segment.start, self.segment.stop, NAME_IT, self._exact)
+            self._records = open_records(Path(self.segment.path), reading=reading)
             for _, (text,) in self._records.rows([self._column]):
                 if text:
                     yield from document(text)
@@ -66,12 +70,14 @@ class SegmentReader:
 
     @property
     def invalid_bytes(self) -> int:
-        """Sequences of bytes that were no UTF-8, each now U+FFFD."""
-        return self._invalid + (0 if self._records is None else self._records.invalid)
+        """Sequences of bytes that were no valid UTF-8, each replaced by U+FFFD."""
+        if self._records is not None:
+            return self._records.invalid
+        return self._invalid
 
     @property
     def read_bytes(self) -> int:
-        """How much of the segment was read so far, in bytes of the disk."""
+        """Bytes of the segment on the disk that were read so far."""
         if self._done:
             return self.segment.size
         read = 0
@@ -79,14 +85,14 @@ class SegmentReader:
             read = self._records.read_bytes
         elif self._raw is not None:
             read = self._raw.tell() - self.segment.start
-        return min(read, self.segment.size)  # the last line may end behind it
+        return min(read, self.segment.size)  # the last line may end after it
 
     def _text(self, file: IO[bytes]) -> Iterator[Item]:
-        """Documents before which the last blank line begins in the segment, and the first document of the file."""
+        """Documents whose preceding blank line begins in the segment, and the first document of the file."""
         begun, inside = self.segment.start == 0, False
         while True:
             position = self._position
-            line = self._read_line(file)
+            line = self._read_line(file, _LONGEST)
             whole = len(line) < _LONGEST or line.endswith(b"\n")
             if whole and not line.strip():  # blank, or the end of the file
                 if inside:
@@ -104,7 +110,7 @@ class SegmentReader:
 
     def _lines(self, file: IO[bytes]) -> Iterator[Item]:
         while (start := self._position) < self.segment.stop:
-            line = self._read_line(file)
+            line = self._read_line(file, _LONGEST)
             if not line:
                 return
             if line.strip():
@@ -112,7 +118,7 @@ class SegmentReader:
                 yield "", END
 
     def _long_line(self, line: bytes, file: IO[bytes], first: bool) -> Iterator[Item]:
-        """A line of which the beginning was read, in parts if it is long."""
+        """A line whose beginning was read already, in parts if it is long."""
         if first:
             line = line.removeprefix(BOM)
         rest = ""
@@ -125,13 +131,13 @@ class SegmentReader:
             line = broken + self._read_line(file, _LONGEST - len(broken))
         yield rest + self._decode(line), LINE
 
-    def _read_line(self, file: IO[bytes], limit: int | None = None) -> bytes:
-        line = file.readline(_LONGEST if limit is None else limit)
+    def _read_line(self, file: IO[bytes], limit: int) -> bytes:
+        line = file.readline(limit)
         self._position += len(line)
         return line
 
     def _skip_line(self, file: IO[bytes]) -> None:
-        while (line := self._read_line(file)) and not line.endswith(b"\n"):
+        while (line := self._read_line(file, _LONGEST)) and not line.endswith(b"\n"):
             pass
 
     def _decode(self, line: bytes) -> str:
@@ -141,7 +147,7 @@ class SegmentReader:
 
 
 def document(text: str) -> Iterator[Item]:
-    """Lines of a whole document that are not blank, and its end; nothing if all are."""
+    """The lines of a whole document that are not blank, and its end; nothing if all are blank."""
     empty = True
     for line in text.split("\n"):
         line = line.rstrip("\r")
@@ -158,20 +164,26 @@ def document(text: str) -> Iterator[Item]:
 
 
 def last_border(text: str) -> int:
-    """Where to cut a long text: at the last border of two words, else at its end."""
+    """Where to cut a long text: at the last border between words in its second half, or else at its end."""
     cut = len(text)
-    for cut in (match.start() for match in _BORDER.finditer(text, len(text) // 2)):  # noqa: B007
-        pass
+    for match in _BORDER.finditer(text, len(text) // 2):
+        cut = match.start()
     return cut
 
 
+def utf8_size(text: str) -> int:
+    """Bytes of a text in UTF-8."""
+    return len(text) if text.isascii() else len(text.encode())
+
+
 def _whole_characters(data: bytes) -> tuple[bytes, bytes]:
-    """Cut off a character of UTF-8 that is not complete."""
+    """Split off a character at the end whose UTF-8 is incomplete."""
     for length in range(1, min(4, len(data)) + 1):
         byte = data[-length]
         if byte >= 0xC0:  # begins a character of 2, 3 or 4 bytes
-            complete = length >= (2 if byte < 0xE0 else 3 if byte < 0xF0 else 4)
-            return (data, b"") if complete else (data[:-length], data[-length:])
+            if length < 2 + (byte >= 0xE0) + (byte >= 0xF0):
+                return data[:-length], data[-length:]
+            break
         if byte < 0x80:
             break
     return data, b""

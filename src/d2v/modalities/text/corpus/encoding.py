@@ -1,4 +1,4 @@
-"""Lines to token ids as fast as one process can: a word that was met before is not split and merged again."""
+"""Fast encoding of lines to token ids: the ids of words that were seen before are not computed again."""
 
 import json
 import struct
@@ -14,14 +14,13 @@ _LONGEST_WORD = 64
 class LineEncoder:
     """Encodes lines, and remembers the ids of words.
 
-    GPT-2's regular expression splits before each single space that stands between two other characters, whatever
-    surrounds it, and merges stay within its words; so the ids of a line are those of its words, one after the other.
-    Of other tokenizers that is not known: each line goes to the library as it is. So do lines with more than single
-    spaces between words.
+    GPT-2's regular expression splits before every single space between two other characters, and merges stay within
+    its words; so the ids of a line are the ids of its words in order. With other tokenizers, or more than single spaces
+    between words, the library encodes the whole line.
 
     Args:
-        tokenizer: that makes the ids.
-        dtype: of the ids, ``uint16`` or ``uint32``, little-endian.
+        tokenizer: makes the ids.
+        dtype: type of the ids, ``uint16`` or ``uint32``, little-endian.
     """
 
     def __init__(self, tokenizer: TextTokenizer, dtype: str) -> None:
@@ -32,10 +31,10 @@ class LineEncoder:
         self._later = _Words(lambda word: self._one(" " + word))
 
     def encode(self, lines: Sequence[str]) -> list[bytes]:
-        """Ids of each line, without special tokens."""
+        """The ids of each line as bytes, without special tokens."""
         if not self._by_words:
             encodings = self._backend.encode_batch_fast(lines, add_special_tokens=False)
-            return [self._packed(encoding.ids) for encoding in encodings]
+            return [self.pack(encoding.ids) for encoding in encodings]
         encoded = []
         first, later = self._first.__getitem__, self._later.__getitem__
         for line in lines:
@@ -49,15 +48,16 @@ class LineEncoder:
         return encoded
 
     def _one(self, text: str) -> bytes:
-        # Of a batch of one: `encode` also counts characters.
-        return self._packed(self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids)
+        # A batch of one, because `encode` is slower: it also tracks the places of characters.
+        return self.pack(self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids)
 
-    def _packed(self, ids: list[int]) -> bytes:
+    def pack(self, ids: list[int]) -> bytes:
+        """Ids as bytes."""
         return struct.pack(f"<{len(ids)}{self._code}", *ids)
 
 
 class _Words(dict[str, bytes]):
-    """Ids of words, made when they are first asked for; long words hardly come again."""
+    """The ids of words, encoded when first asked for; long words are not kept, because they rarely come again."""
 
     def __init__(self, encode: Callable[[str], bytes]) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class _Words(dict[str, bytes]):
 
 
 def splits_at_spaces(tokenizer_json: str) -> bool:
-    """Whether this is a BPE over the words of GPT-2's regular expression."""
+    """Whether a tokenizer is a BPE over the words of GPT-2's regular expression."""
     content = json.loads(tokenizer_json)
     model, before = content["model"], content["pre_tokenizer"] or {}
     return (

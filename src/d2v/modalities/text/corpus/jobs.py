@@ -1,7 +1,7 @@
-"""Pieces of the work, and the processes that do them.
+"""The jobs of encoding a corpus, and the processes that do them.
 
-A job reads its segments and writes its own shards; what it did is written down last. Only what is asked and the counts
-travel between processes.
+A job reads its segments, writes its own shards and, last of all, a record of what it did. Processes exchange only
+segments and counts.
 """
 
 import json
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from d2v.modalities.text.corpus.corpus_files import Segment, spread
-from d2v.modalities.text.corpus.documents import END, LINE, SegmentReader
+from d2v.modalities.text.corpus.documents import END, LINE, SegmentReader, utf8_size
 from d2v.modalities.text.corpus.encoding import LineEncoder
 from d2v.modalities.text.corpus.shard_writer import ShardWriter, dtype_for, write_json
 from d2v.modalities.text.corpus.shards import SPLITS
@@ -31,14 +31,14 @@ _BATCH_CHARACTERS = 1 << 18
 
 @dataclass(frozen=True)
 class Job:
-    """What is the same for all jobs of a folder.
+    """What all jobs of a folder share.
 
     Args:
-        folder: with ``tokenizer.json``; the shards are written into it.
-        records: folder for what was done.
-        tokenizer: its fingerprint.
-        column: that holds the text.
-        every: one of so many documents is for validation; 0: none.
+        folder: holds ``tokenizer.json``; the shards are written into it.
+        records: folder for the records of finished jobs.
+        tokenizer: fingerprint of the tokenizer.
+        column: the column that holds the text.
+        every: every how many documents one is for validation; 0: never.
     """
 
     folder: Path
@@ -48,14 +48,18 @@ class Job:
     every: int
 
     def record(self, number: int) -> dict[str, Any] | None:
-        """What an earlier run did of a job; None if it did not finish it."""
+        """The record that an earlier run left of a job; None if it did not finish the job."""
         try:
             record = json.loads((self.records / f"{number:05d}.json").read_text(encoding="utf-8"))
-            files = [entry[key] for split in SPLITS if (entry := record[split]) for key in ("file", "ends")]
-            same = record["tokenizer"] == self.tokenizer and all((self.folder / file).is_file() for file in files)
-            return record if same else None
+            if record["tokenizer"] != self.tokenizer:
+                return None
+            for split in SPLITS:
+                entry = record[split]
+                if entry and not all((self.folder / entry[key]).is_file() for key in ("file", "ends")):
+                    return None
         except (OSError, ValueError, KeyError, TypeError):
             return None
+        return record
 
 
 class Worker:
@@ -63,7 +67,7 @@ class Worker:
 
     Args:
         job: what they share.
-        progress: is told how many bytes were read since it was told last; may raise to end the work.
+        progress: called with the number of bytes read since the last call; may raise to end the work.
     """
 
     def __init__(self, job: Job, progress: Callable[[int], object]) -> None:
@@ -72,7 +76,7 @@ class Worker:
         tokenizer = TextTokenizer.open(job.folder / TOKENIZER)
         self._dtype = dtype_for(tokenizer)
         self._encoder = LineEncoder(tokenizer, self._dtype)
-        self._end_of_line = tokenizer.eos_id.to_bytes(2 if self._dtype == "uint16" else 4, "little")
+        self._end_of_line = self._encoder.pack([tokenizer.eos_id])
 
     def run(self, number: int, segments: Sequence[Segment]) -> dict[str, Any]:
         """Write the shards of a job and its record.
@@ -96,17 +100,18 @@ class Worker:
     def _write(
         self, number: int, segments: Sequence[Segment], writers: dict[str, ShardWriter], counts: dict[str, int]
     ) -> None:
-        # Each job begins to count elsewhere, so that the fraction holds though a job may have few documents.
+        # Each job starts counting at another number, so that the fraction holds even if jobs have few documents.
         document = spread(number, self._job.every)
         for segment in segments:
             reader = SegmentReader(segment, self._job.column)
             told = 0
             for texts, marks in _batches(reader):
-                counts["bytes"] += sum(len(text) if text.isascii() else len(text.encode()) for text in texts)
+                counts["bytes"] += sum(map(utf8_size, texts))
                 ids = iter(self._encoder.encode(texts))
                 for mark in marks:
-                    held_out = self._job.every and (document + 1) % self._job.every == 0
-                    writer = writers["val" if held_out else "train"]
+                    writer = writers["train"]
+                    if self._job.every and (document + 1) % self._job.every == 0:
+                        writer = writers["val"]
                     if mark == END:
                         writer.end_document()
                         document += 1
@@ -121,7 +126,7 @@ class Worker:
 
 
 def _batches(reader: SegmentReader) -> Iterator[tuple[list[str], list[int]]]:
-    """Texts, and the marks of all items; an end of a document has no text."""
+    """Batches of texts, and the marks of all items; the end of a document has no text."""
     texts: list[str] = []
     marks: list[int] = []
     size = 0
@@ -139,7 +144,7 @@ def _batches(reader: SegmentReader) -> Iterator[tuple[list[str], list[int]]]:
 def run_jobs(
     job: Job, pending: dict[int, list[Segment]], num_workers: int, progress: Callable[[int], object]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Do jobs in worker processes, or in this one if one is enough; numbers and records as they are done.
+    """Do jobs in worker processes, or in this one if one is enough; yields each number and record when it is done.
 
     Raises:
         UserError: as :meth:`Worker.run`.
@@ -166,8 +171,8 @@ def run_jobs(
                     yield futures.pop(future), future.result()
         except BrokenProcessPool as error:
             raise RuntimeError(
-                "a worker process was killed, perhaps because memory ran out; what is finished stays: type the same "
-                "again, with fewer --num_workers"
+                "a worker process was killed, perhaps because memory ran out; what is finished stays: run the same "
+                "command again with fewer --num_workers"
             ) from error
         finally:
             stop.set()
@@ -203,7 +208,7 @@ def _work(number: int, segments: list[Segment]) -> dict[str, Any]:
 
 
 def _die_with_parent() -> None:
-    """A main process that was killed outright takes its workers along."""
+    """End this worker process when the main process is killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

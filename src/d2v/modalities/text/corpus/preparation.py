@@ -1,4 +1,4 @@
-"""From raw text to a tokenizer and token shards, once: ``d2v prepare text``, and what `d2v fit` does with raw text."""
+"""From raw text to a tokenizer and token shards: ``d2v prepare text``, and what `d2v fit` does with raw text."""
 
 import hashlib
 import json
@@ -37,32 +37,32 @@ _LOCK = ".lock"
 
 @dataclass(frozen=True)
 class PreparedText:
-    """What lies in a prepared folder, and how fast it was made."""
+    """What is in a prepared folder, and how long it took to make."""
 
     folder: Path
     created: bool
     """False: it was there already."""
     files: int
     documents: dict[str, int]
-    """Of each split."""
+    """Documents of each split."""
     tokens: dict[str, int]
-    """Of each split, an end of line among them after each line."""
+    """Tokens of each split, including an end of line after each line."""
     types: int
-    """Ids of the tokenizer, special ones among them."""
+    """Ids of the tokenizer, including special ones."""
     bytes: int
-    """Of the text as UTF-8, without the ends of its lines."""
+    """Bytes of the text as UTF-8, without line ends."""
     invalid: int
-    """Sequences of bytes that were no UTF-8 and became U+FFFD."""
+    """Sequences of bytes that were no valid UTF-8 and became U+FFFD."""
     line_files: int
-    """Files of plain text without blank lines, in which each line was taken for a document."""
+    """Files of plain text without blank lines, in which each line was taken as a document."""
     training_seconds: float = 0.0
     encoding_seconds: float = 0.0
     encoded: float = 0.0
-    """Fraction of the corpus that this call has encoded; the rest was there already."""
+    """Fraction of the corpus that this call encoded; the rest was there already."""
 
     @classmethod
     def of(cls, folder: Path, index: dict[str, Any], types: int, created: bool, *speed: float) -> "PreparedText":
-        """From the index of the folder."""
+        """Made from the index of the folder."""
         documents, tokens = {}, {}
         for split in SPLITS:
             documents[split] = sum(entry["documents"] for entry in index["splits"][split])
@@ -85,19 +85,19 @@ def prepare_corpus(
     text_column: str = "text",
     verify: bool = False,
 ) -> PreparedText:
-    """Train a byte-level BPE, or take one, and write token shards; this is ``d2v prepare text``.
+    """Train a byte-level BPE, or use a given tokenizer, and write token shards; this is ``d2v prepare text``.
 
-    Several processes may call it at once: one works and the others wait. After a kill, the same call goes on where it
-    was; the shards do not depend on that, nor on the number of workers.
+    Several processes may call it at once: one works and the others wait. If it was killed, the same call goes on from
+    there; the shards depend neither on that nor on the number of workers.
 
     Args:
         inputs: files, folders and globs; see :meth:`~d2v.modalities.text.corpus.corpus_files.Corpus.open`.
         output: folder to write, for :class:`~d2v.modalities.text.corpus.shards.Shards`.
-        tokenizer: what :meth:`TextTokenizer.open` reads; None: one is trained on at most 128 MiB of the text.
-        vocab_size: types of the one that is trained, special tokens not among them.
+        tokenizer: anything that :meth:`TextTokenizer.open` reads; None: one is trained on at most 128 MiB of the text.
+        vocab_size: types of the trained tokenizer, without special tokens.
         val_fraction: every ``round(1 / val_fraction)``-th document is for validation; 0: none.
-        num_workers: processes; None: one a core.
-        text_column: of tables, or key of JSON lines, that holds the text.
+        num_workers: number of processes; None: one per core.
+        text_column: column of tables, or key in JSON lines, that holds the text.
         verify: whether to read the shards again and compare their checksums.
 
     Raises:
@@ -119,14 +119,14 @@ def prepare_corpus(
 def open_shards(
     root: str, tokenizer: str | None, vocab_size: int, folder: str | None, val_fraction: float
 ) -> dict[str, Shards]:
-    """The splits that there are: "train", and perhaps "val".
+    """Open shards, made from raw text if necessary: the split "train", and perhaps "val".
 
     Args:
         root: folder of shards, which are taken as they are; or raw text: a file, folder or glob.
-        tokenizer: of raw text; None: one is trained. Of shards: they must have been made with it.
+        tokenizer: the tokenizer for raw text; None: one is trained. Existing shards must have been made with it.
         vocab_size: types of the tokenizer that is trained.
-        folder: for the shards of raw text; None: one in the user's cache folder, which has another name when the text
-            or what is made of it changes.
+        folder: folder for the shards of raw text; None: one in the user's cache folder, whose name depends on the text
+            and on these arguments.
         val_fraction: share of the documents of raw text that is held out.
 
     Raises:
@@ -140,7 +140,7 @@ def open_shards(
                 f"data.shards is {folder}, and data.root {root} holds shards already. Leave data.shards out, or name "
                 "raw text in data.root."
             )
-        read_index(place)  # says so if it is unfinished
+        read_index(place)  # raises an error if the folder is unfinished
     else:
         place = _prepare_root(root, given, vocab_size, folder, val_fraction)
     splits: dict[str, Shards] = {}
@@ -153,13 +153,13 @@ def open_shards(
     if given is not None and given.fingerprint != splits["train"].tokenizer.fingerprint:
         raise UserError(
             f"data.tokenizer {tokenizer} is not the one that made the shards in {place}. Leave it out to use theirs, "
-            "or prepare the text anew with this one."
+            "or prepare the text again with this one."
         )
     return splits
 
 
 def verify_once(shards: Shards) -> None:
-    """Compare the checksums of a split, unless these very files were right before.
+    """Compare the checksums of a split, unless the same files were found intact before.
 
     Raises:
         UserError: a file was changed since it was written.
@@ -186,14 +186,14 @@ def _prepare_root(
             key = f"{corpus.fingerprint} {made_by} {val_fraction}"
             output = cache_folder() / f"text-{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}"
         prepared = _prepare(corpus, output, given, vocab_size, val_fraction)
-    except UserError as error:  # data have no key for the column
+    except UserError as error:  # there is no key of data for the column
         text = str(error).replace(NAME_IT, how)
         if text.startswith("input "):
             text = f"data.root: {text}"
         raise UserError(text) from error
-    rank_zero_info(f"data: {root} is raw text; its token shards lie in {output}")
+    rank_zero_info(f"data: {root} is raw text; its token shards are in {output}")
     if prepared.invalid:
-        rank_zero_warn(f"data: {root}: {prepared.invalid:,} places are no UTF-8 and became U+FFFD")
+        rank_zero_warn(f"data: {root}: {prepared.invalid:,} places are not valid UTF-8 and became U+FFFD")
     return output
 
 
@@ -205,24 +205,26 @@ def _prepare(
     val_fraction: float,
     num_workers: int | None = None,
 ) -> PreparedText:
-    """Write a folder of shards, or find that it is there."""
+    """Write a folder of shards, unless it is there already."""
     settings = {
         "format": FORMAT,
         "corpus": corpus.fingerprint,
-        "vocab_size": vocab_size if given is None else None,
-        "tokenizer": None if given is None else given.fingerprint,
+        "vocab_size": vocab_size,
+        "tokenizer": None,
         "val_fraction": val_fraction,
         "text_column": corpus.column,
     }
+    if given is not None:
+        settings |= {"vocab_size": None, "tokenizer": given.fingerprint}
     if not is_prepared(output):
         _check_folder(output)
         output.mkdir(parents=True, exist_ok=True)
         with _locked(output):
-            if not is_prepared(output):  # by the process that had the lock
+            if not is_prepared(output):  # another process may have made it while this one waited
                 return _write(corpus, output, settings, given, num_workers or available_cores())
     index = read_index(output)
     if "settings" not in index:
-        raise UserError(f"{output}: its shards are not by `d2v prepare text`; give another folder")
+        raise UserError(f"{output}: its shards were not made by `d2v prepare text`; give another folder")
     _check_settings(output, index["settings"], settings)
     return PreparedText.of(output, index, len(TextTokenizer.open(output / TOKENIZER)), created=False)
 
@@ -230,22 +232,21 @@ def _prepare(
 def _write(
     corpus: Corpus, output: Path, settings: dict[str, Any], given: TextTokenizer | None, num_workers: int
 ) -> PreparedText:
-    """All that happens under the lock."""
+    """Make the tokenizer and the shards; the caller holds the lock."""
     unfinished = output / _UNFINISHED
     _begin(output, settings)
     start = time.perf_counter()
     if given is not None:
         write_text(output / TOKENIZER, given.to_json())
     elif not (output / TOKENIZER).is_file():
-        # Where there is no terminal, the library still prints the line breaks of its bars.
+        # Without a terminal the library would still print the line breaks of its progress bars.
         progress = sys.stderr.isatty()
         write_text(output / TOKENIZER, TextTokenizer.train(sample(corpus), settings["vocab_size"], progress).to_json())
     tokenizer = TextTokenizer.open(output / TOKENIZER)
     trained = time.perf_counter()
     every = round(1 / settings["val_fraction"]) if settings["val_fraction"] else 0
-    records, encoded = _encode(
-        corpus, Job(output, unfinished, tokenizer.fingerprint, corpus.column, every), num_workers
-    )
+    job = Job(output, unfinished, tokenizer.fingerprint, corpus.column, every)
+    records, encoded = _encode(corpus, job, num_workers)
     seconds = time.perf_counter() - trained
     counts = {"files": len(corpus.files), "bytes": 0, "invalid": 0, "line_files": len(corpus.line_files)}
     splits: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
@@ -265,7 +266,7 @@ def _write(
 
 
 def _begin(output: Path, settings: dict[str, Any]) -> None:
-    """Settings of what is unfinished must be ours; half-written files go."""
+    """Check that unfinished work has the same settings, and delete half-written files."""
     unfinished = output / _UNFINISHED
     if (unfinished / _SETTINGS).is_file():
         _check_settings(output, json.loads((unfinished / _SETTINGS).read_text(encoding="utf-8")), settings)
@@ -277,7 +278,7 @@ def _begin(output: Path, settings: dict[str, Any]) -> None:
 
 
 def _encode(corpus: Corpus, job: Job, num_workers: int) -> tuple[list[dict[str, Any]], float]:
-    """Records of all jobs, in the order of the text; which fraction of the bytes was encoded now."""
+    """The records of all jobs, in the order of the text, and the fraction of the bytes that was encoded now."""
     jobs = corpus.jobs()
     records, pending, left = {}, {}, 0
     for number, segments in enumerate(jobs):
@@ -294,35 +295,38 @@ def _encode(corpus: Corpus, job: Job, num_workers: int) -> tuple[list[dict[str, 
 
 
 def _check_settings(output: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise a UserError that names what differs from what the folder was begun with."""
-    if before == now:
-        return
-    differs = [key for key in now if before.get(key) != now[key]]
-    named = [f"{key} was {before.get(key)} and is {now[key]}" for key in differs if key not in ("corpus", "format")]
-    if "corpus" in differs:
-        named.append("files of the input were added, removed or changed")
-    if "format" in differs:
-        named.append("it is by another version of d2v")
-    raise UserError(f"{output}: was prepared otherwise ({'; '.join(named)}); give another folder, or delete this one")
+    """Raise a UserError that names the settings that differ from those of the folder."""
+    differences = []
+    for key, value in now.items():
+        if key not in ("corpus", "format") and before.get(key) != value:
+            differences.append(f"{key} was {before.get(key)} and is {value}")
+    if before.get("corpus") != now["corpus"]:
+        differences.append("files of the input were added, removed or changed")
+    if before.get("format") != now["format"]:
+        differences.append("it was made by another version of d2v")
+    if differences:
+        raise UserError(
+            f"{output}: was prepared differently ({'; '.join(differences)}); give another folder, or delete this one"
+        )
 
 
 def _check_folder(output: Path) -> None:
-    """Something else is not written into."""
+    """Raise a UserError if a folder holds something else than our own work."""
     if not output.is_dir() or (output / _UNFINISHED / _SETTINGS).is_file():
         return
-    other = [path.name for path in output.iterdir() if path.name not in (_LOCK, _UNFINISHED)]
-    if other:
-        raise UserError(f"{output}: holds something else, such as {sorted(other)[0]}; give another folder")
+    for path in sorted(output.iterdir()):
+        if path.name not in (_LOCK, _UNFINISHED):
+            raise UserError(f"{output}: holds something else, such as {path.name}; give another folder")
 
 
 @contextmanager
 def _locked(output: Path) -> Iterator[None]:
-    """A lock that ends with the process that holds it, however that ends."""
+    """Hold a lock that is released when the process ends, even if it is killed."""
     lock = FileLock(output / _LOCK)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        log.warning("%s: another process prepares it; waiting for it", output)
+        log.warning("%s: another process is preparing it; waiting for it", output)
         lock.acquire()
     try:
         yield

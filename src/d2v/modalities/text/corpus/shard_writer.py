@@ -1,4 +1,4 @@
-"""Writing token shards: a file is there whole or not at all."""
+"""Writing token shards: a file is either complete or not there."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ PART = ".part"
 
 
 def dtype_for(tokenizer: TextTokenizer) -> str:
-    """The smaller type that holds all ids."""
+    """The smaller type that holds all ids: ``uint16`` or ``uint32``."""
     return "uint16" if len(tokenizer) <= 1 << 16 else "uint32"
 
 
@@ -27,10 +27,10 @@ class ShardWriter:
     """One shard, which gets its name when it is complete.
 
     Args:
-        folder: that it is written into.
+        folder: the folder to write into.
         split: ``train`` or ``val``.
-        number: of the shard.
-        dtype: of the ids.
+        number: number of the shard.
+        dtype: type of the ids.
     """
 
     def __init__(self, folder: Path, split: str, number: int, dtype: str) -> None:
@@ -43,17 +43,17 @@ class ShardWriter:
         self._ends = array("q")
 
     def write(self, ids: bytes) -> None:
-        """Add ids, already in the type of the shard."""
+        """Add ids, as bytes of the type of the shard."""
         self._file.write(ids)
         self._digest.update(ids)
         self._size += len(ids)
 
     def end_document(self) -> None:
-        """Every document has at least one id."""
+        """Finish a document, which must have at least one id."""
         self._ends.append(self._size // self._dtype.itemsize)
 
     def close(self) -> dict[str, Any] | None:
-        """Finish the shard: its entry in the index; None, and no file, if it has no document."""
+        """Finish the shard; returns its entry for the index, or None, and leaves no file, if it has no document."""
         if not self._ends:
             self.discard()
             return None
@@ -77,19 +77,19 @@ class ShardWriter:
         }
 
     def discard(self) -> None:
-        """Leave nothing behind."""
+        """Remove what was written so far."""
         self._file.close()
         with suppress(OSError):
             self._part.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Whole or not at all."""
+    """Write a file completely or not at all."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=True) + "\n")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Whole or not at all."""
+    """Write a file completely or not at all."""
     part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
     with part.open("w", encoding="utf-8", newline="") as file:
         file.write(text)
@@ -103,9 +103,9 @@ def write_index(
     """Finish a folder of shards.
 
     Args:
-        folder: with the shards; ``tokenizer.json`` is written if it is not there.
-        tokenizer: that made the ids.
-        splits: entries of the shards, as :meth:`ShardWriter.close` gives them, by split.
+        folder: the folder with the shards; ``tokenizer.json`` is written if it is not there.
+        tokenizer: the tokenizer that made the ids.
+        splits: entries of the shards, as :meth:`ShardWriter.close` returns them, by split.
         more: further entries of the index.
     """
     if not (folder / TOKENIZER).is_file():
@@ -123,7 +123,7 @@ def write_index(
 
 
 def _settle(file: Any) -> None:
-    """On the disk before it gets its name, so that a power cut leaves no empty file of that name."""
+    """Force a file onto the disk before it is renamed, so that a power cut leaves no empty file of that name."""
     file.flush()
     os.fsync(file.fileno())
     file.close()

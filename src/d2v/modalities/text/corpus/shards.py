@@ -1,9 +1,9 @@
 """Token shards: a folder of token ids, memory-mapped, with the ends of the documents and checksums.
 
-    tokenizer.json            what made the ids
-    index.json                written last: the folder is whole when it is there
-    train-00000.bin           ids one after the other, uint16 (or uint32), little-endian
-    train-00000.ends.npy      int64: positions in the shard behind the last id of each document
+    tokenizer.json            the tokenizer that made the ids
+    index.json                written last: with it the folder is complete
+    train-00000.bin           the ids as uint16 (or uint32), little-endian
+    train-00000.ends.npy      int64: the position in the shard after the last id of each document
     val-00000.bin ...
 
 A document is its lines, each followed by ``</s>`` (as fairseq's preprocessing has them); there is no ``<s>``.
@@ -25,19 +25,21 @@ from d2v.modalities.text.tokenizer_files import TOKENIZER
 
 INDEX = "index.json"
 FORMAT = 1
-"""Counts the changes of the layout that an older d2v could not read."""
+"""Version of the layout; raised when an older d2v could not read the new one."""
 
 SPLITS = ("train", "val")
 
 _MOST_OPEN = 128
-"""Maps of shards at once: each holds a file open, and a process may often have 1,024 only."""
+"""Shards that are mapped at the same time: each is an open file, of which a process can often have only 1,024."""
+
+_ENTRY_KEYS = ("file", "ends", "tokens", "documents", "blake2b", "ends_blake2b")
 
 
 class Shards:
-    """The token ids of one split as one stream, all shards one after the other; cheap to send to a worker process.
+    """The token ids of one split as one stream, shard after shard; cheap to send to a worker process.
 
     Args:
-        folder: that `d2v prepare text` has written.
+        folder: a folder that `d2v prepare text` has written.
         split: ``train`` or ``val``.
         index: content of the folder's ``index.json``.
     """
@@ -57,7 +59,7 @@ class Shards:
 
     @classmethod
     def open(cls, folder: str | Path, split: str) -> "Shards | None":
-        """None if the folder has no such split.
+        """Open a split and check the sizes of its files; None if the folder has no such split.
 
         Raises:
             UserError: the folder is unfinished or damaged, or its tokenizer is not the one that made the ids.
@@ -71,24 +73,26 @@ class Shards:
         if shards.tokenizer.fingerprint != shards._tokenizer:
             raise UserError(
                 f"{folder / TOKENIZER} is not the tokenizer that made these shards ({shards.tokenizer.fingerprint}, "
-                f"and the index says {shards._tokenizer}); put the right one back, or prepare the folder anew."
+                f"and the index says {shards._tokenizer}); put the right one back, or prepare the folder again."
             )
         return shards
 
     @cached_property
     def tokenizer(self) -> TextTokenizer:
-        """What made the ids."""
+        """The tokenizer that made the ids."""
         return TextTokenizer.open(self.folder / TOKENIZER)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes when a token, a document's end or the tokenizer does."""
-        digests = [self._tokenizer, *(entry[key] for entry in self._entries for key in ("blake2b", "ends_blake2b"))]
+        """A hash of the tokens, the ends of documents and the tokenizer."""
+        digests = [self._tokenizer]
+        for entry in self._entries:
+            digests += [entry["blake2b"], entry["ends_blake2b"]]
         return hashlib.blake2b(" ".join(digests).encode(), digest_size=12).hexdigest()
 
     @cached_property
     def document_ends(self) -> np.ndarray:
-        """Positions in the stream behind the last token of each document, int64 [num_documents]."""
+        """Positions in the stream after the last token of each document, int64 [num_documents]."""
         parts = [self._ends(entry) + start for entry, start in zip(self._entries, self._starts, strict=False)]
         return np.concatenate(parts)
 
@@ -96,7 +100,7 @@ class Shards:
         """Tokens of the stream, int64 [stop - start].
 
         Raises:
-            IndexError: that is not within the stream.
+            IndexError: the span is not within the stream.
         """
         if not 0 <= start <= stop <= self.num_tokens:
             raise IndexError(f"tokens {start} to {stop} of {self.num_tokens}")
@@ -112,28 +116,33 @@ class Shards:
         return tokens
 
     def verify(self) -> None:
-        """Read all of it and compare the checksums, with a progress bar.
+        """Read all files and compare their checksums, with a progress bar.
 
         Raises:
-            UserError: a file is not as it was written.
+            UserError: a file was changed since it was written.
         """
-        size = sum((self.folder / entry[key]).stat().st_size for entry in self._entries for key in ("file", "ends"))
+        files: dict[Path, str] = {}
+        for entry in self._entries:
+            files[self.folder / entry["file"]] = entry["blake2b"]
+            files[self.folder / entry["ends"]] = entry["ends_blake2b"]
+        size = sum(file.stat().st_size for file in files)
         with tqdm(total=size, unit="B", unit_scale=True, desc=f"verify {self.split}", disable=None) as bar:
-            for entry in self._entries:
-                for name, digest in ((entry["file"], entry["blake2b"]), (entry["ends"], entry["ends_blake2b"])):
-                    if _digest(self.folder / name, bar) != digest:
-                        raise UserError(f"{self.folder / name} was changed since it was written; prepare it anew.")
+            for file, digest in files.items():
+                if _digest(file, bar) != digest:
+                    raise UserError(f"{file} was changed since it was written; prepare it again.")
 
     def __getstate__(self) -> dict[str, Any]:
         # Each process maps the files and reads the ends for itself.
-        left_out = ("document_ends", "tokenizer")
-        return {key: value for key, value in self.__dict__.items() if key not in left_out} | {"_open": {}}
+        state = self.__dict__ | {"_open": {}}
+        state.pop("document_ends", None)
+        state.pop("tokenizer", None)
+        return state
 
     def _map(self, shard: int) -> np.memmap:
         opened = self._open.pop(shard, None)
         if opened is None:
             opened = np.memmap(self.folder / self._entries[shard]["file"], self._dtype, mode="r")
-        self._open[shard] = opened  # the one that was used last is last
+        self._open[shard] = opened  # at the end, as the one used last
         if len(self._open) > _MOST_OPEN:
             del self._open[next(iter(self._open))]
         return opened
@@ -159,25 +168,27 @@ class Shards:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """Content of ``index.json``.
+    """The content of ``index.json``.
 
     Raises:
-        UserError: it is not there, damaged, or of a later d2v.
+        UserError: it is missing, damaged, or written by a later d2v.
     """
     path = folder / INDEX
     try:
         index = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        unfinished = (folder / TOKENIZER).exists() or any(folder.glob("train-*.bin"))
-        what = "is unfinished: type the same `d2v prepare text` again" if unfinished else "holds no token shards"
+        what = "holds no token shards"
+        if (folder / TOKENIZER).exists() or any(folder.glob("train-*.bin")):
+            what = "is unfinished: run the same `d2v prepare text` again"
         raise UserError(f"{folder} {what} (there is no {INDEX}).") from None
     except (OSError, ValueError) as error:
         raise _damaged(path, str(error)) from error
     try:
         if index["format"] > FORMAT:
             raise UserError(f"{path} was written by a later d2v (format {index['format']}); use that one.")
-        for entry in [entry for split in index["splits"].values() for entry in split]:
-            _ = [entry[key] for key in ("file", "ends", "tokens", "documents", "blake2b", "ends_blake2b")]
+        for entries in index["splits"].values():
+            for entry in entries:
+                _ = [entry[key] for key in _ENTRY_KEYS]
         _ = index["tokenizer"], np.dtype(index["dtype"])
     except (KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, f"its entry {error} is missing or wrong") from error
@@ -199,4 +210,4 @@ def _digest(path: Path, bar: tqdm) -> str:
 
 
 def _damaged(path: Path, what: str) -> UserError:
-    return UserError(f"{path} is damaged ({what}); delete its folder and prepare it anew.")
+    return UserError(f"{path} is damaged ({what}); delete its folder and prepare it again.")

@@ -5,40 +5,45 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
 from d2v.modalities.text.corpus.corpus_files import Corpus, Segment, TextFile, spread
-from d2v.modalities.text.corpus.documents import END, SegmentReader, last_border
-from d2v.modalities.text.line_blocks import COMPRESSED
+from d2v.modalities.text.corpus.documents import END, SegmentReader, last_border, utf8_size
 
 SAMPLE_BYTES = 128 << 20
-"""Of text, at most."""
+"""At most so much text is sampled."""
 
 DIFFERENT_LETTERS = 12 << 20
-"""Of different words, at most: the trainer takes about 100 bytes for each. Text without spaces gets there first."""
+"""Bytes of different words, at most: the trainer takes about 100 bytes of memory for each byte. This is the limit that
+text without spaces reaches first."""
 
 _WINDOW = 1 << 20
-_EXPANSION = 4
+_EXPANSION = 4  # about, of compressed files
 
 
 def sample(corpus: Corpus, limit: int = SAMPLE_BYTES, letters: int = DIFFERENT_LETTERS) -> Iterator[str]:
-    """Lines of a corpus: all, or of windows of one MiB that are spread evenly over it.
+    """Lines of a corpus: all of them, or those of windows of one MiB that are spread evenly over it.
 
-    The first few windows are spread over all of it as the others are, wherever the reading ends.
+    Any first few windows are spread over the whole corpus too, so it does not matter where reading stops.
 
     Args:
-        corpus: to read.
+        corpus: the corpus to read.
         limit: bytes of text, at most (about).
         letters: bytes of different words, at most (about).
     """
-    expanded = sum(file.size * (_EXPANSION if _compressed(file) else 1) for file in corpus.files)
-    if expanded <= limit:
-        segments = (segment for job in corpus.jobs() for segment in job)
-        return _bounded((text for segment in segments for text in _items(segment, corpus)), limit, letters)
+    compressed = sum(file.size for file in corpus.files if file.compressed)
+    if corpus.size + compressed * (_EXPANSION - 1) <= limit:
+        return _bounded(_everything(corpus), limit, letters)
     return _bounded(_windows(corpus, limit), limit, letters)
+
+
+def _everything(corpus: Corpus) -> Iterator[str]:
+    for job in corpus.jobs():
+        for segment in job:
+            yield from _texts(SegmentReader(segment, corpus.column))
 
 
 def _bounded(texts: Iterator[str], limit: int, letters: int) -> Iterator[str]:
     seen: set[str] = set()
     for text in texts:
-        size = len(text) if text.isascii() else len(text.encode())
+        size = utf8_size(text)
         new = set(text.split()).difference(seen)
         limit -= size
         letters -= sum(map(len, new)) * size // max(1, len(text))
@@ -49,13 +54,15 @@ def _bounded(texts: Iterator[str], limit: int, letters: int) -> Iterator[str]:
 
 
 def _windows(corpus: Corpus, limit: int) -> Iterator[str]:
-    """Texts of windows, which go on from a file into the next; at most a window's size of each.
+    """The texts of windows, at most the size of a window from each. A window can span several files.
 
     A file that can only be read from its beginning is read once, for all windows in it.
     """
     starts = list(itertools.accumulate((file.size for file in corpus.files), initial=0))
     count = max(1, corpus.size // _WINDOW)
-    room = dict.fromkeys((spread(i, count) for i in range(limit // _WINDOW)), _WINDOW)
+    room: dict[int, int] = {}
+    for i in range(limit // _WINDOW):
+        room[spread(i, count)] = _WINDOW
     streamed = set()
     for number in room:
         begin, end = number * _WINDOW, (number + 1) * _WINDOW
@@ -76,12 +83,12 @@ def _windows(corpus: Corpus, limit: int) -> Iterator[str]:
 
 
 def _of_part(file: TextFile, start: int, stop: int, corpus: Corpus) -> Iterator[str]:
-    """Texts that begin between two bytes, about."""
-    if file.kind == "parquet":
-        first, last = file.groups * start // file.size, file.groups * (stop - 1) // file.size
-        return _items(Segment(file.path, file.kind, first, last + 1, stop - start), corpus)
-    if file.kind in ("json", "tsv"):
-        return _items(Segment(file.path, file.kind, start, stop, stop - start), corpus)
+    """The texts that begin approximately between two bytes."""
+    if file.kind in ("json", "tsv", "parquet"):
+        first, last = start, stop
+        if file.kind == "parquet":
+            first, last = file.groups * start // file.size, file.groups * (stop - 1) // file.size + 1
+        return _texts(SegmentReader(Segment(file.path, file.kind, first, last, stop - start), corpus.column))
     with open(file.path, "rb") as raw:
         raw.seek(start)
         text = raw.read(stop - start).decode("utf-8", "replace")
@@ -96,9 +103,9 @@ def _of_part(file: TextFile, start: int, stop: int, corpus: Corpus) -> Iterator[
 
 
 def _of_stream(file: TextFile, start: int, room: dict[int, int], corpus: Corpus) -> Iterator[str]:
-    """What is read while the file, which begins at ``start`` of the corpus, is within a window with room."""
+    """The texts of a file that lie in a window with room; the file begins at byte ``start`` of the corpus."""
     reader = SegmentReader(file.segments(file.size)[0], corpus.column, exact=True)
-    last = max(number for number in room if number * _WINDOW < start + file.size)
+    last = max(number for number in room if number * _WINDOW < start + file.size)  # no window after it
     for text in _texts(reader):
         now = (start + min(reader.read_bytes, file.size - 1)) // _WINDOW
         if now > last:
@@ -108,13 +115,7 @@ def _of_stream(file: TextFile, start: int, room: dict[int, int], corpus: Corpus)
             yield text
 
 
-def _items(segment: Segment, corpus: Corpus) -> Iterator[str]:
-    return _texts(SegmentReader(segment, corpus.column))
-
-
 def _texts(reader: SegmentReader) -> Iterator[str]:
-    return (text for text, mark in reader.read() if mark != END)
-
-
-def _compressed(file: TextFile) -> bool:
-    return file.path.lower().endswith(COMPRESSED)
+    for text, mark in reader.read():
+        if mark != END:
+            yield text

@@ -26,7 +26,7 @@ class LabelledTextDataModule(SentenceDataModule):
         batch_size: texts (or pairs) of one device and one micro-batch.
         global_batch_size: texts of one optimizer step on all devices; null: no accumulation.
         num_workers: loading processes per device; null: the cores per device, less one, at most 8.
-        max_length: tokens of a text, or of a pair together; what is longer is cut.
+        max_length: tokens of a text, or of a pair together; longer ones are cut.
         tokenizer: tokenizer.json or a folder with a tokenizer; null: the one that the encoder was trained with.
         text: column of the texts, or two for pairs: "premise,hypothesis"; null: the first usual name found. For files
             without a line of names, numbers (from 1) here and in label.
@@ -34,7 +34,7 @@ class LabelledTextDataModule(SentenceDataModule):
         train_split: name of the training split; null: train, or everything where no file has the name of a split.
         val_split: name of the validation split; null: the first of dev, val, validation, valid, test with labels.
         val_fraction: share of the training texts held out for validation instead, where val_split is null.
-        max_samples: train on a fixed subset of so many texts, with as many of each class as far as possible.
+        max_samples: train on a fixed subset of this many texts, with equally many of each class as far as possible.
         label_fraction: the same, as a share of the training texts: 0.01, 0.1.
         regression: whether labels are numbers to predict, not classes.
         predict_on: what `d2v predict` reads: "val", that split; "all", everything in root; or the name of a split.
@@ -99,11 +99,7 @@ class LabelledTextDataModule(SentenceDataModule):
         if True in numbered:  # the files have no line of names
             self._header = ()
         self.train_split, self.val_split = train_split, val_split
-        self._regression = regression
-
-    @property
-    def regression(self) -> bool:
-        return self._regression
+        self.regression = regression
 
     def read_train(self) -> Examples:
         return self._read(self._train_tables, labelled=True)

@@ -113,7 +113,7 @@ def find_glue_split(folder: Path, name: str, split: str) -> list[Records]:
             found.append(Delimited(table.path, Reading(), header, quoted=False))
         elif not isinstance(table, Lines):
             found.append(table)
-    if not found and name == "mrpc":  # as Microsoft hands it out, whose test set is GLUE's development set
+    if not found and name == "mrpc":  # Microsoft's own files: their test set is GLUE's development set
         file = folder / {"train": "msr_paraphrase_train.txt", "dev": "msr_paraphrase_test.txt"}.get(split, "")
         if file.is_file():
             found.append(Delimited(file, Reading(), None, quoted=False))
@@ -129,10 +129,10 @@ class GlueDataModule(SentenceDataModule):
         batch_size: sentences (or pairs) of one device and one micro-batch.
         global_batch_size: sentences of one optimizer step on all devices; null: no accumulation.
         num_workers: loading processes per device; null: the cores per device, less one, at most 8.
-        max_length: tokens of a sentence, or of a pair together; what is longer is cut.
+        max_length: tokens of a sentence, or of a pair together; longer ones are cut.
         tokenizer: tokenizer.json or a folder with a tokenizer; null: the one that the encoder was trained with.
         val_split: dev; of mnli, dev_matched or dev_mismatched; null: the first of them.
-        max_samples: train on a fixed subset of so many sentences, with as many of each class as far as possible.
+        max_samples: train on a fixed subset of this many sentences, equally many of each class as far as possible.
         predict_on: what `d2v predict` reads: "val", that split, or test (test_matched, test_mismatched, diagnostic).
         seed: of the order of sentences.
         max_skipped_fraction: largest tolerable share of rows without a text or a label.
@@ -172,6 +172,7 @@ class GlueDataModule(SentenceDataModule):
             raise UserError(f"data.task is {task}: it must be one of {', '.join(TASKS)}.")
         self.task = task
         self.spec = TASKS[task]
+        self.regression = self.spec.regression
         if val_split is None:
             val_split = self.spec.dev_splits[0]
         self.val_split = val_split
@@ -181,10 +182,6 @@ class GlueDataModule(SentenceDataModule):
         ):
             if value not in known:
                 raise UserError(f"data.{key} is {value}: of {task} it must be {' or '.join(known)}.")
-
-    @property
-    def regression(self) -> bool:
-        return self.spec.regression
 
     def read_train(self) -> Examples:
         return self._read("train")

@@ -83,7 +83,7 @@ class GlueResults:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{results.file}: damaged ({error}); remove it, or give another --output") from error
         if not runs and not any((results.output / "runs").glob("*")):
-            return results  # a call that could start nothing, perhaps because of these very settings
+            return results  # no run was started yet, perhaps because these settings were wrong
         for key, now in results._identity().items():
             if content.get(key) != now:
                 raise UserError(
@@ -133,7 +133,7 @@ class GlueResults:
 
 
 def best_runs(runs: Sequence[GlueRun], task: str) -> list[GlueRun]:
-    """The runs of a task, one a seed, with the learning rate whose mean score is best; none if it has no runs."""
+    """The runs of a task, one for each seed, with the learning rate that has the best mean score; [] without runs."""
     by_rate: dict[float, list[GlueRun]] = {}
     for run in runs:
         if run.task == task:
@@ -172,7 +172,7 @@ def average(runs: Sequence[GlueRun], tasks: Sequence[str]) -> float | None:
 
 
 def table(runs: Sequence[GlueRun], tasks: Sequence[str]) -> str:
-    """A line a task with its best learning rate, and the average; all in percent."""
+    """One line for each task, with its best learning rate, and the average; all in percent."""
     rows = [("task", "metric", "dev", "score", "best lr", "seeds")]
     for task in tasks:
         spec, chosen = TASKS[task], best_runs(runs, task)
@@ -198,7 +198,7 @@ def table(runs: Sequence[GlueRun], tasks: Sequence[str]) -> str:
         counted = len(set(tasks).difference(NOT_AVERAGED))
         of_all = ""
         if counted < len(TASKS) - len(NOT_AVERAGED):
-            of_all = f"; GLUE's is over {len(TASKS) - len(NOT_AVERAGED)}, this is none to compare"
+            of_all = f"; GLUE's is over {len(TASKS) - len(NOT_AVERAGED)}, so this one cannot be compared with it"
         lines.append(f"average over {counted} tasks: {100 * mean_of_all:.2f} (WNLI never counts{of_all})")
     return "\n".join(lines)
 
@@ -242,6 +242,9 @@ def last_metrics(file: Path) -> dict[str, float]:
 
 def predictions(file: Path) -> list[str]:
     """The predictions in a file of `d2v predict`, row by row."""
+    found: list[str] = []
     with file.open(encoding="utf-8", newline="") as lines:
         column = next(lines).rstrip("\n").split("\t").index("prediction")
-        return [line.rstrip("\n").split("\t")[column] for line in lines]
+        for line in lines:
+            found.append(line.rstrip("\n").split("\t")[column])
+    return found

@@ -1,4 +1,4 @@
-"""The base of DataModules of labelled texts: what is held out, which tokenizer, which rows are read for what."""
+"""The base of DataModules of labelled texts: the tokenizer, the splits and the data sets."""
 
 import functools
 from abc import abstractmethod
@@ -14,7 +14,7 @@ from d2v.data.samples import Sample, collate_samples
 from d2v.data.sources.source import Categories
 from d2v.data.sources.subsets import FewLabels, hold_out
 from d2v.errors import UserError
-from d2v.modalities.text.front_end import TextFrontEnd
+from d2v.modalities.text.encoder_check import check_encoder
 from d2v.modalities.text.labelled.examples import Examples, label_order, require_known
 from d2v.modalities.text.labelled.sequences import SentenceDataset, Sequences, tokenise
 from d2v.modalities.text.tokenizer import TextTokenizer
@@ -31,6 +31,8 @@ class SentenceDataModule(PretrainingDataModule):
 
     unit = "sentences"
     pads = True
+    regression: bool
+    """Whether labels are scores, not classes; set by a subclass."""
 
     def __init__(
         self,
@@ -63,12 +65,7 @@ class SentenceDataModule(PretrainingDataModule):
         self._sequences: dict[str, Sequences] = {}
         self._left_out = 0
 
-    # What a kind of data gives.
-
-    @property
-    @abstractmethod
-    def regression(self) -> bool:
-        """Whether labels are scores."""
+    # Reading, which a subclass provides.
 
     @abstractmethod
     def read_train(self) -> Examples:
@@ -90,29 +87,10 @@ class SentenceDataModule(PretrainingDataModule):
         Raises:
             UserError: The encoder reads no text, brings no tokenizer, or is too small for it or for ``max_length``.
         """
-        front = encoder.front
-        if not isinstance(front, TextFrontEnd):
-            raise UserError(
-                f"data: the data are text, and a {type(front).__name__} does not read it; take an encoder of text"
-            )
-        tokenizer = self._tokenizer if self._has_own_tokenizer else None
-        if tokenizer is None:
-            if TOKENIZER not in encoder.assets:
-                raise UserError(
-                    "data.tokenizer: the encoder brings no tokenizer; name the one that it was trained with (a "
-                    "tokenizer.json, or a folder with one or with vocab.json and merges.txt)"
-                )
-            tokenizer = TextTokenizer.from_json(encoder.assets[TOKENIZER])
-        if front.vocab_size < len(tokenizer):
-            raise UserError(
-                f"data.tokenizer: it has {len(tokenizer):,} ids, and the encoder embeds {front.vocab_size:,}; name "
-                "the tokenizer that the encoder was trained with, or give a new encoder this vocab_size"
-            )
-        if front.max_positions is not None and front.max_positions < self.max_length:
-            raise UserError(
-                f"data.max_length is {self.max_length}, and the encoder has {front.max_positions} positions; set it "
-                f"to {front.max_positions} or less"
-            )
+        own = None
+        if self._has_own_tokenizer:
+            own = self._tokenizer
+        tokenizer = check_encoder(encoder, own, "data.tokenizer: it", "data.max_length", self.max_length)
         if self._tokenizer is None or self._tokenizer.fingerprint != tokenizer.fingerprint:
             self._sequences = {}
         self._tokenizer = tokenizer
