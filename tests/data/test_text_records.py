@@ -56,6 +56,14 @@ def test_a_block_at_once_and_one_by_one_are_the_same(
         assert rows == expected
 
 
+def test_a_cell_that_goes_on_after_an_even_number_of_quotes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(records, "_BLOCK", 2)
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'a,b\na","\nb"\n')
+    assert everything(path, one_by_one=False) == everything(path, one_by_one=True)
+    assert everything(path, one_by_one=False)[0] == [("a.csv:2", ['a"', "\nb"])]
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     rows=st.lists(st.tuples(*[st.text('ab ,"\n\té漢', max_size=8)] * 2), max_size=20),

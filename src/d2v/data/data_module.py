@@ -57,7 +57,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
         self,
         root: str,
         batch_size: float,
-        global_batch_size: float | None = None,
+        global_batch_size: int | float | None = None,
         num_workers: int | None = None,
         seed: int = 0,
         max_skipped_fraction: float = 0.01,

@@ -32,8 +32,6 @@ class LibriSpeechDataModule(PretrainingDataModule):
     Args:
         root: folder, fairseq manifest (.tsv), glob or file of sound.
         batch_size: seconds of audio of one device and one micro-batch, padding included.
-        global_batch_size: seconds of audio of one optimizer step on all devices; null: no accumulation.
-        num_workers: decoding processes per device; null: the cores per device, less one, at most 8.
         min_seconds: shorter clips are not trained on.
         max_seconds: longer clips are cropped at random; with transcripts they are not trained on.
         max_eval_seconds: length to which longer clips are cut for validation and probes; null: never. Not with
@@ -51,8 +49,7 @@ class LibriSpeechDataModule(PretrainingDataModule):
         subset: text file with the names of the clips to train on instead, one on each line.
         alphabet: file with one symbol a line (or fairseq's dict.ltr.txt); null: letters of the training transcripts.
         normalize: scale each waveform to zero mean and unit variance.
-        seed: of the order of clips and of their crops.
-        max_skipped_fraction: largest tolerable share of unreadable files.
+        common: What every DataModule has; see :class:`PretrainingDataModule`.
     """
 
     unit = "audio_seconds"
@@ -63,8 +60,6 @@ class LibriSpeechDataModule(PretrainingDataModule):
         self,
         root: str,
         batch_size: float = 237.5,
-        global_batch_size: float | None = None,
-        num_workers: int | None = None,
         min_seconds: float = 2.0,
         max_seconds: float = 20.0,
         max_eval_seconds: float | None = None,
@@ -80,10 +75,9 @@ class LibriSpeechDataModule(PretrainingDataModule):
         subset: str | None = None,
         alphabet: str | None = None,
         normalize: bool = True,
-        seed: int = 0,
-        max_skipped_fraction: float = 0.01,
+        **common: Any,
     ) -> None:
-        super().__init__(root, batch_size, global_batch_size, num_workers, seed, max_skipped_fraction)
+        super().__init__(root, batch_size, **common)
         for key, value in (("max_seconds", max_seconds), ("max_eval_seconds", max_eval_seconds)):
             long_enough = value is None or value >= _LEAST_SECONDS
             require(long_enough, key, value, f"be at least {_LEAST_SECONDS}, which is four frames")

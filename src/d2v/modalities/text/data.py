@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -83,8 +83,6 @@ class TextDataModule(PretrainingDataModule):
     Args:
         root: folder of shards; or raw text: a file (text, JSON lines, csv, tsv, parquet), folder or glob.
         batch_size: tokens per device and micro-batch, padding included.
-        global_batch_size: tokens of one optimizer step on all devices; null: no accumulation.
-        num_workers: reading processes per device; null: the cores per device, less one, at most 8.
         block_size: tokens in a block, <s> included.
         break_mode: "none": the stream of all documents is cut into blocks of one length; "complete_doc": a block holds
             whole sentences (lines) of one document, as many as fit.
@@ -93,8 +91,7 @@ class TextDataModule(PretrainingDataModule):
         vocab_size: types of the tokenizer that is trained on raw text.
         shards: folder for the shards made of raw text; null: one in the user's cache folder.
         val_fraction: share of the documents of raw text that is held out for validation.
-        seed: seed for the order of blocks.
-        max_skipped_fraction: largest tolerable share of unreadable blocks.
+        common: What every DataModule has; see :class:`PretrainingDataModule`.
     """
 
     unit = "tokens"
@@ -105,18 +102,15 @@ class TextDataModule(PretrainingDataModule):
         self,
         root: str,
         batch_size: int = 16_384,
-        global_batch_size: int | None = None,
-        num_workers: int | None = None,
         block_size: int = 512,
         break_mode: Literal["none", "complete_doc"] = "none",
         tokenizer: str | None = None,
         vocab_size: int = 50_260,
         shards: str | None = None,
         val_fraction: float = 0.01,
-        seed: int = 0,
-        max_skipped_fraction: float = 0.01,
+        **common: Any,
     ) -> None:
-        super().__init__(root, batch_size, global_batch_size, num_workers, seed, max_skipped_fraction)
+        super().__init__(root, batch_size, **common)
         if block_size < LEAST_TOKENS:
             raise UserError(f"data.block_size is {block_size}: it must be at least {LEAST_TOKENS} tokens.")
         if break_mode not in ("none", "complete_doc"):

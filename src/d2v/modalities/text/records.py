@@ -241,11 +241,14 @@ class Delimited(TextRecords):
     def _lines_of(self, table: "pa.Table", first_line: int, block: bytes) -> Sequence[int] | None:
         """The line of each row; None if pyarrow left out a blank line, or a cell goes on after the block."""
         count = count_lines(block)
-        is_end = np.frombuffer(block, np.uint8) == ord("\n")
-        if table.num_rows == count and not (self.quoted and (is_end[0] or (is_end[1:] & is_end[:-1]).any())):
-            return range(first_line, first_line + count)
-        if not self.quoted or not table.num_rows or table.column(-1)[-1].as_py().endswith("\n"):
+        if not self.quoted:
+            return range(first_line, first_line + count) if table.num_rows == count else None
+        if not table.num_rows or table.column(-1)[-1].as_py().endswith("\n"):
             return None
+        is_end = np.frombuffer(block, np.uint8) == ord("\n")
+        has_blank_line = is_end[0] or (is_end[1:] & is_end[:-1]).any()
+        if table.num_rows == count and not has_blank_line:
+            return range(first_line, first_line + count)
         lines = [first_line]
         for cells in _by_row(table.columns):
             lines.append(lines[-1] + 1 + "".join(cells).count("\n"))

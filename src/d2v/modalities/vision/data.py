@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import Tensor
@@ -55,8 +56,6 @@ class ImageNetDataModule(PretrainingDataModule):
         root: folder with train/ and val/, or one tree of images of any nesting, or train-*.parquet, or *.tar; a file or
             glob of images.
         batch_size: images of one device and one micro-batch.
-        global_batch_size: images of one optimizer step on all devices; null: no accumulation.
-        num_workers: processes a device that decode images; null: the cores a device, less one, at most 8.
         image_size: pixels, one side or (height, width).
         min_crop_scale: smallest share of a picture's area that a random crop keeps (0.2 in 2.0, 0.08 in 1.0).
         flip: probability of a horizontal flip.
@@ -75,8 +74,7 @@ class ImageNetDataModule(PretrainingDataModule):
             and 0.1 are usual); the same images whatever the seed.
         max_samples: the same as a number of images.
         subset: text file with the names of the images to train on instead, one a line (SimCLR's lists of 1% and 10%).
-        seed: of the order of samples and of their augmentation.
-        max_skipped_fraction: largest tolerable share of unreadable files.
+        common: What every DataModule has; see :class:`PretrainingDataModule`.
     """
 
     unit = "images"
@@ -85,8 +83,6 @@ class ImageNetDataModule(PretrainingDataModule):
         self,
         root: str,
         batch_size: int = 64,
-        global_batch_size: int | None = None,
-        num_workers: int | None = None,
         image_size: int | tuple[int, int] = 224,
         min_crop_scale: float = 0.2,
         flip: float = 0.5,
@@ -102,10 +98,9 @@ class ImageNetDataModule(PretrainingDataModule):
         label_fraction: float = 1.0,
         max_samples: int | None = None,
         subset: str | None = None,
-        seed: int = 0,
-        max_skipped_fraction: float = 0.01,
+        **common: Any,
     ) -> None:
-        super().__init__(root, batch_size, global_batch_size, num_workers, seed, max_skipped_fraction)
+        super().__init__(root, batch_size, **common)
         self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
         require(min(self.image_size) >= 1, "image_size", image_size, "be at least one pixel")
         require(0 < min_crop_scale <= 1, "min_crop_scale", min_crop_scale, "lie above 0 and at most at 1")

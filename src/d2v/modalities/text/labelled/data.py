@@ -3,6 +3,7 @@
 import functools
 import os
 from pathlib import Path
+from typing import Any
 
 from d2v.data.sources.splits import TRAIN_NAMES, VAL_NAMES
 from d2v.errors import UserError
@@ -24,8 +25,6 @@ class LabelledTextDataModule(SentenceDataModule):
         root: file (all for training); or folder with train and dev files or folders, a data set saved by `datasets`, or
             one folder for each class with .txt files. TSV is read without quoting, CSV with it.
         batch_size: texts (or pairs) of one device and one micro-batch.
-        global_batch_size: texts of one optimizer step on all devices; null: no accumulation.
-        num_workers: loading processes per device; null: the cores per device, less one, at most 8.
         max_length: tokens of a text, or of a pair together; longer ones are cut.
         tokenizer: tokenizer.json or a folder with a tokenizer; null: the one that the encoder was trained with.
         text: column of the texts, or two for pairs: "premise,hypothesis"; null: the first usual name found. For files
@@ -39,16 +38,13 @@ class LabelledTextDataModule(SentenceDataModule):
         regression: whether labels are numbers to predict, not classes.
         predict_on: what `d2v predict` reads: "val", that split; "all", everything in root; or the name of a split.
             Labels are needed for "val" only.
-        seed: of the order of texts.
-        max_skipped_fraction: largest tolerable share of rows without a text or a label.
+        common: What every DataModule has; see :class:`PretrainingDataModule`.
     """
 
     def __init__(
         self,
         root: str,
         batch_size: int = 32,
-        global_batch_size: int | None = None,
-        num_workers: int | None = None,
         max_length: int = 512,
         tokenizer: str | None = None,
         text: str | None = None,
@@ -60,22 +56,10 @@ class LabelledTextDataModule(SentenceDataModule):
         label_fraction: float = 1.0,
         regression: bool = False,
         predict_on: str = "val",
-        seed: int = 0,
-        max_skipped_fraction: float = 0.01,
+        **common: Any,
     ) -> None:
         super().__init__(
-            root,
-            batch_size,
-            global_batch_size,
-            num_workers,
-            max_length,
-            tokenizer,
-            val_fraction,
-            max_samples,
-            predict_on,
-            seed,
-            max_skipped_fraction,
-            label_fraction,
+            root, batch_size, max_length, tokenizer, val_fraction, max_samples, predict_on, label_fraction, **common
         )
         if val_split is not None and val_fraction > 0:
             raise UserError(

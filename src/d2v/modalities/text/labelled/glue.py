@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from d2v.errors import UserError
 from d2v.modalities.text.labelled.examples import Columns, Examples, is_number, read_examples
@@ -127,15 +128,12 @@ class GlueDataModule(SentenceDataModule):
         root: folder with the folders of the tasks (CoLA, SST-2, ...), or the folder of this task.
         task: cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte or wnli.
         batch_size: sentences (or pairs) of one device and one micro-batch.
-        global_batch_size: sentences of one optimizer step on all devices; null: no accumulation.
-        num_workers: loading processes per device; null: the cores per device, less one, at most 8.
         max_length: tokens of a sentence, or of a pair together; longer ones are cut.
         tokenizer: tokenizer.json or a folder with a tokenizer; null: the one that the encoder was trained with.
         val_split: dev; of mnli, dev_matched or dev_mismatched; null: the first of them.
         max_samples: train on a fixed subset of this many sentences, equally many of each class as far as possible.
         predict_on: what `d2v predict` reads: "val", that split, or test (test_matched, test_mismatched, diagnostic).
-        seed: of the order of sentences.
-        max_skipped_fraction: largest tolerable share of rows without a text or a label.
+        common: What every DataModule has; see :class:`PretrainingDataModule`.
     """
 
     has_fixed_splits = True  # GLUE's, in every root
@@ -145,29 +143,14 @@ class GlueDataModule(SentenceDataModule):
         root: str,
         task: str,
         batch_size: int = 16,
-        global_batch_size: int | None = None,
-        num_workers: int | None = None,
         max_length: int = 512,
         tokenizer: str | None = None,
         val_split: str | None = None,
         max_samples: int | None = None,
         predict_on: str = "val",
-        seed: int = 0,
-        max_skipped_fraction: float = 0.01,
+        **common: Any,
     ) -> None:
-        super().__init__(
-            root,
-            batch_size,
-            global_batch_size,
-            num_workers,
-            max_length,
-            tokenizer,
-            0.0,
-            max_samples,
-            predict_on,
-            seed,
-            max_skipped_fraction,
-        )
+        super().__init__(root, batch_size, max_length, tokenizer, 0.0, max_samples, predict_on, **common)
         if task not in TASKS:
             raise UserError(f"data.task is {task}: it must be one of {', '.join(TASKS)}.")
         self.task = task

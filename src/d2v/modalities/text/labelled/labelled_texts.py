@@ -38,18 +38,15 @@ class SentenceDataModule(PretrainingDataModule):
         self,
         root: str,
         batch_size: int,
-        global_batch_size: int | None,
-        num_workers: int | None,
         max_length: int,
         tokenizer: str | None,
         val_fraction: float,
         max_samples: int | None,
         predict_on: str,
-        seed: int,
-        max_skipped_fraction: float,
         label_fraction: float = 1.0,
+        **common: Any,
     ) -> None:
-        super().__init__(root, batch_size, global_batch_size, num_workers, seed, max_skipped_fraction)
+        super().__init__(root, batch_size, **common)
         if not 0 <= val_fraction < 1:
             raise UserError(f"data.val_fraction is {val_fraction}: it must be at least 0 and less than 1.")
         if max_length < 8:
