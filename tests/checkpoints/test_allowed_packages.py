@@ -11,6 +11,7 @@ from encoders import arguments, save_checkpoint, vision_encoder
 
 import d2v
 from d2v import allowed_packages
+from d2v.checkpoints.head_files import restore_head
 from d2v.checkpoints.recipe import build_encoder, node
 from d2v.cli import main
 from d2v.errors import UserError
@@ -57,7 +58,8 @@ def checkpoint(folder: Path, class_path: str = "sensors.front.Front", **entry: A
     encoder = vision_encoder(image_size=16, patch_size=4, width=16, depth=1, num_heads=2)
     path = save_checkpoint(encoder, folder / "a.ckpt", **entry)
     content = torch.load(path, weights_only=True)
-    content["d2v"]["encoders"][""]["recipe"]["front"]["class_path"] = class_path
+    for stored in content["d2v"]["encoders"].values():
+        stored["recipe"]["front"]["class_path"] = class_path
     torch.save(content, path)
     return path
 
@@ -86,11 +88,33 @@ def test_by_argument(tmp_path: Path, package: Path) -> None:
     assert type(encoder.front).__module__ == "sensors.front"
     assert encoder.recipe["front"]["class_path"] == "sensors.front.Front"
     assert d2v.load(path, allow="sensors", layer_drop=0.1, image_size=24).trunk.layer_drop == 0.1
+    assert d2v.load(path, allow=(name for name in ["sensors"]), layer_drop=0.2).trunk.layer_drop == 0.2
     with pytest.raises(UserError, match="sensors"):
         d2v.load(path)  # one call allows nothing for the next
     for name in ("sensors.front", "../sensors", "", 3):
         with pytest.raises(UserError, match="give the name of a top-level package"):
             d2v.load(path, allow=[name])  # type: ignore[list-item]
+
+
+def test_a_head_is_of_a_known_kind_before_it_is_built(package: Path) -> None:
+    allowed_packages.allow_packages(["sensors"])
+    entry = {"recipe": node("sensors.front.Plain"), "task": "single", "pool": "mean"}
+    with pytest.raises(UserError, match="is not a CTCHead or ClassifierHead or TanhHead, which belongs there"):
+        restore_head(entry, {}, 16)
+
+
+@pytest.mark.parametrize(
+    ("entry", "trunk"),
+    [({"head": 3}, {}), ({"encoders": {}}, {}), ({}, {"drop_path": "x"}), ({}, {"num_heads": 0})],
+)
+def test_a_damaged_checkpoint_is_bad_input(tmp_path: Path, entry: dict[str, Any], trunk: dict[str, Any]) -> None:
+    path = checkpoint(tmp_path, "d2v.modalities.vision.front_end.VisionFrontEnd", **entry)
+    content = torch.load(path, weights_only=True)
+    for encoder in content["d2v"]["encoders"].values():
+        encoder["recipe"]["trunk"].update(trunk)
+    torch.save(content, path)
+    with pytest.raises(UserError):
+        d2v.load(path)
 
 
 def test_by_flag(tmp_path: Path, package: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,11 +9,13 @@ import pytest
 from PIL import Image
 from speech_files import encoded
 
-from d2v.data.sources.splits import ARCHIVES, TRAIN_NAMES, VAL_NAMES, find_split, find_splits
+from d2v.data.sources.source import Categories
+from d2v.data.sources.splits import ARCHIVES, TRAIN_NAMES, VAL_NAMES, find_split, find_splits, open_splits
 from d2v.errors import UserError
 from d2v.modalities.speech.data import LibriSpeechDataModule
 from d2v.modalities.text.labelled.data import LabelledTextDataModule
 from d2v.modalities.vision.data import ImageNetDataModule
+from d2v.modalities.vision.transforms import IMAGES
 
 MANIFESTS = (".tsv",)
 
@@ -150,3 +152,24 @@ def test_a_name_is_a_whole_word(tmp_path: Path) -> None:
         find_splits(tmp_path, MANIFESTS, None, "dev")
     with pytest.raises(UserError, match=r"data\.train_split is ' , ': it names no split"):
         find_splits(tmp_path, MANIFESTS, " , ", None)
+
+
+@pytest.mark.parametrize("val_split", ["valA,valB", "sub/val"])
+def test_no_sample_is_in_both_splits(tmp_path: Path, val_split: str) -> None:
+    """Also where the whole root is for training, and the validation split lies anywhere in it."""
+    for name in ("one", "valA", "valB", "sub/val", "sub/more"):
+        write_pictures(tmp_path, name, 2)
+    train, val = open_splits(str(tmp_path), IMAGES, None, val_split)
+    assert val is not None
+    names = [{source.name(index) for index in range(len(source))} for source in (train, val)]
+    assert not names[0] & names[1]
+    assert len(names[0] | names[1]) == 10
+
+
+def test_numbers_that_count_no_classes() -> None:
+    dates = Categories.of_labels(["20230115", "3000000000", "20230115"])
+    assert dates is not None
+    assert dates.names == ("20230115", "3000000000")
+    numbers = Categories.of_labels(["2", "0"])
+    assert numbers is not None
+    assert numbers.names == ("0", "1", "2")

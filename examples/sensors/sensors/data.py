@@ -14,14 +14,14 @@ from d2v.data.sources.source import Medium, Source
 from d2v.data.sources.splits import open_splits
 from d2v.errors import BrokenSample
 
-RECORDINGS = Medium("recordings", (".npy",), feature="Sequence")
+RECORDINGS = Medium("recordings", (".npy",), feature=None)
 
 
 def read_recording(source: Source, index: int) -> Tensor:
     """Normalised values [C, T] of one file."""
     try:
         values = np.load(io.BytesIO(source.read(index)), allow_pickle=False).astype(np.float32)
-    except ValueError as error:
+    except (ValueError, EOFError) as error:
         raise BrokenSample(f"is not a .npy file ({error})") from error
     return torch.from_numpy((values - values.mean(axis=0)) / (values.std(axis=0) + 1e-5)).T
 

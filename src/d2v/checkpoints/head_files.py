@@ -87,9 +87,7 @@ def restore_head(entry: Mapping[str, Any], weights: StateDict, width: int) -> St
         ValueError, KeyError, TypeError, UserError: They do not fit each other.
     """
     with torch.device("meta"):  # the weights come from the file, and no random numbers are drawn
-        module = build(entry["recipe"], nn.Module)
-    if not isinstance(module, get_args(TaskHead)):
-        raise ValueError(f"a {type(module).__name__} is no head")
+        module = build(entry["recipe"], get_args(TaskHead))
     if problems := mismatches(module.state_dict(), weights):
         raise ValueError(in_short(problems))
     scale = entry.get("score_scale", 1)

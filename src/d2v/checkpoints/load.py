@@ -54,6 +54,8 @@ def load(
     """
     if weights not in get_args(Weights):
         raise UserError(f"weights={weights!r}: give one of {', '.join(get_args(Weights))}")
+    if not isinstance(allow, str):
+        allow = tuple(allow)  # read more than once
     checkpoint = open_checkpoint(path)
     return load_encoder(checkpoint, weights, modality, allow, changes)
 

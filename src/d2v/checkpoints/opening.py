@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from d2v.checkpoints import hub
 from d2v.checkpoints.folder import (
     StateDict,
@@ -163,6 +165,9 @@ def _open_file(file: Path) -> Checkpoint:
             f"{file}: no checkpoint of d2v. Import a foreign checkpoint first (d2v import {file} --output FOLDER), and "
             "load FOLDER"
         )
+    no_tensors = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if no_tensors or not ours["encoders"] or not isinstance(ours.get("head", {}), dict):
+        raise UserError(f"{file}: is damaged: an entry of its weights, encoders or head is not what it should be")
     encoders = {}
     for name, entry in ours["encoders"].items():
         if not isinstance(name, str) or not isinstance(entry, dict):

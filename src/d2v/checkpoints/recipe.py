@@ -39,12 +39,16 @@ def package_of(recipe: Any) -> set[str]:
     return set()
 
 
+REFUSALS = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError)
+"""What a constructor raises when it is given values from a damaged file."""
+
+
 def build(recipe: Any, kind: Any, *args: Any, allow: Iterable[str] = ()) -> Any:
     """Build a part from its node.
 
     Args:
         recipe: ``{"class_path": ..., "init_args": {...}}``.
-        kind: What the part must be: a class, which may be abstract.
+        kind: What the part must be: a class, which may be abstract, or several.
         args: First arguments, which the caller knows, such as the width of a head.
         allow: Packages outside d2v that may be named in addition to those always allowed.
 
@@ -54,7 +58,7 @@ def build(recipe: Any, kind: Any, *args: Any, allow: Iterable[str] = ()) -> Any:
     part = part_class(recipe, kind, allow)
     try:
         return part(*args, **recipe.get("init_args", {}))
-    except (TypeError, ValueError, RuntimeError) as error:
+    except REFUSALS as error:
         raise UserError(f"class_path {recipe['class_path']!r}: {error}") from error
 
 
@@ -89,7 +93,9 @@ def part_class(recipe: Any, kind: Any, allow: Iterable[str] = ()) -> Any:
     if not isinstance(part, type) or part.__module__ != module or not issubclass(part, nn.Module):
         raise UserError(f"class_path {class_path!r}: no part of the method")
     if not issubclass(part, kind):
-        raise UserError(f"class_path {class_path!r}: is not a {kind.__name__}, which belongs there")
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        names = " or ".join(each.__name__ for each in kinds)
+        raise UserError(f"class_path {class_path!r}: is not a {names}, which belongs there")
     return part
 
 
@@ -116,9 +122,11 @@ def build_encoder(recipe: Any, allow: Iterable[str] = ()) -> Encoder:
     recipe = checked_recipe(recipe)
     try:
         trunk = Transformer(**recipe["trunk"])
-    except (TypeError, ValueError, RuntimeError) as error:
+        return Encoder(lambda trunk: build(recipe["front"], FrontEnd, trunk, allow=allow), trunk)
+    except UserError:
+        raise
+    except REFUSALS as error:
         raise UserError(f"the trunk of the encoder cannot be built: {error}") from error
-    return Encoder(lambda trunk: build(recipe["front"], FrontEnd, trunk, allow=allow), trunk)
 
 
 def build_method(method: Mapping[str, Any], allow: Iterable[str] = ()) -> Data2Vec:

@@ -82,6 +82,7 @@ class FrontEnd(nn.Module):
         self.input_norm = trunk.input_norm()
         self.input_dropout = nn.Dropout(trunk.dropout)
         self.prenet = trunk.stack(prenet_depth)
+        self._num_blocks = prenet_depth + trunk.depth
 
     def extract(self, x: Tensor, padding_mask: Bool[Tensor, "b _"] | None = None) -> TokenSequence:
         """Raw input to tokens without positions; padding (True) at the rate of ``x``.
@@ -132,6 +133,8 @@ class FrontEnd(nn.Module):
             bias = self.attention_bias(sequence.grid, self.num_cls, visible_index)
         bias = self._hide_padding(bias, padding_mask)
         x = self.input_dropout(self.input_norm(self._prepend_cls(x)))  # [R, T, D]
+        if bias is not None and len(bias) not in (1, self._num_blocks):
+            raise ValueError(f"attention_bias has {len(bias)} tables for {self._num_blocks} blocks, prenet included")
         trunk_bias = bias
         if bias is not None and len(bias) > 1:  # one entry a block
             bias, trunk_bias = bias[: len(self.prenet)], bias[len(self.prenet) :]

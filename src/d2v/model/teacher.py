@@ -70,7 +70,8 @@ class EMATeacher(nn.Module):
                 learned.append(source[name].detach())
             else:
                 parameter.copy_(source[name])
-        torch._foreach_lerp_(trained, learned, 1 - decay)
+        if trained:
+            torch._foreach_lerp_(trained, learned, 1 - decay)
         buffers: dict[str, Tensor] = dict(student.named_buffers())
         for name, buffer in self.encoder.named_buffers():
             buffer.copy_(buffers[name])

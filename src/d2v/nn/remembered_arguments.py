@@ -27,8 +27,12 @@ def remember_arguments(module: Module) -> Module:
             return
         bound = signature.bind(self, *args, **kwargs)
         bound.apply_defaults()
+        arguments = dict(bound.arguments)
+        for parameter in signature.parameters.values():
+            if parameter.kind is parameter.VAR_KEYWORD:
+                arguments |= arguments.pop(parameter.name, {})
         init_args = {}
-        for name, value in bound.arguments.items():
+        for name, value in arguments.items():
             if not isinstance(value, nn.Module):
                 init_args[name] = _plain(value, f"{module.__name__}: {name}")
         self.__dict__["init_args"] = init_args
@@ -42,7 +46,7 @@ def _plain(value: Any, name: str) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item, name) for item in value]
     if isinstance(value, dict):
-        return {key: _plain(item, name) for key, item in value.items()}
-    if value is None or isinstance(value, str | bool | int | float):
+        return {_plain(key, name): _plain(item, name) for key, item in value.items()}
+    if value is None or type(value) in (str, bool, int, float):  # a subclass of one needs code to be read again
         return value
     raise TypeError(f"{name} is a {type(value).__name__}; a checkpoint can hold plain values only")

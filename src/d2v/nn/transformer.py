@@ -45,7 +45,7 @@ class BlockStack(nn.ModuleList):
             block = self[number]
             block_bias = None
             if bias is not None:
-                block_bias = bias[number % len(bias)]
+                block_bias = bias[number if len(bias) > 1 else 0]
             if leave_out:
                 output = _left_out(block, x)
             elif self.checkpoint_activations and torch.is_grad_enabled():

@@ -49,7 +49,6 @@ class Data2VecModule(TrainingModule):
         if init_from is not None:
             from d2v.checkpoints.load import init_weights
 
-            assert isinstance(method, Data2Vec)
             for note in init_weights(method, init_from):
                 rank_zero_info(f"init_from: {note}")
 

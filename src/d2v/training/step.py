@@ -42,7 +42,7 @@ class TrainingModule(L.LightningModule):
     def seed_step(self) -> None:
         """Let torch's generator start from the key (seed, optimizer step, micro-batch of that step, rank).
 
-        So dropout, stochastic depth and the decoder's noise of a resumed run are those of an uninterrupted one on any
+        So dropout, stochastic depth and noise of a resumed run are those of an uninterrupted one on the same
         number of devices, and no generator state has to be saved.
         """
         step = self.trainer.global_step

@@ -43,10 +43,14 @@ class Parquet(Source):
             ) from error
         if len(rows) == 0:
             raise UserError(f"{self._where} has no rows.")
-        feature = getattr(datasets, medium.feature)
-        self._encoded = self._column_of_files(rows, feature, medium.noun)
+        kinds: tuple[type, ...] = ()
+        if medium.feature is not None:
+            kinds = (getattr(datasets, medium.feature),)
+        self._encoded = self._column_of_files(rows, kinds, medium.noun)
         self._columns: Dataset = rows.remove_columns([self._encoded])
-        self._rows: Dataset = rows.select_columns([self._encoded]).cast_column(self._encoded, feature(decode=False))
+        self._rows: Dataset = rows.select_columns([self._encoded])
+        for kind in kinds:
+            self._rows = self._rows.cast_column(self._encoded, kind(decode=False))
         # Apart from the bytes, which reading a row would copy.
         self._path = f"{self._encoded}.path"
         self._paths: Dataset = self._rows.flatten().select_columns([self._path])
@@ -122,10 +126,10 @@ class Parquet(Source):
             return classes[0]
         return None
 
-    def _column_of_files(self, rows: "Dataset", kind: type, noun: str) -> str:
+    def _column_of_files(self, rows: "Dataset", kinds: tuple[type, ...], noun: str) -> str:
         found = []
         for name, feature in rows.features.items():
-            if isinstance(feature, kind) or (isinstance(feature, dict) and {"bytes", "path"} <= set(feature)):
+            if isinstance(feature, kinds) or (isinstance(feature, dict) and {"bytes", "path"} <= set(feature)):
                 found.append(name)
         if len(found) != 1:
             raise UserError(

@@ -31,8 +31,8 @@ class Medium:
     """What its samples are called in messages: images."""
     suffixes: tuple[str, ...]
     """Endings of its files, in lower case."""
-    feature: str
-    """Hugging Face's type of a column of such files: Image."""
+    feature: str | None
+    """Hugging Face's type of a column of such files: Image; None: it has none, and a column holds bytes and paths."""
     columns: tuple[str, ...] = ("label",)
     """Names in :data:`COLUMNS` of what is kept about a sample."""
     manifests: Mapping[str, "Callable[[Path], Files]"] = field(default_factory=dict)
@@ -74,6 +74,8 @@ class Categories:
         found = cls.of(values)
         if found is None or not "".join(found.names).isdecimal():
             return found
+        if max(map(int, found.names)) > 1000 + 10 * len(found.names):
+            return found  # dates or ids, which count no classes
         numbers = np.array([*map(int, found.names), -1], dtype=np.int32)
         return cls(tuple(map(str, range(numbers.max() + 1))), numbers[found.ids])
 
@@ -233,6 +235,15 @@ class Files(Source):
             for part in parts:
                 texts += part.texts() or [""] * len(part)
         return cls(parts[0]._medium, folder, names, Categories.of(tops), texts or None)
+
+    def without(self, other: "Files") -> "Files":
+        """The files that are not among the other's."""
+        taken = {os.path.normpath(other.name(index)) for index in range(len(other))}
+        names = []
+        for name in self._names:
+            if os.path.normpath(os.path.join(self.folder, name)) not in taken:
+                names.append(name)
+        return self if len(names) == len(self) else Files(self._medium, self.folder, names)
 
     def __len__(self) -> int:
         return len(self._names)

@@ -168,7 +168,12 @@ def open_splits(
         train = _opened(train_places, medium, folder, exclude)
     if not val_places:
         return train, None
-    return train, _opened(val_places, medium, folder)
+    val = _opened(val_places, medium, folder)
+    if isinstance(train, Files) and isinstance(val, Files):
+        train = train.without(val)  # where all of a root is for training, it may hold the validation split
+        if not len(train):
+            raise UserError(f"data.root {root}: all {medium.noun} are of the validation split; nothing to train on.")
+    return train, val
 
 
 def open_everything(root: str, medium: Medium, key: str = "data.root") -> Source:

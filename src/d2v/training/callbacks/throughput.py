@@ -51,6 +51,8 @@ class ThroughputCallback(L.Callback):
             self._last_end = now
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it on the instance
         parts = getattr(data, "parts", {"": data})  # a DataModule from elsewhere has no parts
+        if data is None or not all(hasattr(part, "count_units") for part in parts.values()):
+            return  # nor does it say in which unit it counts
         for name, part in by_encoder(batch).items():
             self._count(self._counts.setdefault(name, _Counts()), parts[name], part, trainer.world_size, counted)
         if step_is_logged(trainer, batch_idx):
