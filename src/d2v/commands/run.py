@@ -72,7 +72,7 @@ class RunCLI(LightningCLI):
     _refusal: UserError | None = None
 
     def __init__(self, args: ArgsType) -> None:
-        self._words = [str(word) for word in args] if isinstance(args, list) else []
+        self._words = list(map(str, args)) if isinstance(args, list) else []
         super().__init__(
             save_config_callback=None,
             trainer_defaults={
