@@ -145,6 +145,7 @@ def open_splits(
         UserError: there is no such root or split, or no sample in it.
     """
     path, manifests = _existing(root, medium), tuple(medium.manifests)
+    whole_root = False
     if path is None or path.is_file():
         folder = Path.cwd() if path is None else path.parent
         train, val_places = _whole(root, path, medium), _named(folder, manifests, val_split, "val_split")
@@ -162,17 +163,18 @@ def open_splits(
         train_places, val_places = find_splits(folder, manifests, train_split, val_split)
         if not train_places:
             raise UserError(f"data.root {root}: {val_places[0].name} is there, and nothing to train on.")
+        whole_root = train_places == [folder] and train_split is None
         exclude = None
         if train_places == [folder] and val_places:
-            exclude = val_places[0].name  # the validation split lies in the folder that is for training
+            exclude = val_places[0].name  # so that what is usual is not even listed
         train = _opened(train_places, medium, folder, exclude)
     if not val_places:
         return train, None
     val = _opened(val_places, medium, folder)
-    if isinstance(train, Files) and isinstance(val, Files):
-        train = train.without(val)  # where all of a root is for training, it may hold the validation split
-        if not len(train):
-            raise UserError(f"data.root {root}: all {medium.noun} are of the validation split; nothing to train on.")
+    if whole_root and isinstance(train, Files) and isinstance(val, Files):
+        others = train.without(val)  # the validation split lies in the folder that is for training, however deep
+        if len(others):
+            train = others
     return train, val
 
 
