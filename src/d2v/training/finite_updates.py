@@ -43,8 +43,8 @@ class FiniteUpdates(L.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip the gradients, or take them away, so that the optimizer leaves weights and moments as they are."""
-        parameters = [parameter for parameter in self.parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
         if norm.isfinite():
             self.skipped_in_a_row = 0
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
@@ -59,7 +59,7 @@ class FiniteUpdates(L.LightningModule):
             )
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is None or not getattr(optimizer, "_step_supports_amp_scaling", False):
-            for parameter in parameters:
+            for parameter in self.parameters():
                 parameter.grad = None
         # else the scaler still has to find out by itself, and the optimizer asks it
 
