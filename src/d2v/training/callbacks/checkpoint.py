@@ -98,8 +98,7 @@ class RunCheckpoint(ModelCheckpoint):
             )
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._save_now(trainer)
-        super().on_train_end(trainer, pl_module)
+        self._save_now(trainer)  # Lightning's own would also save where nothing was trained
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._restore_handlers()

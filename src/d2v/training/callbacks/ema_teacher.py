@@ -7,6 +7,7 @@ import lightning as L
 from d2v.metrics import EMA_DECAY
 from d2v.model.data2vec import Method
 from d2v.training.callbacks.log import is_logged
+from d2v.training.callbacks.run_plan import total_steps
 from d2v.training.finite_updates import FiniteUpdates
 from d2v.training.schedules import EMADecay
 
@@ -36,7 +37,7 @@ class EMATeacherCallback(L.Callback):
         assert isinstance(pl_module, FiniteUpdates)
         if pl_module.skipped_in_a_row:  # neither did the student move
             return
-        decay = self.decay.at(pl_module.updates)
+        decay = self.decay.at(pl_module.updates, total_steps(trainer))
         self.method.move_teacher(decay)
         if is_logged(trainer, self._step):  # sending a number to the device waits for it
             pl_module.log(EMA_DECAY, decay, rank_zero_only=True)
