@@ -15,7 +15,8 @@ from d2v.types import Batch, by_encoder
 class ThroughputCallback(L.Callback):
     """Logs ``throughput/<unit>_per_second`` of all devices together, and shows it in the progress bar.
 
-    The unit is the DataModule's (images, audio_seconds, tokens). Waiting for data counts; validation and probes do not.
+    The unit is the DataModule's (images, audio_seconds, tokens), of data from elsewhere samples. Waiting for data
+    counts; validation and probes do not.
     Where batches are padded, ``throughput/padding_fraction`` is the share of padding in what was computed.
     """
 
@@ -50,9 +51,9 @@ class ThroughputCallback(L.Callback):
             self._seconds += now - self._last_end
             self._last_end = now
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it on the instance
-        parts = getattr(data, "parts", {"": data})  # a DataModule from elsewhere has no parts
-        if data is None or not all(hasattr(part, "count_units") for part in parts.values()):
-            return  # nor does it say in which unit it counts
+        parts = getattr(data, "parts", {})
+        if not parts or not all(hasattr(part, "count_units") for part in parts.values()):
+            parts = dict.fromkeys(by_encoder(batch), _OtherData())
         for name, part in by_encoder(batch).items():
             self._count(self._counts.setdefault(name, _Counts()), parts[name], part, trainer.world_size, counted)
         if step_is_logged(trainer, batch_idx):
@@ -82,6 +83,18 @@ class ThroughputCallback(L.Callback):
     def _reset(self) -> None:
         self._seconds = 0.0
         self._counts = {}
+
+
+class _OtherData:
+    """What is known of data from elsewhere."""
+
+    unit = "samples"
+    pads = False
+    skipped = 0
+
+    @staticmethod
+    def count_units(batch: Batch) -> int:
+        return len(batch.inputs)
 
 
 @dataclass
