@@ -69,34 +69,3 @@ def test_rows_without_a_class_are_left_out_of_a_probe_alone(tmp_path: Path, capl
     labels = [label for loader in (train, val) for batch in loader for label in batch.labels.tolist()]
     assert sorted(labels) == [0, 0, 0, 1, 1, 1]
     assert "images, which have no class" in caplog.text
-
-
-def test_a_table_gives_pictures_their_classes(tmp_path: Path) -> None:
-    (tmp_path / "deep").mkdir()
-    for number in range(6):
-        (tmp_path / f"deep/{number}.png").write_bytes(png(number))
-    texts = {
-        "plain.csv": "deep/0.png,cat\n1.png,dog\n2,cat\nelsewhere/9.png,cow\n",
-        "named.csv": "\ufeffid;Label;note\n0;cat;x\n1;dog;\n2;cat;y\n3;;unknown\n9;cow;z\n".replace(";", ","),
-        "excel.csv": "Image;what\n0.png;cat\n1.png;dog\n2.png;cat\n9.png;cow\n",
-        "strange.tsv": "bild\tart\n.\\deep\\0.png\tcat\n./deep/1.png\tdog\n2.png\tcat\n9.png\tcow\n",
-        "metadata.jsonl": "".join(
-            f'{{"file_name": "{number}.png", "caption": "a, b", "label": "{label}"}}\n'
-            for number, label in enumerate(["cat", "dog", "cat", "cow"])
-        ),
-    }
-    for name, text in texts.items():
-        (tmp_path / name).write_text(text, encoding="utf-8")
-        pictures = module(tmp_path, labels=str(tmp_path / name)).labelled["train"]
-        assert pictures.classes is not None
-        assert pictures.classes.names == ("cat", "cow", "dog"), name
-        assert [pictures.classes.names[n] for n in pictures.classes.ids][:3] == ["cat", "dog", "cat"]
-        assert len(pictures) == 3 + (name == "metadata.jsonl")
-    (tmp_path / "wrong.csv").write_text("file,width,height\n0.png,3,4\n")
-    (tmp_path / "several.csv").write_text("0.png,cat\n1.png,cat,dog\n")
-    with pytest.raises(UserError, match=r"none of its columns \(file, width, height\) is called label or"):
-        _ = module(tmp_path, labels=str(tmp_path / "wrong.csv")).labelled
-    with pytest.raises(UserError, match="here is one with several: cat, dog"):
-        _ = module(tmp_path, labels=str(tmp_path / "several.csv")).labelled
-    with pytest.raises(UserError, match="cannot be read as a table"):
-        _ = module(tmp_path, labels=str(tmp_path / "gone.csv")).labelled

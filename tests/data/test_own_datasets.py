@@ -1,6 +1,6 @@
 """Data sets of the user's own: torch's, Hugging Face's, tables of paths; and transforms of the user's own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +44,8 @@ class Own(Dataset):
 
 
 class Stream(IterableDataset):
-    pass
+    def __iter__(self) -> Iterator[Image.Image]:
+        return map(picture, range(8))
 
 
 class Named(Own):
@@ -94,7 +95,7 @@ def test_normalised_tensors_are_used_as_they_are() -> None:
 def test_torchvisions_names_of_classes_and_a_validation_split() -> None:
     data = pictures(Named(picture), val_dataset=Named(picture))
     assert data.class_names == ("cat", "dog")
-    train, val = data.probe_dataloaders()
+    _, val = data.probe_dataloaders()
     assert [label for batch in val for label in batch.labels.tolist()] == [0, 1] * 4
     assert len(pictures(Own(picture), val_fraction=0.25).splits["val"]) == 2
 
@@ -233,11 +234,11 @@ def test_tables_of_paths_and_of_bytes(tmp_path: Path, caplog: pytest.LogCaptureF
         assert reason in caplog.text
     (tmp_path / "urls").mkdir()
     pq.write_table(pa.table({"url": ["https://a.b/c.jpg?x=1"] * 8}), tmp_path / "urls/train.parquet")
-    with pytest.raises(UserError, match="column 'url' holds addresses of images .*Download them"):
+    with pytest.raises(UserError, match=r"column 'url' holds addresses of images .*Download them"):
         pictures(root=tmp_path / "urls")
     (tmp_path / "none").mkdir()
     pq.write_table(pa.table({"words": ["a"] * 8, "n": [1] * 8}), tmp_path / "none/train.parquet")
-    with pytest.raises(UserError, match="expected one column of images .* found none among words, n"):
+    with pytest.raises(UserError, match=r"expected one column of images .* found none among words, n"):
         pictures(root=tmp_path / "none")
     soundfile.write(tmp_path / "a.wav", noise(0), 16_000)
     (tmp_path / "sound").mkdir()

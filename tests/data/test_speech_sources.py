@@ -15,7 +15,7 @@ from d2v.data.sources.source import Categories, Encoded, Source
 from d2v.data.sources.splits import open_everything, open_splits
 from d2v.errors import BrokenSample, UserError
 from d2v.modalities.speech.audio_reader import AudioInfo, audio_info
-from d2v.modalities.speech.labels import class_labels
+from d2v.modalities.speech.labels import class_labels, read_table
 from d2v.modalities.speech.sound_files import SOUND, read_headers
 
 
@@ -330,11 +330,11 @@ def test_a_table_labels_files_with_one_or_several_classes(tmp_path: Path) -> Non
     kept, labels = class_labels(str(tmp_path / "several.csv"), clips, None)
     assert [labels.label(n).tolist() for n in range(len(kept))] == [[1, 1], [1, 0]]
     (tmp_path / "none.tsv").write_text("elsewhere.wav\tcow\n")
-    with pytest.raises(UserError, match="no row names one of the samples"):
+    with pytest.raises(UserError, match="no entry is a clip"):
         class_labels(str(tmp_path / "none.tsv"), clips, None)
     (tmp_path / "broken.tsv").write_text("a/1.wav\tdog\nb/1.wav\n")
     with pytest.raises(UserError, match="line 2"):
-        class_labels(str(tmp_path / "broken.tsv"), clips, None)
+        read_table(tmp_path / "broken.tsv")
     with pytest.raises(UserError, match="neither speaker"):
         class_labels("speakers", clips, None)
     with pytest.raises(UserError, match="validation split has classes"):

@@ -140,7 +140,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
         module = self.trainer and self.trainer.lightning_module
         encoders: Mapping[str, Encoder] = getattr(module, "encoders", {})
         for name, part in self.parts.items():
-            part.reads_labels = getattr(module, "reads_labels", True)
+            part.reads_labels = getattr(module, "reads_labels", part.reads_labels)
             if name in encoders:
                 part.adapt_to(encoders[name])
         if stage in ("validate", "test") and self.eval_dataset("val") is None:

@@ -70,5 +70,5 @@ def _fitting(inputs: Tensor, encoder: Encoder) -> Tensor:
     same_kind = inputs.is_floating_point() == example.is_floating_point()
     if not same_kind or inputs.ndim != example.ndim or inputs.shape[1:-2] != example.shape[1:-2]:
         found = f"{str(inputs.dtype).removeprefix('torch.')} {list(inputs.shape)}"
-        raise UserError(f"the DataLoader gives {found}, and the encoder reads `x`: {wanted.described}")
+        raise UserError(f"the DataLoader gives {found}, and the encoder reads {wanted.described}")
     return inputs.to(example.dtype)

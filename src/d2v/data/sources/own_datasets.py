@@ -1,6 +1,7 @@
 """Items of a torch data set of the user's own."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from torch.utils.data import IterableDataset
@@ -99,7 +100,9 @@ class Items(Source):
         """What all items say: a dict by the usual name, a tuple by the number or text that follows the sample."""
         values: list[Any] = []
         for index in tqdm(range(len(self)), desc=f"reading {column}s", unit="item", leave=False):
-            item, value = self._dataset[index], None
+            item = value = None
+            with suppress(Exception):  # it is somebody else's code, and named when the item is read
+                item = self._dataset[index]
             if isinstance(item, Mapping):
                 value = entry(item, COLUMNS[column])
             elif isinstance(item, tuple | list) and column == "label":

@@ -220,7 +220,7 @@ _TEXT = ("string", "large_string")
 def _first(rows: "Dataset", name: str) -> Any:
     """The first value of a column that is there, of some rows at the beginning."""
     for value in rows.select_columns([name])[: min(len(rows), 100)][name]:
-        if value is not None:
+        if value:
             return value
     return None
 

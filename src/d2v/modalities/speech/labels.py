@@ -1,5 +1,7 @@
 """Labels of clips: one class, several classes at once, or letters."""
 
+import csv
+import os
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -10,12 +12,12 @@ from torch import Tensor
 
 from d2v.data.alphabet import Alphabet
 from d2v.data.file_index import PackedStrings
-from d2v.data.sources.file_table import labels_in_table
 from d2v.data.sources.source import Categories
 from d2v.errors import UserError
 from d2v.modalities.speech.audio_reader import SAMPLE_RATE
 from d2v.modalities.speech.sound_files import Clips
 
+_HEADINGS = ("file", "path", "filename", "file_name", "name")
 _MISSING = {
     "speaker": "file names do not begin with SPEAKER-CHAPTER-NUMBER, and no column states speakers",
     "folder": "not every clip lies in one of two or more folders",
@@ -168,15 +170,64 @@ def class_labels(kind: str, clips: Clips, train_names: tuple[str, ...] | None) -
 
 
 def _from_table(path: Path, clips: Clips, train_names: tuple[str, ...] | None) -> tuple[np.ndarray, Labels]:
-    if not path.is_file():
-        raise UserError(f"data.labels {path}: is neither speaker, folder, label or transcript nor the file of a table")
-    table = labels_in_table(path, clips)
+    table = read_table(path)
+    kept: list[int] = []
+    rows: list[tuple[str, ...]] = []
+    for index in range(len(clips)):
+        if row := _row_of(table, clips.name(index)):
+            kept.append(index)
+            rows.append(row)
+    if not rows:
+        raise UserError(
+            f"data.labels {path}: no entry is a clip; first entry {next(iter(table))}, first clip {clips.name(0)}."
+        )
     if train_names is None:
-        train_names = table.names  # so that a class without a clip in this subset keeps its place
-    found = Categories.of(chain.from_iterable(table.rows))
+        # By the whole table, so that a class without a clip in this subset keeps its place.
+        train_names = tuple(sorted(set(chain.from_iterable(table.values()))))
+    found = Categories.of(chain.from_iterable(rows))
     assert found is not None
     classes = found.numbered_as(train_names, f"data.labels {path}")
-    if not table.several:
-        return table.kept, classes
-    counts = np.array(list(map(len, table.rows)))
-    return table.kept, SeveralClasses(classes.names, classes.ids, np.cumsum(counts) - counts, counts)
+    if max(map(len, table.values())) == 1:
+        return np.array(kept), classes
+    counts = np.array(list(map(len, rows)))
+    return np.array(kept), SeveralClasses(classes.names, classes.ids, np.cumsum(counts) - counts, counts)
+
+
+def read_table(path: Path) -> dict[str, tuple[str, ...]]:
+    """Rows ``FILE<TAB>LABEL[,LABEL...]`` (.tsv) or ``FILE,LABEL[,LABEL...]`` (.csv, with or without quotes).
+
+    Raises:
+        UserError: it cannot be read, or a row is no such pair.
+    """
+    table: dict[str, tuple[str, ...]] = {}
+    delimiter = "\t"
+    if path.suffix.lower() == ".csv":
+        delimiter = ","
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.reader(file, delimiter=delimiter))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(
+            f"data.labels {path}: is neither speaker, folder, label or transcript, nor a readable table ({error})."
+        ) from error
+    for number, row in enumerate(rows, 1):
+        cells = list(filter(None, map(str.strip, row)))
+        if not cells or (number == 1 and cells[0].lower() in _HEADINGS):
+            continue
+        labels = tuple(filter(None, map(str.strip, ",".join(row[1:]).split(","))))
+        if not row[0].strip() or not labels:
+            raise UserError(f"data.labels {path}, line {number}: expected a file and its labels, found {row!r}.")
+        table[row[0].strip()] = labels
+    if not table:
+        raise UserError(f"data.labels {path}: there is no row with a file and its labels.")
+    return table
+
+
+def _row_of(table: dict[str, tuple[str, ...]], name: str) -> tuple[str, ...] | None:
+    """The row of a file, which is named by its path from any folder above it, with or without its ending."""
+    parts = name.split(os.sep)
+    for depth in range(1, len(parts) + 1):
+        tail = os.sep.join(parts[-depth:])
+        if row := table.get(tail) or table.get(tail.rpartition(".")[0]) or table.get(os.sep + tail):
+            return row
+    return None

@@ -2,16 +2,13 @@
 
 import logging
 from dataclasses import dataclass, replace
-from itertools import chain
 from pathlib import Path
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 
-from d2v.data.sources.file_table import labels_in_table
 from d2v.data.sources.source import Categories, Files, Part, Source
 from d2v.data.sources.splits import VAL_NAMES
-from d2v.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -28,49 +25,32 @@ def all_pictures(source: Source) -> Pictures:
     return Pictures(source, np.arange(len(source), dtype=np.int32))
 
 
-def with_classes(name: str, pictures: Pictures, table: str | None, train: Categories | None = None) -> Pictures:
+def with_classes(name: str, pictures: Pictures, train: Categories | None = None) -> Pictures:
     """Those pictures that have a class, with it; without any labels all of them.
 
     Args:
         name: of the split, for messages.
         pictures: of the split.
-        table: of files and classes; None: the classes that archives state, or the folders directly below a split.
         train: classes of the training split, which those of this split must be among; None: this is it, and its folders
             are classes if they are several and hold all pictures.
 
     Raises:
         UserError: the labels are no classes, or not those of the training split.
     """
-    where = "data.root"
-    if table is not None:
-        where = f"data.labels {table}"
-        classes: Categories | None = _in_table(Path(table).expanduser(), pictures)
-    elif isinstance(pictures.source, Files):
+    if isinstance(pictures.source, Files):
         classes = _of_folders(pictures.source, is_train=train is None)
     else:
         classes = pictures.source.categories("label")
     if classes is None:
         return pictures
-    if table is None:
-        classes = classes[pictures.index]
+    classes = classes[pictures.index]
     kept = np.flatnonzero(classes.ids >= 0)
     if len(kept) < len(pictures):
         left_out = len(pictures) - len(kept)
         rank_zero_info(f"data: {name}: left out {left_out:,} of {len(pictures):,} images, which have no class")
     if train is not None:
-        classes = classes.numbered_as(train.names, where)
+        classes = classes.numbered_as(train.names, "data.root")
     return replace(pictures, classes=classes).select(kept)
-
-
-def _in_table(path: Path, pictures: Pictures) -> Categories:
-    table = labels_in_table(path, pictures)
-    if table.several:
-        one = next(row for row in (*table.rows, table.names) if len(row) > 1)
-        raise UserError(f"data.labels {path}: a picture has one class, and here is one with several: {', '.join(one)}")
-    numbers = dict(zip(table.names, range(len(table.names)), strict=True))
-    ids = np.full(len(pictures), -1, dtype=np.int32)
-    ids[table.kept] = [numbers[name] for name in chain.from_iterable(table.rows)]
-    return Categories(table.names, ids)
 
 
 def _of_folders(source: Files, is_train: bool) -> Categories | None:

@@ -1,7 +1,9 @@
 """How fast training goes, in the units of the data."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -10,6 +12,8 @@ from torch import Tensor
 from d2v import metrics
 from d2v.training.callbacks.log import step_is_logged
 from d2v.types import Batch, by_encoder
+
+_OTHER_DATA = SimpleNamespace(unit="samples", pads=False, skipped=0, count_units=lambda batch: len(batch.inputs))
 
 
 class ThroughputCallback(L.Callback):
@@ -51,9 +55,9 @@ class ThroughputCallback(L.Callback):
             self._seconds += now - self._last_end
             self._last_end = now
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it on the instance
-        parts = getattr(data, "parts", {})
-        if not parts or not all(hasattr(part, "count_units") for part in parts.values()):
-            parts = dict.fromkeys(by_encoder(batch), _OtherData())
+        parts = getattr(data, "parts", None)
+        if not isinstance(parts, Mapping) or not all(hasattr(part, "count_units") for part in parts.values()):
+            parts = dict.fromkeys(by_encoder(batch), _OTHER_DATA)
         for name, part in by_encoder(batch).items():
             self._count(self._counts.setdefault(name, _Counts()), parts[name], part, trainer.world_size, counted)
         if step_is_logged(trainer, batch_idx):
@@ -83,18 +87,6 @@ class ThroughputCallback(L.Callback):
     def _reset(self) -> None:
         self._seconds = 0.0
         self._counts = {}
-
-
-class _OtherData:
-    """What is known of data from elsewhere."""
-
-    unit = "samples"
-    pads = False
-    skipped = 0
-
-    @staticmethod
-    def count_units(batch: Batch) -> int:
-        return len(batch.inputs)
 
 
 @dataclass
