@@ -4,6 +4,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
@@ -48,6 +49,8 @@ class Medium:
     BrokenSample if there is none."""
     unreadable: tuple[str, ...] = ()
     """Endings of files of this kind that must be converted first."""
+    conversion: str = "Convert {}"
+    """What to do with these, for a message; {} are patterns of their names: *.heic *.svg."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +132,8 @@ class Source(ABC):
 
     archives: Sequence[str] = ()
     """Files that hold several samples each."""
+    left_out: Sequence[str] = ()
+    """Files beside the samples that have other endings."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -237,7 +242,9 @@ class Files(Source):
         if any(part._texts is not None for part in parts):
             for part in parts:
                 texts += part.texts() or [""] * len(part)
-        return cls(parts[0]._medium, folder, names, Categories.of(tops), texts or None)
+        whole = cls(parts[0]._medium, folder, names, Categories.of(tops), texts or None)
+        whole.left_out = list(chain.from_iterable(part.left_out for part in parts))
+        return whole
 
     def without(self, other: "Files") -> "Files":
         """The files that are not among the other's."""
@@ -246,13 +253,17 @@ class Files(Source):
         for name in self._names:
             if os.path.normpath(os.path.join(self.folder, name)) not in taken:
                 names.append(name)
-        return self if len(names) == len(self) else Files(self._medium, self.folder, names)
+        if len(names) == len(self):
+            return self
+        rest = Files(self._medium, self.folder, names)
+        rest.left_out = self.left_out
+        return rest
 
     def __len__(self) -> int:
         return len(self._names)
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_texts": None}  # worker processes get the texts as labels
+        return {**self.__dict__, "_texts": None, "left_out": ()}  # worker processes get the texts as labels
 
     def open(self, index: int) -> str:
         return self.name(index)

@@ -11,9 +11,11 @@ A root is one of
 import glob
 import os
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from pathlib import Path
 
 from d2v.data.file_index import list_files
+from d2v.data.sources.endings import count_endings, divide, how_to_read, report_endings
 from d2v.data.sources.rows import Rows, open_rows
 from d2v.data.sources.source import Files, Medium, Source
 from d2v.data.sources.tars import Tars
@@ -173,9 +175,10 @@ def open_splits(
         if train_places == [folder] and val_places:
             exclude = val_places[0].name  # so that what is usual is not even listed
         train = _opened(train_places, medium, folder, exclude)
-    if not val_places:
-        return train, None
-    val = _opened(val_places, medium, folder)
+    val = None
+    if val_places:
+        val = _opened(val_places, medium, folder)
+    report_endings(root, medium, (train, val))
     if whole_root and isinstance(train, Files) and isinstance(val, Files):
         others = train.without(val)  # the validation split lies in the folder that is for training, however deep
         if len(others):
@@ -214,16 +217,21 @@ def open_everything(root: str, medium: Medium, key: str = "data.root") -> Source
         UserError: there is no such root, or no sample in it.
     """
     try:
-        path = _existing(root, medium)
-        if path is None or path.is_file():
-            return _whole(root, path, medium)
-        if not list_files(path, medium.suffixes):
-            for suffix in (*ARCHIVES, *medium.manifests):
-                if files := list_files(path, (suffix,)):
-                    return _opened(list(map(path.joinpath, files)), medium, path)
-        return _from_folder(path, medium)
+        source = _everything(root, _existing(root, medium), medium)
     except UserError as error:
         raise UserError(str(error).replace("data.root", key)) from error
+    report_endings(root, medium, (source,))
+    return source
+
+
+def _everything(root: str, path: Path | None, medium: Medium) -> Source:
+    if path is None or path.is_file():
+        return _whole(root, path, medium)
+    if not list_files(path, medium.suffixes):
+        for suffix in (*ARCHIVES, *medium.manifests):
+            if files := list_files(path, (suffix,)):
+                return _opened(list(map(path.joinpath, files)), medium, path)
+    return _from_folder(path, medium)
 
 
 def _existing(root: str, medium: Medium) -> Path | None:
@@ -244,8 +252,9 @@ def _whole(root: str, path: Path | None, medium: Medium) -> Source:
         return _opened([path], medium, path.parent)
     if ending(path.name) in medium.suffixes:
         return Files(medium, path.parent, [path.name])
-    kinds = ", ".join((*medium.manifests, *ARCHIVES, *medium.suffixes))
-    raise UserError(f"data.root {path} is a file of no known kind; {medium.noun} are read from {kinds}.")
+    kinds = some_of((*medium.manifests, *ARCHIVES, *medium.suffixes), 16)
+    advice = how_to_read([path.name], medium)
+    raise UserError(f"data.root {path} is a file of no known kind; {medium.noun} are read from {kinds}. {advice}")
 
 
 def _opened(places: Sequence[Path], medium: Medium, root: Path, exclude: str | None = None) -> Source:
@@ -275,26 +284,30 @@ def _opened(places: Sequence[Path], medium: Medium, root: Path, exclude: str | N
 
 
 def _from_folder(folder: Path, medium: Medium, exclude: str | None = None) -> Files:
-    if names := list_files(folder, medium.suffixes, exclude):
-        return Files(medium, folder, names)
-    hint = ""
-    if saved := sorted(state.parent.name for state in folder.glob("*/state.json")):
-        hint = f" There are data sets that `datasets` has saved: {some_of(saved, 8)}; name one in data.train_split."
-    if unreadable := list_files(folder, medium.unreadable):
-        count, kind = len(unreadable), ending(unreadable[0])
-        hint = f" d2v cannot read the {count} {kind} files there: convert them to {medium.suffixes[0]}."
-    raise UserError(f"data.root: no {medium.noun} ({', '.join(medium.suffixes)}) in {folder} or below.{hint}")
+    names, others = divide(list_files(folder, ("",), exclude), medium)
+    if not names:
+        there = ""
+        if saved := sorted(state.parent.name for state in folder.glob("*/state.json")):
+            there = (
+                f" There are data sets that `datasets` has saved: {some_of(saved, 8)}; name one in data.train_split."
+            )
+        elif others:
+            there = f" There are: {count_endings(others)}. {how_to_read(others, medium)}".rstrip()
+        raise UserError(f"data.root: no {medium.noun} ({some_of(medium.suffixes, 12)}) in {folder} or below.{there}")
+    files = Files(medium, folder, names)
+    files.left_out = list(map(os.path.join, repeat(files.folder), others))
+    return files
 
 
 def _globbed(pattern: str, medium: Medium) -> Files:
-    files = []
-    for file in sorted(glob.glob(os.path.expanduser(pattern), recursive=True)):
-        if file.lower().endswith(medium.suffixes) and os.path.isfile(file):
-            files.append(os.path.abspath(file))
+    matches = filter(os.path.isfile, sorted(glob.glob(os.path.expanduser(pattern), recursive=True)))
+    files, others = divide(map(os.path.abspath, matches), medium)
     if not files:
-        raise UserError(f"data.root: no {medium.noun} ({', '.join(medium.suffixes)}) matches {pattern}.")
+        raise UserError(f"data.root: no {medium.noun} ({some_of(medium.suffixes, 12)}) matches {pattern}.")
     folder = os.path.commonpath(list(map(os.path.dirname, files)))
-    return Files(medium, folder, [os.path.relpath(file, folder) for file in files])
+    found = Files(medium, folder, [os.path.relpath(file, folder) for file in files])
+    found.left_out = others
+    return found
 
 
 def _find(root: Path, manifests: Sequence[str], name: str) -> list[Path]:

@@ -130,7 +130,34 @@ def read_manifest(path: Path) -> Files:
 SOUND = Medium(
     "sound",
     # What libsndfile reads.
-    (".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64"),
+    (
+        ".flac",
+        ".wav",
+        ".mp3",
+        ".ogg",
+        ".oga",
+        ".opus",
+        ".sph",
+        ".nist",
+        ".aif",
+        ".aiff",
+        ".aifc",
+        ".au",
+        ".snd",
+        ".caf",
+        ".w64",
+        ".rf64",
+        ".bwf",
+        ".wave",
+        ".mp2",
+        ".mpga",
+        ".voc",
+        ".svx",
+        ".8svx",
+        ".avr",
+        ".paf",
+        ".pvf",
+    ),
     feature="Audio",
     columns=("label", "speaker", "text"),
     manifests={".tsv": read_manifest},
@@ -138,7 +165,8 @@ SOUND = Medium(
     speaker_of=speaker_of,
     texts_beside=transcripts_beside,
     from_item=sound_in,
-    unreadable=(".m4a", ".aac", ".wma", ".mp4", ".webm"),
+    unreadable=(".m4a", ".m4b", ".aac", ".wma", ".mp4", ".webm", ".amr", ".3gp", ".mkv", ".mov", ".avi", ".ape", ".wv"),
+    conversion='To use sound in them: for f in {}; do ffmpeg -i "$f" -ac 1 -ar 16000 "${{f%.*}}.flac"; done',
 )
 
 
@@ -157,7 +185,7 @@ def read_headers(source: Source, retry: bool = True) -> Headers:
     if retry:
         renew = functools.partial(_retried, source)
     if source.fingerprint():
-        columns = cached_arrays("audio-headers", key, lambda: _columns(scan(source, audio_info)), renew)
+        columns = cached_arrays("sound-headers", key, lambda: _columns(scan(source, audio_info)), renew)
     else:
         columns = _columns(scan(source, audio_info))
     frames, rates, channels = columns["frames"], columns["rates"], columns["channels"]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
@@ -17,11 +17,28 @@ from d2v.data.sources.source import Medium
 from d2v.errors import BrokenSample, UserError
 from d2v.modalities.vision.items import picture_in
 
+_USUAL_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif")
+# Formats that Pillow recognises, and that it hands to other programs or reads no picture of.
+_NO_PICTURES = ("BUFR", "EPS", "FLI", "GBR", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")
+
+
+def _endings() -> tuple[str, ...]:
+    """What Pillow decodes here, the usual endings first."""
+    found = list(_USUAL_ENDINGS)
+    for name, kind in sorted(Image.registered_extensions().items()):
+        decodes = kind in (*Image.OPEN, "MPO") and kind not in _NO_PICTURES
+        if name not in found and decodes and (kind != "JPEG2000" or features.check("jpg_2000")):
+            found.append(name)
+    return tuple(found)
+
+
 IMAGES = Medium(
     "images",
-    (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"),
+    _endings(),
     feature="Image",
     from_item=picture_in,
+    unreadable=(".heic", ".heif", ".jxl", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".orf", ".rw2", ".svg"),
+    conversion="To use pictures in them, convert them to .png: mogrify -format png {}",
 )
 
 Transform = Callable[[Image.Image], Tensor]
