@@ -23,6 +23,7 @@ from d2v.commands.predictions import FeatureFile, Table, metrics_line, read_anot
 from d2v.commands.quiet import quieten
 from d2v.commands.resume import ContinuedRun, Origin, find_origin
 from d2v.commands.run_folder import (
+    CONFIG,
     checkpoint_of,
     direct_logger,
     enter_run_dir,
@@ -36,6 +37,7 @@ from d2v.commands.run_folder import (
 )
 from d2v.commands.run_metrics import METRICS, RunMetrics
 from d2v.config_messages import key_of, one_line, parser_message
+from d2v.configs import read_config
 from d2v.errors import UserError
 from d2v.finetuning.finetuning_module import FinetuningModule
 from d2v.training.callbacks.checkpoint import RunCheckpoint
@@ -169,7 +171,8 @@ class RunCLI(LightningCLI):
         config.ckpt_path = hand_over_checkpoint(config.ckpt_path)
         if self._origin is not None and self._origin.is_the_run(name) and not config.trainer.fast_dev_run:
             assert self._origin.run is not None
-            self._going_on = ContinuedRun(self._origin.run, self._origin.step, text)
+            config.run_name = read_config(self._origin.run / CONFIG).get("run_name")  # as when it began
+            self._going_on = ContinuedRun(self._origin.run, self._origin.step, self._config_text())
             return enter_run_dir(self._origin.run)
         if config.ckpt_path and fits:
             text = f"# continued from {config.ckpt_path}\n{text}"
@@ -273,7 +276,6 @@ class RunCLI(LightningCLI):
     def _config_text(self) -> str:
         """The parsed config, for any trainer command: without what belongs to this call alone."""
         config = self.config[self.subcommand].clone()
-        config.pop("run_name")
         for name in self._subcommand_method_arguments[self.subcommand]:
             config.pop(name, None)
         # `null` stays: it differs from a default that is not null.

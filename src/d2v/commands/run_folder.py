@@ -21,6 +21,7 @@ from d2v.training.step import TrainingModule
 
 CONFIG, LOCK = "config.yaml", ".lock"
 _WANDB_ID = "wandb_id.txt"
+_PATIENCE = 10  # seconds: the loading processes of a run that was killed hold its lock until they notice
 # They hand the run's folder and where it starts to the processes that Lightning starts for other devices.
 RUN_DIR_VARIABLE, CHECKPOINT_VARIABLE = "D2V_RUN_DIR", "D2V_CHECKPOINT"
 
@@ -107,7 +108,7 @@ def lock_run(run_dir: Path) -> BaseFileLock:
     """
     lock = FileLock(run_dir / LOCK)
     try:
-        lock.acquire(timeout=10)  # loading processes of one that was killed end within some seconds
+        lock.acquire(timeout=_PATIENCE)
     except Timeout:
         raise UserError(
             f"{run_dir}: another process is training in it; wait until it ends, or give --run_name for a run beside it"

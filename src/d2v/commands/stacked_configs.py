@@ -23,7 +23,9 @@ def config_of_resumed_run(words: Sequence[str]) -> dict[str, Any]:
     config = (path.parent.parent if path.is_file() else path) / "config.yaml"
     if not config.is_file():
         return {}
-    return read_config(config)
+    content = read_config(config)
+    content.pop("run_name", None)  # to give one asks for another run
+    return content
 
 
 def with_added_lists(words: Sequence[str], contents: dict[str, dict[str, Any]]) -> list[str]:
