@@ -16,6 +16,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info
 
+from d2v.commands.caption_files import CaptionFiles
 from d2v.commands.early_checks import SECTIONS
 from d2v.commands.predictions import FeatureFile, Table, metrics_line, read_another_root
 from d2v.commands.quiet import quieten
@@ -204,6 +205,8 @@ class RunCLI(LightningCLI):
         assert self.run_dir is not None
         kwargs["return_predictions"] = False
         if self._add_table():
+            if times := getattr(self.model, "times", None):
+                self.trainer.callbacks.append(CaptionFiles(self.run_dir, times))  # type: ignore[attr-defined]
             self.trainer.predict(**kwargs)
             return
         features = FeatureFile()
