@@ -181,7 +181,11 @@ class RunCLI(LightningCLI):
         found = metrics_line(self.trainer.callback_metrics, "val")
         if found:
             found = f" (validation: {found})"
-        rank_zero_info(f"done: {self.run_dir}{found}")
+        kept = ""
+        for callback in self.trainer.checkpoint_callbacks:
+            if isinstance(callback, RunCheckpoint):
+                kept = f"; {callback.described()}"
+        rank_zero_info(f"done: {self.run_dir}{found}{kept}")
 
     def after_validate(self) -> None:
         self._report_metrics("val")

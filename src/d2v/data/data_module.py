@@ -230,25 +230,30 @@ class PretrainingDataModule(LightningDataModule, ABC):
     def predict_dataloader(self) -> DataLoader[Any]:
         return self._divided_loader(self.predict_dataset(), "predict")
 
-    def probe_dataloaders(self, max_samples: int | None = None) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    def probe_dataloaders(self, max_samples: int | None = None) -> tuple[DataLoader[Any], DataLoader[Any] | None]:
         """Train and validation split with labels, without augmentation, in a fixed order, whole on every rank.
+
+        There may be no validation split.
 
         Args:
             max_samples: most samples of each split, which are evenly spaced.
 
         Raises:
-            UserError: without labels or without a validation split.
+            UserError: without labels.
         """
         if not self.class_names:
-            raise UserError(f"data.root {self.root}: the samples have no labels, so there is nothing to probe.")
+            raise UserError(
+                f"data.root {self.root}: the samples have no labels, so there is nothing to probe; a probe needs one "
+                "folder for each class, or a table with labels."
+            )
         val = self.eval_dataset("val")
-        if val is None:
-            raise UserError(f"data.root {self.root}: there is no validation split, and a probe needs one.")
         train = self.eval_dataset("train")
         assert train is not None
-        train_sampler = OrderedSampler(_evenly(len(train), max_samples))
-        val_sampler = OrderedSampler(_evenly(len(val), max_samples))
-        return self.eval_loader(train, train_sampler), self.eval_loader(val, val_sampler)
+        loaders = []
+        for dataset in (train, val):
+            if dataset is not None:
+                loaders.append(self.eval_loader(dataset, OrderedSampler(_evenly(len(dataset), max_samples))))
+        return loaders[0], loaders[1] if val is not None else None
 
     def _divided_loader(self, dataset: SampleDataset, purpose: str) -> DataLoader[Any]:
         if len(dataset) < self.world_size:
