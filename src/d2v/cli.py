@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from d2v import __version__
 from d2v.allowed_packages import allow_packages
 from d2v.errors import Interrupted, UserError
+from d2v.lean_imports import keep_torchmetrics_lean
 
 TRAINER_COMMANDS = {
     "fit": "pretrain or fine-tune by a recipe:  d2v fit --config vision.yaml --data.root DIR",
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files may have characters that the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
+    keep_torchmetrics_lean()
     try:
         return _dispatch(_allow_packages(args))
     except SystemExit as stop:  # a parser has printed its message, or the help
@@ -108,9 +110,12 @@ def _dispatch(args: list[str]) -> int:
         return 0
     command, rest = args[0], args[1:]
     if command in TRAINER_COMMANDS:
+        from d2v.commands.early_checks import checked_words
+
+        words = checked_words(command, rest)  # before the next import, which takes seconds
         from d2v.commands.run import run_trainer
 
-        run_trainer([command, *rest])
+        run_trainer(words)
         return 0
     if command not in COMMANDS:
         raise UserError(f"there is no command {command!r}; there are: {', '.join([*TRAINER_COMMANDS, *COMMANDS])}")
