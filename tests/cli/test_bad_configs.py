@@ -101,7 +101,10 @@ COMMANDS = [
     ("fit", r"model: the config has no such section; .*--config vision\.yaml"),
     ("fit --config data_only.yaml", r"model: the config has no such section"),
     ("validate --config learn/vision_cifar10.yaml --resume auto", r"--resume continues `d2v fit`; .*--ckpt_path"),
-    ("predict --config learn/vision_cifar10.yaml --data.root . --ckpt_path no.ckpt", r"--ckpt_path no\.ckpt: no checkpoint"),
+    (
+        "predict --config learn/vision_cifar10.yaml --data.root . --ckpt_path no.ckpt",
+        r"--ckpt_path no\.ckpt: no checkpoint",
+    ),
 ]
 
 

@@ -212,6 +212,10 @@ class PretrainingDataModule(LightningDataModule, ABC):
         """The validation split in its order, divided among the ranks; no loader if there is no such split."""
         dataset = self.eval_dataset("val")
         if dataset is None:
+            text = f"data.root {self.root}: there is no validation split, so nothing is validated"
+            if hasattr(self, "val_fraction"):
+                text += "; --data.val_fraction 0.1 holds out a tenth of the samples"
+            rank_zero_info(text)
             warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")  # it is meant to be
             return []
         return self._divided_loader(dataset, "validate")

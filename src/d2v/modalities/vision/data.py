@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
 from d2v.data.data_module import PretrainingDataModule, Split, require
@@ -15,12 +16,14 @@ from d2v.data.normalisation import ASSET, IMAGENET, Normalisation, read_normalis
 from d2v.data.samples import SampleDataset, SkippedSamples
 from d2v.data.sources.source import Categories, Files, Part, Source
 from d2v.data.sources.splits import VAL_NAMES, open_splits
-from d2v.data.sources.subsets import FewLabels, hold_out
+from d2v.data.sources.subsets import FewLabels, hold_out, share_to_hold_out
 from d2v.errors import UserError
-from d2v.modalities.vision.transforms import IMAGES, EvalTransform, ToPixels, TrainTransform, decode_image
+from d2v.modalities.vision.transforms import IMAGES, EvalTransform, TrainTransform, decode_image
 from d2v.model.encoder import Encoder
 
 log = logging.getLogger(__name__)
+
+_USUAL_SIZE = (224, 224)
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ class ImageNetDataModule(PretrainingDataModule):
         root: folder with train/ and val/, or one tree of images of any nesting, or train-*.parquet, or *.tar; a file or
             glob of images.
         batch_size: images of one device and one micro-batch.
-        image_size: pixels, one side or (height, width).
+        image_size: pixels, one side or (height, width); null: the encoder's own.
         min_crop_scale: smallest share of a picture's area that a random crop keeps (0.2 in 2.0, 0.08 in 1.0).
         flip: probability of a horizontal flip.
         color_jitter: strength of random brightness, contrast and saturation (0 in 2.0, 0.4 in 1.0).
@@ -69,7 +72,8 @@ class ImageNetDataModule(PretrainingDataModule):
         std: of red, green and blue, divided by; null: likewise.
         train_split: splits (folders, or words in the names of archives), comma-separated; null: train, or everything.
         val_split: likewise; null: the first of dev, val, validation, ... that exists.
-        val_fraction: share of the training images held out for validation, unless val_split names one.
+        val_fraction: share of the training images held out for validation, unless val_split names one; null: a tenth,
+            if there is no validation split.
         label_fraction: train on this share of the training images, with as many of each class as far as possible (0.01
             and 0.1 are usual); the same images whatever the seed.
         max_samples: the same as a number of images.
@@ -83,7 +87,7 @@ class ImageNetDataModule(PretrainingDataModule):
         self,
         root: str,
         batch_size: int = 64,
-        image_size: int | tuple[int, int] = 224,
+        image_size: int | tuple[int, int] | None = None,
         min_crop_scale: float = 0.2,
         flip: float = 0.5,
         color_jitter: float = 0.0,
@@ -94,7 +98,7 @@ class ImageNetDataModule(PretrainingDataModule):
         std: tuple[float, float, float] | None = None,
         train_split: str | None = None,
         val_split: str | None = None,
-        val_fraction: float = 0.0,
+        val_fraction: float | None = 0.0,
         label_fraction: float = 1.0,
         max_samples: int | None = None,
         subset: str | None = None,
@@ -102,32 +106,48 @@ class ImageNetDataModule(PretrainingDataModule):
     ) -> None:
         super().__init__(root, batch_size, **common)
         self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        require(min(self.image_size) >= 1, "image_size", image_size, "be at least one pixel")
+        require(self.image_size is None or min(self.image_size) >= 1, "image_size", image_size, "be at least one pixel")
         require(0 < min_crop_scale <= 1, "min_crop_scale", min_crop_scale, "lie above 0 and at most at 1")
         require(0 <= flip <= 1, "flip", flip, "be a probability, from 0 to 1")
         require(color_jitter >= 0, "color_jitter", color_jitter, "be 0 (none) or more")
         require(0 <= random_erasing <= 1, "random_erasing", random_erasing, "be a probability, from 0 to 1")
         require(eval_crop is None or 0 < eval_crop <= 1, "eval_crop", eval_crop, "lie above 0 and at most at 1")
-        require(0 <= val_fraction < 1, "val_fraction", val_fraction, "be at least 0 and less than 1")
+        require(
+            val_fraction is None or 0 <= val_fraction < 1, "val_fraction", val_fraction, "be at least 0 and less than 1"
+        )
         self.train_split = train_split
         self.val_split = val_split
         self.val_fraction = val_fraction
         self.few_labels = FewLabels(subset=subset, max_samples=max_samples, label_fraction=label_fraction)
         self.mean, self.std = mean, std
-        self.train_transform = TrainTransform(
-            self.image_size, min_crop_scale, flip, color_jitter, augment=augment, random_erasing=random_erasing
+        self._for_training = functools.partial(
+            TrainTransform,
+            min_crop_scale=min_crop_scale,
+            flip=flip,
+            color_jitter=color_jitter,
+            augment=augment,
+            random_erasing=random_erasing,
         )
-        self.eval_transform = EvalTransform(self.image_size, eval_crop=eval_crop)
-        self._normalise(IMAGENET)
+        self._eval_crop = eval_crop
+        self._make_transforms(self.image_size or _USUAL_SIZE, IMAGENET)
 
     def adapt_to(self, encoder: Encoder) -> None:
-        """Normalise pixels as the encoder knows them, unless ``data.mean`` and ``data.std`` say how; it keeps that."""
-        found = self._normalise(read_normalisation(encoder.assets) or IMAGENET)
+        """Read pictures at the encoder's size and normalise them as it knows them, unless ``data.image_size``,
+        ``data.mean`` and ``data.std`` say how; it keeps the latter two."""
+        made_for = tuple(getattr(encoder.front, "image_size", _USUAL_SIZE))
+        if self.image_size is not None and tuple(self.image_size) != made_for:
+            rank_zero_info(
+                f"data.image_size is {_in_words(self.image_size)}, and the encoder was made for {_in_words(made_for)}: "
+                "its positions are interpolated; null takes the encoder's"
+            )
+        found = self._make_transforms(self.image_size or made_for, read_normalisation(encoder.assets) or IMAGENET)
         encoder.assets[ASSET] = found.to_asset()
 
-    def _normalise(self, usual: Normalisation) -> Normalisation:
+    def _make_transforms(self, size: tuple[int, ...], usual: Normalisation) -> Normalisation:
+        height, width = size
         chosen = Normalisation(self.mean or usual.mean, self.std or usual.std)
-        self.train_transform.to_pixels = self.eval_transform.to_pixels = ToPixels(*chosen)
+        self.train_transform = self._for_training((height, width), mean=chosen.mean, std=chosen.std)
+        self.eval_transform = EvalTransform((height, width), chosen.mean, chosen.std, self._eval_crop)
         return chosen
 
     def setup(self, stage: str | None = None) -> None:
@@ -140,8 +160,9 @@ class ImageNetDataModule(PretrainingDataModule):
         """``train``, and ``val`` where there is one; opened at the first use."""
         source, val_source = open_splits(self.root, IMAGES, self.train_split, self.val_split)
         train, val = _pictures(source), None
-        if self.val_split is None and self.val_fraction > 0:
-            held_out = hold_out(len(train), self.val_fraction, "images")
+        fraction = share_to_hold_out(self.val_fraction, val_source is not None)
+        if self.val_split is None and fraction > 0:
+            held_out = hold_out(len(train), fraction, "images")
             train, val = train.select(~held_out), train.select(held_out)
         elif val_source is not None:
             val = _pictures(val_source, train)
@@ -174,6 +195,10 @@ class ImageNetDataModule(PretrainingDataModule):
         pictures = self.splits[split]
         skipped = self.skipped_samples(split, pictures.name, len(pictures))
         return ImageDataset(pictures, transform, self.seed, skipped)
+
+
+def _in_words(size: tuple[int, ...]) -> str:
+    return " x ".join(map(str, size))
 
 
 def _pictures(source: Source, train: Pictures | None = None) -> Pictures:
