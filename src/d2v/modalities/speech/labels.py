@@ -214,11 +214,6 @@ def read_table(path: Path) -> dict[str, tuple[str, ...]]:
         cells = list(filter(None, map(str.strip, row)))
         if not cells or (number == 1 and cells[0].lower() in _HEADINGS):
             continue
-        if delimiter == "\t" and len(cells) > 2:
-            raise UserError(
-                f"data.labels {path}, line {number}: expected a file, a tab and its labels, separated by commas; found "
-                f"{len(cells)} cells, {row!r}. Remove the other tabs, or what does not belong to the labels."
-            )
         labels = tuple(filter(None, map(str.strip, ",".join(row[1:]).split(","))))
         if not row[0].strip() or not labels:
             raise UserError(f"data.labels {path}, line {number}: expected a file and its labels, found {row!r}.")
