@@ -187,12 +187,12 @@ class RunCLI(LightningCLI):
     def after_fit(self) -> None:
         found = metrics_line(self.trainer.callback_metrics, "val")
         if found:
-            found = f" (validation: {found})"
+            found = f"; last validation: {found}"
         kept = ""
         for callback in self.trainer.checkpoint_callbacks:
             if isinstance(callback, RunCheckpoint):
-                kept = f"; {callback.described()}"
-        rank_zero_info(f"done: {self.run_dir}{found}{kept}")
+                kept = f": {callback.described()}"
+        rank_zero_info(f"done: {self.run_dir}{kept}{found}")
 
     def after_validate(self) -> None:
         self._report_metrics("val")

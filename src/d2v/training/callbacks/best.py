@@ -51,7 +51,7 @@ class BestCheckpoint:
                 monitored[f"monitor of {type(callback).__name__}"] = metric
         for key, metric in monitored.items():
             if metric is not None and metric not in names:
-                raise UserError(f"{key} is {metric}: this run {_offered(names, validates)}")
+                raise UserError(f"{key} is {metric}: this run {_offered(names, trainer)}")
 
     def update(self, trainer: L.Trainer, folder: str, validated: bool) -> None:
         """Save, if validation or a probe has just given a better value than all before.
@@ -69,7 +69,7 @@ class BestCheckpoint:
         elif not validated:
             return
         if self.metric not in metrics:
-            raise UserError(f"checkpoint.monitor is {self.metric}: this run {_offered(list(metrics), True)}")
+            raise UserError(f"checkpoint.monitor is {self.metric}: this run {_offered(list(metrics), trainer)}")
         value = float(metrics[self.metric])
         if self.value is None or self._is_better(value, self.value):
             self.value, self.step = value, trainer.global_step
@@ -89,12 +89,14 @@ def _validates(trainer: L.Trainer) -> bool:
     return not isinstance(data, PretrainingDataModule) or data.eval_dataset("val") is not None
 
 
-def _offered(names: list[str], validates: bool) -> str:
+def _offered(names: list[str], trainer: L.Trainer) -> str:
     """What can be monitored, and how there could be more."""
     text = "has no metrics of validation or of probes"
     if names:
         text = f"has {', '.join(names)}"
-    if not validates:
+    if not trainer.enable_validation:
+        text += "; it does not validate (trainer.limit_val_batches is 0)"
+    elif not _validates(trainer):
         text += "; it does not validate (data.val_fraction 0.1 holds out a tenth of the samples for that)"
     if not any(name.startswith("probe/") for name in names):
         text += f"; {ProbeCallback.__module__}.{ProbeCallback.__name__} in trainer.callbacks adds those of probes"

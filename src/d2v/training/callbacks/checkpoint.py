@@ -110,10 +110,9 @@ class RunCheckpoint(ModelCheckpoint):
 
     def described(self) -> str:
         """The checkpoints there are, in words."""
-        text = f"last: {self.dirpath}/last.ckpt"
+        text = "checkpoints/last.ckpt"
         if self.best.value is not None:
-            value = f"{self.best.metric} {self.best.value:.4g} at step {self.best.step:,}"
-            text += f"; best: {self.dirpath}/{BEST} ({value})"
+            text += f", checkpoints/{BEST} ({self.best.metric} {self.best.value:.4g} at step {self.best.step:,})"
         return text
 
     def state_dict(self) -> dict[str, Any]:
