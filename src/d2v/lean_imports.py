@@ -38,17 +38,17 @@ def _run_lean(run: Callable[[ModuleType], None], module: ModuleType) -> None:
     """Run a module while the packages look as if they were not installed."""
     from lightning_utilities.core import imports  # torchmetrics asks this module what is installed
 
-    def version(name: str) -> str:
-        if name in _HIDDEN:
-            raise PackageNotFoundError(name)
-        return importlib.metadata.version(name)
+    def version(distribution_name: str) -> str:
+        if distribution_name in _HIDDEN:
+            raise PackageNotFoundError(distribution_name)
+        return importlib.metadata.version(distribution_name)
 
     hidden = [name for name in _HIDDEN if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: an import of it fails
-    asked, imports._version = imports._version, version
+    asked, imports._version = imports._version, version  # type: ignore[attr-defined]
     try:
         run(module)
     finally:
-        imports._version = asked
+        imports._version = asked  # type: ignore[attr-defined]
         for name in hidden:
             del sys.modules[name]
