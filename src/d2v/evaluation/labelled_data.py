@@ -14,7 +14,7 @@ from d2v.errors import UserError
 from d2v.model.encoder import Encoder
 
 _OF_THE_ROOT = (
-    "tokenizer", "labels", "train_split", "val_split", "val_fraction", "hold_out", "max_hours", "min_seconds",
+    "labels", "train_split", "val_split", "val_fraction", "hold_out", "max_hours", "min_seconds",
     "label_fraction", "max_samples", "subset", "text", "label",
 )  # fmt: skip
 """Arguments of DataModules that say what to take from a root, and so hold for that one alone."""
@@ -28,24 +28,29 @@ def labelled_data(
     Args:
         encoder: Whose modality has a usual DataModule for them.
         changes: Values for it, such as {"root": DIR}; at the command line words.
-        section: ``data`` of the config that the encoder was trained with, if there is one. Its values hold, where its
-            class is the usual one or there is none; those about its root only while the root stays.
+        section: ``data`` of the config that the encoder was trained with, if there is one. It holds as it is while its
+            root stays. For another root the usual DataModule takes over, with those of its values that are not about
+            the root, if they are for the same class.
 
     Raises:
-        UserError: There is no such DataModule, or it has no labels.
+        UserError: There is no such DataModule, no root, or a value is wrong.
     """
-    module, section = inputs_module(encoder), dict(section or {})
-    usual = getattr(module, "LABELLED", None)
-    values = dict(section.get("init_args", {}))
-    if usual is not None and section.get("class_path") != usual["class_path"]:
-        section, values = usual, {}
+    usual = getattr(inputs_module(encoder), "LABELLED", None)
+    section = dict(section or {})
+    values = dict(section.get("init_args") or {})
     if "root" in changes:
         for name in _OF_THE_ROOT:
             values.pop(name, None)
     if usual is not None:
-        stated = {name: value for name, value in values.items() if value is not None}
-        values = {**usual["init_args"], **stated}
-    if "root" not in {**values, **changes}:
+        if not section or ("root" in changes and section["class_path"] != usual["class_path"]):
+            section, values = usual, {}
+        if section["class_path"] == usual["class_path"]:
+            stated = {name: value for name, value in values.items() if value is not None}
+            values = {**usual["init_args"], **stated}
+    if not section:
+        front = type(encoder.front).__name__
+        raise UserError(f"--config: not given, and nothing says how labelled samples are read for a {front}; give one")
+    if section is usual and "root" not in changes:
         raise UserError("--data.root: not given; name a folder or table with labels, such as one folder for each class")
     return build_data({"class_path": section["class_path"], "init_args": values}, changes)
 
