@@ -7,11 +7,12 @@ from typing import Any, Literal
 import numpy as np
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from d2v.data.alphabet import Alphabet
-from d2v.data.data_module import PretrainingDataModule, Split, require
+from d2v.data.data_module import PretrainingDataModule, Split, named_root, require
 from d2v.data.samples import SampleDataset
+from d2v.data.sources.own_datasets import open_datasets
 from d2v.data.sources.source import Categories, Source
 from d2v.data.sources.splits import open_everything, open_splits
 from d2v.data.sources.subsets import FewLabels, hold_out, share_to_hold_out
@@ -30,7 +31,10 @@ class LibriSpeechDataModule(PretrainingDataModule):
     """Sound from LibriSpeech, manifests, folders, globs, parquet or tars, whichever ``root`` contains.
 
     Args:
-        root: folder, fairseq manifest (.tsv), glob or file of sound.
+        root: folder, fairseq manifest (.tsv), glob or file of sound; a data set of the hub, hf://OWNER/NAME.
+        dataset: instead of root, a map-style torch data set. An item is an array or tensor of samples or a path, alone,
+            in a tuple (samples, sample rate, label), or in a dict ("audio", "sampling_rate", "label", "text").
+        val_dataset: its validation split.
         batch_size: seconds of audio of one device and one micro-batch, padding included.
         min_seconds: shorter clips are not trained on.
         max_seconds: longer clips are cropped at random; with transcripts they are not trained on.
@@ -59,7 +63,7 @@ class LibriSpeechDataModule(PretrainingDataModule):
 
     def __init__(
         self,
-        root: str,
+        root: str | None = None,
         batch_size: float = 237.5,
         min_seconds: float = 2.0,
         max_seconds: float = 20.0,
@@ -76,9 +80,12 @@ class LibriSpeechDataModule(PretrainingDataModule):
         subset: str | None = None,
         alphabet: str | None = None,
         normalize: bool = True,
+        dataset: Dataset | None = None,
+        val_dataset: Dataset | None = None,
         **common: Any,
     ) -> None:
-        super().__init__(root, batch_size, **common)
+        super().__init__(named_root(root, dataset), batch_size, **common)
+        self.dataset, self.val_dataset = dataset, val_dataset
         for key, value in (("max_seconds", max_seconds), ("max_eval_seconds", max_eval_seconds)):
             long_enough = value is None or value >= _LEAST_SECONDS
             require(long_enough, key, value, f"be at least {_LEAST_SECONDS}, which is four frames")
@@ -89,9 +96,7 @@ class LibriSpeechDataModule(PretrainingDataModule):
                 f"data.max_seconds {max_seconds} is above data.batch_size {batch_size} (seconds of audio): a single "
                 "clip would not fit into a batch. Raise data.batch_size, or lower data.max_seconds."
             )
-        require(
-            val_fraction is None or 0 <= val_fraction < 1, "val_fraction", val_fraction, "be at least 0 and less than 1"
-        )
+        require(0 <= (val_fraction or 0) < 1, "val_fraction", val_fraction, "be at least 0 and less than 1")
         require(hold_out in ("clips", "speakers"), "hold_out", hold_out, "be clips or speakers")
         require(predict_on in ("val", "all"), "predict_on", predict_on, "be val or all")
         if labels == "transcript" and max_eval_seconds is not None:
@@ -199,7 +204,10 @@ class LibriSpeechDataModule(PretrainingDataModule):
     @functools.cached_property
     def _clips(self) -> tuple[Clips, Clips | None]:
         """Readable clips to train and to validate on."""
-        train, val = open_splits(self.root, SOUND, self.train_split, self.val_split)
+        if self.dataset is None:
+            train, val = open_splits(self.root, SOUND, self.train_split, self.val_split)
+        else:
+            train, val = open_datasets(self.dataset, self.val_dataset, SOUND)
         fraction = share_to_hold_out(self.val_fraction, val is not None)
         if self.val_split is None and fraction > 0:
             val = None
