@@ -145,8 +145,8 @@ class ImageNetDataModule(PretrainingDataModule):
             self._size = (height, width)
         elif tuple(self.image_size) != (height, width):
             rank_zero_info(
-                f"data.image_size is {self._size[0]} x {self._size[1]}, and the encoder was made for {height} x {width}: "
-                "its positions are interpolated; null takes the encoder's"
+                f"data.image_size is {self._size[0]} x {self._size[1]}, and the encoder is made for {height} x {width} "
+                "pixels: its positions are interpolated; null takes the encoder's size"
             )
         self._normalisation = self._normalised_like(read_normalisation(encoder.assets) or IMAGENET)
         encoder.assets[ASSET] = self._normalisation.to_asset()
