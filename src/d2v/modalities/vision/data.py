@@ -226,8 +226,8 @@ class ImageNetDataModule(PretrainingDataModule):
         first = source.read(0)
         if isinstance(first, Tensor) and list(first.shape) != [3, *self._size]:
             raise UserError(
-                f"data.dataset: its items are normalised already, {list(first.shape)}, and data.image_size (null: "
-                f"the encoder's) is {self._size}: let it give [3, {self._size[0]}, {self._size[1]}], or pictures"
+                f"data.dataset: its items are normalised already, {list(first.shape)}, and data.image_size is "
+                f"{self._size}: let it give [3, {self._size[0]}, {self._size[1]}], or pictures"
             )
 
     def _chosen(self, labelled: bool) -> dict[Split, Pictures]:
