@@ -103,6 +103,11 @@ class RunCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        kwargs["description"] = (
+            f"`d2v configs` lists the recipes. What the keys of one mean: d2v {subcommand} --config NAME.yaml "
+            "--model.help, --data.help, or of a part --model.masking.help; their values: --print_config. Below: what "
+            "all recipes have."
+        )
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "fit":
             text = "Continue exactly from a checkpoint, from that of a run's folder, or `auto`: from the newest run."
