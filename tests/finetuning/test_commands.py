@@ -281,7 +281,7 @@ def test_nothing_to_validate_or_test_on_is_an_error(
     d2v: D2V, overlay: Path, digits: Path, tmp_path: Path, command: str
 ) -> None:
     recipe = ["--config", "finetune/clips.yaml", "--config", overlay, "--data.root", digits]
-    recipe += ["--data.train_split", "null"]
+    recipe += ["--data.train_split", "null", "--trainer.check_val_every_n_epoch", "null"]
     code, _, err = d2v(command, *recipe, "--data.val_fraction", "0")
     assert code == 2, err
     assert f"there is no validation split, and `d2v {command}` needs one" in err
@@ -306,7 +306,7 @@ def digits(tmp_path: Path) -> Path:
 
 def test_clips_are_classified(d2v: D2V, overlay: Path, digits: Path, tmp_path: Path) -> None:
     recipe = ["--config", "finetune/clips.yaml", "--config", overlay, "--data.root", digits]
-    recipe += ["--data.train_split", "null"]
+    recipe += ["--data.train_split", "null", "--trainer.check_val_every_n_epoch", "null"]
     options = ["--data.val_fraction", "0.3", "--trainer.max_steps", "20", "--model.freeze_encoder_steps", "0"]
     code, _, err = d2v("fit", *recipe, *options, "--model.optimizer.lr", "5e-3", "--run_name", "a")
     assert code == 0, err
@@ -327,7 +327,7 @@ def test_clips_are_classified(d2v: D2V, overlay: Path, digits: Path, tmp_path: P
 
 def test_several_labels_a_clip(d2v: D2V, overlay: Path, digits: Path, tmp_path: Path) -> None:
     recipe = ["--config", "finetune/audioset.yaml", "--config", overlay, "--data.root", digits]
-    recipe += ["--data.train_split", "null"]
+    recipe += ["--data.train_split", "null", "--trainer.check_val_every_n_epoch", "null"]
     options = ["--data.labels", digits / "labels.tsv", "--data.val_fraction", "0.3", "--run_name", "a"]
     code, _, err = d2v("fit", *recipe, *options)
     assert code == 0, err

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 
@@ -44,6 +44,9 @@ class Medium:
     """Gives the speaker named in a file's path; empty if it names none."""
     texts_beside: "Callable[[Files], Iterable[str]] | None" = None
     """Reads the texts beside files; an empty text where there is none."""
+    from_item: Callable[[Any], Any] | None = None
+    """Finds a sample in an item of a data set of the user's own, as bytes or as the medium's decoder takes it; raises
+    BrokenSample if there is none."""
     unreadable: tuple[str, ...] = ()
     """Endings of files of this kind that must be converted first."""
     conversion: str = "Convert {}"
@@ -141,8 +144,8 @@ class Source(ABC):
         """A sample for a decoder that may want only part of it; raises BrokenSample if it cannot be read."""
 
     @abstractmethod
-    def read(self, index: int) -> bytes:
-        """All bytes of a sample; raises BrokenSample if they cannot be read."""
+    def read(self, index: int) -> Any:
+        """All bytes of a sample, or what its medium makes of an item; raises BrokenSample if it cannot be read."""
 
     @abstractmethod
     def name(self, index: int) -> str:

@@ -2,8 +2,8 @@
 
 A root is one of
   - a tree with one folder for each split, ``train/`` and ``val/`` or other names listed below;
-  - archives, Hugging Face parquet or WebDataset tars: one folder for each split, or files with the split's name among
-    the words of their names;
+  - archives, Hugging Face parquet, what its ``save_to_disk`` wrote, or WebDataset tars: one folder for each split, or
+    files with the split's name among     the words of their names;
   - manifests, files that list samples, if the medium has any: one for each split, with exactly its name;
   - any other folder, a file or a glob: all of it is for training.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from d2v.data.file_index import list_files
 from d2v.data.sources.endings import count_endings, divide, how_to_read, report_endings
-from d2v.data.sources.parquet import Parquet
+from d2v.data.sources.rows import Rows, open_rows
 from d2v.data.sources.source import Files, Medium, Source
 from d2v.data.sources.tars import Tars
 from d2v.errors import UserError, some_of
@@ -30,8 +30,11 @@ VAL_NAMES = (
 )  # fmt: skip
 """Names of a validation split, in the order in which they are looked for."""
 
-ARCHIVES = (".parquet", ".tar")
+ARCHIVES = (".parquet", ".arrow", ".tar")
 """Endings of files that hold many samples, in the order in which they are looked for."""
+
+HUB = "hf://"
+"""What the name of a data set at the hub of Hugging Face begins with: hf://OWNER/NAME."""
 
 
 def ending(name: str) -> str:
@@ -146,6 +149,8 @@ def open_splits(
     Raises:
         UserError: there is no such root or split, or no sample in it.
     """
+    if root.startswith(HUB):
+        return _of_hub(root, medium, train_split, val_split)
     path, manifests = _existing(root, medium), tuple(medium.manifests)
     whole_root = False
     if path is None or path.is_file():
@@ -178,6 +183,25 @@ def open_splits(
         others = train.without(val)  # the validation split lies in the folder that is for training, however deep
         if len(others):
             train = others
+    return train, val
+
+
+def _of_hub(root: str, medium: Medium, train_split: str | None, val_split: str | None) -> tuple[Source, Source | None]:
+    """A data set that the library ``datasets`` finds by its name, and fetches if it must."""
+    import datasets
+
+    try:
+        splits = datasets.load_dataset(root.removeprefix(HUB))
+    except Exception as error:  # the library and the network raise many types of their own
+        raise UserError(f"data.root {root}: the library `datasets` cannot load it: {error}") from error
+    opened: list[Source | None] = []
+    for key, name, usual in (("train_split", train_split, TRAIN_NAMES), ("val_split", val_split, VAL_NAMES)):
+        names = [name] if name else [each for each in usual if each in splits]
+        if (name and name not in splits) or (not names and not opened):
+            raise UserError(f"data.{key} {name or 'null'}: {root} has the splits {', '.join(splits)}; name one of them")
+        opened.append(Rows(splits[names[0]], medium, f"data.root {root}") if names else None)
+    train, val = opened
+    assert train is not None
     return train, val
 
 
@@ -254,8 +278,8 @@ def _opened(places: Sequence[Path], medium: Medium, root: Path, exclude: str | N
         raise UserError(
             f"data.root {root}: {names} are no files of one kind; name splits that are, or extract the archives."
         )
-    if ending(archives[0].name) == ".parquet":
-        return Parquet(archives, medium)
+    if ending(archives[0].name) in (".parquet", ".arrow"):
+        return open_rows(archives, medium)
     return Tars(archives, medium, root)
 
 
@@ -263,7 +287,11 @@ def _from_folder(folder: Path, medium: Medium, exclude: str | None = None) -> Fi
     names, others = divide(list_files(folder, ("",), exclude), medium)
     if not names:
         there = ""
-        if others:
+        if saved := sorted(state.parent.name for state in folder.glob("*/state.json")):
+            there = (
+                f" There are data sets that `datasets` has saved: {some_of(saved, 8)}; name one in data.train_split."
+            )
+        elif others:
             there = f" There are: {count_endings(others)}. {how_to_read(others, medium)}".rstrip()
         raise UserError(f"data.root: no {medium.noun} ({some_of(medium.suffixes, 12)}) in {folder} or below.{there}")
     files = Files(medium, folder, names)
