@@ -16,7 +16,7 @@ from d2v.configs import read_config
 
 _AUTO = "auto"
 _OF_THE_MACHINE = ("num_workers", "max_skipped_fraction")
-_OF_TRAINING = ("optimizer", "schedule", "ema", "init_from", "checkpoint")
+_OF_TRAINING = ("optimizer", "schedule", "ema", "init_from", "checkpoint", "seed")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ def find_origin(resume: str, root: Path, name: str | None, config: str) -> Origi
     """
     if resume != _AUTO:
         return Origin.of(Path(checkpoint_of("--resume", resume)))
-    checkpoints = sorted(root.glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    checkpoints = [path for path in root.glob("*/checkpoints/last.ckpt") if path.is_file()]
+    checkpoints.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
     wanted = _experiment(yaml.safe_load(config), name)
     others = ""
     for checkpoint in checkpoints:
