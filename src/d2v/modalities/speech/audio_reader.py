@@ -22,6 +22,11 @@ from d2v.errors import BrokenSample
 SAMPLE_RATE = 16_000
 """Samples per second of every waveform that enters a model."""
 
+SUFFIXES = (".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64")
+"""Endings of what libsndfile reads."""
+NOT_READ = (".m4a", ".aac", ".wma", ".mp4", ".webm")
+"""Endings of sound that must be converted first."""
+
 # A kernel of torchaudio has orig x new taps: little for every usual rate (44,100 Hz is 441:160), but gigabytes for
 # 22,051 Hz. The nearest ratio of small numbers is off by at most a few in a million, some samples in a minute.
 _LARGEST_FACTOR = 640
