@@ -26,6 +26,7 @@ from d2v.modalities.speech.audio_reader import (
     audio_info,
     samples_at_16k,
 )
+from d2v.modalities.speech.items import sound_in
 from d2v.modalities.speech.transcripts import transcripts_beside, transcripts_of_manifest
 
 LEAST_SAMPLES = 1_360
@@ -126,7 +127,9 @@ SOUND = Medium(
     unpacks_to="LibriSpeech",
     speaker_of=speaker_of,
     texts_beside=transcripts_beside,
+    from_item=sound_in,
     unreadable=NOT_READ,
+    conversion='To use sound in them: for f in {}; do ffmpeg -i "$f" -ac 1 -ar 16000 "${{f%.*}}.flac"; done',
 )
 
 
@@ -144,7 +147,10 @@ def read_headers(source: Source, retry: bool = True) -> Headers:
     renew = None
     if retry:
         renew = functools.partial(_retried, source)
-    columns = cached_arrays("audio-headers", key, lambda: _columns(scan(source, audio_info)), renew)
+    if source.fingerprint():
+        columns = cached_arrays("sound-headers", key, lambda: _columns(scan(source, audio_info)), renew)
+    else:
+        columns = _columns(scan(source, audio_info))
     frames, rates, channels = columns["frames"], columns["rates"], columns["channels"]
     good = np.flatnonzero(frames > 0)
     lengths = np.zeros(len(good), dtype=np.int64)
