@@ -16,7 +16,7 @@ from d2v.data.samples import SampleDataset
 from d2v.data.sources.own_datasets import open_datasets
 from d2v.data.sources.source import Categories, Source
 from d2v.data.sources.splits import open_everything, open_splits
-from d2v.data.sources.subsets import FewLabels, hold_out
+from d2v.data.sources.subsets import FewLabels, hold_out, share_to_hold_out
 from d2v.errors import UserError
 from d2v.modalities.speech.audio_reader import SAMPLE_RATE
 from d2v.modalities.speech.labels import SpeechSplit, labelled, require_transcripts
@@ -45,7 +45,8 @@ class LibriSpeechDataModule(PretrainingDataModule):
         train_split: subsets (folders, manifests or words in the names of archives), comma-separated; null: train, or
             all whose names begin with train-, or everything.
         val_split: likewise; null: the first of dev-clean, dev, val, validation, ... that exists.
-        val_fraction: share of the training data held out for validation, unless val_split names one.
+        val_fraction: share of the training data held out for validation, unless val_split names one; null: a tenth, if
+            there is no validation split.
         hold_out: what val_fraction counts: clips, or speakers.
         predict_on: what `d2v predict` reads: "val", that split (all, where there is none); "all", all sound in root.
         labels: speaker, folder, label (of an archive), transcript, or a .tsv or .csv of files and labels; null: none.
@@ -78,7 +79,7 @@ class LibriSpeechDataModule(PretrainingDataModule):
         max_eval_seconds: float | None = None,
         train_split: str | None = None,
         val_split: str | None = None,
-        val_fraction: float = 0.0,
+        val_fraction: float | None = 0.0,
         hold_out: Literal["clips", "speakers"] = "clips",
         predict_on: Literal["val", "all"] = "val",
         labels: str | None = None,
@@ -109,7 +110,7 @@ class LibriSpeechDataModule(PretrainingDataModule):
                 f"data.max_seconds {max_seconds} is above data.batch_size {batch_size} (seconds of audio): a single "
                 "clip would not fit into a batch. Raise data.batch_size, or lower data.max_seconds."
             )
-        require(0 <= val_fraction < 1, "val_fraction", val_fraction, "be at least 0 and less than 1")
+        require(0 <= (val_fraction or 0) < 1, "val_fraction", val_fraction, "be at least 0 and less than 1")
         require(hold_out in ("clips", "speakers"), "hold_out", hold_out, "be clips or speakers")
         require(predict_on in ("val", "all"), "predict_on", predict_on, "be val or all")
         if labels == "transcript" and max_eval_seconds is not None:
@@ -121,7 +122,7 @@ class LibriSpeechDataModule(PretrainingDataModule):
             raise UserError(f"data.transcripts is {transcripts}, but data.labels is {labels}: set it to transcript.")
         require(text_case in get_args(Case), "text_case", text_case, f"be one of {', '.join(get_args(Case))}")
         require(punctuation in get_args(Punctuation), "punctuation", punctuation, "be keep or remove")
-        if labels == "speaker" and hold_out == "speakers" and val_fraction > 0:
+        if labels == "speaker" and hold_out == "speakers" and val_fraction != 0:
             raise UserError(
                 "data.labels is speaker and data.hold_out is speakers: no speaker would be in both splits. "
                 "Set data.hold_out to clips."
@@ -171,8 +172,6 @@ class LibriSpeechDataModule(PretrainingDataModule):
                 "validation", val_clips, self.labels, train.labels, self.alphabet, val_texts
             )
             _describe("validation", splits["val"], [(without, reason)])
-        elif self.labels is not None:
-            rank_zero_info("data: no validation split: nothing is validated; data.val_fraction 0.1 holds out a tenth")
         return splits
 
     @functools.cached_property
@@ -262,12 +261,13 @@ class LibriSpeechDataModule(PretrainingDataModule):
             train, val = open_splits(self.root, SOUND, self.train_split, self.val_split)
         else:
             train, val = open_datasets(self.dataset, self.val_dataset, SOUND)
-        if self.val_split is None and self.val_fraction > 0:
+        fraction = share_to_hold_out(self.val_fraction, val is not None)
+        if self.val_split is None and fraction > 0:
             val = None
         clips = self._readable("the training split", train)
         if val is not None:
             return clips, self._readable("the validation split", val)
-        if self.val_split is not None or self.val_fraction == 0:
+        if self.val_split is not None or fraction == 0:
             return clips, None
         speakers = None
         if self.hold_out == "speakers":
@@ -278,7 +278,7 @@ class LibriSpeechDataModule(PretrainingDataModule):
                     "of files must begin with SPEAKER-CHAPTER-NUMBER. Set it to clips."
                 )
             speakers = found.ids
-        held_out = hold_out(len(clips), self.val_fraction, self.hold_out, speakers)
+        held_out = hold_out(len(clips), fraction, self.hold_out, speakers)
         return clips.select(~held_out), clips.select(held_out)
 
     @functools.cached_property
