@@ -249,7 +249,7 @@ def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert speakers.names == ("10", "12")
     clips, broken = read_headers(train)
     assert clips.num_samples.tolist() == [16_000, 16_000]
-    assert broken == {2: "the row holds no sound", 3: "the row holds no sound"}
+    assert broken == {2: "there is no file x, here or beside the table", 3: "the row holds no sound"}
     assert len(read_audio(train.open(1), 0.5)) == 8_000
     with pytest.raises(UserError, match=r"data\.train_split: .* nosuch"):
         open_splits(str(tmp_path), SOUND, "nosuch")
