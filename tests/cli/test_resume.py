@@ -1,9 +1,11 @@
 """A run that goes on is one run; `auto` takes the newest run of this config; two at once do not meet."""
 
+import copy
 import csv
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jsonargparse
 import pytest
@@ -11,6 +13,7 @@ import torch
 import yaml
 
 from d2v.commands import run_folder
+from d2v.commands.resume import find_origin
 from d2v.commands.run_folder import direct_logger, lock_run
 
 D2V = Callable[..., tuple[int, str, str]]
@@ -91,25 +94,39 @@ def test_auto_takes_the_newest_run_of_this_config(d2v: D2V, tiny: list[str], tmp
     assert d2v("fit", *tiny, "--trainer.fast_dev_run", "true")[0] == 0
     assert list((tmp_path / "runs").iterdir()) == [first], "a trial keeps nothing"
 
-    code, _, err = d2v(*again, "--model.student.trunk.depth", "3", "--run_name", "deep")
-    assert code == 0, err
-    assert "no run of this config called deep under runs: starting" in err
-    code, _, err = d2v(*again, "--model.optimizer.lr", "0.25", "--run_name", "fast")
-    assert code == 0, err
-    # Neither the newer ones nor what is no matter of the experiment leads it astray.
     code, _, err = d2v(*again, "--trainer.max_steps", "4", "--data.num_workers", "0", "--checkpoint.keep", "2")
     assert code == 0, err
     assert f"continuing from runs/{first.name}/checkpoints/last.ckpt" in err
-    code, _, err = d2v(*again, "--seed_everything", "5")
-    assert code == 0, err
-    assert "differs in seed_everything; --resume runs/" in err
-    # Of a name that the user gives, another rate is the user's wish, another network another run.
-    code, _, err = d2v(*again, "--run_name", "fast", "--trainer.max_steps", "4")
-    assert "continuing from runs/fast/checkpoints/last.ckpt" in err
-    code, _, err = d2v(*again, "--run_name", "fast", "--model.student.trunk.depth", "3")
-    assert code == 0
-    assert "(runs/fast differs in model.student.trunk.depth" in err
-    assert (tmp_path / "runs/fast-2").is_dir()
+
+    # Neither the newer ones of other experiments lead it astray, nor those of another name.
+    config = yaml.safe_load((first / "config.yaml").read_text())
+    for name, keys, value in (
+        ("deep", "model.init_args.student.init_args.trunk.init_args.depth", 3),
+        ("fast", "model.init_args.optimizer.init_args.lr", 0.25),
+        ("other", "data.init_args.root", "elsewhere"),
+        ("seed", "seed_everything", 5),
+    ):
+        changed = copy.deepcopy(config)
+        *path, last = keys.split(".")
+        section = changed
+        for key in path:
+            section = section.get(key, section)
+        section[last] = value
+        run = tmp_path / "runs" / name
+        (run / "checkpoints").mkdir(parents=True)
+        (run / "config.yaml").write_text(yaml.safe_dump(changed))
+        shutil.copy(first / "checkpoints/last.ckpt", run / "checkpoints/last.ckpt")
+
+    def found(name: str | None, config: dict[str, Any]) -> Path | None:
+        origin = find_origin("auto", tmp_path / "runs", name, yaml.safe_dump(config))
+        return None if origin is None else origin.run
+
+    assert found(None, config) == first
+    # Of a name that the user gives, another rate is the user's wish, and another network another run.
+    assert found("fast", config) == tmp_path / "runs/fast"
+    assert found("deep", config) is None
+    config["seed_everything"] = 6
+    assert found(None, config) is None
 
 
 def test_two_processes_do_not_train_in_one_folder(

@@ -53,6 +53,8 @@ def drop_rows_after(run_dir: Path, step: int) -> None:
 
 def _is_of_steps_up_to(step: int, row: dict[str, str]) -> bool:
     """Training and validation count steps from 0, as Lightning does; probes give the number of steps done."""
+    if not (row["step"] or "").isdigit():
+        return False  # the process was killed while it wrote
     if any(value for name, value in row.items() if name.startswith("probe/")):
         step += 1
     return int(row["step"]) < step
