@@ -16,16 +16,22 @@ from d2v.checkpoints.folder import in_short, mismatches
 from d2v.checkpoints.unpickle import refusal
 from d2v.commands.wandb_connection import why_offline
 from d2v.errors import UserError
+from d2v.training.callbacks.best import BEST
 from d2v.training.step import TrainingModule
 
 RUN_DIR_VARIABLE = "D2V_RUN_DIR"  # hands the run's folder to the processes that Lightning starts for other devices
 
 
 def checkpoint_of(option: str, name: str) -> str:
-    """A checkpoint given by its path or by its run's folder."""
+    """A checkpoint given by its path or by its run's folder: the last one to resume, else the best if there is one."""
     path = Path(name).expanduser()
-    for candidate in (path, path / "checkpoints" / "last.ckpt"):
+    kinds = (BEST, "last.ckpt")
+    if option == "--resume":
+        kinds = ("last.ckpt", BEST)
+    for candidate in (path, *(path / "checkpoints" / kind for kind in kinds)):
         if candidate.is_file():
+            if candidate != path:
+                rank_zero_info(f"{option} {name}: takes {candidate}")
             return str(candidate)
     choice = ", or `auto` for the newest run" if option == "--resume" else ""
     raise UserError(f"{option} {name}: no checkpoint there; give its file or a run's folder{choice}")
