@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
 from d2v.data.alphabet import Alphabet
+from d2v.data.batching import no_room
 from d2v.data.data_module import PretrainingDataModule, Split, named_root, require
 from d2v.data.samples import SampleDataset
 from d2v.data.sources.own_datasets import open_datasets
@@ -106,10 +107,7 @@ class LibriSpeechDataModule(PretrainingDataModule):
         must = f"lie between 0 and data.max_seconds {max_seconds}"
         require(0 <= min_seconds <= max_seconds, "min_seconds", min_seconds, must)
         if max_seconds > batch_size:
-            raise UserError(
-                f"data.max_seconds {max_seconds} is above data.batch_size {batch_size} (seconds of audio): a single "
-                "clip would not fit into a batch. Raise data.batch_size, or lower data.max_seconds."
-            )
+            raise no_room(batch_size, max_seconds, self.global_batch_size)
         require(0 <= (val_fraction or 0) < 1, "val_fraction", val_fraction, "be at least 0 and less than 1")
         require(hold_out in ("clips", "speakers"), "hold_out", hold_out, "be clips or speakers")
         require(predict_on in ("val", "all"), "predict_on", predict_on, "be val or all")
