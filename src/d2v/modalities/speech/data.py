@@ -136,6 +136,7 @@ class LibriSpeechDataModule(PretrainingDataModule):
         self.text_case, self.punctuation = text_case, punctuation
         self._alphabet_file = alphabet
         self._num_broken = 0
+        self._unusable: dict[str, dict[str, str]] = {}
 
     def prepare_data(self) -> None:
         """Read the headers on one rank; the others find them in the cache."""
@@ -207,7 +208,22 @@ class LibriSpeechDataModule(PretrainingDataModule):
             return super().predict_dataset()
         clips = self._everything
         skipped = self.skipped_samples("all", clips.name, len(clips))
-        return SpeechDataset(SpeechSplit(clips, None), None, False, self.normalize, self.seed, skipped)
+        return SpeechDataset(SpeechSplit(clips, None), None, False, self.normalize, self.seed, skipped, True)
+
+    def left_out(self) -> dict[str, str]:
+        """Clips that `d2v test` or `d2v predict` reads and that are in none of its batches, and why."""
+        if self._reads_everything:
+            return self._unusable["the root"]
+        split, number = "training", 0
+        if "val" in self.splits:
+            split, number = "validation", 1
+        found = dict(self._unusable.get(f"the {split} split", {}))
+        clips = self._clips[number]
+        assert clips is not None
+        for index, text in enumerate(self._texts[number]):
+            if not text:
+                found[clips.name(index)] = "without a transcript"
+        return found
 
     def transcript(self, sample_id: int) -> str | None:
         """Transcript of a clip of the validation split, as it was given.
@@ -291,9 +307,14 @@ class LibriSpeechDataModule(PretrainingDataModule):
 
     def _readable(self, name: str, source: Source) -> Clips:
         headers = read_headers(source, retry=self.trainer is None or self.trainer.local_rank == 0)
-        report_headers(name, headers, self.max_skipped_fraction)
+        report_headers(name, headers, self.tolerated_fraction)
         self._num_broken += len(headers.broken)
-        clips = headers.clips.select(headers.clips.num_samples >= LEAST_SAMPLES)
+        long_enough = headers.clips.num_samples >= LEAST_SAMPLES
+        clips = headers.clips.select(long_enough)
+        unusable = {source.name(position): reason for position, reason in headers.broken.items()}
+        for index in np.flatnonzero(~long_enough).tolist():
+            unusable[headers.clips.name(index)] = f"shorter than four frames ({_LEAST_SECONDS} s)"
+        self._unusable[name] = unusable
         short = len(headers.clips) - len(clips)
         if not len(clips):
             raise UserError(f"data.root {self.root}: no clip of {name} lasts for four frames ({_LEAST_SECONDS} s).")
@@ -326,7 +347,8 @@ class LibriSpeechDataModule(PretrainingDataModule):
     def _dataset(self, split: str, max_samples: int | None, random_crop: bool) -> SpeechDataset:
         clips = self.splits[split].clips
         skipped = self.skipped_samples(split, clips.name, len(clips))
-        return SpeechDataset(self.splits[split], max_samples, random_crop, self.normalize, self.seed, skipped)
+        silent = self.labels is not None and not random_crop
+        return SpeechDataset(self.splits[split], max_samples, random_crop, self.normalize, self.seed, skipped, silent)
 
 
 def _describe(name: str, split: SpeechSplit, left_out: Sequence[tuple[int, str]]) -> None:
