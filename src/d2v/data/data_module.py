@@ -1,5 +1,6 @@
 """The base of every DataModule: batch sizes, exact resuming, loaders."""
 
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -191,6 +192,13 @@ class PretrainingDataModule(LightningDataModule, ABC):
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
+
+    def steps_in_epoch(self) -> int:
+        """Optimizer steps of one epoch of the trainer."""
+        batches = len(self.train_sampler(self.train_dataset()))
+        limit = 1.0 if self.trainer is None else self.trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        return math.ceil(batches / self.accumulation)
 
     def train_sampler(self, dataset: SampleDataset) -> StreamSampler:
         """A stream of samples, or one of batches of samples of about the same length."""

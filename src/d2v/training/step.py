@@ -15,6 +15,7 @@ from d2v.errors import UserError
 from d2v.model.encoder import Encoder
 from d2v.model.randomness import combine_keys
 from d2v.training.callbacks.log import LogCallback
+from d2v.training.callbacks.run_plan import RunPlan, total_steps
 from d2v.training.callbacks.throughput import ThroughputCallback
 from d2v.training.optimizer import Groups, parameter_groups
 from d2v.training.schedules import LRSchedule
@@ -60,10 +61,7 @@ class TrainingModule(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, and a schedule that steps with it."""
         optimizer = self._build_optimizer()
-        total_steps = self.trainer.max_steps
-        if total_steps <= 0:  # the run is bounded by epochs
-            total_steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = LambdaLR(optimizer, lambda step: self.schedule.factor(step, total_steps))
+        scheduler = LambdaLR(optimizer, lambda step: self.schedule.factor(step, total_steps(self.trainer)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _build_optimizer(self) -> Optimizer:
@@ -74,7 +72,7 @@ class TrainingModule(L.LightningModule):
 
     def configure_callbacks(self) -> list[L.Callback]:
         """What training needs whatever list of callbacks a config holds."""
-        return [LogCallback(), ThroughputCallback()]
+        return [RunPlan(), LogCallback(), ThroughputCallback()]
 
     # Checkpoints.
 
