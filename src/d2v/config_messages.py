@@ -4,6 +4,8 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator
 from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
@@ -158,11 +160,18 @@ def _callable_reason(reason: str, text: str) -> str:
 
 def _import_hint(class_path: str, reason: str) -> str:
     """What to do when a class cannot be imported."""
+    package = class_path.partition(".")[0]
     missing = re.search(r"No module named '([^']+)'", reason)
     if missing is None:
+        file, found = Path(f"{package}.py"), find_spec(package)
+        if file.is_file() and found and found.origin and not file.samefile(found.origin):
+            return f"{file} of the working folder is hidden by {found.origin}: give it another name"
         return "check its spelling"
     if f"{class_path}.".startswith(f"{missing[1]}."):
-        return "check its spelling, and install its package or put the folder that holds it on PYTHONPATH"
+        return (
+            "check its spelling; install its package, put its file into the working folder (FILE.py holds FILE.Class), "
+            "or the folder that holds it on PYTHONPATH"
+        )
     return "a file that it needs imports what is not there"
 
 

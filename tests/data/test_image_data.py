@@ -170,20 +170,21 @@ def test_probe_loaders_are_fixed_and_cover_both_splits(tmp_path: Path) -> None:
     assert [label for batch in val for label in batch.labels.tolist()] == [0, 0, 0, 1, 1, 1]
     assert torch.equal(next(iter(train)).inputs, next(iter(data.probe_dataloaders()[0])).inputs)
     few = data.probe_dataloaders(max_samples=4)
+    assert few[1] is not None
     assert [batch.sample_ids.tolist() for batch in few[0]] == [[0, 3, 6, 9]]
     assert [batch.labels.tolist() for batch in few[1]] == [[0, 0, 1, 1]]
     assert (data.num_classes, data.class_names) == (2, ("a", "b"))
     assert len(data.test_dataloader()) == len(data.predict_dataloader()) == 2
 
 
-def test_probing_needs_labels_and_a_validation_split(tmp_path: Path) -> None:
+def test_probing_needs_labels(tmp_path: Path) -> None:
     write_tree(tmp_path / "both", num_val=0)
     data = module(tmp_path / "both")
     assert data.val_dataloader() == []
-    with pytest.raises(UserError, match="no validation split"):
-        data.probe_dataloaders()
+    assert data.probe_dataloaders()[1] is None  # the probe holds out a part of the others
     held_out = module(tmp_path / "both", val_fraction=0.25)
     train, val = held_out.probe_dataloaders()
+    assert val is not None
     assert (len(train.dataset), len(val.dataset)) == (9, 3)  # type: ignore[arg-type]
     names = [pictures.name(index) for pictures in held_out.splits.values() for index in range(len(pictures))]
     assert len(set(names)) == 12

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -15,6 +16,8 @@ import torch.nn.functional as F
 from encoders import vision_encoder
 from torchmetrics.functional.text import char_error_rate
 from toy import (
+    LETTER,
+    RATE,
     MelodyModule,
     Seen,
     changed,
@@ -30,8 +33,9 @@ import d2v
 from d2v.checkpoints.folder import write_folder
 from d2v.checkpoints.head_files import StoredHead, to_files
 from d2v.errors import UserError
+from d2v.finetuning.captions import text_of as text_of_words
 from d2v.finetuning.ctc import CTCModule, ctc_loss
-from d2v.finetuning.decoders import BeamSearchDecoder
+from d2v.finetuning.decoders import BeamSearchDecoder, GreedyDecoder
 from d2v.training.callbacks.checkpoint import RunCheckpoint
 from d2v.types import Batch
 
@@ -80,6 +84,27 @@ def test_tones_are_learned_and_transcribed(learned, tmp_path):
     expected = [text_of(10_000 + i).replace("|", " ") for i in range(16)]
     assert sum(a == b for a, b in zip(texts, expected, strict=True)) > 12
     assert [int(i) for batch in rows for i in batch.sample_ids] == list(range(16))
+
+
+@pytest.mark.parametrize("decoder", [GreedyDecoder(), BeamSearchDecoder()], ids=["greedy", "beam"])
+def test_words_have_the_times_at_which_they_sound(learned, monkeypatch, decoder):
+    module, _ = learned
+    module.eval()
+    text = "|".join(text_of(30_000 + i) for i in range(20))
+    wave = melody(text)[None]
+    monkeypatch.setattr(module, "times", "json")
+    monkeypatch.setattr(module, "decoder", decoder)
+    monkeypatch.setattr(module, "chunk_seconds", 2.0)  # times go on over the chunks
+    monkeypatch.setattr(module, "overlap_seconds", 1.0)
+    with torch.no_grad():
+        output = module.predict_step(Batch(wave, torch.arange(1), torch.zeros(1, dtype=torch.long)), 0)
+    ((said,),), (words,) = output["rows"].values, output["words"]
+    assert text_of_words(words) == said
+    right = 0
+    for match in re.finditer("[abc]+", text):
+        start, end = match.start() * LETTER / RATE, match.end() * LETTER / RATE
+        right += any(word.text == match[0] and start - 0.03 <= word.start <= word.end <= end + 0.03 for word in words)
+    assert right > 0.8 * len(text.split("|"))
 
 
 def test_beam_search_is_not_worse_than_greedy(learned, tmp_path):

@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 _OF_ANOTHER_ROOT = {
     "labels": None, "train_split": None, "val_split": None, "val_fraction": 0.0, "hold_out": "clips", "max_hours": None,
     "min_seconds": 0.0, "max_eval_seconds": None, "label_fraction": 1.0, "max_samples": None,
-    "subset": None,
+    "subset": None, "transcripts": None,
 }  # fmt: skip
 """Arguments of DataModules that select from a root and split it, and their values for another root."""
 _SPLITS = ("train_split", "val_split", "val_fraction")

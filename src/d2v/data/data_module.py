@@ -31,6 +31,21 @@ def require(valid: bool, key: str, value: object, must: str) -> None:
         raise UserError(f"data.{key} is {value}: it must {must}.")
 
 
+def named_root(root: str | None, dataset: object) -> str:
+    """The root that samples come from, or the name of the data set that stands in its place, for messages.
+
+    Raises:
+        UserError: neither is given, or both are.
+    """
+    if root is not None and dataset is not None:
+        raise UserError(f"data.root is {root} and data.dataset {type(dataset).__name__}: give one of them")
+    if dataset is not None:
+        return type(dataset).__name__
+    if root is None:
+        raise UserError("data.root is not set: give --data.root DIR, or --data.dataset CLASS for an own data set")
+    return root
+
+
 class PretrainingDataModule(LightningDataModule, ABC):
     """Loads (epoch, index) samples in an order that survives a resume, and derives the gradient accumulation.
 
@@ -53,6 +68,9 @@ class PretrainingDataModule(LightningDataModule, ABC):
 
     values_per_unit: ClassVar[int | None] = None
     """Input values in one ``unit``, where batches hold samples of about the same length; None: ``unit`` is a sample."""
+
+    reads_labels: bool = True
+    """Whether batches hold labels. Pretraining has no use for them, so nothing about labels can stop it."""
 
     def __init__(
         self,
@@ -123,6 +141,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
         module = self.trainer and self.trainer.lightning_module
         encoders: Mapping[str, Encoder] = getattr(module, "encoders", {})
         for name, part in self.parts.items():
+            part.reads_labels = getattr(module, "reads_labels", part.reads_labels)
             if name in encoders:
                 part.adapt_to(encoders[name])
         if stage in ("validate", "test") and self.eval_dataset("val") is None:
@@ -220,6 +239,10 @@ class PretrainingDataModule(LightningDataModule, ABC):
         """The validation split in its order, divided among the ranks; no loader if there is no such split."""
         dataset = self.eval_dataset("val")
         if dataset is None:
+            text = f"data.root {self.root}: there is no validation split, so nothing is validated"
+            if hasattr(self, "val_fraction"):
+                text += "; --data.val_fraction 0.1 holds out a tenth of the samples"
+            rank_zero_info(text)
             warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")  # it is meant to be
             return []
         return self._divided_loader(dataset, "validate")
@@ -238,25 +261,31 @@ class PretrainingDataModule(LightningDataModule, ABC):
     def predict_dataloader(self) -> DataLoader[Any]:
         return self._divided_loader(self.predict_dataset(), "predict")
 
-    def probe_dataloaders(self, max_samples: int | None = None) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    def probe_dataloaders(self, max_samples: int | None = None) -> tuple[DataLoader[Any], DataLoader[Any] | None]:
         """Train and validation split with labels, without augmentation, in a fixed order, whole on every rank.
+
+        There may be no validation split.
 
         Args:
             max_samples: most samples of each split, which are evenly spaced.
 
         Raises:
-            UserError: without labels or without a validation split.
+            UserError: without labels.
         """
+        self.reads_labels = True  # from now on also in pretraining, which does not mind
         if not self.class_names:
-            raise UserError(f"data.root {self.root}: the samples have no labels, so there is nothing to probe.")
+            raise UserError(
+                f"data.root {self.root}: the samples have no labels, so there is nothing to probe; name others in "
+                "data.root: one folder for each class, or a table with labels."
+            )
         val = self.eval_dataset("val")
-        if val is None:
-            raise UserError(f"data.root {self.root}: there is no validation split, and a probe needs one.")
         train = self.eval_dataset("train")
         assert train is not None
-        train_sampler = OrderedSampler(_evenly(len(train), max_samples))
-        val_sampler = OrderedSampler(_evenly(len(val), max_samples))
-        return self.eval_loader(train, train_sampler), self.eval_loader(val, val_sampler)
+        loaders = []
+        for dataset in (train, val):
+            if dataset is not None:
+                loaders.append(self.eval_loader(dataset, OrderedSampler(_evenly(len(dataset), max_samples))))
+        return loaders[0], loaders[1] if val is not None else None
 
     def _divided_loader(self, dataset: SampleDataset, purpose: str) -> DataLoader[Any]:
         if len(dataset) < self.world_size:

@@ -1,8 +1,9 @@
 """Recognition: letters from frames, by connectionist temporal classification (Graves et al. 2006)."""
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
@@ -14,8 +15,11 @@ from torchmetrics.functional.text import word_error_rate
 from torchmetrics.text import CharErrorRate, WordErrorRate
 
 from d2v.checkpoints.head_files import StoredHead
-from d2v.data.alphabet import Alphabet
+from d2v.data.alphabet import BOUNDARY, Alphabet
 from d2v.errors import UserError
+from d2v.features.chunks import SAMPLE_RATE
+from d2v.finetuning.alignment import align
+from d2v.finetuning.captions import Word, words_of
 from d2v.finetuning.decoders import BLANK, Decoder, GreedyDecoder
 from d2v.finetuning.finetuning_module import FinetuningModule
 from d2v.finetuning.starting_encoder import described
@@ -40,6 +44,8 @@ class CTCModule(FinetuningModule):
         final_dropout: Of the encoder's output.
         decoder: How `d2v test` and `d2v predict` find the text; null: greedily, as validation does.
         chunk_seconds: Longest piece to encode at once outside of training; null: everything as a whole.
+        times: `d2v predict` also writes when each word was said, into a file a recording: json, srt, vtt or all of
+            them; null: the table alone.
         start: Arguments of :class:`FinetuningModule`.
     """
 
@@ -52,6 +58,7 @@ class CTCModule(FinetuningModule):
         final_dropout: float = 0.0,
         decoder: Decoder | None = None,
         chunk_seconds: float | None = 40.0,
+        times: Literal["json", "srt", "vtt", "all"] | None = None,
         **start: Any,
     ) -> None:
         super().__init__(chunk_seconds=chunk_seconds, **start)
@@ -59,6 +66,7 @@ class CTCModule(FinetuningModule):
             raise UserError(f"model.head_lr_scale is {head_lr_scale}: it must be a number above 0.")
         self.head_lr_scale = head_lr_scale
         self.final_dropout = final_dropout
+        self.times = times
         self.decoder = decoder or GreedyDecoder()
         self._greedy = GreedyDecoder()
         self._alphabet: Alphabet | None = None
@@ -126,10 +134,17 @@ class CTCModule(FinetuningModule):
             values.append((reference, text, rate))
         return {"rows": Rows(batch.sample_ids, ("reference", "hypothesis", "wer"), values)}
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Rows]:
-        """Transcribes a batch."""
-        texts = self._texts(self.decoder, *self._long_log_probs(batch))
-        return {"rows": Rows(batch.sample_ids, ("transcript",), [(text,) for text in texts])}
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Transcribes a batch; with ``times``, also the words of each clip (:class:`Word`), under ``words``."""
+        values: list[tuple[str, ...]] = []
+        words = []
+        for clip in _clips(*self._long_log_probs(batch)):
+            symbols = self.decoder.search(clip, self.alphabet)
+            values.append((self.alphabet.decode(symbols),))
+            if self.times is not None:
+                words.append(self._words(clip, symbols))
+        rows = Rows(batch.sample_ids, ("transcript",), values)
+        return {"rows": rows, "words": words}
 
     def on_validation_epoch_end(self) -> None:
         self._warn_of_short_clips()
@@ -188,8 +203,16 @@ class CTCModule(FinetuningModule):
     # Text.
 
     def _texts(self, decoder: Decoder, log_probs: Tensor, lengths: Tensor) -> list[str]:
-        clips = zip(log_probs.float().cpu().numpy(), lengths.tolist(), strict=True)
-        return [decoder.decode(clip[:length], self.alphabet) for clip, length in clips]
+        return [decoder.decode(clip, self.alphabet) for clip in _clips(log_probs, lengths)]
+
+    def _words(self, log_probs: Float[np.ndarray, "n a"], symbols: list[int]) -> list[Word]:
+        """When each word of a text was said."""
+        boundary = None
+        if BOUNDARY in self.names:
+            boundary = self.names.index(BOUNDARY)
+        extractor: Any = self.student.front.feature_extractor
+        stride, receptive_field = extractor.stride / SAMPLE_RATE, extractor.receptive_field / SAMPLE_RATE
+        return words_of(align(log_probs, symbols, boundary), self.alphabet, stride, receptive_field)
 
     def _transcripts(self, batch: Batch) -> list[str]:
         """As the data give them, if they do; else what is left of them in the letters of the data."""
@@ -220,6 +243,12 @@ class CTCModule(FinetuningModule):
             f"data.alphabet: the transcripts give {described(found)}, the checkpoint writes {described(self.names)}; "
             "set data.alphabet to a file with the checkpoint's symbols, or give the data that it was trained on"
         )
+
+
+def _clips(log_probs: Float[Tensor, "b n a"], lengths: Int64[Tensor, "b"]) -> Iterator[Float[np.ndarray, "n a"]]:
+    """Each clip without its padding."""
+    for clip, length in zip(log_probs.float().cpu().numpy(), lengths.tolist(), strict=True):
+        yield clip[:length]
 
 
 def frames_needed(letters: Int64[Tensor, "b s"]) -> Int64[Tensor, "b"]:

@@ -1,37 +1,39 @@
 """Pictures for pretraining, probing and classification."""
 
 import functools
-import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
-import numpy as np
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from d2v.data.data_module import PretrainingDataModule, Split, require
+from d2v.data.data_module import PretrainingDataModule, Split, named_root, require
 from d2v.data.normalisation import ASSET, IMAGENET, Normalisation, read_normalisation
 from d2v.data.samples import SampleDataset, SkippedSamples
-from d2v.data.sources.source import Categories, Files, Part, Source
-from d2v.data.sources.splits import VAL_NAMES, open_splits
-from d2v.data.sources.subsets import FewLabels, hold_out
+from d2v.data.sources.own_datasets import open_datasets
+from d2v.data.sources.source import Source
+from d2v.data.sources.splits import open_splits
+from d2v.data.sources.subsets import FewLabels, hold_out, share_to_hold_out
 from d2v.errors import UserError
-from d2v.modalities.vision.transforms import IMAGES, EvalTransform, ToPixels, TrainTransform, decode_image, shrink
+from d2v.modalities.vision.labels import Pictures, all_pictures, with_classes
+from d2v.modalities.vision.transforms import (
+    IMAGES,
+    EvalTransform,
+    OwnTransform,
+    TrainTransform,
+    Transforms,
+    decode_image,
+    shrink,
+)
 from d2v.model.encoder import Encoder
 
-log = logging.getLogger(__name__)
+AnyTransform = TrainTransform | EvalTransform | OwnTransform
 
 _CACHE_BYTES = 2**30
 """What one loading process keeps of shrunk pictures; about 10,000 of 160 pixels."""
-
-
-@dataclass(frozen=True)
-class Pictures(Part):
-    """Some pictures of a source, and the class of each; None without labels."""
-
-    classes: Categories | None = None
 
 
 class ImageDataset(SampleDataset):
@@ -44,7 +46,7 @@ class ImageDataset(SampleDataset):
     def __init__(
         self,
         pictures: Pictures,
-        transform: TrainTransform | EvalTransform,
+        transform: AnyTransform,
         seed: int,
         skipped: SkippedSamples,
         cache_side: int | None = None,
@@ -57,14 +59,18 @@ class ImageDataset(SampleDataset):
         self._cached_bytes = 0
 
     def load(self, index: int) -> tuple[Tensor, int | None]:
-        pixels = self._transform(self._cache.get(index) or self._read(index))
+        pixels = self._cache.get(index) or self._read(index)
         classes = self._pictures.classes
+        if not isinstance(pixels, Tensor):
+            pixels = self._transform(pixels)
         if classes is None:
             return pixels, None
         return pixels, classes.label(index)
 
-    def _read(self, index: int) -> Image.Image:
+    def _read(self, index: int) -> Image.Image | Tensor:
         data = self._pictures.source.read(int(self._pictures.index[index]))
+        if isinstance(data, Tensor):
+            return data
         if self._cache_side is None:
             return decode_image(data, self._transform.smallest_side)
         image = shrink(decode_image(data, self._cache_side), self._cache_side)
@@ -79,12 +85,17 @@ class ImageNetDataModule(PretrainingDataModule):
 
     Args:
         root: folder with train/ and val/, or one tree of images of any nesting, or train-*.parquet, or *.tar; a file or
-            glob of images.
+            glob of images; a data set of the hub, hf://OWNER/NAME.
+        dataset: instead of root, a map-style torch data set. An item is a PIL picture, array, tensor or path, alone,
+            first in a tuple (picture, label), or in a dict ("image", "label").
+        val_dataset: its validation split.
         batch_size: images of one device and one micro-batch.
-        image_size: pixels, one side or (height, width).
+        image_size: pixels, one side or (height, width); null: the encoder's own.
         min_crop_scale: smallest share of a picture's area that a random crop keeps (0.2 in 2.0, 0.08 in 1.0).
         flip: probability of a horizontal flip.
         color_jitter: strength of random brightness, contrast and saturation (0 in 2.0, 0.4 in 1.0).
+        transform: what makes a training crop of an RGB picture, in place of crop, flip and all that follows here; null:
+            these. A transform of torchvision.transforms.v2 by its class path, such as Compose, or a list of them.
         augment: what else is done to a training crop; null: nothing. Any transform from PIL picture to PIL picture,
             such as d2v.modalities.vision.rand_augment.RandAugment or torchvision.transforms.v2.TrivialAugmentWide.
         random_erasing: probability that a rectangle of a training picture is replaced by noise.
@@ -97,7 +108,8 @@ class ImageNetDataModule(PretrainingDataModule):
         std: of red, green and blue, divided by; null: likewise.
         train_split: splits (folders, or words in the names of archives), comma-separated; null: train, or everything.
         val_split: likewise; null: the first of dev, val, validation, ... that exists.
-        val_fraction: share of the training images held out for validation, unless val_split names one.
+        val_fraction: share of the training images held out for validation, unless val_split names one; null: a tenth,
+            if there is no validation split.
         label_fraction: train on this share of the training images, with as many of each class as far as possible (0.01
             and 0.1 are usual); the same images whatever the seed.
         max_samples: the same as a number of images.
@@ -109,12 +121,13 @@ class ImageNetDataModule(PretrainingDataModule):
 
     def __init__(
         self,
-        root: str,
+        root: str | None = None,
         batch_size: int = 64,
-        image_size: int | tuple[int, int] = 224,
+        image_size: int | tuple[int, int] | None = None,
         min_crop_scale: float = 0.2,
         flip: float = 0.5,
         color_jitter: float = 0.0,
+        transform: Transforms | None = None,
         augment: Callable | None = None,
         random_erasing: float = 0.0,
         cache_side: int | None = None,
@@ -123,59 +136,146 @@ class ImageNetDataModule(PretrainingDataModule):
         std: tuple[float, float, float] | None = None,
         train_split: str | None = None,
         val_split: str | None = None,
-        val_fraction: float = 0.0,
+        val_fraction: float | None = 0.0,
         label_fraction: float = 1.0,
         max_samples: int | None = None,
         subset: str | None = None,
+        dataset: Dataset | None = None,
+        val_dataset: Dataset | None = None,
         **common: Any,
     ) -> None:
-        super().__init__(root, batch_size, **common)
+        super().__init__(named_root(root, dataset), batch_size, **common)
+        self.dataset, self.val_dataset = dataset, val_dataset
         self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        require(min(self.image_size) >= 1, "image_size", image_size, "be at least one pixel")
+        require(self.image_size is None or min(self.image_size) >= 1, "image_size", image_size, "be at least one pixel")
         require(0 < min_crop_scale <= 1, "min_crop_scale", min_crop_scale, "lie above 0 and at most at 1")
         require(0 <= flip <= 1, "flip", flip, "be a probability, from 0 to 1")
         require(color_jitter >= 0, "color_jitter", color_jitter, "be 0 (none) or more")
         require(0 <= random_erasing <= 1, "random_erasing", random_erasing, "be a probability, from 0 to 1")
         require(eval_crop is None or 0 < eval_crop <= 1, "eval_crop", eval_crop, "lie above 0 and at most at 1")
+        require(0 <= (val_fraction or 0) < 1, "val_fraction", val_fraction, "be at least 0 and less than 1")
         require(cache_side is None or cache_side >= 1, "cache_side", cache_side, "be at least one pixel, or null")
-        require(0 <= val_fraction < 1, "val_fraction", val_fraction, "be at least 0 and less than 1")
         self.cache_side = cache_side
         self.train_split = train_split
         self.val_split = val_split
         self.val_fraction = val_fraction
         self.few_labels = FewLabels(subset=subset, max_samples=max_samples, label_fraction=label_fraction)
         self.mean, self.std = mean, std
-        self.train_transform = TrainTransform(
-            self.image_size, min_crop_scale, flip, color_jitter, augment=augment, random_erasing=random_erasing
+        self._eval_crop, self._own = eval_crop, transform
+        self._usual = functools.partial(
+            TrainTransform,
+            min_crop_scale=min_crop_scale,
+            flip=flip,
+            color_jitter=color_jitter,
+            augment=augment,
+            random_erasing=random_erasing,
         )
-        self.eval_transform = EvalTransform(self.image_size, eval_crop=eval_crop)
-        self._normalise(IMAGENET)
+        self._size, self._normalisation = self.image_size or (224, 224), self._normalised_like(IMAGENET)
+        if self.image_size is not None:
+            _ = self.train_transform  # which may be refused
 
     def adapt_to(self, encoder: Encoder) -> None:
-        """Normalise pixels as the encoder knows them, unless ``data.mean`` and ``data.std`` say how; it keeps that."""
-        found = self._normalise(read_normalisation(encoder.assets) or IMAGENET)
-        encoder.assets[ASSET] = found.to_asset()
+        """Read pictures at the encoder's size and normalise them as it knows them, unless ``data.image_size``,
+        ``data.mean`` and ``data.std`` say how; it keeps the latter two."""
+        height, width = getattr(encoder.front, "image_size", self._size)
+        if self.image_size is None:
+            self._size = (height, width)
+        elif tuple(self.image_size) != (height, width):
+            rank_zero_info(
+                f"data.image_size is {self._size[0]} x {self._size[1]}, and the encoder is made for {height} x {width} "
+                "pixels: its positions are interpolated; null takes the encoder's size"
+            )
+        self._normalisation = self._normalised_like(read_normalisation(encoder.assets) or IMAGENET)
+        encoder.assets[ASSET] = self._normalisation.to_asset()
+        for name in ("train_transform", "eval_transform"):
+            self.__dict__.pop(name, None)
+        _ = self.train_transform
 
-    def _normalise(self, usual: Normalisation) -> Normalisation:
-        chosen = Normalisation(self.mean or usual.mean, self.std or usual.std)
-        self.train_transform.to_pixels = self.eval_transform.to_pixels = ToPixels(*chosen)
-        return chosen
+    def _normalised_like(self, usual: Normalisation) -> Normalisation:
+        return Normalisation(self.mean or usual.mean, self.std or usual.std)
+
+    @functools.cached_property
+    def train_transform(self) -> AnyTransform:
+        """From a picture to pixels in training; of the size and normalisation that the encoder has."""
+        mean, std = self._normalisation
+        if self._own is None:
+            return self._usual(self._size, mean=mean, std=std)
+        transform = OwnTransform(self._own, self._size, mean, std)
+        if transform.normalises and (self.mean is None or self.std is None):
+            rank_zero_warn(
+                "data.transform normalises pixels by itself: set data.mean and data.std to what it subtracts and "
+                "divides by, because validation and `d2v embed` go by these keys"
+            )
+        return transform
+
+    @functools.cached_property
+    def eval_transform(self) -> EvalTransform:
+        """The same without augmentation."""
+        return EvalTransform(self._size, *self._normalisation, self._eval_crop)
 
     def setup(self, stage: str | None = None) -> None:
         """Also open the data, so that a wrong root is reported before anything runs."""
         super().setup(stage)
-        _ = self.splits
+        if not self.reads_labels:
+            _ = self.splits
+            return
+        val = self.labelled.get("val")
+        if val is not None and val.classes is None and self.class_names and stage in ("fit", "validate", "test"):
+            raise UserError(
+                f"data.root {self.root}: the training split has classes and the validation split has none (its first "
+                f"image: {val.name(0)}). Sort it into folders too, or "
+                "hold out part of the training images: data.val_split null and data.val_fraction 0.05"
+            )
 
     @functools.cached_property
     def splits(self) -> dict[Split, Pictures]:
-        """``train``, and ``val`` where there is one; opened at the first use."""
-        source, val_source = open_splits(self.root, IMAGES, self.train_split, self.val_split)
-        train, val = _pictures(source), None
-        if self.val_split is None and self.val_fraction > 0:
-            held_out = hold_out(len(train), self.val_fraction, "images")
-            train, val = train.select(~held_out), train.select(held_out)
-        elif val_source is not None:
-            val = _pictures(val_source, train)
+        """``train``, and ``val`` where there is one; opened at the first use, and without a look at labels."""
+        return self._chosen(labelled=False)
+
+    @functools.cached_property
+    def labelled(self) -> dict[Split, Pictures]:
+        """The same with the pictures' classes; pictures without one are left out.
+
+        Raises:
+            UserError: the labels are no classes, or those of the validation split are others.
+        """
+        return self._chosen(labelled=True)
+
+    @functools.cached_property
+    def _found(self) -> tuple[Pictures, Pictures | None]:
+        """All pictures to train and to validate on, without their classes."""
+        if self.dataset is None:
+            source, val_source = open_splits(self.root, IMAGES, self.train_split, self.val_split)
+        else:
+            source, val_source = open_datasets(self.dataset, self.val_dataset, IMAGES)
+            self._require_size(source)
+        train = all_pictures(source)
+        fraction = share_to_hold_out(self.val_fraction, val_source is not None)
+        if self.val_split is None and fraction > 0:
+            held_out = hold_out(len(train), fraction, "images")
+            return train.select(~held_out), train.select(held_out)
+        if val_source is None:
+            return train, None
+        return train, all_pictures(val_source)
+
+    def _require_size(self, source: Source) -> None:
+        """Pixels that are normalised already are used as they are."""
+        first = source.read(0)
+        if isinstance(first, Tensor) and list(first.shape) != [3, *self._size]:
+            raise UserError(
+                f"data.dataset: its items are normalised already, {list(first.shape)}, and data.image_size is "
+                f"{self._size}: let it give [3, {self._size[0]}, {self._size[1]}], or pictures"
+            )
+
+    def _chosen(self, labelled: bool) -> dict[Split, Pictures]:
+        train, val = self._found
+        if labelled:
+            train = with_classes("training", train)
+            if val is not None and train.classes is not None:
+                val = with_classes("validation", val, train.classes)
+        elif self.few_labels != FewLabels():
+            with suppress(UserError):  # so that the same pictures are chosen as where labels are read
+                train = with_classes("training", train)
         share = self.few_labels.label_fraction
         if share < 1 and train.classes is None:
             raise UserError(f"data.label_fraction is {share}: the training images have no labels; set it to 1")
@@ -188,7 +288,7 @@ class ImageNetDataModule(PretrainingDataModule):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        classes = self.splits["train"].classes
+        classes = self.labelled["train"].classes
         if classes is None:
             return ()
         return classes.names
@@ -201,39 +301,9 @@ class ImageNetDataModule(PretrainingDataModule):
             return None
         return self._dataset(split, self.eval_transform)
 
-    def _dataset(
-        self, split: Split, transform: TrainTransform | EvalTransform, cache_side: int | None = None
-    ) -> ImageDataset:
+    def _dataset(self, split: Split, transform: AnyTransform, cache_side: int | None = None) -> ImageDataset:
         pictures = self.splits[split]
-        skipped = self.skipped_samples(split, pictures.name, len(pictures))
+        if self.reads_labels:
+            pictures = self.labelled[split]
+        skipped = self.skipped_samples(f"{split} {len(pictures)}", pictures.name, len(pictures))
         return ImageDataset(pictures, transform, self.seed, skipped, cache_side)
-
-
-def _pictures(source: Source, train: Pictures | None = None) -> Pictures:
-    """All pictures of a split, with the classes that archives state, or the folders directly below one with pictures.
-
-    Args:
-        source: of the split.
-        train: the training split, whose classes are those of this split; None: this is it, and its folders are classes
-            if they are several and hold all pictures.
-    """
-    everything = Pictures(source, np.arange(len(source), dtype=np.int32))
-    is_folder = isinstance(source, Files)
-    classes = source.categories("folder" if is_folder else "label")
-    if classes is None or (train is not None and train.classes is None):
-        return everything
-    without = np.flatnonzero(classes.ids < 0)
-    if len(without) and len(classes.names) > 1:
-        first = source.name(int(without[0]))
-        text = "data: %d of %d images have no class, so the classes of the others are not used (the first: %s)"
-        log.warning(text, len(without), len(source), first)
-    if len(without) or (is_folder and train is None and len(classes.names) < 2):
-        return everything
-    if isinstance(source, Files):
-        for folder in sorted(Path(source.folder).iterdir()):
-            name = folder.name
-            if folder.is_dir() and not name.startswith(".") and name not in (*classes.names, *VAL_NAMES):
-                log.warning("data: %s has no images and is left out as a class", folder)
-    if train is not None and train.classes is not None:
-        classes = classes.numbered_as(train.classes.names, "data.root")
-    return replace(everything, classes=classes)
