@@ -40,7 +40,7 @@ class ImageDataset(SampleDataset):
     """Decoded and transformed pictures.
 
     Args:
-        cache_side: pixels of the shorter side to which a picture is shrunk, to be kept in memory; None: none is kept.
+        cache: keep pictures in memory, shrunk to what the transform needs of them.
     """
 
     def __init__(
@@ -49,17 +49,16 @@ class ImageDataset(SampleDataset):
         transform: AnyTransform,
         seed: int,
         skipped: SkippedSamples,
-        cache_side: int | None = None,
+        cache: bool = False,
     ) -> None:
         super().__init__(len(pictures), seed, skipped)
         self._pictures = pictures
         self._transform = transform
-        self._cache_side = cache_side
-        self._cache: dict[int, Image.Image] = {}
+        self._cache: dict[int, Image.Image] | None = {} if cache else None
         self._cached_bytes = 0
 
     def load(self, index: int) -> tuple[Tensor, int | None]:
-        pixels = self._cache.get(index) or self._read(index)
+        pixels = self._read(index)
         classes = self._pictures.classes
         if not isinstance(pixels, Tensor):
             pixels = self._transform(pixels)
@@ -68,12 +67,17 @@ class ImageDataset(SampleDataset):
         return pixels, classes.label(index)
 
     def _read(self, index: int) -> Image.Image | Tensor:
+        if self._cache is not None and index in self._cache:
+            return self._cache[index]
         data = self._pictures.source.read(int(self._pictures.index[index]))
         if isinstance(data, Tensor):
             return data
-        if self._cache_side is None:
-            return decode_image(data, self._transform.smallest_side)
-        image = shrink(decode_image(data, self._cache_side), self._cache_side)
+        side = self._transform.smallest_side
+        image = decode_image(data, side)
+        if self._cache is None:
+            return image
+        if side is not None:
+            image = shrink(image, side)
         if self._cached_bytes < _CACHE_BYTES:
             self._cache[index] = image
             self._cached_bytes += 3 * image.width * image.height
@@ -99,9 +103,9 @@ class ImageNetDataModule(PretrainingDataModule):
         augment: what else is done to a training crop; null: nothing. Any transform from PIL picture to PIL picture,
             such as d2v.modalities.vision.rand_augment.RandAugment or torchvision.transforms.v2.TrivialAugmentWide.
         random_erasing: probability that a rectangle of a training picture is replaced by noise.
-        cache_side: pixels of the shorter side to which a training picture is shrunk when it is first read, and then
-            kept in the memory of its loading process (1 GB at most); null: each is read from its file in every epoch.
-            It saves the time of decoding where pictures are few and large; crops are then cut from the shrunk ones.
+        cache: keep training pictures in the memory of their loading process (1 GB at most), shrunk so that crops of
+            min_crop_scale of their area just need not be enlarged. It saves the time of decoding where pictures are
+            few and large.
         eval_crop: share of a picture's shorter side that the central crop of evaluation takes; null: 0.875, and 1 from
             384 pixels on.
         mean: of red, green and blue in [0, 1], subtracted; null: as the encoder was trained, of a new one ImageNet's.
@@ -130,7 +134,7 @@ class ImageNetDataModule(PretrainingDataModule):
         transform: Transforms | None = None,
         augment: Callable | None = None,
         random_erasing: float = 0.0,
-        cache_side: int | None = None,
+        cache: bool = False,
         eval_crop: float | None = None,
         mean: tuple[float, float, float] | None = None,
         std: tuple[float, float, float] | None = None,
@@ -154,8 +158,7 @@ class ImageNetDataModule(PretrainingDataModule):
         require(0 <= random_erasing <= 1, "random_erasing", random_erasing, "be a probability, from 0 to 1")
         require(eval_crop is None or 0 < eval_crop <= 1, "eval_crop", eval_crop, "lie above 0 and at most at 1")
         require(0 <= (val_fraction or 0) < 1, "val_fraction", val_fraction, "be at least 0 and less than 1")
-        require(cache_side is None or cache_side >= 1, "cache_side", cache_side, "be at least one pixel, or null")
-        self.cache_side = cache_side
+        self.cache = cache
         self.train_split = train_split
         self.val_split = val_split
         self.val_fraction = val_fraction
@@ -294,16 +297,16 @@ class ImageNetDataModule(PretrainingDataModule):
         return classes.names
 
     def train_dataset(self) -> SampleDataset:
-        return self._dataset("train", self.train_transform, self.cache_side)
+        return self._dataset("train", self.train_transform, self.cache)
 
     def eval_dataset(self, split: Split) -> SampleDataset | None:
         if split not in self.splits:
             return None
         return self._dataset(split, self.eval_transform)
 
-    def _dataset(self, split: Split, transform: AnyTransform, cache_side: int | None = None) -> ImageDataset:
+    def _dataset(self, split: Split, transform: AnyTransform, cache: bool = False) -> ImageDataset:
         pictures = self.splits[split]
         if self.reads_labels:
             pictures = self.labelled[split]
         skipped = self.skipped_samples(f"{split} {len(pictures)}", pictures.name, len(pictures))
-        return ImageDataset(pictures, transform, self.seed, skipped, cache_side)
+        return ImageDataset(pictures, transform, self.seed, skipped, cache)
