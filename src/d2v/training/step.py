@@ -72,7 +72,11 @@ class TrainingModule(L.LightningModule):
 
     def configure_callbacks(self) -> list[L.Callback]:
         """What training needs whatever list of callbacks a config holds."""
-        return [RunPlan(), LogCallback(), ThroughputCallback()]
+        needed: list[L.Callback] = [LogCallback(), ThroughputCallback()]
+        given = [] if self._trainer is None else self._trainer.callbacks  # type: ignore[attr-defined]
+        if not any(isinstance(callback, RunPlan) for callback in given):
+            needed = [RunPlan(), *needed]
+        return needed
 
     # Checkpoints.
 
