@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Timer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info
 
 from d2v.data.batching import TrainingSize
 from d2v.data.data_module import PretrainingDataModule
@@ -90,7 +90,7 @@ class RunPlan(L.Callback):
             self._fix(trainer, self.total_steps)
             self._report(pl_module)
         else:
-            rank_zero_info(f"plan: {self._seconds:,.0f} seconds; the number of steps follows from the first ones")
+            rank_zero_info(f"plan: {in_words(self._seconds or 0)}; the number of steps follows from the first ones")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._first_step = self._last_step = trainer.global_step
@@ -176,6 +176,8 @@ class RunPlan(L.Callback):
             if not enough:
                 return
             self._fix(trainer, self.total_steps)
+            text = f"{in_words(self._seconds)} at {pace:.2g} s a step are {self.total_steps:,} steps"
+            rank_zero_info(f"{text}, with what validation and probes will take")
             self._report(pl_module)
         elif not measured and now - self._began < MEASURED_SECONDS:
             return
@@ -207,7 +209,7 @@ class RunPlan(L.Callback):
         preflight.check()
         rank_zero_info(preflight.plan())
         for doubt in preflight.doubts():
-            rank_zero_warn(doubt)
+            rank_zero_info(f"warning: {doubt}")
 
 
 def total_steps(trainer: L.Trainer) -> int:
