@@ -1,7 +1,8 @@
 """What an optimizer step of pretraining and one of fine-tuning have in common."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -18,7 +19,9 @@ from d2v.training.callbacks.log import LogCallback
 from d2v.training.callbacks.run_plan import RunPlan, total_steps
 from d2v.training.callbacks.throughput import ThroughputCallback
 from d2v.training.optimizer import Groups, parameter_groups
+from d2v.training.plain_batches import as_batch
 from d2v.training.schedules import LRSchedule
+from d2v.types import Batch
 
 
 class TrainingModule(L.LightningModule):
@@ -26,6 +29,9 @@ class TrainingModule(L.LightningModule):
 
     The arguments are described by the subclasses.
     """
+
+    reads_labels: ClassVar[bool] = True
+    """Whether it has a use for the labels of a batch; DataModules of d2v read none otherwise."""
 
     def __init__(self, optimizer: Callable[[Iterable], Optimizer], schedule: LRSchedule, seed: int) -> None:
         super().__init__()
@@ -54,6 +60,18 @@ class TrainingModule(L.LightningModule):
         key = combine_keys(self.seed, step, self._micro_batch, self.global_rank)
         torch.manual_seed(int(key) & (2**63 - 1))
 
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch | dict[str, Batch]:
+        """Lightning calls this for each batch, before callbacks and steps get it: whatever a DataLoader gives is made a
+        :class:`~d2v.types.Batch`, or one for each encoder."""
+        loop: Any = self.trainer._active_loop
+        epoch = 0
+        if loop is self.trainer.fit_loop:
+            loop, epoch = loop.epoch_loop, self.current_epoch
+        number = loop.batch_progress.current.ready * self.trainer.world_size + self.global_rank
+        if list(self.encoders) == [""]:
+            return as_batch(batch, self.encoders[""], number, epoch)
+        return {name: as_batch(batch[name], encoder, number, epoch) for name, encoder in self.encoders.items()}
+
     def parameter_groups(self) -> Groups:
         """Groups of the optimizer, which may have rates of their own."""
         return parameter_groups(self)
@@ -72,6 +90,7 @@ class TrainingModule(L.LightningModule):
 
     def configure_callbacks(self) -> list[L.Callback]:
         """What training needs whatever list of callbacks a config holds."""
+        warnings.filterwarnings("ignore", "You have overridden `on_after_batch_transfer`")  # for any data
         needed: list[L.Callback] = [LogCallback(), ThroughputCallback()]
         given = [] if self._trainer is None else self._trainer.callbacks  # type: ignore[attr-defined]
         if not any(isinstance(callback, RunPlan) for callback in given):
