@@ -10,6 +10,7 @@ from tiny_runs import PictureModule, make_module, make_trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 from d2v.errors import UserError
+from d2v.training.callbacks import run_plan
 from d2v.training.callbacks.checkpoint import RunCheckpoint
 from d2v.training.callbacks.run_plan import RunPlan
 from d2v.training.run_length import AUTO_LEAST, AUTO_MOST, RunLength, read_length
@@ -22,7 +23,8 @@ from d2v.training.schedules import EMADecay, WarmupCosine
         (60, RunLength(steps=60)), ("60", RunLength(steps=60)), ("5,000 steps", RunLength(steps=5000)),
         ("1 step", RunLength(steps=1)), ("100 epochs", RunLength(passes=100)), ("0.5 epoch", RunLength(passes=0.5)),
         ("20 minutes", RunLength(seconds=1200)), ("20min", RunLength(seconds=1200)), ("1.5 h", RunLength(seconds=5400)),
-        ("1 hour 30 minutes", RunLength(seconds=5400)), ("2 Days", RunLength(seconds=172_800)), ("auto", RunLength()),
+        ("10 sec", RunLength(seconds=10)),
+        ("2 Days", RunLength(seconds=172_800)), ("auto", RunLength()),
     ],
 )  # fmt: skip
 def test_what_lengths_mean(text, meant):
@@ -30,7 +32,7 @@ def test_what_lengths_mean(text, meant):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "0", -5, "long", "5 parsecs", "1.5 steps", "0 epochs", "2 hours 3 epochs", "1..5 h", "3 seconds!"]
+    "text", ["", "0", -5, "long", "5 parsecs", "1.5 steps", "0 epochs", "2 hours 3 epochs", "1..5 h", "3 s"]
 )
 def test_what_is_no_length(text):
     with pytest.raises(UserError, match=rf"length is {text!r}: give auto, or a number above 0 with its unit, such as"):
@@ -137,29 +139,64 @@ def test_checkpoints_by_shares(tmp_path):
         RunCheckpoint(0)
 
 
-def test_a_time_becomes_steps_which_a_resume_keeps(tmp_path):
-    saving = RunCheckpoint(5, keep=-1, dirpath=str(tmp_path / "checkpoints"))
-    began = time.monotonic()
+class Clock(L.Callback):
+    """In place of the module ``time``: training takes so many seconds a step, and nothing else takes any."""
+
+    time, strftime, localtime = time.time, time.strftime, time.localtime
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.now = seconds, 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def on_train_batch_start(self, *_) -> None:
+        self.now += self.seconds
+
+
+def test_a_time_becomes_steps_which_a_resume_keeps(tmp_path, monkeypatch, caplog):
+    caplog.set_level("INFO")
+    saving = RunCheckpoint(20, keep=-1, dirpath=str(tmp_path / "checkpoints"))
+    monkeypatch.setattr(run_plan, "time", clock := Clock(2.0))
     trainer, watch = fit(
-        tmp_path, RunPlan("3 seconds"), callbacks=[saving], enable_checkpointing=True, limit_val_batches=0
+        tmp_path, RunPlan("2 minutes"), callbacks=[clock, saving], enable_checkpointing=True, limit_val_batches=0
     )
-    assert 1 < time.monotonic() - began < 12
-    total = trainer.global_step
-    assert total == plan_of(trainer).total_steps
-    assert watch.rates[-1] < 1e-3, "the rate goes down to the end"
-    early = sorted((tmp_path / "checkpoints").glob("step-*.ckpt"), key=lambda path: path.stat().st_mtime_ns)[-2]
-    again, _ = fit(tmp_path, RunPlan("3 seconds"), ckpt_path=early, limit_val_batches=0)
-    assert again.global_step == total
-    longer = RunPlan("6 seconds")
-    longer._seconds = 6.0
-    longer.load_state_dict({"seconds": 3.0, "total_steps": total})
-    assert longer.total_steps == 2 * total
+    assert trainer.global_step == plan_of(trainer).total_steps == 60
+    assert "0:02:00 h at 2 s a step are 60 steps" in caplog.text
+    assert "2 s a step: the end is expected in 0:01:40 h" in caplog.text
+    assert watch.rates[40:] == pytest.approx([3e-3 * WarmupCosine(0.25).factor(step, 60) for step in range(40, 60)])
+
+    monkeypatch.setattr(run_plan, "time", clock := Clock(9.0))
+    file = tmp_path / "checkpoints" / "step-40.ckpt"
+    again, slower = fit(tmp_path, RunPlan("2 minutes"), ckpt_path=file, limit_val_batches=0, callbacks=[clock])
+    assert again.global_step == 60
+    assert slower.rates == watch.rates[40:]
+    longer, _ = fit(tmp_path, RunPlan("3 minutes"), ckpt_path=file, limit_val_batches=0, callbacks=[clock])
+    assert longer.global_step == 90
 
 
-def test_a_time_limit_of_the_trainer_ends_the_schedule_too(tmp_path):
-    trainer, watch = fit(tmp_path, None, max_time={"seconds": 2}, max_steps=1_000_000, limit_val_batches=0)
-    assert plan_of(trainer).total_steps < 100_000
-    assert watch.rates[-1] < max(watch.rates) / 2
+def test_validation_and_probes_count_in(tmp_path, monkeypatch):
+    class Probe(L.Callback):
+        every_n_steps = 0.25
+
+        def on_train_start(self, *_) -> None:
+            clock.now += 12.0
+
+    monkeypatch.setattr(run_plan, "time", clock := Clock(2.0))
+    settings = {"val_check_interval": 2**62, "check_val_every_n_epoch": None, "limit_val_batches": 3}
+    plan = RunPlan("4 minutes", 0.1)
+    trainer, _ = fit(tmp_path, plan, callbacks=[clock, Probe()], **settings)
+    # 240 s less the probe of before, ten validations of 3 forward passes (2/3 s each) and four probes: 160 s
+    assert 78 <= trainer.global_step <= 84
+
+
+def test_a_time_limit_of_the_trainer_ends_the_schedule_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_plan, "time", clock := Clock(1.0))
+    trainer, watch = fit(
+        tmp_path, None, max_time={"seconds": 40}, max_steps=1_000_000, limit_val_batches=0, callbacks=[clock]
+    )
+    assert trainer.global_step == plan_of(trainer).total_steps == 40
+    assert watch.rates[-1] < 1e-4
 
 
 def said(tmp_path, caplog, length, data=None, **module) -> str:
@@ -183,7 +220,7 @@ def test_what_makes_no_sense_is_said_before_the_first_step(tmp_path, caplog):
 
     slow = {**fine, "ema": EMADecay(0.9998, 0.99999, 0.266454)}
     text = said(tmp_path, caplog, 60, **slow)
-    assert "the teacher averages over 5,000 at first, 100,000 after the anneal: 100% of the teacher would still" in text
+    assert "the teacher averages over 5,000 at first, 100,000 after the anneal of 16: 100% of the teacher would" in text
     assert "warm-up 6 steps, EMA anneal 16 steps" in text
 
     long = {**fine, "schedule": WarmupCosine(300)}

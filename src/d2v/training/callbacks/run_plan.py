@@ -2,6 +2,7 @@
 
 import math
 import time
+from datetime import timedelta
 from typing import Any
 
 import lightning as L
@@ -11,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from d2v.data.batching import TrainingSize
 from d2v.data.data_module import PretrainingDataModule
 from d2v.errors import UserError
-from d2v.training.preflight import Preflight
+from d2v.training.preflight import preflight
 from d2v.training.run_length import read_length
 from d2v.training.schedules import in_steps, require_share_or_steps
 
@@ -48,7 +49,7 @@ class RunPlan(L.Callback):
         self._most_steps = NEVER
         self._began = self._train_began = self._warm_since = self._probe_seconds = 0.0
         self._first_step = self._last_step = 0
-        self._expected = False
+        self._end_is_told = False
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Find out how long the run is; after the DataModule's own setup.
@@ -61,14 +62,15 @@ class RunPlan(L.Callback):
         data = trainer.datamodule  # type: ignore[attr-defined]
         if isinstance(data, PretrainingDataModule):
             self._size = data.training_size()
-        if self.length is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
-            self._limits_of(trainer)
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self.length = None
+        if self.length is None:
+            self._take_limits(trainer)
         else:
-            trainer.fit_loop.max_epochs = -1
+            trainer.fit_loop.max_epochs, trainer.fit_loop.epoch_loop.max_steps = -1, -1
             self._seconds = self.length.seconds
             if self._seconds is None:
-                self._most_steps = self.length.in_steps(self._known_size(trainer).passes_per_step) or 0
-            self._set_max_steps(trainer, -1)
+                self._most_steps = self.length.in_steps(self._known_size(trainer).passes_per_step)
         if self._seconds is None:
             self._fix(trainer, self._most_steps)
 
@@ -90,12 +92,11 @@ class RunPlan(L.Callback):
             self._fix(trainer, self.total_steps)
             self._report(pl_module)
         else:
-            rank_zero_info(f"plan: {in_words(self._seconds or 0)}; the number of steps follows from the first ones")
+            rank_zero_info(f"plan: {_duration(self._seconds)}; the number of steps follows from the first ones")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._first_step = self._last_step = trainer.global_step
-        self._train_began = time.monotonic()
-        self._warm_since = 0.0
+        self._train_began, self._warm_since = time.monotonic(), 0.0
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -109,7 +110,7 @@ class RunPlan(L.Callback):
     ) -> None:
         step = trainer.global_step
         ended, self._last_step = step > self._last_step, step
-        if ended and not self._expected:
+        if ended and not self._end_is_told:
             self._measure(trainer, pl_module)
         if self.validate_every is not None:
             every = max(1, in_steps(self.validate_every, self.total_steps))
@@ -122,12 +123,12 @@ class RunPlan(L.Callback):
 
     # How long.
 
-    def _limits_of(self, trainer: L.Trainer) -> None:
+    def _take_limits(self, trainer: L.Trainer) -> None:
+        """Of the trainer's limits the first to come."""
         if trainer.max_steps != -1:
             self._most_steps = trainer.max_steps
         if trainer.max_epochs not in (None, -1):
-            steps = self._known_size(trainer).steps_per_epoch * trainer.max_epochs
-            self._most_steps = min(self._most_steps, steps)
+            self._most_steps = min(self._most_steps, self._known_size(trainer).steps_per_epoch * trainer.max_epochs)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Timer):
                 self._seconds = callback.time_remaining()
@@ -145,52 +146,46 @@ class RunPlan(L.Callback):
             self._size = TrainingSize(None, steps, 1 / max(steps, 1))
         return self._size
 
-    def _set_max_steps(self, trainer: L.Trainer, steps: int) -> None:
-        trainer.fit_loop.epoch_loop.max_steps = steps
-
     def _fix(self, trainer: L.Trainer, steps: int) -> None:
         self.total_steps, self.fixed = steps, True
         if self.length is not None or self._seconds is not None:
-            self._set_max_steps(trainer, steps)
+            trainer.fit_loop.epoch_loop.max_steps = steps
         log_every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         trainer.log_every_n_steps = max(1, min(log_every, steps))  # type: ignore[attr-defined]  # a short run logs, too
+
+    def _report(self, pl_module: L.LightningModule) -> None:
+        for line in preflight(pl_module, self.total_steps, self._size):
+            rank_zero_info(line)
 
     # How fast.
 
     def _measure(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        now, done = time.monotonic(), self._last_step - self._first_step
-        if done <= WARM_STEPS:
+        """After a step: find the pace; settle the steps of a time, and say when the end is expected."""
+        now, measured = time.monotonic(), self._last_step - self._first_step - WARM_STEPS
+        if measured <= 0:
             self._warm_since = now
             return
-        pace = (now - self._warm_since) / (done - WARM_STEPS)
-        measured = done >= WARM_STEPS + LEAST_MEASURED
+        pace, passed = (now - self._warm_since) / measured, now - self._began
+        enough = measured >= LEAST_MEASURED
         if not self.fixed:
             assert self._seconds is not None
-            left = self._began + self._seconds - now
-            steps = self._last_step + round(self._time_for_steps(trainer, pace, left) / pace)
-            enough = now - self._began >= min(MEASURED_SHARE * self._seconds, MEASURED_SECONDS)
-            enough = (enough and measured) or left <= 0
+            left = max(self._seconds - passed, 0.0)
+            left = max(left - self._beside_steps(trainer, pace, round(left / pace)), left / 2)
+            steps = min(self._last_step + round(left / pace), self._most_steps)
+            enough = enough and passed >= min(MEASURED_SHARE * self._seconds, MEASURED_SECONDS)
             # One process decides: the schedules of all must agree.
-            steps, enough = trainer.strategy.broadcast((min(steps, self._most_steps), enough))
-            self.total_steps = max(steps, self._last_step)
-            if not enough:
-                return
-            self._fix(trainer, self.total_steps)
-            text = f"{in_words(self._seconds)} at {pace:.2g} s a step are {self.total_steps:,} steps"
-            rank_zero_info(f"{text}, with what validation and probes will take")
-            self._report(pl_module)
-        elif not measured and now - self._began < MEASURED_SECONDS:
-            return
-        self._expected = True
-        seconds = (self.total_steps - self._last_step) * pace
-        seconds += self._beside_steps(trainer, pace, self.total_steps - self._last_step)
-        if seconds >= MEASURED_SECONDS:
-            end = time.strftime("%a %H:%M", time.localtime(time.time() + seconds))
-            rank_zero_info(f"{pace:.2g} s a step: the end is expected in {in_words(seconds)}, {end}")
-
-    def _time_for_steps(self, trainer: L.Trainer, pace: float, left: float) -> float:
-        beside = self._beside_steps(trainer, pace, round(max(left, 0) / pace))
-        return max(left - beside, left / 2, 0.0)
+            self.total_steps, enough = trainer.strategy.broadcast((steps, enough or left == 0))
+            if enough:
+                self._fix(trainer, self.total_steps)
+                rank_zero_info(f"{_duration(self._seconds)} at {pace:.2g} s a step are {self.total_steps:,} steps")
+                self._report(pl_module)
+        if enough:
+            self._end_is_told = True
+            steps = self.total_steps - self._last_step
+            seconds = steps * pace + self._beside_steps(trainer, pace, steps)
+            if seconds >= MEASURED_SECONDS:
+                end = time.strftime("%a %H:%M", time.localtime(time.time() + seconds))
+                rank_zero_info(f"{pace:.2g} s a step: the end is expected in {_duration(seconds)}, {end}")
 
     def _beside_steps(self, trainer: L.Trainer, pace: float, steps: int) -> float:
         """Seconds that validations and probes take beside so many steps, as far as they can be foreseen."""
@@ -203,13 +198,6 @@ class RunPlan(L.Callback):
             if every := getattr(callback, "every_n_steps", None):  # of a probe
                 seconds += steps // max(1, in_steps(every, steps)) * self._probe_seconds
         return seconds
-
-    def _report(self, pl_module: L.LightningModule) -> None:
-        preflight = Preflight(pl_module, self.total_steps, self._size, self.length)
-        preflight.check()
-        rank_zero_info(preflight.plan())
-        for doubt in preflight.doubts():
-            rank_zero_info(f"warning: {doubt}")
 
 
 def total_steps(trainer: L.Trainer) -> int:
@@ -228,12 +216,6 @@ def known_steps(trainer: L.Trainer) -> int | None:
     return total_steps(trainer)
 
 
-def in_words(seconds: float) -> str:
-    """A duration for people."""
-    if seconds < 120:
-        return f"{seconds:.0f} seconds"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} minutes"
-    if seconds < 172_800:
-        return f"{seconds / 3600:.1f} hours"
-    return f"{seconds / 86_400:,.1f} days"
+def _duration(seconds: float | None) -> str:
+    """In hours, minutes and seconds."""
+    return f"{timedelta(seconds=round(seconds or 0))} h"
