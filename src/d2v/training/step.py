@@ -1,7 +1,7 @@
 """What an optimizer step of pretraining and one of fine-tuning have in common."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import lightning as L
@@ -18,13 +18,14 @@ from d2v.model.randomness import combine_keys
 from d2v.training.callbacks.log import LogCallback
 from d2v.training.callbacks.run_plan import RunPlan, total_steps
 from d2v.training.callbacks.throughput import ThroughputCallback
+from d2v.training.finite_updates import FiniteUpdates
 from d2v.training.optimizer import Groups, parameter_groups
 from d2v.training.plain_batches import as_batch
 from d2v.training.schedules import LRSchedule
 from d2v.types import Batch
 
 
-class TrainingModule(L.LightningModule):
+class TrainingModule(FiniteUpdates):
     """Trains encoders with keyed randomness, one optimizer and checkpoints that ``d2v.load`` reads.
 
     The arguments are described by the subclasses.
@@ -32,6 +33,8 @@ class TrainingModule(L.LightningModule):
 
     reads_labels: ClassVar[bool] = True
     """Whether it has a use for the labels of a batch; DataModules of d2v read none otherwise."""
+    keeps_best: ClassVar[bool] = False
+    """Whether the best checkpoint by the first of :attr:`validation_metrics` is kept, if nobody names another."""
 
     def __init__(self, optimizer: Callable[[Iterable], Optimizer], schedule: LRSchedule, seed: int) -> None:
         super().__init__()
@@ -44,6 +47,11 @@ class TrainingModule(L.LightningModule):
     @property
     def encoders(self) -> Mapping[str, Encoder]:
         """The encoders that are trained, by name."""
+        raise NotImplementedError
+
+    @property
+    def validation_metrics(self) -> Sequence[str]:
+        """Names of the metrics of validation, known once training starts."""
         raise NotImplementedError
 
     def seed_step(self) -> None:
@@ -100,11 +108,12 @@ class TrainingModule(L.LightningModule):
     # Checkpoints.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.require_finite_weights()
         # Plain values only: a checkpoint of ours loads with weights_only=True and names no code but the encoder's.
         encoders = {}
         for name, encoder in self.encoders.items():
             encoders[name] = {"recipe": encoder.recipe, "assets": encoder.assets, "licence": encoder.licence}
-        checkpoint["d2v"] = {"version": __version__, "encoders": encoders}
+        checkpoint["d2v"] = {"version": __version__, "encoders": encoders, "skipped_updates": self.skipped_updates}
 
     def prepare_for(self, checkpoint: dict[str, Any]) -> None:
         """Make the parts that only a checkpoint tells, before its weights are loaded.
@@ -121,6 +130,7 @@ class TrainingModule(L.LightningModule):
         """
         if self._trainer is not None and self._trainer.state.fn != TrainerFn.FITTING:
             return
+        self.skipped_updates = checkpoint.get("d2v", {}).get("skipped_updates", 0)
         now = self._build_optimizer().param_groups
         for state in checkpoint.get("optimizer_states", []):
             groups = state["param_groups"]
