@@ -15,7 +15,7 @@ _SHOULD_BE_UTF8 = (
 _MOST_INVALID = 0.01
 
 
-def read_text(path: str | Path, named: str, errors: str = "strict") -> str:
+def read_text(path: str | Path, named: str = "", errors: str = "strict") -> str:
     """The content of a small file in UTF-8, or in UTF-16 with its byte order mark; a mark is no part of it.
 
     Args:
@@ -26,6 +26,7 @@ def read_text(path: str | Path, named: str, errors: str = "strict") -> str:
     Raises:
         UserError: It cannot be read, or is in another encoding.
     """
+    where = f"{named} {path}".strip()
     try:
         data = Path(path).expanduser().read_bytes()
         encoding = "utf-8-sig"
@@ -33,11 +34,11 @@ def read_text(path: str | Path, named: str, errors: str = "strict") -> str:
             encoding = "utf-16"
         text = data.decode(encoding, errors)
     except OSError as error:
-        raise UserError(f"{named} {path}: cannot be read ({error.strerror})") from error
+        raise UserError(f"{where}: not readable ({error.strerror})") from error
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
         raise UserError(
-            f"{named} {path}: is not UTF-8 (byte 0x{data[error.start]:02X} in line {line}); "
+            f"{where}: is not UTF-8 (byte 0x{data[error.start]:02X} in line {line}); "
             f"{_SHOULD_BE_UTF8.format(path=path)}"
         ) from error
     return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -14,6 +14,7 @@ from d2v.modalities.text import bpe
 from d2v.modalities.text.special_tokens import HIDDEN, NAMES, hide_special_tokens
 from d2v.modalities.text.tokenizer_files import UNKNOWN_FROM, read_tokenizer
 
+
 class TextTokenizer:
     """A tokenizer and the ids of its special tokens, which are found by their names (RoBERTa's or BERT's).
 
