@@ -1,4 +1,4 @@
-"""Text files that a user hands in: small ones are read whole, here and nowhere else; and which bytes are text at all."""
+"""Text files that a user hands in: small ones are read here and nowhere else; and which bytes are text at all."""
 
 import codecs
 from pathlib import Path

@@ -202,7 +202,8 @@ def test_types_that_the_dictionary_lacks_are_unknown(
     (tmp_path / "dict.txt").write_text("\n".join(line for i, line in enumerate(lines, 4) if i not in missing))
     ours = TextTokenizer.open(tmp_path)
     assert "lacks 2 of 561 types" in caplog.text
-    assert len(ours) == len(whole) - 2 and ours.mask_id == len(ours) - 1
+    assert len(ours) == len(whole) - 2
+    assert ours.mask_id == len(ours) - 1
     for text in [*NASTY, *TEXTS]:
         expected = whole.encode(text)
         for place, i in enumerate(expected):

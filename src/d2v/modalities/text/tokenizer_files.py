@@ -164,5 +164,5 @@ def _fairseq_ids(vocab: dict[str, int], dictionary: Path) -> tuple[dict[str, int
         ids.setdefault(name, len(ids))
     if len(ids) == known:
         return ids, None
-    log.warning("tokenizer %s lacks %d of %d types: they are %s", dictionary, len(ids) - known, len(vocab), bpe.FIRST[3])
+    log.warning("tokenizer %s lacks %d of %d types: they are <unk>", dictionary, len(ids) - known, len(vocab))
     return ids, known
