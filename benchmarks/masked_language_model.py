@@ -26,6 +26,7 @@ from d2v.model.encoder import Encoder
 from d2v.model.masked_input import gather_tokens
 from d2v.model.masking import RandomMasking
 from d2v.training.optimizer import parameter_groups
+from d2v.training.schedules import in_steps
 from d2v.types import Batch
 
 
@@ -75,7 +76,7 @@ def main() -> None:
     settings = model["optimizer"]["init_args"]
     peak = args.lr or settings["lr"]
     optimizer = torch.optim.AdamW(parameter_groups(method), **{**settings, "lr": peak})
-    warmup = model["schedule"]["init_args"]["warmup_steps"]
+    warmup = in_steps(model["schedule"]["init_args"]["warmup"], trainer["max_steps"])
 
     start, step, share = time.perf_counter(), 0, 0.0
     seconds = 60 * args.minutes

@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 
 from d2v import __version__
 from d2v.allowed_packages import allow_packages
+from d2v.commands.failure_message import cause_of, hints_for, in_one_line, message_of
 from d2v.errors import Interrupted, UserError
+from d2v.lean_imports import keep_torchmetrics_lean
 
 TRAINER_COMMANDS = {
     "fit": "pretrain or fine-tune by a recipe:  d2v fit --config vision.yaml --data.root DIR",
@@ -53,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names of files may have characters that the terminal cannot show
             stream.reconfigure(errors="backslashreplace")
+    keep_torchmetrics_lean()
     try:
         return _dispatch(_allow_packages(args))
     except SystemExit as stop:  # a parser has printed its message, or the help
@@ -70,18 +73,23 @@ def main(argv: Sequence[str] | None = None) -> int:
         if debug:
             traceback.print_exc()
         print(_describe(error, debug), file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
+        return 2 if isinstance(cause_of(error), UserError) else 1
 
 
 def _describe(error: Exception, debug: bool) -> str:
     """The message for an error; if something failed while running, with the run's folder and what to try."""
-    text = str(error).strip() or type(error).__name__
-    if isinstance(error, UserError):
-        return f"d2v: error: {text}"
-    hints = [*getattr(error, "__notes__", ()), *([] if debug else ["--debug shows the traceback"])]
-    if "out of memory" in text:
-        hints.insert(0, "lower data.batch_size; data.global_batch_size keeps the optimizer step as it is")
-    return f"d2v: failed: {type(error).__name__}: {text.splitlines()[0]}" + (f" ({'; '.join(hints)})" if hints else "")
+    cause = cause_of(error)
+    text = message_of(cause)
+    if isinstance(cause, UserError):
+        return f"d2v: error: {text.removeprefix('d2v.errors.UserError: ')}"
+    hints = [*hints_for(text), *getattr(cause, "__notes__", ()), *getattr(error, "__notes__", ())]
+    if not debug:
+        hints.append("--debug shows the traceback")
+    kind = type(cause).__name__
+    line = in_one_line(text)
+    if not line.startswith(kind):  # an error of a loading process begins with its kind
+        line = f"{kind}: {line}"
+    return f"d2v: failed: {line} ({'; '.join(dict.fromkeys(hints))})"
 
 
 def _allow_packages(args: list[str]) -> list[str]:
@@ -108,9 +116,12 @@ def _dispatch(args: list[str]) -> int:
         return 0
     command, rest = args[0], args[1:]
     if command in TRAINER_COMMANDS:
+        from d2v.commands.early_checks import checked_words
+
+        words = checked_words(command, rest)  # before the next import, which takes seconds
         from d2v.commands.run import run_trainer
 
-        run_trainer([command, *rest])
+        run_trainer(words)
         return 0
     if command not in COMMANDS:
         raise UserError(f"there is no command {command!r}; there are: {', '.join([*TRAINER_COMMANDS, *COMMANDS])}")

@@ -32,17 +32,15 @@ def parser_message(error: Exception, options: dict[str, Iterable[str]]) -> str:
     if unknown and "Parser key" not in text:
         section, _, name = unknown[1].partition(".")
         if section in options and name:
-            return f"{unknown[1]}: there is no such key{_suggest(name, options[section])}"
-        return f"{section}: there is no such section or key{_suggest(section, options[''])}"
+            return f"{unknown[1]}: there is no such key{suggest(name, options[section])}"
+        return f"{section}: there is no such section or key{suggest(section, options[''])}"
     path, reason = _innermost(text)
     if not path and (unknown := re.match(r"unrecognized arguments: (.*)", text)):
         option = unknown[1].split()[0].split("=")[0]
         if not option.startswith("--"):
             return f"{option}: belongs to no option; write options as --key value"
-        if option == "--resume":
-            return "--resume continues `d2v fit`; this command takes --ckpt_path FILE"
         section, _, name = option.removeprefix("--").rpartition(".")
-        return f"{option}: there is no such option{_suggest(name, options.get(section, ()))}"
+        return f"{option}: there is no such option{suggest(name, options.get(section, ()))}"
     return f"{path}: {reason}" if path else reason
 
 
@@ -97,7 +95,7 @@ def _innermost(text: str) -> tuple[str, str]:
         if "." not in unknown:
             names = _arguments(option[1])
         name = unknown.rpartition(".")[2]
-        return ".".join([*keys, unknown]), f"{_short(option[1])} has no such key{_suggest(name, names)}"
+        return ".".join([*keys, unknown]), f"{_short(option[1])} has no such key{suggest(name, names)}"
     if option := re.search(r"Group '([^']+)' does not accept option '([^']+)'", reason):
         return ".".join(
             [*keys, option[1], option[2]]
@@ -152,7 +150,7 @@ def _callable_reason(reason: str, text: str) -> str:
     option = re.search(r"Option '([^']+)' is not accepted", reason)
     if stated and option:
         names = list(_arguments(stated[1]))[1:]  # the first one is not for the config to give
-        return f"{_short(stated[1])} has no such key as {option[1]}{_suggest(option[1], names)}"
+        return f"{_short(stated[1])} has no such key as {option[1]}{suggest(option[1], names)}"
     if stated and "No module named" in reason:
         return f"class_path {stated[1]}: {reason}; {_import_hint(stated[1], reason)}"
     return f"{reason}; give the full path of a class or function, and its arguments as init_args"
@@ -198,7 +196,7 @@ def _class_at(class_path: str) -> Any:
     return getattr(import_module(module), name)
 
 
-def _suggest(name: str, names: Iterable[str]) -> str:
+def suggest(name: str, names: Iterable[str]) -> str:
     """What to try instead of a name that does not exist."""
     similar = difflib.get_close_matches(name, list(names), n=2, cutoff=0.6)
     if similar:

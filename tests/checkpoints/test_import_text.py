@@ -228,7 +228,7 @@ def test_v1_without_settings_is_taken_for_the_published_one(import_content: Impo
     assert config["method"]["targets"]["init_args"] == {
         "top_k": 2, "source": "ffn", "layer_norm": "layer", "mean_norm": None
     }  # fmt: skip
-    assert config["ema"] == {"start": 0.999, "end": 0.9999, "anneal_steps": 300_000}
+    assert config["ema"] == {"start": 0.999, "end": 0.9999, "anneal": 300_000}
     assert sum("published" in note for note in config["notes"]) == 2
     one_step(folder)
 

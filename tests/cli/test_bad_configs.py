@@ -89,7 +89,7 @@ VALUES = [
     ("--model.student.front.num_cls 0", r"model: cls_loss needs a CLS token"),
     ("--model.targets.top_k 7", r"model: targets\.top_k is 7, but the student has only 2 blocks"),
     ("--model.ema.start 1.2", r"model\.ema: EMA decays lie between 0 and 1, not 1\.2"),
-    ("--model.schedule.warmup_steps -1", r"model\.schedule: warmup_steps must not be negative: -1"),
+    ("--model.schedule.warmup -1", r"model\.schedule: warmup is -1: give a share of the run"),
     ("--model.head.groups 7", r"model\.head: .*divisible by groups"),
     ("--model.optimizer.betas [1.5,0.9]", r"model\.optimizer: Invalid beta parameter at index 0: 1\.5"),
     ("--model.init_from nope", r"model: nope: no such file"),
@@ -101,7 +101,7 @@ COMMANDS = [
     ("fit", r"model: the config has no such section; .*--config vision\.yaml"),
     ("fit --config data_only.yaml", r"model: the config has no such section"),
     ("validate --config learn/vision_cifar10.yaml --resume auto", r"--resume continues `d2v fit`; .*--ckpt_path"),
-    ("predict --config learn/vision_cifar10.yaml --ckpt_path no.ckpt", r"--ckpt_path no\.ckpt: no checkpoint there"),
+    ("predict --config learn/vision_cifar10.yaml --data.root . --ckpt_path no.ckpt", r"no\.ckpt: no checkpoint there"),
 ]
 
 

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from d2v.errors import BrokenSample, UserError
-from d2v.modalities.vision.data import ImageNetDataModule, Pictures
+from d2v.modalities.vision.data import ImageNetDataModule
+from d2v.modalities.vision.labels import Pictures
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +60,7 @@ def write_parquet(path: Path, labels: list[object] | None, names: list[str] | No
 
 
 def opened(root: Path, train: str | None = None, val: str | None = None) -> tuple[Pictures, Pictures | None]:
-    splits = ImageNetDataModule(str(root), train_split=train, val_split=val).splits
+    splits = ImageNetDataModule(str(root), train_split=train, val_split=val).labelled
     return splits["train"], splits.get("val")
 
 

@@ -271,7 +271,7 @@ def test_every_promised_name_is_in_metrics_csv_on_the_axis_of_optimizer_steps(tm
     assert float(at[7]["train/masked_fraction"]) == pytest.approx(0.75)  # int(0.3 * 16) = 4 of 16 are kept
     assert float(at[7]["train/lr"]) < 3e-3
     decays = [float(row["train/ema_decay"]) for row in rows if row["train/ema_decay"]]
-    assert decays == pytest.approx([module.ema.at(step) for step in (2, 4, 6, 8)])
+    assert decays == pytest.approx([module.ema.at(step, 8) for step in (2, 4, 6, 8)])
     for row in rows:
         assert all(torch.tensor(float(value)).isfinite() for value in row.values() if value)
         if row["train/regression_loss"]:

@@ -225,9 +225,10 @@ def _train(*words: str) -> Path:
     Returns:
         The folder that it made.
     """
+    from d2v.commands.early_checks import checked_words
     from d2v.commands.run import run_trainer
     from d2v.commands.run_folder import RUN_DIR_VARIABLE
 
-    run_trainer(words)
+    run_trainer(checked_words(words[0], words[1:]))
     gc.collect()  # Lightning's objects hold each other, and the weights
     return Path(os.environ[RUN_DIR_VARIABLE])

@@ -16,6 +16,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info
 
+from d2v.commands.early_checks import SECTIONS
 from d2v.commands.predictions import FeatureFile, Table, metrics_line, read_another_root
 from d2v.commands.quiet import quieten
 from d2v.commands.run_folder import (
@@ -27,7 +28,6 @@ from d2v.commands.run_folder import (
     require_fitting,
 )
 from d2v.config_messages import key_of, one_line, parser_message
-from d2v.configs import find_config, read_config
 from d2v.errors import UserError
 from d2v.finetuning.finetuning_module import FinetuningModule
 from d2v.training.callbacks.checkpoint import RunCheckpoint
@@ -37,6 +37,9 @@ from d2v.training.callbacks.progress import Announcement, RunProgressBar
 def run_trainer(args: Sequence[str]) -> None:
     """Run a trainer command.
 
+    Args:
+        args: Its words, configs by their paths (:func:`d2v.commands.early_checks.checked_words`).
+
     Raises:
         UserError: A config, a value or the data is wrong. A run's folder that holds nothing but its config is removed.
         KeyboardInterrupt: It was stopped at once.
@@ -44,7 +47,7 @@ def run_trainer(args: Sequence[str]) -> None:
     quieten()
     cli = RunCLI.__new__(RunCLI)  # its constructor runs everything, and the folder must be known if that fails
     try:
-        cli.__init__(_prepare(args))  # type: ignore[misc]
+        cli.__init__(list(args))  # type: ignore[misc]
     except (jsonargparse.ArgumentError, MisconfigurationException, UserError) as error:
         remove_unused(cli.run_dir)
         if isinstance(error, jsonargparse.ArgumentError):
@@ -88,6 +91,10 @@ class RunCLI(LightningCLI):
             load_from_checkpoint_support=False,
             args=args,
         )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The one that was asked for: each has a parser of its own, which takes time to build."""
+        return {name: skip for name, skip in super().subcommands().items() if name in self._words[:1]}
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
@@ -230,34 +237,10 @@ class RunCLI(LightningCLI):
         return text
 
 
-def _prepare(args: Sequence[str]) -> list[str]:
-    """Find configs by name, and check what the parser would not say clearly."""
-    prepared: list[str] = []
-    words = iter(args)
-    for word in words:
-        option, equals, value = word.partition("=")
-        if option not in ("--config", "-c"):
-            prepared.append(word)
-            continue
-        name = value if equals else next(words, "")
-        if not name or name.startswith("--"):
-            raise UserError(f"{option}: a value is missing; give a YAML file or the name of a shipped config")
-        path = find_config(name)
-        sections = _options()[""]
-        for section, content in read_config(path).items():
-            if section not in sections:
-                raise UserError(f"--config {path}: there is no section {section!r}; there are: {', '.join(sections)}")
-            if section in ("trainer", "checkpoint") and not isinstance(content, dict | None):
-                raise UserError(f"--config {path}: {section} is {content!r}; it must be a section with keys")
-        prepared += ["--config", str(path)]
-    return prepared
-
-
 def _options() -> dict[str, Iterable[str]]:
     """Keys of the sections that are always there, and the sections themselves under ""."""
-    fixed = ("seed_everything", "trainer", "model", "data", "checkpoint", "run_name", "resume", "ckpt_path")
     return {
-        "": (*fixed, "weights_only", "verbose", "return_predictions"),
+        "": SECTIONS,
         "trainer": tuple(inspect.signature(L.Trainer).parameters),
         "checkpoint": tuple(inspect.signature(RunCheckpoint).parameters),
     }

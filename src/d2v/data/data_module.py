@@ -1,5 +1,6 @@
 """The base of every DataModule: batch sizes, exact resuming, loaders."""
 
+import math
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -30,6 +31,21 @@ def require(valid: bool, key: str, value: object, must: str) -> None:
         raise UserError(f"data.{key} is {value}: it must {must}.")
 
 
+def named_root(root: str | None, dataset: object) -> str:
+    """The root that samples come from, or the name of the data set that stands in its place, for messages.
+
+    Raises:
+        UserError: neither is given, or both are.
+    """
+    if root is not None and dataset is not None:
+        raise UserError(f"data.root is {root} and data.dataset {type(dataset).__name__}: give one of them")
+    if dataset is not None:
+        return type(dataset).__name__
+    if root is None:
+        raise UserError("data.root is not set: give --data.root DIR, or --data.dataset CLASS for an own data set")
+    return root
+
+
 class PretrainingDataModule(LightningDataModule, ABC):
     """Loads (epoch, index) samples in an order that survives a resume, and derives the gradient accumulation.
 
@@ -52,6 +68,9 @@ class PretrainingDataModule(LightningDataModule, ABC):
 
     values_per_unit: ClassVar[int | None] = None
     """Input values in one ``unit``, where batches hold samples of about the same length; None: ``unit`` is a sample."""
+
+    reads_labels: bool = True
+    """Whether batches hold labels. Pretraining has no use for them, so nothing about labels can stop it."""
 
     def __init__(
         self,
@@ -122,6 +141,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
         module = self.trainer and self.trainer.lightning_module
         encoders: Mapping[str, Encoder] = getattr(module, "encoders", {})
         for name, part in self.parts.items():
+            part.reads_labels = getattr(module, "reads_labels", part.reads_labels)
             if name in encoders:
                 part.adapt_to(encoders[name])
         if stage in ("validate", "test") and self.eval_dataset("val") is None:
@@ -192,6 +212,13 @@ class PretrainingDataModule(LightningDataModule, ABC):
             pin_memory=torch.cuda.is_available(),
         )
 
+    def steps_in_epoch(self) -> int:
+        """Optimizer steps of one epoch of the trainer."""
+        batches = len(self.train_sampler(self.train_dataset()))
+        limit = 1.0 if self.trainer is None else self.trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        return math.ceil(batches / self.accumulation)
+
     def train_sampler(self, dataset: SampleDataset) -> StreamSampler:
         """A stream of samples, or one of batches of samples of about the same length."""
         if self.values_per_unit is None:
@@ -239,6 +266,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
         Raises:
             UserError: without labels or without a validation split.
         """
+        self.reads_labels = True  # from now on also in pretraining, which does not mind
         if not self.class_names:
             raise UserError(f"data.root {self.root}: the samples have no labels, so there is nothing to probe.")
         val = self.eval_dataset("val")

@@ -221,6 +221,9 @@ class SampleDataset(Dataset[Sample], ABC):
             except BrokenSample as reason:
                 self.skipped.mark_broken(candidate, reason)
                 continue
+            except Exception as error:
+                error.add_note(f"while reading {self.skipped.name(candidate)}")
+                raise
             if not isinstance(loaded, tuple) or len(loaded) != 2:
                 raise TypeError(f"{type(self).__name__}.load must return two things, a tensor and a label (or None)")
             self.skipped.mark_good(candidate)

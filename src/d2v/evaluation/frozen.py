@@ -59,7 +59,7 @@ def extract_features(
     with eval_mode(encoder), torch.no_grad(), casting:
         for batch in tqdm(loader, desc=description, unit="batch", disable=hidden, leave=False):
             if batch.labels is None:
-                raise UserError("data: the batches have no labels, and a probe needs them.")
+                raise UserError(f"data: there are no labels for the {description}, and a probe needs them.")
             inputs, padding_mask = batch.inputs.to(device, non_blocking=True), batch.padding_mask
             if padding_mask is not None:
                 padding_mask = padding_mask.to(device, non_blocking=True)

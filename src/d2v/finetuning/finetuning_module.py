@@ -22,7 +22,8 @@ from d2v.model.encoder import Encoder
 from d2v.model.masked_input import ReplaceMasked
 from d2v.model.randomness import combine_keys
 from d2v.training.callbacks.log import is_logged
-from d2v.training.schedules import LRSchedule
+from d2v.training.callbacks.run_plan import total_steps
+from d2v.training.schedules import LRSchedule, in_steps, require_share_or_steps
 from d2v.training.step import TrainingModule
 from d2v.types import Batch, EncoderOutput
 
@@ -53,7 +54,8 @@ class FinetuningModule(TrainingModule):
         encoder_changes: Arguments of the checkpoint's encoder that differ here, such as layer_drop.
         encoder: Instead of a checkpoint: a new encoder, trained from scratch.
         freeze: Parts of the encoder that are never trained, by name; [""]: all of it.
-        freeze_encoder_steps: Optimizer steps at the start in which only the head is trained.
+        freeze_encoder_steps: At the start only the head is trained: a share of the run below 1, or 1 and more optimizer
+            steps.
         masks: Hidden spans of tokens and channels in training; null: none.
         chunk_seconds: Longest piece of sound to encode at once outside of training; null: everything as a whole.
         overlap_seconds: What neighbouring pieces share.
@@ -74,15 +76,14 @@ class FinetuningModule(TrainingModule):
         encoder_changes: dict[str, Any] | None = None,
         encoder: Encoder | None = None,
         freeze: Sequence[str] = (),
-        freeze_encoder_steps: int = 0,
+        freeze_encoder_steps: float = 0,
         masks: TokenMasks | None = None,
         chunk_seconds: float | None = None,
         overlap_seconds: float = 5.0,
         seed: int = 0,
     ) -> None:
         super().__init__(optimizer, schedule, seed)
-        if freeze_encoder_steps < 0:
-            raise UserError(f"model.freeze_encoder_steps is {freeze_encoder_steps}: it must be 0 (never) or more.")
+        require_share_or_steps("model.freeze_encoder_steps", freeze_encoder_steps)
         if chunk_seconds is not None and not 0 <= overlap_seconds < chunk_seconds:
             raise UserError(
                 f"model.overlap_seconds is {overlap_seconds}: it must lie between 0 and model.chunk_seconds "
@@ -140,7 +141,8 @@ class FinetuningModule(TrainingModule):
     @property
     def encoder_is_frozen(self) -> bool:
         """Whether only the head is trained in this step."""
-        return self._frozen.whole or self.trainer.global_step < self.freeze_encoder_steps
+        frozen_steps = in_steps(self.freeze_encoder_steps, total_steps(self.trainer))
+        return self._frozen.whole or self.trainer.global_step < frozen_steps
 
     def train(self, mode: bool = True) -> "FinetuningModule":
         super().train(mode)

@@ -74,7 +74,7 @@ def read_beit(content: dict[str, Any]) -> Imported:
         "data2vec_vision (BEiT) data2vec 1.0 vision" + _state_of(found.state),
         "CC-BY-NC 4.0 if these are the published weights",
         beit_method(recipe, args, grid, notes),
-        {"start": start, "end": end, "anneal_steps": args.get("ema_start_at", 0)},
+        {"start": start, "end": end, "anneal": args.get("ema_start_at", 0)},
     )
 
 

@@ -34,6 +34,8 @@ class Data2VecModule(TrainingModule):
         seed: Of masks and of everything random in a step; the command line sets it from ``seed_everything``.
     """
 
+    reads_labels = False
+
     def __init__(
         self,
         method: Method,

@@ -1,8 +1,25 @@
-"""Schedules as plain functions of the number of optimizer steps done: learning rate and EMA decay."""
+"""Schedules as plain functions of the optimizer steps done and of those of the whole run: learning rate, EMA decay."""
 
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+
+from d2v.errors import UserError
+
+
+def in_steps(value: float, total_steps: int) -> int:
+    """Optimizer steps that a value of a recipe means: below 1 it is a share of the run, from 1 on it is the steps."""
+    return round(value * total_steps) if value < 1 else int(value)
+
+
+def require_share_or_steps(name: str, value: float) -> None:
+    """Refuse what :func:`in_steps` cannot read.
+
+    Raises:
+        UserError: It is negative, or a broken number of steps.
+    """
+    if value < 0 or (value >= 1 and value != int(value)):
+        raise UserError(f"{name} is {value:g}: give a share of the run, from 0 to below 1, or whole steps, 1 or more")
 
 
 class LRSchedule(ABC):
@@ -12,6 +29,10 @@ class LRSchedule(ABC):
     def factor(self, step: int, total_steps: int) -> float:
         """Factor for the update after ``step`` updates, of a run of ``total_steps``."""
 
+    def warmup_steps(self, total_steps: int) -> int:
+        """Updates until the peak, in a run of ``total_steps``."""
+        return 0
+
 
 @dataclass(frozen=True)
 class WarmupCosine(LRSchedule):
@@ -20,23 +41,26 @@ class WarmupCosine(LRSchedule):
     fairseq starts a new cycle at exactly the last update, with the peak rate; here the end stays the end.
 
     Args:
-        warmup_steps: Updates until the peak.
+        warmup: Until the peak: a share of the run below 1, or 1 and more updates.
         start_factor: At step 0, as a share of the peak.
         end_factor: At the end, as a share of the peak.
     """
 
-    warmup_steps: int = 0
+    warmup: float = 0
     start_factor: float = 0.0
     end_factor: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.warmup_steps < 0:
-            raise ValueError(f"warmup_steps must not be negative: {self.warmup_steps}")
+        require_share_or_steps("warmup", self.warmup)
+
+    def warmup_steps(self, total_steps: int) -> int:
+        return in_steps(self.warmup, total_steps)
 
     def factor(self, step: int, total_steps: int) -> float:
-        if step < self.warmup_steps:
-            return self.start_factor + (1 - self.start_factor) * step / self.warmup_steps
-        progress = min((step - self.warmup_steps) / max(total_steps - self.warmup_steps, 1), 1.0)
+        warmup = self.warmup_steps(total_steps)
+        if step < warmup:
+            return self.start_factor + (1 - self.start_factor) * step / warmup
+        progress = min((step - warmup) / max(total_steps - warmup, 1), 1.0)
         return self.end_factor + (1 - self.end_factor) * (1 + math.cos(math.pi * progress)) / 2
 
 
@@ -45,7 +69,7 @@ class WarmupLinear(LRSchedule):
     """Linear warm-up, then linear to zero (fairseq's ``polynomial_decay`` with its power of 1).
 
     Args:
-        warmup: Share of all updates until the peak, so that it fits a run whose length is stated in epochs.
+        warmup: Share of all updates until the peak.
     """
 
     warmup: float = 0.06
@@ -54,8 +78,11 @@ class WarmupLinear(LRSchedule):
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup must be at least 0 and less than 1, not {self.warmup}")
 
+    def warmup_steps(self, total_steps: int) -> int:
+        return int(self.warmup * total_steps)
+
     def factor(self, step: int, total_steps: int) -> float:
-        warmup = int(self.warmup * total_steps)
+        warmup = self.warmup_steps(total_steps)
         if step < warmup:
             return step / warmup
         return max(0.0, (total_steps - step) / max(total_steps - warmup, 1))
@@ -84,8 +111,11 @@ class TriStage(LRSchedule):
         if self.end_factor <= 0:
             raise ValueError(f"end_factor must be above 0 for an exponential decay, not {self.end_factor}")
 
+    def warmup_steps(self, total_steps: int) -> int:
+        return int(self.warmup * total_steps)
+
     def factor(self, step: int, total_steps: int) -> float:
-        warmup, hold = int(self.warmup * total_steps), int(self.hold * total_steps)
+        warmup, hold = self.warmup_steps(total_steps), int(self.hold * total_steps)
         decay = int(self.decay * total_steps)
         if step < warmup:
             return self.start_factor + (1 - self.start_factor) * step / warmup
@@ -100,20 +130,22 @@ class EMADecay:
 
     Args:
         start: Decay before the first update.
-        end: Decay from ``anneal_steps`` on.
-        anneal_steps: Optimizer steps between the two; 0: ``end`` from the beginning.
+        end: Decay after the anneal.
+        anneal: Between the two: a share of the run below 1, or 1 and more optimizer steps; 0: ``end`` throughout.
     """
 
     start: float
     end: float
-    anneal_steps: int
+    anneal: float
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= 1 or not 0 <= self.end <= 1:
             raise ValueError(f"EMA decays lie between 0 and 1, not {self.start} and {self.end}")
+        require_share_or_steps("anneal", self.anneal)
 
-    def at(self, step: int) -> float:
-        """Decay of the EMA update that follows optimizer step ``step``, counted from 1."""
-        if step >= self.anneal_steps:
+    def at(self, step: int, total_steps: int) -> float:
+        """Decay of the EMA update that follows optimizer step ``step``, counted from 1, of a run of ``total_steps``."""
+        anneal = in_steps(self.anneal, total_steps)
+        if step >= anneal:
             return self.end
-        return self.end - (self.end - self.start) * (1 - step / self.anneal_steps)
+        return self.end - (self.end - self.start) * (1 - step / anneal)

@@ -1,7 +1,8 @@
 """What an optimizer step of pretraining and one of fine-tuning have in common."""
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -15,9 +16,12 @@ from d2v.errors import UserError
 from d2v.model.encoder import Encoder
 from d2v.model.randomness import combine_keys
 from d2v.training.callbacks.log import LogCallback
+from d2v.training.callbacks.run_plan import RunPlan, total_steps
 from d2v.training.callbacks.throughput import ThroughputCallback
 from d2v.training.optimizer import Groups, parameter_groups
+from d2v.training.plain_batches import as_batch
 from d2v.training.schedules import LRSchedule
+from d2v.types import Batch
 
 
 class TrainingModule(L.LightningModule):
@@ -25,6 +29,9 @@ class TrainingModule(L.LightningModule):
 
     The arguments are described by the subclasses.
     """
+
+    reads_labels: ClassVar[bool] = True
+    """Whether it has a use for the labels of a batch; DataModules of d2v read none otherwise."""
 
     def __init__(self, optimizer: Callable[[Iterable], Optimizer], schedule: LRSchedule, seed: int) -> None:
         super().__init__()
@@ -53,6 +60,18 @@ class TrainingModule(L.LightningModule):
         key = combine_keys(self.seed, step, self._micro_batch, self.global_rank)
         torch.manual_seed(int(key) & (2**63 - 1))
 
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Batch | dict[str, Batch]:
+        """Lightning calls this for each batch, before callbacks and steps get it: whatever a DataLoader gives is made a
+        :class:`~d2v.types.Batch`, or one for each encoder."""
+        loop: Any = self.trainer._active_loop
+        epoch = 0
+        if loop is self.trainer.fit_loop:
+            loop, epoch = loop.epoch_loop, self.current_epoch
+        number = loop.batch_progress.current.ready * self.trainer.world_size + self.global_rank
+        if list(self.encoders) == [""]:
+            return as_batch(batch, self.encoders[""], number, epoch)
+        return {name: as_batch(batch[name], encoder, number, epoch) for name, encoder in self.encoders.items()}
+
     def parameter_groups(self) -> Groups:
         """Groups of the optimizer, which may have rates of their own."""
         return parameter_groups(self)
@@ -60,10 +79,7 @@ class TrainingModule(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, and a schedule that steps with it."""
         optimizer = self._build_optimizer()
-        total_steps = self.trainer.max_steps
-        if total_steps <= 0:  # the run is bounded by epochs
-            total_steps = int(self.trainer.estimated_stepping_batches)
-        scheduler = LambdaLR(optimizer, lambda step: self.schedule.factor(step, total_steps))
+        scheduler = LambdaLR(optimizer, lambda step: self.schedule.factor(step, total_steps(self.trainer)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _build_optimizer(self) -> Optimizer:
@@ -74,7 +90,8 @@ class TrainingModule(L.LightningModule):
 
     def configure_callbacks(self) -> list[L.Callback]:
         """What training needs whatever list of callbacks a config holds."""
-        return [LogCallback(), ThroughputCallback()]
+        warnings.filterwarnings("ignore", "You have overridden `on_after_batch_transfer`")  # for any data
+        return [RunPlan(), LogCallback(), ThroughputCallback()]
 
     # Checkpoints.
 

@@ -4,8 +4,9 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 
@@ -43,8 +44,13 @@ class Medium:
     """Gives the speaker named in a file's path; empty if it names none."""
     texts_beside: "Callable[[Files], Iterable[str]] | None" = None
     """Reads the texts beside files; an empty text where there is none."""
+    from_item: Callable[[Any], Any] | None = None
+    """Finds a sample in an item of a data set of the user's own, as bytes or as the medium's decoder takes it; raises
+    BrokenSample if there is none."""
     unreadable: tuple[str, ...] = ()
     """Endings of files of this kind that must be converted first."""
+    conversion: str = "Convert {}"
+    """What to do with these, for a message; {} are patterns of their names: *.heic *.svg."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +132,8 @@ class Source(ABC):
 
     archives: Sequence[str] = ()
     """Files that hold several samples each."""
+    left_out: Sequence[str] = ()
+    """Files beside the samples that have other endings."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -136,8 +144,8 @@ class Source(ABC):
         """A sample for a decoder that may want only part of it; raises BrokenSample if it cannot be read."""
 
     @abstractmethod
-    def read(self, index: int) -> bytes:
-        """All bytes of a sample; raises BrokenSample if they cannot be read."""
+    def read(self, index: int) -> Any:
+        """All bytes of a sample, or what its medium makes of an item; raises BrokenSample if it cannot be read."""
 
     @abstractmethod
     def name(self, index: int) -> str:
@@ -234,7 +242,9 @@ class Files(Source):
         if any(part._texts is not None for part in parts):
             for part in parts:
                 texts += part.texts() or [""] * len(part)
-        return cls(parts[0]._medium, folder, names, Categories.of(tops), texts or None)
+        whole = cls(parts[0]._medium, folder, names, Categories.of(tops), texts or None)
+        whole.left_out = list(chain.from_iterable(part.left_out for part in parts))
+        return whole
 
     def without(self, other: "Files") -> "Files":
         """The files that are not among the other's."""
@@ -243,13 +253,17 @@ class Files(Source):
         for name in self._names:
             if os.path.normpath(os.path.join(self.folder, name)) not in taken:
                 names.append(name)
-        return self if len(names) == len(self) else Files(self._medium, self.folder, names)
+        if len(names) == len(self):
+            return self
+        rest = Files(self._medium, self.folder, names)
+        rest.left_out = self.left_out
+        return rest
 
     def __len__(self) -> int:
         return len(self._names)
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_texts": None}  # worker processes get the texts as labels
+        return {**self.__dict__, "_texts": None, "left_out": ()}  # worker processes get the texts as labels
 
     def open(self, index: int) -> str:
         return self.name(index)

@@ -2,8 +2,8 @@
 
 A root is one of
   - a tree with one folder for each split, ``train/`` and ``val/`` or other names listed below;
-  - archives, Hugging Face parquet or WebDataset tars: one folder for each split, or files with the split's name among
-    the words of their names;
+  - archives, Hugging Face parquet, what its ``save_to_disk`` wrote, or WebDataset tars: one folder for each split, or
+    files with the split's name among     the words of their names;
   - manifests, files that list samples, if the medium has any: one for each split, with exactly its name;
   - any other folder, a file or a glob: all of it is for training.
 """
@@ -11,10 +11,12 @@ A root is one of
 import glob
 import os
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from pathlib import Path
 
 from d2v.data.file_index import list_files
-from d2v.data.sources.parquet import Parquet
+from d2v.data.sources.endings import count_endings, divide, how_to_read, report_endings
+from d2v.data.sources.rows import Rows, open_rows
 from d2v.data.sources.source import Files, Medium, Source
 from d2v.data.sources.tars import Tars
 from d2v.errors import UserError, some_of
@@ -28,8 +30,11 @@ VAL_NAMES = (
 )  # fmt: skip
 """Names of a validation split, in the order in which they are looked for."""
 
-ARCHIVES = (".parquet", ".tar")
+ARCHIVES = (".parquet", ".arrow", ".tar")
 """Endings of files that hold many samples, in the order in which they are looked for."""
+
+HUB = "hf://"
+"""What the name of a data set at the hub of Hugging Face begins with: hf://OWNER/NAME."""
 
 
 def ending(name: str) -> str:
@@ -144,6 +149,8 @@ def open_splits(
     Raises:
         UserError: there is no such root or split, or no sample in it.
     """
+    if root.startswith(HUB):
+        return _of_hub(root, medium, train_split, val_split)
     path, manifests = _existing(root, medium), tuple(medium.manifests)
     whole_root = False
     if path is None or path.is_file():
@@ -168,13 +175,33 @@ def open_splits(
         if train_places == [folder] and val_places:
             exclude = val_places[0].name  # so that what is usual is not even listed
         train = _opened(train_places, medium, folder, exclude)
-    if not val_places:
-        return train, None
-    val = _opened(val_places, medium, folder)
+    val = None
+    if val_places:
+        val = _opened(val_places, medium, folder)
+    report_endings(root, medium, (train, val))
     if whole_root and isinstance(train, Files) and isinstance(val, Files):
         others = train.without(val)  # the validation split lies in the folder that is for training, however deep
         if len(others):
             train = others
+    return train, val
+
+
+def _of_hub(root: str, medium: Medium, train_split: str | None, val_split: str | None) -> tuple[Source, Source | None]:
+    """A data set that the library ``datasets`` finds by its name, and fetches if it must."""
+    import datasets
+
+    try:
+        splits = datasets.load_dataset(root.removeprefix(HUB))
+    except Exception as error:  # the library and the network raise many types of their own
+        raise UserError(f"data.root {root}: the library `datasets` cannot load it: {error}") from error
+    opened: list[Source | None] = []
+    for key, name, usual in (("train_split", train_split, TRAIN_NAMES), ("val_split", val_split, VAL_NAMES)):
+        names = [name] if name else [each for each in usual if each in splits]
+        if (name and name not in splits) or (not names and not opened):
+            raise UserError(f"data.{key} {name or 'null'}: {root} has the splits {', '.join(splits)}; name one of them")
+        opened.append(Rows(splits[names[0]], medium, f"data.root {root}") if names else None)
+    train, val = opened
+    assert train is not None
     return train, val
 
 
@@ -190,16 +217,21 @@ def open_everything(root: str, medium: Medium, key: str = "data.root") -> Source
         UserError: there is no such root, or no sample in it.
     """
     try:
-        path = _existing(root, medium)
-        if path is None or path.is_file():
-            return _whole(root, path, medium)
-        if not list_files(path, medium.suffixes):
-            for suffix in (*ARCHIVES, *medium.manifests):
-                if files := list_files(path, (suffix,)):
-                    return _opened(list(map(path.joinpath, files)), medium, path)
-        return _from_folder(path, medium)
+        source = _everything(root, _existing(root, medium), medium)
     except UserError as error:
         raise UserError(str(error).replace("data.root", key)) from error
+    report_endings(root, medium, (source,))
+    return source
+
+
+def _everything(root: str, path: Path | None, medium: Medium) -> Source:
+    if path is None or path.is_file():
+        return _whole(root, path, medium)
+    if not list_files(path, medium.suffixes):
+        for suffix in (*ARCHIVES, *medium.manifests):
+            if files := list_files(path, (suffix,)):
+                return _opened(list(map(path.joinpath, files)), medium, path)
+    return _from_folder(path, medium)
 
 
 def _existing(root: str, medium: Medium) -> Path | None:
@@ -220,8 +252,9 @@ def _whole(root: str, path: Path | None, medium: Medium) -> Source:
         return _opened([path], medium, path.parent)
     if ending(path.name) in medium.suffixes:
         return Files(medium, path.parent, [path.name])
-    kinds = ", ".join((*medium.manifests, *ARCHIVES, *medium.suffixes))
-    raise UserError(f"data.root {path} is a file of no known kind; {medium.noun} are read from {kinds}.")
+    kinds = some_of((*medium.manifests, *ARCHIVES, *medium.suffixes), 16)
+    advice = how_to_read([path.name], medium)
+    raise UserError(f"data.root {path} is a file of no known kind; {medium.noun} are read from {kinds}. {advice}")
 
 
 def _opened(places: Sequence[Path], medium: Medium, root: Path, exclude: str | None = None) -> Source:
@@ -245,30 +278,36 @@ def _opened(places: Sequence[Path], medium: Medium, root: Path, exclude: str | N
         raise UserError(
             f"data.root {root}: {names} are no files of one kind; name splits that are, or extract the archives."
         )
-    if ending(archives[0].name) == ".parquet":
-        return Parquet(archives, medium)
+    if ending(archives[0].name) in (".parquet", ".arrow"):
+        return open_rows(archives, medium)
     return Tars(archives, medium, root)
 
 
 def _from_folder(folder: Path, medium: Medium, exclude: str | None = None) -> Files:
-    if names := list_files(folder, medium.suffixes, exclude):
-        return Files(medium, folder, names)
-    hint = ""
-    if unreadable := list_files(folder, medium.unreadable):
-        count, kind = len(unreadable), ending(unreadable[0])
-        hint = f" d2v cannot read the {count} {kind} files there: convert them to {medium.suffixes[0]}."
-    raise UserError(f"data.root: no {medium.noun} ({', '.join(medium.suffixes)}) in {folder} or below.{hint}")
+    names, others = divide(list_files(folder, ("",), exclude), medium)
+    if not names:
+        there = ""
+        if saved := sorted(state.parent.name for state in folder.glob("*/state.json")):
+            there = (
+                f" There are data sets that `datasets` has saved: {some_of(saved, 8)}; name one in data.train_split."
+            )
+        elif others:
+            there = f" There are: {count_endings(others)}. {how_to_read(others, medium)}".rstrip()
+        raise UserError(f"data.root: no {medium.noun} ({some_of(medium.suffixes, 12)}) in {folder} or below.{there}")
+    files = Files(medium, folder, names)
+    files.left_out = list(map(os.path.join, repeat(files.folder), others))
+    return files
 
 
 def _globbed(pattern: str, medium: Medium) -> Files:
-    files = []
-    for file in sorted(glob.glob(os.path.expanduser(pattern), recursive=True)):
-        if file.lower().endswith(medium.suffixes) and os.path.isfile(file):
-            files.append(os.path.abspath(file))
+    matches = filter(os.path.isfile, sorted(glob.glob(os.path.expanduser(pattern), recursive=True)))
+    files, others = divide(map(os.path.abspath, matches), medium)
     if not files:
-        raise UserError(f"data.root: no {medium.noun} ({', '.join(medium.suffixes)}) matches {pattern}.")
+        raise UserError(f"data.root: no {medium.noun} ({some_of(medium.suffixes, 12)}) matches {pattern}.")
     folder = os.path.commonpath(list(map(os.path.dirname, files)))
-    return Files(medium, folder, [os.path.relpath(file, folder) for file in files])
+    found = Files(medium, folder, [os.path.relpath(file, folder) for file in files])
+    found.left_out = others
+    return found
 
 
 def _find(root: Path, manifests: Sequence[str], name: str) -> list[Path]:

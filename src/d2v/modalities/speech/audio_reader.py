@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from d2v.data.sources.source import Encoded
 from d2v.errors import BrokenSample
+from d2v.modalities.speech.mpeg_frames import with_true_length
 
 SAMPLE_RATE = 16_000
 """Samples per second of every waveform that enters a model."""
@@ -27,6 +28,8 @@ SAMPLE_RATE = 16_000
 _LARGEST_FACTOR = 640
 # Decoders of these formats give other values right after a seek, unless they have decoded the packets before.
 _MP3 = ("MPEG_LAYER_I", "MPEG_LAYER_II", "MPEG_LAYER_III")
+_MPEG_ENDINGS = (".mp3", ".mp2", ".mpga")
+_OGG_BEGIN = b"OggS\0\2"  # of the first page of a stream
 _LOSSY = ("OPUS", "VORBIS", *_MP3)
 _PREROLL_SECONDS = 0.25
 # After a seek into the last page of an Ogg file libvorbis is off by part of a packet. A page has at most 255 packets.
@@ -81,7 +84,7 @@ class AudioReader:
         self.info = AudioInfo(info.samplerate, info.frames, info.channels)
         try:
             if info.frames < 1:
-                raise BrokenSample("it holds no sound")
+                raise BrokenSample("it holds no sound, or the recording was cut off before its header was finished")
             if info.samplerate < 1 or self.info.duration > _LONGEST_SECONDS:
                 raise BrokenSample("its header does not state its length; encode it again")
         except BrokenSample:
@@ -170,23 +173,72 @@ def _silent_stderr() -> Iterator[None]:
 
 
 def _opened(file: Encoded) -> Any:
+    """The open file, with its true length."""
     import soundfile
 
+    by_name = isinstance(file, (str, os.PathLike)) and os.fspath(file).lower().endswith(_MPEG_ENDINGS)
+    mended = None
     try:
-        if isinstance(file, (str, os.PathLike)):
-            if os.path.getsize(file) == 0:
-                raise BrokenSample("the file is empty")
-            # As bytes: soundfile refuses names that are not UTF-8.
-            return soundfile.SoundFile(os.fsencode(file))
-        if isinstance(file, bytes):
-            if not file:
-                raise BrokenSample("the file is empty")
-            file = io.BytesIO(file)
-        return soundfile.SoundFile(file)
+        if by_name:  # libmpg123 would complain of a wrong length
+            mended = _with_true_length(file)
+        sound = _sound_file(mended or file)
+        if sound.subtype in _MP3 and not by_name:
+            mended = _with_true_length(file)
+            if mended is not None:
+                sound.close()
+                sound = _sound_file(mended)
+        if sound.format == "OGG":
+            _require_one_stream(file)
     except OSError as error:
         raise BrokenSample(error.strerror or str(error)) from error
     except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
         raise BrokenSample(f"it is no sound file, or damaged ({_why(error)})") from error
+    return sound
+
+
+def _sound_file(file: Encoded) -> Any:
+    import soundfile
+
+    if isinstance(file, (str, os.PathLike)):
+        if os.path.getsize(file) == 0:
+            raise BrokenSample("the file is empty")
+        # As bytes: soundfile refuses names that are not UTF-8.
+        return soundfile.SoundFile(os.fsencode(file))
+    if isinstance(file, bytes):
+        if not file:
+            raise BrokenSample("the file is empty")
+        file = io.BytesIO(file)
+    return soundfile.SoundFile(file)
+
+
+def _with_true_length(file: Encoded) -> bytes | None:
+    with _bytes_of(file) as content:
+        return with_true_length(content)
+
+
+def _require_one_stream(file: Encoded) -> None:
+    """Ogg files may be put one behind the other, and libsndfile would read the first one only."""
+    with _bytes_of(file) as content:
+        if content.read().find(_OGG_BEGIN, len(_OGG_BEGIN)) >= 0:
+            raise BrokenSample(
+                "it holds several Ogg streams, of which only the first would be read; make it one file: "
+                "ffmpeg -i IN.ogg OUT.flac"
+            )
+
+
+@contextmanager
+def _bytes_of(file: Encoded) -> Iterator[BinaryIO]:
+    """The file as it is stored, from its beginning; one that is open already keeps its position."""
+    if isinstance(file, (str, os.PathLike)):
+        with open(file, "rb") as opened:
+            yield opened
+    elif isinstance(file, bytes):
+        yield io.BytesIO(file)
+    else:
+        position = file.tell()
+        file.seek(0)
+        yield file
+        file.seek(position)
 
 
 def _why(error: BaseException) -> str:

@@ -7,11 +7,12 @@ from typing import Any, Literal
 import numpy as np
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from d2v.data.alphabet import Alphabet
-from d2v.data.data_module import PretrainingDataModule, Split, require
+from d2v.data.data_module import PretrainingDataModule, Split, named_root, require
 from d2v.data.samples import SampleDataset
+from d2v.data.sources.own_datasets import open_datasets
 from d2v.data.sources.source import Categories, Source
 from d2v.data.sources.splits import open_everything, open_splits
 from d2v.data.sources.subsets import FewLabels, hold_out
@@ -30,7 +31,10 @@ class LibriSpeechDataModule(PretrainingDataModule):
     """Sound from LibriSpeech, manifests, folders, globs, parquet or tars, whichever ``root`` contains.
 
     Args:
-        root: folder, fairseq manifest (.tsv), glob or file of sound.
+        root: folder, fairseq manifest (.tsv), glob or file of sound; a data set of the hub, hf://OWNER/NAME.
+        dataset: instead of root, a map-style torch data set. An item is an array or tensor of samples or a path, alone,
+            in a tuple (samples, sample rate, label), or in a dict ("audio", "sampling_rate", "label", "text").
+        val_dataset: its validation split.
         batch_size: seconds of audio of one device and one micro-batch, padding included.
         min_seconds: shorter clips are not trained on.
         max_seconds: longer clips are cropped at random; with transcripts they are not trained on.
@@ -58,7 +62,7 @@ class LibriSpeechDataModule(PretrainingDataModule):
 
     def __init__(
         self,
-        root: str,
+        root: str | None = None,
         batch_size: float = 237.5,
         min_seconds: float = 2.0,
         max_seconds: float = 20.0,
@@ -75,9 +79,12 @@ class LibriSpeechDataModule(PretrainingDataModule):
         subset: str | None = None,
         alphabet: str | None = None,
         normalize: bool = True,
+        dataset: Dataset | None = None,
+        val_dataset: Dataset | None = None,
         **common: Any,
     ) -> None:
-        super().__init__(root, batch_size, **common)
+        super().__init__(named_root(root, dataset), batch_size, **common)
+        self.dataset, self.val_dataset = dataset, val_dataset
         for key, value in (("max_seconds", max_seconds), ("max_eval_seconds", max_eval_seconds)):
             long_enough = value is None or value >= _LEAST_SECONDS
             require(long_enough, key, value, f"be at least {_LEAST_SECONDS}, which is four frames")
@@ -196,7 +203,10 @@ class LibriSpeechDataModule(PretrainingDataModule):
     @functools.cached_property
     def _clips(self) -> tuple[Clips, Clips | None]:
         """Readable clips to train and to validate on."""
-        train, val = open_splits(self.root, SOUND, self.train_split, self.val_split)
+        if self.dataset is None:
+            train, val = open_splits(self.root, SOUND, self.train_split, self.val_split)
+        else:
+            train, val = open_datasets(self.dataset, self.val_dataset, SOUND)
         if self.val_split is None and self.val_fraction > 0:
             val = None
         clips = self._readable("the training split", train)

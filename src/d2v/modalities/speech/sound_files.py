@@ -19,6 +19,7 @@ from d2v.data.samples import broken_error, too_many_broken
 from d2v.data.sources.source import Categories, Encoded, Files, Medium, Part, Source
 from d2v.errors import BrokenSample, UserError
 from d2v.modalities.speech.audio_reader import SAMPLE_RATE, AudioInfo, audio_info, samples_at_16k
+from d2v.modalities.speech.items import sound_in
 
 LEAST_SAMPLES = 1_360
 """Samples at 16 kHz (85 ms) that four frames of the published feature extractor are computed from. Fewer frames can
@@ -129,14 +130,43 @@ def read_manifest(path: Path) -> Files:
 SOUND = Medium(
     "sound",
     # What libsndfile reads.
-    (".flac", ".wav", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".caf", ".w64"),
+    (
+        ".flac",
+        ".wav",
+        ".mp3",
+        ".ogg",
+        ".oga",
+        ".opus",
+        ".sph",
+        ".nist",
+        ".aif",
+        ".aiff",
+        ".aifc",
+        ".au",
+        ".snd",
+        ".caf",
+        ".w64",
+        ".rf64",
+        ".bwf",
+        ".wave",
+        ".mp2",
+        ".mpga",
+        ".voc",
+        ".svx",
+        ".8svx",
+        ".avr",
+        ".paf",
+        ".pvf",
+    ),
     feature="Audio",
     columns=("label", "speaker", "text"),
     manifests={".tsv": read_manifest},
     unpacks_to="LibriSpeech",
     speaker_of=speaker_of,
     texts_beside=transcripts_beside,
-    unreadable=(".m4a", ".aac", ".wma", ".mp4", ".webm"),
+    from_item=sound_in,
+    unreadable=(".m4a", ".m4b", ".aac", ".wma", ".mp4", ".webm", ".amr", ".3gp", ".mkv", ".mov", ".avi", ".ape", ".wv"),
+    conversion='To use sound in them: for f in {}; do ffmpeg -i "$f" -ac 1 -ar 16000 "${{f%.*}}.flac"; done',
 )
 
 
@@ -154,7 +184,10 @@ def read_headers(source: Source, retry: bool = True) -> Headers:
     renew = None
     if retry:
         renew = functools.partial(_retried, source)
-    columns = cached_arrays("audio-headers", key, lambda: _columns(scan(source, audio_info)), renew)
+    if source.fingerprint():
+        columns = cached_arrays("sound-headers", key, lambda: _columns(scan(source, audio_info)), renew)
+    else:
+        columns = _columns(scan(source, audio_info))
     frames, rates, channels = columns["frames"], columns["rates"], columns["channels"]
     good = np.flatnonzero(frames > 0)
     lengths = np.zeros(len(good), dtype=np.int64)

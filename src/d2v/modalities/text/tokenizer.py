@@ -121,7 +121,8 @@ class TextTokenizer:
         encoded = [one.ids for one in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
         if self._unknown_from is None:
             return encoded
-        return [np.where(np.less(ids, self._len), ids, self.unk_id).tolist() for ids in encoded]
+        unknown = bpe.FIRST.index("<unk>")  # such a tokenizer has fairseq's ids
+        return [np.where(np.less(ids, self._len), ids, unknown).tolist() for ids in encoded]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of these ids, with special tokens by their names."""

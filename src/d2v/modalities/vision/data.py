@@ -1,49 +1,50 @@
 """Pictures for pretraining, probing and classification."""
 
 import functools
-import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
-import numpy as np
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from d2v.data.data_module import PretrainingDataModule, Split, require
+from d2v.data.data_module import PretrainingDataModule, Split, named_root, require
 from d2v.data.normalisation import ASSET, IMAGENET, Normalisation, read_normalisation
 from d2v.data.samples import SampleDataset, SkippedSamples
-from d2v.data.sources.source import Categories, Files, Part, Source
-from d2v.data.sources.splits import VAL_NAMES, open_splits
+from d2v.data.sources.own_datasets import open_datasets
+from d2v.data.sources.source import Source
+from d2v.data.sources.splits import open_splits
 from d2v.data.sources.subsets import FewLabels, hold_out
 from d2v.errors import UserError
-from d2v.modalities.vision.transforms import IMAGES, EvalTransform, ToPixels, TrainTransform, decode_image
+from d2v.modalities.vision.labels import Pictures, all_pictures, with_classes
+from d2v.modalities.vision.transforms import (
+    IMAGES,
+    EvalTransform,
+    OwnTransform,
+    ToPixels,
+    TrainTransform,
+    Transforms,
+    decode_image,
+)
 from d2v.model.encoder import Encoder
 
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Pictures(Part):
-    """Some pictures of a source, and the class of each; None without labels."""
-
-    classes: Categories | None = None
+AnyTransform = TrainTransform | EvalTransform | OwnTransform
 
 
 class ImageDataset(SampleDataset):
     """Decoded and transformed pictures."""
 
-    def __init__(
-        self, pictures: Pictures, transform: TrainTransform | EvalTransform, seed: int, skipped: SkippedSamples
-    ) -> None:
+    def __init__(self, pictures: Pictures, transform: AnyTransform, seed: int, skipped: SkippedSamples) -> None:
         super().__init__(len(pictures), seed, skipped)
         self._pictures = pictures
         self._transform = transform
 
     def load(self, index: int) -> tuple[Tensor, int | None]:
-        data = self._pictures.source.read(int(self._pictures.index[index]))
+        pixels = self._pictures.source.read(int(self._pictures.index[index]))
         classes = self._pictures.classes
-        pixels = self._transform(decode_image(data, self._transform.smallest_side))
+        if not isinstance(pixels, Tensor):
+            pixels = self._transform(decode_image(pixels, self._transform.smallest_side))
         if classes is None:
             return pixels, None
         return pixels, classes.label(index)
@@ -54,12 +55,17 @@ class ImageNetDataModule(PretrainingDataModule):
 
     Args:
         root: folder with train/ and val/, or one tree of images of any nesting, or train-*.parquet, or *.tar; a file or
-            glob of images.
+            glob of images; a data set of the hub, hf://OWNER/NAME.
+        dataset: instead of root, a map-style torch data set. An item is a PIL picture, array, tensor or path, alone,
+            first in a tuple (picture, label), or in a dict ("image", "label").
+        val_dataset: its validation split.
         batch_size: images of one device and one micro-batch.
         image_size: pixels, one side or (height, width).
         min_crop_scale: smallest share of a picture's area that a random crop keeps (0.2 in 2.0, 0.08 in 1.0).
         flip: probability of a horizontal flip.
         color_jitter: strength of random brightness, contrast and saturation (0 in 2.0, 0.4 in 1.0).
+        transform: what makes a training crop of an RGB picture, in place of crop, flip and all that follows here; null:
+            these. A transform of torchvision.transforms.v2 by its class path, such as Compose, or a list of them.
         augment: what else is done to a training crop; null: nothing. Any transform from PIL picture to PIL picture,
             such as d2v.modalities.vision.rand_augment.RandAugment or torchvision.transforms.v2.TrivialAugmentWide.
         random_erasing: probability that a rectangle of a training picture is replaced by noise.
@@ -81,12 +87,13 @@ class ImageNetDataModule(PretrainingDataModule):
 
     def __init__(
         self,
-        root: str,
+        root: str | None = None,
         batch_size: int = 64,
         image_size: int | tuple[int, int] = 224,
         min_crop_scale: float = 0.2,
         flip: float = 0.5,
         color_jitter: float = 0.0,
+        transform: Transforms | None = None,
         augment: Callable | None = None,
         random_erasing: float = 0.0,
         eval_crop: float | None = None,
@@ -98,9 +105,12 @@ class ImageNetDataModule(PretrainingDataModule):
         label_fraction: float = 1.0,
         max_samples: int | None = None,
         subset: str | None = None,
+        dataset: Dataset | None = None,
+        val_dataset: Dataset | None = None,
         **common: Any,
     ) -> None:
-        super().__init__(root, batch_size, **common)
+        super().__init__(named_root(root, dataset), batch_size, **common)
+        self.dataset, self.val_dataset = dataset, val_dataset
         self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
         require(min(self.image_size) >= 1, "image_size", image_size, "be at least one pixel")
         require(0 < min_crop_scale <= 1, "min_crop_scale", min_crop_scale, "lie above 0 and at most at 1")
@@ -114,9 +124,16 @@ class ImageNetDataModule(PretrainingDataModule):
         self.val_fraction = val_fraction
         self.few_labels = FewLabels(subset=subset, max_samples=max_samples, label_fraction=label_fraction)
         self.mean, self.std = mean, std
-        self.train_transform = TrainTransform(
+        self.train_transform: AnyTransform = TrainTransform(
             self.image_size, min_crop_scale, flip, color_jitter, augment=augment, random_erasing=random_erasing
         )
+        if transform is not None:
+            self.train_transform = OwnTransform(transform, self.image_size)
+            if self.train_transform.normalises and (mean is None or std is None):
+                rank_zero_warn(
+                    "data.transform normalises pixels by itself: set data.mean and data.std to what it subtracts and "
+                    "divides by, because validation and `d2v embed` go by these keys"
+                )
         self.eval_transform = EvalTransform(self.image_size, eval_crop=eval_crop)
         self._normalise(IMAGENET)
 
@@ -133,18 +150,65 @@ class ImageNetDataModule(PretrainingDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Also open the data, so that a wrong root is reported before anything runs."""
         super().setup(stage)
-        _ = self.splits
+        if not self.reads_labels:
+            _ = self.splits
+            return
+        val = self.labelled.get("val")
+        if val is not None and val.classes is None and self.class_names and stage in ("fit", "validate", "test"):
+            raise UserError(
+                f"data.root {self.root}: the training split has classes and the validation split has none (its first "
+                f"image: {val.name(0)}). Sort it into folders too, or "
+                "hold out part of the training images: data.val_split null and data.val_fraction 0.05"
+            )
 
     @functools.cached_property
     def splits(self) -> dict[Split, Pictures]:
-        """``train``, and ``val`` where there is one; opened at the first use."""
-        source, val_source = open_splits(self.root, IMAGES, self.train_split, self.val_split)
-        train, val = _pictures(source), None
+        """``train``, and ``val`` where there is one; opened at the first use, and without a look at labels."""
+        return self._chosen(labelled=False)
+
+    @functools.cached_property
+    def labelled(self) -> dict[Split, Pictures]:
+        """The same with the pictures' classes; pictures without one are left out.
+
+        Raises:
+            UserError: the labels are no classes, or those of the validation split are others.
+        """
+        return self._chosen(labelled=True)
+
+    @functools.cached_property
+    def _found(self) -> tuple[Pictures, Pictures | None]:
+        """All pictures to train and to validate on, without their classes."""
+        if self.dataset is None:
+            source, val_source = open_splits(self.root, IMAGES, self.train_split, self.val_split)
+        else:
+            source, val_source = open_datasets(self.dataset, self.val_dataset, IMAGES)
+            self._require_size(source)
+        train = all_pictures(source)
         if self.val_split is None and self.val_fraction > 0:
             held_out = hold_out(len(train), self.val_fraction, "images")
-            train, val = train.select(~held_out), train.select(held_out)
-        elif val_source is not None:
-            val = _pictures(val_source, train)
+            return train.select(~held_out), train.select(held_out)
+        if val_source is None:
+            return train, None
+        return train, all_pictures(val_source)
+
+    def _require_size(self, source: Source) -> None:
+        """Pixels that are normalised already are used as they are."""
+        first = source.read(0)
+        if isinstance(first, Tensor) and list(first.shape) != [3, *self.image_size]:
+            raise UserError(
+                f"data.dataset: its items are normalised already, {list(first.shape)}, and data.image_size is "
+                f"{self.image_size}: let it give [3, {self.image_size[0]}, {self.image_size[1]}], or pictures"
+            )
+
+    def _chosen(self, labelled: bool) -> dict[Split, Pictures]:
+        train, val = self._found
+        if labelled:
+            train = with_classes("training", train)
+            if val is not None and train.classes is not None:
+                val = with_classes("validation", val, train.classes)
+        elif self.few_labels != FewLabels():
+            with suppress(UserError):  # so that the same pictures are chosen as where labels are read
+                train = with_classes("training", train)
         share = self.few_labels.label_fraction
         if share < 1 and train.classes is None:
             raise UserError(f"data.label_fraction is {share}: the training images have no labels; set it to 1")
@@ -157,7 +221,7 @@ class ImageNetDataModule(PretrainingDataModule):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        classes = self.splits["train"].classes
+        classes = self.labelled["train"].classes
         if classes is None:
             return ()
         return classes.names
@@ -170,37 +234,9 @@ class ImageNetDataModule(PretrainingDataModule):
             return None
         return self._dataset(split, self.eval_transform)
 
-    def _dataset(self, split: Split, transform: TrainTransform | EvalTransform) -> ImageDataset:
+    def _dataset(self, split: Split, transform: AnyTransform) -> ImageDataset:
         pictures = self.splits[split]
-        skipped = self.skipped_samples(split, pictures.name, len(pictures))
+        if self.reads_labels:
+            pictures = self.labelled[split]
+        skipped = self.skipped_samples(f"{split} {len(pictures)}", pictures.name, len(pictures))
         return ImageDataset(pictures, transform, self.seed, skipped)
-
-
-def _pictures(source: Source, train: Pictures | None = None) -> Pictures:
-    """All pictures of a split, with the classes that archives state, or the folders directly below one with pictures.
-
-    Args:
-        source: of the split.
-        train: the training split, whose classes are those of this split; None: this is it, and its folders are classes
-            if they are several and hold all pictures.
-    """
-    everything = Pictures(source, np.arange(len(source), dtype=np.int32))
-    is_folder = isinstance(source, Files)
-    classes = source.categories("folder" if is_folder else "label")
-    if classes is None or (train is not None and train.classes is None):
-        return everything
-    without = np.flatnonzero(classes.ids < 0)
-    if len(without) and len(classes.names) > 1:
-        first = source.name(int(without[0]))
-        text = "data: %d of %d images have no class, so the classes of the others are not used (the first: %s)"
-        log.warning(text, len(without), len(source), first)
-    if len(without) or (is_folder and train is None and len(classes.names) < 2):
-        return everything
-    if isinstance(source, Files):
-        for folder in sorted(Path(source.folder).iterdir()):
-            name = folder.name
-            if folder.is_dir() and not name.startswith(".") and name not in (*classes.names, *VAL_NAMES):
-                log.warning("data: %s has no images and is left out as a class", folder)
-    if train is not None and train.classes is not None:
-        classes = classes.numbered_as(train.classes.names, "data.root")
-    return replace(everything, classes=classes)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
@@ -15,13 +15,36 @@ from d2v.data.normalisation import IMAGENET
 from d2v.data.samples import keyed_randomness
 from d2v.data.sources.source import Medium
 from d2v.errors import BrokenSample, UserError
+from d2v.modalities.vision.items import picture_in
+
+_USUAL_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif")
+# Formats that Pillow recognises, and that it hands to other programs or reads no picture of.
+_NO_PICTURES = ("BUFR", "EPS", "FLI", "GBR", "GRIB", "HDF5", "IPTC", "MPEG", "WMF")
+
+
+def _endings() -> tuple[str, ...]:
+    """What Pillow decodes here, the usual endings first."""
+    found = list(_USUAL_ENDINGS)
+    for name, kind in sorted(Image.registered_extensions().items()):
+        decodes = kind in (*Image.OPEN, "MPO") and kind not in _NO_PICTURES
+        if name not in found and decodes and (kind != "JPEG2000" or features.check("jpg_2000")):
+            found.append(name)
+    return tuple(found)
+
 
 IMAGES = Medium(
-    "images", (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"), feature="Image"
+    "images",
+    _endings(),
+    feature="Image",
+    from_item=picture_in,
+    unreadable=(".heic", ".heif", ".jxl", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".orf", ".rw2", ".svg"),
+    conversion="To use pictures in them, convert them to .png: mogrify -format png {}",
 )
 
 Transform = Callable[[Image.Image], Tensor]
 Augment = Callable[[Image.Image], Image.Image]
+
+Transforms = Callable | list[Callable]
 
 _EVAL_CROP = 224 / 256
 _LARGE = 384
@@ -40,7 +63,10 @@ class ToPixels:
     def __call__(self, image: Image.Image) -> Tensor:
         # About half the time of torchvision's pil_to_tensor, which goes through numpy and a contiguous uint8 copy.
         rows = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(image.height, image.width, 3)
-        pixels = torch.empty(3, image.height, image.width).copy_(rows.permute(2, 0, 1))
+        return self.normalise(torch.empty(3, image.height, image.width).copy_(rows.permute(2, 0, 1)))
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Float pixels from 0 to 255, in place."""
         return torch.addcmul(self.shift, pixels, self.scale, out=pixels)
 
 
@@ -108,6 +134,70 @@ class TrainTransform:
         if self.erase is not None:
             pixels = self.erase(pixels)
         return pixels
+
+
+class OwnTransform:
+    """A transform of the user's in place of crop and flip: from an RGB picture to one, or to a tensor [3, H, W].
+
+    Pictures and whole numbers are normalised, and so are floats that range from 0 to 1, which is found out with a black
+    and a white picture; other floats are normalised already.
+
+    Args:
+        transform: one, or several that follow each other.
+        image_size: (height, width) in pixels that it must give.
+        mean: as for ``TrainTransform``.
+        std: as for ``TrainTransform``.
+
+    Raises:
+        UserError: it fails, or gives something else.
+    """
+
+    smallest_side = None
+
+    def __init__(
+        self,
+        transform: Transforms,
+        image_size: tuple[int, int],
+        mean: Sequence[float] = IMAGENET.mean,
+        std: Sequence[float] = IMAGENET.std,
+    ) -> None:
+        self.transform = v2.Compose(transform) if isinstance(transform, list) else transform
+        self.image_size = image_size
+        self.to_pixels = ToPixels(mean, std)
+        self.normalises = False
+        names = " and ".join(map(_class_path, transform if isinstance(transform, list) else [transform]))
+        ranges: list[float] = []
+        for grey in (0, 255):
+            picture = Image.new("RGB", (2 * image_size[1], 2 * image_size[0]), (grey, grey, grey))
+            try:
+                with keyed_randomness(0):
+                    made = self.transform(picture)
+                    pixels = self._pixels(made)
+            except Exception as error:  # it is somebody else's code
+                raise UserError(f"data.transform is {names}: it fails with an RGB picture: {error}") from error
+            if isinstance(made, Tensor) and made.is_floating_point():
+                ranges += [float(made.min()), float(made.max())]
+            if list(pixels.shape) != [3, *image_size]:
+                raise UserError(
+                    f"data.transform is {names}, which makes pixels {list(pixels.shape)} of a picture; they must be "
+                    f"[3, {image_size[0]}, {image_size[1]}]: let it crop or resize to data.image_size"
+                )
+        self.normalises = bool(ranges) and not (min(ranges) >= 0 and max(ranges) <= 1)
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        return self._pixels(self.transform(image))
+
+    def _pixels(self, made: Image.Image | Tensor) -> Tensor:
+        if isinstance(made, Image.Image):
+            return self.to_pixels(made.convert("RGB"))
+        if not isinstance(made, Tensor):
+            raise TypeError(f"it returns {_class_path(made)} and no picture or tensor")
+        made = made.as_subclass(Tensor)
+        if not made.is_floating_point():
+            return self.to_pixels.normalise(made.float())
+        if self.normalises:
+            return made.float()
+        return self.to_pixels.normalise(made.float() * 255)
 
 
 def check_augment(augment: Augment, image_size: tuple[int, int]) -> None:
@@ -189,11 +279,11 @@ class EvalTransform:
         return self.to_pixels(F.center_crop(image, [height, width]))
 
 
-def decode_image(data: bytes, smallest_side: int | None = None) -> Image.Image:
+def decode_image(data: bytes | Image.Image, smallest_side: int | None = None) -> Image.Image:
     """Decode to RGB, upright by EXIF. Transparent pixels are laid on white, 16-bit grey is scaled to 8 bit.
 
     Args:
-        data: a whole file.
+        data: a whole file, or a picture that was opened already.
         smallest_side: pixels that both sides of a JPEG may be reduced to while it is decoded (in powers of two, by
             leaving out frequencies), which saves most of the time for photographs of many megapixels.
 
@@ -201,7 +291,7 @@ def decode_image(data: bytes, smallest_side: int | None = None) -> Image.Image:
         BrokenSample: if the bytes are no picture, are truncated or unpack to more than PIL deems safe.
     """
     try:
-        image: Image.Image = Image.open(io.BytesIO(data))
+        image = data if isinstance(data, Image.Image) else Image.open(io.BytesIO(data))
         if smallest_side is not None:
             image.draft(None, (smallest_side, smallest_side))
         image.load()

@@ -54,7 +54,7 @@ def ema_schedule(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "start": settings.get("ema_decay", 0.999),
         "end": settings.get("ema_end_decay", 0.9999),
-        "anneal_steps": settings.get("ema_anneal_end_step", 0),
+        "anneal": settings.get("ema_anneal_end_step", 0),
     }
 
 

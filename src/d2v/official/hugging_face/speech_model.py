@@ -86,7 +86,7 @@ def read_speech_model(folder: Path, config: dict[str, Any], state: dict[str, Any
         "Hugging Face Data2VecAudio (data2vec 1.0)" + (kind if found.head else ""),
         "as its model card says (the published ones: Apache 2.0)",
         v1_speech_method(student, PUBLISHED, ["feature_extractor", "positions"], notes),
-        {"start": 0.999, "end": 0.9999, "anneal_steps": PUBLISHED["ema_anneal_end_step"]},
+        {"start": 0.999, "end": 0.9999, "anneal": PUBLISHED["ema_anneal_end_step"]},
     )
 
 

@@ -83,7 +83,7 @@ def read_text_model(folder: Path, config: dict[str, Any], state: dict[str, Any])
         "Hugging Face Data2VecText (data2vec 1.0)" + kind,
         "as its model card says (the published one: MIT)",
         v1_text_method(student, PUBLISHED, published_masking(), head, list(SHAREABLE), notes),
-        {"start": 0.999, "end": 0.9999, "anneal_steps": PUBLISHED["ema_anneal_end_step"]},
+        {"start": 0.999, "end": 0.9999, "anneal": PUBLISHED["ema_anneal_end_step"]},
     )
 
 

@@ -91,7 +91,7 @@ def read_vision_model(folder: Path, config: dict[str, Any], state: dict[str, Any
         "Hugging Face Data2VecVision (data2vec 1.0)" + _kind(found.state),
         "as its model card says (the published ones: Apache 2.0 there, CC-BY-NC 4.0 at their source)",
         beit_method(student, PUBLISHED, grid, notes),
-        {"start": 0.9998, "end": 0.9998, "anneal_steps": 0},
+        {"start": 0.9998, "end": 0.9998, "anneal": 0},
     )
 
 

@@ -7,6 +7,7 @@ import lightning as L
 from d2v.metrics import EMA_DECAY
 from d2v.model.data2vec import Method
 from d2v.training.callbacks.log import is_logged
+from d2v.training.callbacks.run_plan import total_steps
 from d2v.training.schedules import EMADecay
 
 
@@ -32,7 +33,7 @@ class EMATeacherCallback(L.Callback):
         if trainer.global_step == self._step:  # gradients are still being accumulated
             return
         self._step = trainer.global_step
-        decay = self.decay.at(self._step)
+        decay = self.decay.at(self._step, total_steps(trainer))
         self.method.move_teacher(decay)
         if is_logged(trainer, self._step):  # sending a number to the device waits for it
             pl_module.log(EMA_DECAY, decay, rank_zero_only=True)

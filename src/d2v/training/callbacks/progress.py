@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from tqdm.auto import tqdm
 
 from d2v.configs import read_config
+from d2v.training.callbacks.run_plan import total_steps
 
 
 class Announcement(L.Callback):
@@ -46,13 +47,8 @@ class RunProgressBar(ProgressBar):
         self._enabled = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        total: float | None = trainer.max_steps
-        if trainer.max_steps <= 0:
-            total = trainer.estimated_stepping_batches
-        if total == float("inf"):
-            total = None
         self._bar = tqdm(
-            total=total,
+            total=total_steps(trainer),
             initial=trainer.global_step,
             desc="fit",
             unit="step",

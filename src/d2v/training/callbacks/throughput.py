@@ -1,7 +1,9 @@
 """How fast training goes, in the units of the data."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -11,11 +13,14 @@ from d2v import metrics
 from d2v.training.callbacks.log import step_is_logged
 from d2v.types import Batch, by_encoder
 
+_OTHER_DATA = SimpleNamespace(unit="samples", pads=False, skipped=0, count_units=lambda batch: len(batch.inputs))
+
 
 class ThroughputCallback(L.Callback):
     """Logs ``throughput/<unit>_per_second`` of all devices together, and shows it in the progress bar.
 
-    The unit is the DataModule's (images, audio_seconds, tokens). Waiting for data counts; validation and probes do not.
+    The unit is the DataModule's (images, audio_seconds, tokens), of data from elsewhere samples. Waiting for data
+    counts; validation and probes do not.
     Where batches are padded, ``throughput/padding_fraction`` is the share of padding in what was computed.
     """
 
@@ -50,9 +55,9 @@ class ThroughputCallback(L.Callback):
             self._seconds += now - self._last_end
             self._last_end = now
         data: Any = trainer.datamodule  # type: ignore[attr-defined]  # Lightning sets it on the instance
-        parts = getattr(data, "parts", {"": data})  # a DataModule from elsewhere has no parts
-        if data is None or not all(hasattr(part, "count_units") for part in parts.values()):
-            return  # nor does it say in which unit it counts
+        parts = getattr(data, "parts", None)
+        if not isinstance(parts, Mapping) or not all(hasattr(part, "count_units") for part in parts.values()):
+            parts = dict.fromkeys(by_encoder(batch), _OTHER_DATA)
         for name, part in by_encoder(batch).items():
             self._count(self._counts.setdefault(name, _Counts()), parts[name], part, trainer.world_size, counted)
         if step_is_logged(trainer, batch_idx):

@@ -1,0 +1,129 @@
+"""What is wrong with a command line and can be told from its words and config files alone, before torch is imported."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from d2v.config_messages import suggest
+from d2v.configs import SHIPPED, find_config, read_config
+from d2v.errors import UserError
+
+SECTIONS = ("seed_everything", "trainer", "model", "data", "checkpoint", "run_name", "resume", "ckpt_path")
+"""Sections and keys at the top level of a config."""
+
+_OPTIONS = (*SECTIONS, "config", "weights_only", "verbose", "return_predictions", "help", "print_config")
+
+
+def checked_words(command: str, words: Sequence[str]) -> list[str]:
+    """The words of a trainer command, with every config by its path.
+
+    Raises:
+        UserError: A config cannot be found or read, or has no such section; there is no such option; two configs are
+            whole recipes; the data are not there.
+    """
+    recipes, prepared = _find_configs(words)
+    for word in prepared:
+        _require_option(command, word)
+    _require_one_recipe(recipes)
+    if not any(word.startswith(("--print_config", "--help", "-h")) or ".help" in word for word in prepared):
+        require_root(recipes, prepared)
+    return [command, *prepared]
+
+
+def require_root(recipes: dict[Path, dict[str, Any]], words: Iterable[str]) -> None:
+    """Refuse data that cannot be there.
+
+    A relative name that the user gave may be more than a path, and is left to the DataModule.
+
+    Args:
+        recipes: Contents of the configs by their paths, in the order in which they are given.
+        words: The command line.
+
+    Raises:
+        UserError: There is nothing at ``data.root``.
+    """
+    class_path, root, shipped = "", "", False
+    for path, recipe in recipes.items():
+        data = recipe.get("data")
+        if not isinstance(data, dict):
+            continue
+        class_path = str(data.get("class_path", class_path))
+        stated = (data.get("init_args") or data).get("root")
+        if isinstance(stated, str):
+            root, shipped = stated, path.is_relative_to(SHIPPED)
+    words = list(words)
+    for number, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if option in ("--data.root", "--data.init_args.root"):
+            root, shipped = value if equals else "".join(words[number + 1 : number + 2]), False
+        if option == "--data":
+            class_path = value
+    is_path = shipped or root.startswith(("/", "./", "../", "~"))
+    if not root or not is_path or not class_path.startswith("d2v.") or set(root) & set("*?[{,"):
+        return
+    if Path(root).expanduser().exists():
+        return
+    parts = Path(root).parts
+    if parts[:2] == ("data", "demo") and len(parts) > 2:
+        raise UserError(f"data.root {root} does not exist; the demo's data are made by: d2v prepare demo {parts[2]}")
+    given = " (as the recipe says)" if shipped else ""
+    raise UserError(f"data.root {root}{given} does not exist; name the folder, file or glob of yours: --data.root PATH")
+
+
+def _find_configs(words: Sequence[str]) -> tuple[dict[Path, dict[str, Any]], list[str]]:
+    """The contents of all configs by their paths, and the words with those paths."""
+    recipes: dict[Path, dict[str, Any]] = {}
+    prepared: list[str] = []
+    remaining = iter(words)
+    for word in remaining:
+        option, equals, value = word.partition("=")
+        if option not in ("--config", "-c"):
+            prepared.append(word)
+            continue
+        name = value if equals else next(remaining, "")
+        if not name or name.startswith("--"):
+            raise UserError(f"{option}: a value is missing; give a YAML file or the name of a shipped config")
+        path = find_config(name)
+        recipes[path] = _read(path)
+        prepared += ["--config", str(path)]
+    return recipes, prepared
+
+
+def _read(path: Path) -> dict[str, Any]:
+    content = read_config(path)
+    for section, values in content.items():
+        if section not in SECTIONS:
+            raise UserError(f"--config {path}: there is no section {section!r}; there are: {', '.join(SECTIONS)}")
+        if section in ("trainer", "checkpoint") and not isinstance(values, dict | None):
+            raise UserError(f"--config {path}: {section} is {values!r}; it must be a section with keys")
+    return content
+
+
+def _require_option(command: str, word: str) -> None:
+    if not word.startswith("--"):
+        return
+    option = word.partition("=")[0]
+    section = option.removeprefix("--").partition(".")[0].rstrip("+")
+    if section == "resume" and command != "fit":
+        raise UserError("--resume continues `d2v fit`; this command takes --ckpt_path FILE")
+    if section not in _OPTIONS:
+        raise UserError(f"{option}: there is no such option{suggest(section, SECTIONS)}")
+
+
+def _require_one_recipe(recipes: dict[Path, dict[str, Any]]) -> None:
+    """Of stacked configs, one at most may be a whole recipe: two would be mixed key by key."""
+    whole: dict[Path, str] = {}
+    for path, recipe in recipes.items():
+        classes = []
+        for section in ("model", "data"):
+            content = recipe.get(section)
+            if isinstance(content, dict) and "class_path" in content:
+                classes.append(content["class_path"].rpartition(".")[2])
+        if len(classes) == 2:
+            whole[path] = " on ".join(classes)
+    if len(whole) > 1:
+        named = " and ".join(f"{path} ({classes})" for path, classes in whole.items())
+        raise UserError(
+            f"--config: {named} are whole recipes, and a run has one; give one of them, and beside it overlays, such "
+            "as v2/sizes/large.yaml or a file of yours with the keys that differ, or single keys (--model.KEY VALUE)"
+        )

@@ -1,0 +1,71 @@
+"""Own pictures on the command line: labels that block nothing, tables of labels, odd kinds of files."""
+
+import io
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from d2v.errors import UserError
+from d2v.modalities.vision.data import ImageNetDataModule
+
+
+def png(seed: int) -> bytes:
+    buffer = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (20, 24, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def parquet(root: Path, labels: list, **more: list) -> Path:
+    root.mkdir()
+    pictures = [{"bytes": png(number), "path": f"{number}.png"} for number in range(len(labels))]
+    pq.write_table(pa.table({"image": pictures, "label": labels, **more}), root / "train-00000-of-00001.parquet")
+    return root
+
+
+def module(root: Path, **changes: object) -> ImageNetDataModule:
+    return ImageNetDataModule(str(root), batch_size=4, num_workers=0, image_size=16, **changes)  # type: ignore[arg-type]
+
+
+def test_labels_of_a_validation_split_block_no_pretraining(
+    d2v: Callable, tiny: list[str], tree: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "tree"
+    shutil.copytree(tree, root)
+    (root / "val/b").rename(root / "val/zebra")
+    finetune = ["fit", "--config", "finetune/imagenet_v2.yaml", "--data.root", str(root), "--data.image_size", "16"]
+    code, _, _ = d2v("fit", *tiny, "--data.root", str(root), "--run_name", "r")
+    assert code == 0
+    code, _, err = d2v(*finetune, "--model.checkpoint", "runs/r")
+    assert code == 2
+    assert "the validation split has classes that the training split has not: zebra" in err
+
+
+@pytest.mark.parametrize("labels", [["cat", "dog"] * 4, [None, *[1] * 7], [-1, *[1] * 7], [[0, 1]] * 8, [None] * 8])
+def test_labels_of_any_kind_block_no_pretraining(tmp_path: Path, labels: list) -> None:
+    data = module(parquet(tmp_path / "p", labels))
+    data.reads_labels = False  # as of a pretraining
+    data.setup("fit")
+    assert [len(batch.inputs) for batch in data.train_dataloader()] == [4, 4]
+    assert next(iter(data.train_dataloader())).labels is None
+    if isinstance(labels[0], list):
+        with pytest.raises(UserError, match="a label is one number or text a row"):
+            data.probe_dataloaders()
+    elif set(labels) == {None}:
+        with pytest.raises(UserError, match="no labels"):
+            data.probe_dataloaders()
+
+
+def test_rows_without_a_class_are_left_out_of_a_probe_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = parquet(tmp_path / "p", [None, 0, 1, 0, 1, 1, -1, 0])
+    caplog.set_level("INFO")
+    train, val = module(root, val_fraction=0.25).probe_dataloaders()
+    labels = [label for loader in (train, val) for batch in loader for label in batch.labels.tolist()]
+    assert sorted(labels) == [0, 0, 0, 1, 1, 1]
+    assert "images, which have no class" in caplog.text
