@@ -1,6 +1,7 @@
 """Text files that a user hands in: small ones are read here and nowhere else; and which bytes are text at all."""
 
 import codecs
+import re
 from pathlib import Path
 
 from d2v.errors import UserError
@@ -10,9 +11,10 @@ UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 _SHOULD_BE_UTF8 = (
     "save it as UTF-8, or convert it: `iconv -f ENCODING -t UTF-8 {path} > NEW`, where ENCODING is what it was written "
-    "in, such as WINDOWS-1251 (Cyrillic), WINDOWS-1252 (Western), GB18030 (Chinese) or UTF-16LE"
+    "in, such as WINDOWS-1251 (Cyrillic), WINDOWS-1252 (Western), GB18030 (Chinese), UTF-16LE"
 )
-_MOST_INVALID = 0.01
+_CONTROL = re.compile(r"[\0-\x08\x0e-\x1a]")
+_MOST_WRONG, _FREE = 0.01, 3
 
 
 def read_text(path: str | Path, named: str = "", errors: str = "strict") -> str:
@@ -52,23 +54,19 @@ def read_lines(path: str | Path, named: str, errors: str = "strict") -> list[str
     return read_text(path, named, errors).removesuffix("\n").split("\n")
 
 
-def why_not_text(head: bytes, whole: bool) -> str | None:
+def why_not_text(head: bytes, path: str | Path) -> str | None:
     """Why a file is not read as text, and what to do; None if it is UTF-8, or UTF-16 with its byte order mark.
 
-    A few invalid bytes are no reason: whoever reads the text replaces them.
+    A few invalid bytes or control characters are no reason: whoever reads the text replaces them.
 
     Args:
-        head: Its first bytes.
-        whole: Whether these are all.
+        head: The first bytes of the file, some thousands.
+        path: Its name for the message.
     """
     if head.startswith(UTF16):
         return None
-    if b"\0" in head:
-        return "it is binary, or text in UTF-16 without a byte order mark; " + _SHOULD_BE_UTF8.format(path="FILE")
     text = head.decode(errors="replace")
-    invalid = text.count("\ufffd") - head.count("\ufffd".encode())
-    if not whole:
-        invalid -= 1  # the last character may be cut
-    if invalid > _MOST_INVALID * len(text):
-        return "it is not UTF-8; " + _SHOULD_BE_UTF8.format(path="FILE")
-    return None
+    wrong = text.count("\ufffd") - head.count("\ufffd".encode()) + len(_CONTROL.findall(text))
+    if wrong - _FREE <= _MOST_WRONG * len(text):
+        return None
+    return f"is not UTF-8 text (or not text at all); {_SHOULD_BE_UTF8.format(path=path)}"

@@ -54,4 +54,4 @@ def test_files_of_users_may_begin_with_a_mark(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_text(head: bytes, text: bool) -> None:
-    assert (why_not_text(head, whole=False) is None) == text
+    assert (why_not_text(head, "a.txt") is None) == text
