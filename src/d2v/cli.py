@@ -38,6 +38,7 @@ COMMANDS = {
         "d2v.commands.prepare",
         "make or check data: prepare speech|text --input DIR,  prepare demo MODALITY",
     ),
+    "configs": ("d2v.commands.list_configs", "the configs that ship with d2v, a line each:  d2v configs [NAME]"),
     "doctor": ("d2v.commands.doctor", "what this machine can do, what is missing, how to get it"),
 }
 
@@ -115,6 +116,8 @@ def _dispatch(args: list[str]) -> int:
         print(f"d2v {__version__}")
         return 0
     command, rest = args[0], args[1:]
+    if command in (*TRAINER_COMMANDS, "probe") and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # class paths in what the user types and in configs; a checkpoint's are refused
     if command in TRAINER_COMMANDS:
         from d2v.commands.early_checks import checked_words
 

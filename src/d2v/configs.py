@@ -33,6 +33,17 @@ def find_config(name: str | Path) -> Path:
     )
 
 
+def header_of(path: Path) -> str:
+    """The first paragraph of the comment that a config begins with, in one line."""
+    lines: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        text = line.removeprefix("#").strip()
+        if not line.startswith("#") or not text:
+            break
+        lines.append(text)
+    return " ".join(lines)
+
+
 def _suggestions(path: Path) -> list[str]:
     """Shipped configs with a name like this one; if there are none, the recipes and how many more there are."""
     shipped: list[str] = []

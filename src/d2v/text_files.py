@@ -66,7 +66,7 @@ def why_not_text(head: bytes, path: str | Path) -> str | None:
     if head.startswith(UTF16):
         return None
     text = head.decode(errors="replace")
-    wrong = text.count("\ufffd") - head.count("\ufffd".encode()) + len(_CONTROL.findall(text))
+    wrong = text.count("\ufffd") - head.count("\ufffd".encode()) + 2 * len(_CONTROL.findall(text))
     if wrong - _FREE <= _MOST_WRONG * len(text):
         return None
     return f"is not UTF-8 text (or not text at all); {_SHOULD_BE_UTF8.format(path=path)}"

@@ -170,6 +170,31 @@ def test_command_compares_a_run_with_an_untrained_encoder(
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"masks.png", "features_pca.png", "curves.png"}
 
 
+def test_command_needs_no_config(
+    run_dir: Path, config: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An encoder says what reads its data, and a run what it was trained on; pictures have the encoder's size."""
+    words = ["probe", "--checkpoint", str(run_dir), "--device", "cpu"]
+    assert main([*words, "--data.root", str(pictures / "train"), "--data.num_workers", "0"]) == 0
+    *table, last = capsys.readouterr().out.splitlines()
+    assert "a fifth of each class held out" in table[0]
+    result = json.loads(last)
+    assert (result["train_samples"], result["val_samples"]) == (30, 6)
+    assert result["baseline"]["checkpoint"] == "random"  # of the run's architecture
+    assert main(words) == 2
+    assert "--data.root: not given" in capsys.readouterr().err
+
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "checkpoints" / "best.ckpt").write_bytes((run_dir / "checkpoints" / "last.ckpt").read_bytes())
+    (run / "config.yaml").write_bytes(config.read_bytes())
+    assert main(["probe", "--checkpoint", str(run), "--no-random", "--device", "cpu"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (result["train_samples"], result["val_samples"], "baseline" in result) == (36, 12, False)
+    assert main(["probe", "--checkpoint", "random"]) == 2
+    assert "needs another checkpoint, or a --config" in capsys.readouterr().err
+
+
 def test_command_repeats_itself(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = []
     for _ in range(2):

@@ -9,10 +9,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
+from d2v.errors import UserError
 from d2v.evaluation.effective_rank import effective_rank
 from d2v.evaluation.frozen import LabelledFeatures
 from d2v.evaluation.knn import knn_predict, knn_top1
 from d2v.evaluation.linear_probe import SoftmaxRegression, linear_probe, logits_of
+from d2v.evaluation.probe_encoder import _hold_out
 
 WIDTH, CLASSES = 12, 7
 
@@ -147,3 +149,15 @@ def test_effective_rank_ignores_scale_rotation_and_shift(
     rank = effective_rank(x).item()
     assert 1 - 1e-4 <= rank <= min(rows - 1, columns) + 1e-4
     assert effective_rank(scale * x @ rotation + shift).item() == pytest.approx(rank, rel=1e-4)
+
+
+def test_what_is_held_out_is_of_each_class() -> None:
+    """A fifth of each class, one of two samples, none of a single one."""
+    labels = torch.tensor([0] * 10 + [1] * 2 + [2])
+    train, val = _hold_out(LabelledFeatures(torch.arange(13.0)[:, None], labels))
+    assert val.labels.tolist() == [0, 0, 1]
+    assert len(train) == 10
+    assert train.labels.bincount().tolist() == [8, 1, 1]
+    assert not set(train.features.flatten().tolist()) & set(val.features.flatten().tolist())
+    with pytest.raises(UserError, match="no class has two samples"):
+        _hold_out(LabelledFeatures(torch.zeros(3, 1), torch.arange(3)))

@@ -1,6 +1,7 @@
 """`d2v fit`, `validate`, `test` and `predict` with a fine-tuning config, on a tiny tree like LibriSpeech's."""
 
 import csv
+import json
 import re
 import shutil
 from pathlib import Path
@@ -141,14 +142,35 @@ def test_fit_validate_test_and_predict(d2v: D2V, overlay: Path, tree: Path, tmp_
     samples, _ = soundfile.read(first)
     soundfile.write(recordings / "short.flac", samples, RATE)
     (recordings / "broken.flac").write_bytes(b"fLaC no sound")
+    soundfile.write(recordings / "silent.wav", [0.0] * RATE, RATE)
+    (recordings / "deep er").mkdir()
+    soundfile.write(recordings / "deep er/short.wav", samples, RATE)
     code, _, err = d2v(
-        "predict", *again, "--data.root", recordings, "--model.chunk_seconds", "8", "--run_name", "folder"
-    )
+        "predict", *again, "--data.root", recordings, "--model.chunk_seconds", "8", "--run_name", "folder",
+        "--model.times", "all",
+    )  # fmt: skip
     assert code == 0, err
+    written = tmp_path / "runs/folder-predict"
+    assert "times: a .json and a .srt and a .vtt file for each recording in runs/folder-predict" in err
+    files = sorted(
+        str(path.relative_to(written)) for path in written.rglob("*.*") if path.suffix not in (".tsv", ".yaml", ".csv")
+    )
+    assert files == [
+        f"{name}.{kind}" for name in ("deep er/short", "long", "short", "silent") for kind in ("json", "srt", "vtt")
+    ]
+    result = json.loads((written / "long.json").read_text())
+    assert result["segments"][-1]["words"][-1]["end"] <= len(wave) / RATE
+    assert 0 < min(word["confidence"] for segment in result["segments"] for word in segment["words"]) <= 1
     found = {
         Path(row["file"]).name: row["transcript"] for row in table(tmp_path / "runs/folder-predict/transcripts.tsv")
     }
-    assert set(found) == {"long.wav", "short.flac"}
+    assert set(found) == {"long.wav", "short.flac", "short.wav", "broken.flac", "silent.wav"}
+    notes = {Path(row["file"]).name: row["note"] for row in table(tmp_path / "runs/folder-predict/transcripts.tsv")}
+    assert notes["silent.wav"] == "silent"
+    assert found["silent.wav"] == found["broken.flac"] == notes["short.flac"] == ""
+    assert notes["broken.flac"]
+    assert f"1 of 5 samples have no result and are not scored: {notes['broken.flac']} (1)" in err
+    assert result["text"] == found["long.wav"]
     assert found["short.flac"] == texts[0]
     assert len(found["long.wav"]) > 40
     for root in (first, recordings / "sh*.flac"):
@@ -267,7 +289,7 @@ def test_nothing_to_validate_or_test_on_is_an_error(
     d2v: D2V, overlay: Path, digits: Path, tmp_path: Path, command: str
 ) -> None:
     recipe = ["--config", "finetune/clips.yaml", "--config", overlay, "--data.root", digits]
-    recipe += ["--data.train_split", "null"]
+    recipe += ["--data.train_split", "null", "--trainer.check_val_every_n_epoch", "null"]
     code, _, err = d2v(command, *recipe, "--data.val_fraction", "0")
     assert code == 2, err
     assert f"there is no validation split, and `d2v {command}` needs one" in err
@@ -292,7 +314,7 @@ def digits(tmp_path: Path) -> Path:
 
 def test_clips_are_classified(d2v: D2V, overlay: Path, digits: Path, tmp_path: Path) -> None:
     recipe = ["--config", "finetune/clips.yaml", "--config", overlay, "--data.root", digits]
-    recipe += ["--data.train_split", "null"]
+    recipe += ["--data.train_split", "null", "--trainer.check_val_every_n_epoch", "null"]
     options = ["--data.val_fraction", "0.3", "--trainer.max_steps", "20", "--model.freeze_encoder_steps", "0"]
     code, _, err = d2v("fit", *recipe, *options, "--model.optimizer.lr", "5e-3", "--run_name", "a")
     assert code == 0, err
@@ -313,7 +335,7 @@ def test_clips_are_classified(d2v: D2V, overlay: Path, digits: Path, tmp_path: P
 
 def test_several_labels_a_clip(d2v: D2V, overlay: Path, digits: Path, tmp_path: Path) -> None:
     recipe = ["--config", "finetune/audioset.yaml", "--config", overlay, "--data.root", digits]
-    recipe += ["--data.train_split", "null"]
+    recipe += ["--data.train_split", "null", "--trainer.check_val_every_n_epoch", "null"]
     options = ["--data.labels", digits / "labels.tsv", "--data.val_fraction", "0.3", "--run_name", "a"]
     code, _, err = d2v("fit", *recipe, *options)
     assert code == 0, err

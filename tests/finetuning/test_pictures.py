@@ -60,7 +60,7 @@ def test_every_config_runs(d2v: D2V, root: Path, tmp_path: Path, name: str) -> N
     recipe = ["--config", name, "--config", overlay(tmp_path, root), "--model.checkpoint", checkpoint]
     code, _, err = d2v("fit", *recipe, "--run_name", "a")
     assert code == 0, err
-    assert re.search(r"validation: loss [\d.]+, top1 [\d.]+%\)", err)
+    assert re.search(r"validation: loss [\d.]+, top1 [\d.]+%", err)
     assert not [line for line in err.splitlines() if "Warning" in line], err
     state = torch.load(tmp_path / "runs/a/checkpoints/last.ckpt", weights_only=True)["state_dict"]
     assert ("method.student.trunk.output_norm.weight" in state) is False

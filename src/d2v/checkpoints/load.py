@@ -38,7 +38,7 @@ def load(
     """The pretrained encoder of a checkpoint, in eval mode, on the CPU, in fp32.
 
     Args:
-        path: A ``.ckpt`` of ours, the folder of a run (its ``checkpoints/last.ckpt``, else the newest), or a folder
+        path: A ``.ckpt`` of ours, the folder of a run (its ``checkpoints/best.ckpt``, else ``last.ckpt``), or a folder
             that `d2v import` or `d2v export` wrote; ``hf://owner/name[@revision]``: such a folder, downloaded from the
             Hugging Face hub.
         weights: The student's, or the teacher's moving average of them.

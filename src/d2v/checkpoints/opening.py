@@ -109,7 +109,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """Find and read a checkpoint.
 
     Args:
-        path: A ``.ckpt``, the folder of a run (its ``checkpoints/last.ckpt``, else the newest), a folder that
+        path: A ``.ckpt``, the folder of a run (its ``checkpoints/best.ckpt``, else ``last.ckpt``), a folder that
             `d2v import` or `d2v export` wrote, or ``hf://owner/name[@revision]``: such a folder on the hub.
 
     Raises:
@@ -132,7 +132,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def checkpoint_of_run(folder: Path) -> Path:
-    """``last.ckpt`` in the folder of a run, else its newest checkpoint.
+    """``best.ckpt`` in the folder of a run, if it keeps one, else ``last.ckpt``, else its newest checkpoint.
 
     Raises:
         UserError: It has none.
@@ -140,8 +140,9 @@ def checkpoint_of_run(folder: Path) -> Path:
     places = [place for place in (folder / "checkpoints", folder) if place.is_dir()]
     found: list[Path] = []
     for place in places:
-        if (place / "last.ckpt").is_file():
-            return place / "last.ckpt"
+        for name in ("best.ckpt", "last.ckpt"):
+            if (place / name).is_file():
+                return place / name
         found += place.glob("*.ckpt")
     if not found:
         raise UserError(

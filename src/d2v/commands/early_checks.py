@@ -25,7 +25,12 @@ def checked_words(command: str, words: Sequence[str]) -> list[str]:
     for word in prepared:
         _require_option(command, word)
     _require_one_recipe(recipes)
-    if not any(word.startswith(("--print_config", "--help", "-h")) or ".help" in word for word in prepared):
+    for number, word in enumerate(prepared):
+        if word.startswith(("--model.", "--data.")) and word.endswith(".help"):
+            stated = [name for name in prepared[number + 1 : number + 2] if not name.startswith("-")]
+            rest = [*prepared[:number], *prepared[number + 1 + len(stated) :]]
+            return [command, *rest, word, *(stated or _class_of(word, recipes))]
+    if not any(word.startswith(("--print_config", "--help", "-h")) for word in prepared):
         require_root(recipes, prepared)
     return [command, *prepared]
 
@@ -87,6 +92,23 @@ def _find_configs(words: Sequence[str]) -> tuple[dict[Path, dict[str, Any]], lis
         recipes[path] = _read(path)
         prepared += ["--config", str(path)]
     return recipes, prepared
+
+
+def _class_of(option: str, recipes: dict[Path, dict[str, Any]]) -> list[str]:
+    """The class that the recipes name for ``--model.help``, ``--data.help`` or that of a part; none for a plain one."""
+    keys = option.removeprefix("--").removesuffix(".help").split(".")
+    stated: list[str] = []
+    for recipe in recipes.values():
+        node: Any = recipe
+        for key in keys:
+            if isinstance(node, dict) and key not in node:
+                node = node.get("init_args")
+            node = node.get(key) if isinstance(node, dict) else None
+        if isinstance(node, dict) and "class_path" in node:
+            stated = [node["class_path"]]
+    if not stated and len(keys) == 1:
+        raise UserError(f"{option} explains the keys of a recipe: give one too, --config NAME.yaml {option}")
+    return stated
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -11,23 +11,27 @@ from d2v.commands.arguments import add_features, positive
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command; those of the data are read by :func:`parse_args`."""
     parser.epilog = (
-        "Any value of the data section can be set: --data.root DIR, --data.batch_size N, --data.num_workers N, ... "
-        "The last line of stdout is one JSON object."
+        "--data.root LABELLED: pictures or sound in one folder for each class, or a table of texts and labels; where "
+        "it has no val/ or the like, a fifth of each class is held out. Any other value of the data section can be "
+        "set: --data.batch_size N, --data.labels labels.tsv, ... The last line of stdout is one JSON object."
     )
     parser.add_argument(
         "--checkpoint",
         action="append",
         required=True,
         metavar="PATH|random",
-        help="checkpoint or exported folder; random: the config's student, untrained; repeat it to compare",
+        help="run, checkpoint, imported or exported folder; repeat it to compare. random, which is added at the end: "
+        "the first of them with new weights",
     )
     parser.add_argument(
         "--config",
         action="append",
-        required=True,
+        default=[],
         metavar="NAME.yaml",
-        help="config with a data section, by path or by name; later ones change earlier ones",
+        help="config with a data section, by path or by name; later ones change earlier ones; default: the run's own, "
+        "or what is usual for the encoder",
     )
+    parser.add_argument("--no-random", dest="untrained", action="store_false", help="without the untrained encoder")
     add_features(parser)
     parser.add_argument("--pool", choices=("mean", "cls"), default="mean", help="of the tokens of a sample")
     parser.add_argument("--max_samples", type=positive, metavar="N", help="at most N of each split, evenly spaced")

@@ -16,6 +16,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info
 
+from d2v.commands.caption_files import CaptionFiles
 from d2v.commands.early_checks import SECTIONS
 from d2v.commands.predictions import FeatureFile, Table, metrics_line, read_another_root
 from d2v.commands.quiet import quieten
@@ -34,18 +35,20 @@ from d2v.training.callbacks.checkpoint import RunCheckpoint
 from d2v.training.callbacks.progress import Announcement, RunProgressBar
 
 
-def run_trainer(args: Sequence[str]) -> None:
+def run_trainer(args: Sequence[str], cli: "RunCLI | None" = None) -> None:
     """Run a trainer command.
 
     Args:
         args: Its words, configs by their paths (:func:`d2v.commands.early_checks.checked_words`).
+        cli: What runs it, whose constructor was not called: that runs everything.
 
     Raises:
         UserError: A config, a value or the data is wrong. A run's folder that holds nothing but its config is removed.
         KeyboardInterrupt: It was stopped at once.
     """
     quieten()
-    cli = RunCLI.__new__(RunCLI)  # its constructor runs everything, and the folder must be known if that fails
+    if cli is None:
+        cli = RunCLI.__new__(RunCLI)  # so that the folder is known if the constructor fails
     try:
         cli.__init__(list(args))  # type: ignore[misc]
     except (jsonargparse.ArgumentError, MisconfigurationException, UserError) as error:
@@ -103,6 +106,11 @@ class RunCLI(LightningCLI):
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        kwargs["description"] = (
+            f"`d2v configs` lists the recipes. What the keys of one mean: d2v {subcommand} --config NAME.yaml "
+            "--model.help, --data.help, or of a part --model.masking.help; their values: --print_config. Below: what "
+            "all recipes have."
+        )
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "fit":
             text = "Continue exactly from a checkpoint, from that of a run's folder, or `auto`: from the newest run."
@@ -187,8 +195,12 @@ class RunCLI(LightningCLI):
     def after_fit(self) -> None:
         found = metrics_line(self.trainer.callback_metrics, "val")
         if found:
-            found = f" (validation: {found})"
-        rank_zero_info(f"done: {self.run_dir}{found}")
+            found = f"; last validation: {found}"
+        kept = ""
+        for callback in self.trainer.checkpoint_callbacks:
+            if isinstance(callback, RunCheckpoint):
+                kept = f": {callback.described()}"
+        rank_zero_info(f"done: {self.run_dir}{kept}{found}")
 
     def after_validate(self) -> None:
         self._report_metrics("val")
@@ -204,6 +216,8 @@ class RunCLI(LightningCLI):
         assert self.run_dir is not None
         kwargs["return_predictions"] = False
         if self._add_table():
+            if times := getattr(self.model, "times", None):
+                self.trainer.callbacks.append(CaptionFiles(self.run_dir, times))  # type: ignore[attr-defined]
             self.trainer.predict(**kwargs)
             return
         features = FeatureFile()

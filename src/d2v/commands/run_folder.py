@@ -14,17 +14,24 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from d2v.checkpoints.folder import in_short, mismatches
 from d2v.checkpoints.unpickle import refusal
+from d2v.commands.wandb_connection import why_offline
 from d2v.errors import UserError
+from d2v.training.callbacks.best import BEST
 from d2v.training.step import TrainingModule
 
 RUN_DIR_VARIABLE = "D2V_RUN_DIR"  # hands the run's folder to the processes that Lightning starts for other devices
 
 
 def checkpoint_of(option: str, name: str) -> str:
-    """A checkpoint given by its path or by its run's folder."""
+    """A checkpoint given by its path or by its run's folder: the last one to resume, else the best if there is one."""
     path = Path(name).expanduser()
-    for candidate in (path, path / "checkpoints" / "last.ckpt"):
+    kinds = (BEST, "last.ckpt")
+    if option == "--resume":
+        kinds = ("last.ckpt", BEST)
+    for candidate in (path, *(path / "checkpoints" / kind for kind in kinds)):
         if candidate.is_file():
+            if candidate != path:
+                rank_zero_info(f"{option} {name}: takes {candidate}")
             return str(candidate)
     choice = ", or `auto` for the newest run" if option == "--resume" else ""
     raise UserError(f"{option} {name}: no checkpoint there; give its file or a run's folder{choice}")
@@ -96,7 +103,7 @@ def remove_unused(run_dir: Path | None) -> None:
 
 
 def direct_logger(logger: jsonargparse.Namespace | bool, run_dir: Path) -> None:
-    """Make a configured logger write into the run's folder, and W&B run offline where nobody is logged in."""
+    """Make a configured logger write into the run's folder, and W&B run offline where it cannot be reached."""
     if isinstance(logger, bool):  # Lightning's own, or none
         return
     init_args = logger.init_args
@@ -105,21 +112,8 @@ def direct_logger(logger: jsonargparse.Namespace | bool, run_dir: Path) -> None:
         init_args.name, init_args.version = "", "tensorboard"
     if logger.class_path.endswith("WandbLogger"):
         init_args.name = init_args.get("name") or run_dir.name
-        if not init_args.get("offline") and not _wandb_login():
-            rank_zero_info(
-                f"W&B: not logged in, so this run stays offline; later: wandb sync {run_dir}/wandb/offline-*"
-            )
+        if not init_args.get("offline") and (reason := why_offline()):
+            rank_zero_info(f"W&B: {reason}, so this run stays offline; later: wandb sync {run_dir}/wandb/offline-*")
             init_args.offline = True
         if init_args.offline:
             os.environ.setdefault("WANDB_SILENT", "true")
-
-
-def _wandb_login() -> bool:
-    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_MODE"):
-        return True
-    from netrc import NetrcParseError, netrc
-
-    try:
-        return any("wandb" in host for host in netrc(os.environ.get("NETRC")).hosts)
-    except (OSError, NetrcParseError):
-        return False

@@ -239,6 +239,10 @@ class PretrainingDataModule(LightningDataModule, ABC):
         """The validation split in its order, divided among the ranks; no loader if there is no such split."""
         dataset = self.eval_dataset("val")
         if dataset is None:
+            text = f"data.root {self.root}: there is no validation split, so nothing is validated"
+            if hasattr(self, "val_fraction"):
+                text += "; --data.val_fraction 0.1 holds out a tenth of the samples"
+            rank_zero_info(text)
             warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")  # it is meant to be
             return []
         return self._divided_loader(dataset, "validate")
@@ -257,26 +261,31 @@ class PretrainingDataModule(LightningDataModule, ABC):
     def predict_dataloader(self) -> DataLoader[Any]:
         return self._divided_loader(self.predict_dataset(), "predict")
 
-    def probe_dataloaders(self, max_samples: int | None = None) -> tuple[DataLoader[Any], DataLoader[Any]]:
+    def probe_dataloaders(self, max_samples: int | None = None) -> tuple[DataLoader[Any], DataLoader[Any] | None]:
         """Train and validation split with labels, without augmentation, in a fixed order, whole on every rank.
+
+        There may be no validation split.
 
         Args:
             max_samples: most samples of each split, which are evenly spaced.
 
         Raises:
-            UserError: without labels or without a validation split.
+            UserError: without labels.
         """
         self.reads_labels = True  # from now on also in pretraining, which does not mind
         if not self.class_names:
-            raise UserError(f"data.root {self.root}: the samples have no labels, so there is nothing to probe.")
+            raise UserError(
+                f"data.root {self.root}: the samples have no labels, so there is nothing to probe; name others in "
+                "data.root: one folder for each class, or a table with labels."
+            )
         val = self.eval_dataset("val")
-        if val is None:
-            raise UserError(f"data.root {self.root}: there is no validation split, and a probe needs one.")
         train = self.eval_dataset("train")
         assert train is not None
-        train_sampler = OrderedSampler(_evenly(len(train), max_samples))
-        val_sampler = OrderedSampler(_evenly(len(val), max_samples))
-        return self.eval_loader(train, train_sampler), self.eval_loader(val, val_sampler)
+        loaders = []
+        for dataset in (train, val):
+            if dataset is not None:
+                loaders.append(self.eval_loader(dataset, OrderedSampler(_evenly(len(dataset), max_samples))))
+        return loaders[0], loaders[1] if val is not None else None
 
     def _divided_loader(self, dataset: SampleDataset, purpose: str) -> DataLoader[Any]:
         if len(dataset) < self.world_size:
@@ -313,8 +322,19 @@ class PretrainingDataModule(LightningDataModule, ABC):
     def skipped_samples(self, split: str, name: Callable[[int], str], num_samples: int) -> SkippedSamples:
         """The one record of broken samples of a split (or of a part of it), made at the first call."""
         if split not in self._skipped:
-            self._skipped[split] = SkippedSamples(name, num_samples, self.max_skipped_fraction)
+            self._skipped[split] = SkippedSamples(name, num_samples, self.tolerated_fraction)
         return self._skipped[split]
+
+    @property
+    def tolerated_fraction(self) -> float:
+        """Largest tolerable share of unreadable files: `d2v predict` marks them in its table, however many."""
+        if self.trainer is not None and self.trainer.state.fn == TrainerFn.PREDICTING:
+            return 1.0
+        return self.max_skipped_fraction
+
+    def left_out(self) -> Mapping[str, str]:
+        """Files of what `d2v test` or `d2v predict` reads that are in none of its batches, and why."""
+        return {}
 
     @property
     def skipped(self) -> int:

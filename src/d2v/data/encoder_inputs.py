@@ -2,10 +2,25 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 
 from torch import Tensor
 
 from d2v.errors import UserError
+from d2v.model.encoder import Encoder
+
+
+def inputs_module(encoder: Encoder) -> ModuleType | None:
+    """The module ``inputs`` beside an encoder's front end, so that there is no list of modalities; None: it has none.
+
+    Its function ``open_inputs(root, encoder)`` opens what `d2v embed` reads, and its ``LABELLED`` is the DataModule, by
+    class path and arguments, that labelled samples are read with where no config says otherwise.
+    """
+    front = encoder.recipe["front"]["class_path"].rpartition(".")[0]
+    module = f"{front.rpartition('.')[0]}.inputs"
+    return import_module(module) if find_spec(module) else None
 
 
 class Inputs(ABC):

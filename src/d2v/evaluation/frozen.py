@@ -60,6 +60,11 @@ def extract_features(
         for batch in tqdm(loader, desc=description, unit="batch", disable=hidden, leave=False):
             if batch.labels is None:
                 raise UserError(f"data: there are no labels for the {description}, and a probe needs them.")
+            if batch.labels.ndim != 1 or batch.labels.is_floating_point():
+                raise UserError(
+                    "data: a probe needs one class a sample, and these have several labels, a text or a score each; of "
+                    "sound, data.labels is folder, speaker, label or a table"
+                )
             inputs, padding_mask = batch.inputs.to(device, non_blocking=True), batch.padding_mask
             if padding_mask is not None:
                 padding_mask = padding_mask.to(device, non_blocking=True)

@@ -7,8 +7,6 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +15,7 @@ from tqdm import tqdm
 
 from d2v.checkpoints.load import Weights, load
 from d2v.data.cores import available_cores
-from d2v.data.encoder_inputs import Inputs
+from d2v.data.encoder_inputs import Inputs, inputs_module
 from d2v.errors import Interrupted, UserError
 from d2v.evaluation.frozen import find_device
 from d2v.features.encode import Skipped, embed_inputs
@@ -161,16 +159,14 @@ def load_to(device: torch.device, checkpoint: str | Path, weights: Weights, allo
 def open_pieces(encoder: Encoder, root: str, options: FeatureOptions, device: torch.device) -> Pieces:
     """Open a folder, a file or a glob as the encoder reads it, cut into pieces.
 
-    They are opened by the module ``inputs`` beside the encoder's front end, so there is no list of modalities.
-
     Raises:
         UserError: There are no such inputs, the modality has no such module, or the pieces are too short.
     """
-    class_path = encoder.recipe["front"]["class_path"]
-    module = f"{class_path.rpartition('.')[0].rpartition('.')[0]}.inputs"
-    if find_spec(module) is None:
-        raise UserError(f"--checkpoint: nothing here reads what {class_path} encodes; a module {module} would")
-    inputs = import_module(module).open_inputs(root, encoder)
+    module = inputs_module(encoder)
+    if module is None:
+        class_path = encoder.recipe["front"]["class_path"]
+        raise UserError(f"--checkpoint: nothing here reads what {class_path} encodes; a module inputs beside it would")
+    inputs = module.open_inputs(root, encoder)
     if options.image_size is not None:
         inputs.resize(*options.image_size)
     return Pieces(inputs, encoder, plan_lengths(inputs, device, options))

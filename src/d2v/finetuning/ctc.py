@@ -1,8 +1,9 @@
 """Recognition: letters from frames, by connectionist temporal classification (Graves et al. 2006)."""
 
-from collections.abc import Sequence
-from typing import Any, ClassVar
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
@@ -14,8 +15,11 @@ from torchmetrics.functional.text import word_error_rate
 from torchmetrics.text import CharErrorRate, WordErrorRate
 
 from d2v.checkpoints.head_files import StoredHead
-from d2v.data.alphabet import Alphabet
+from d2v.data.alphabet import BOUNDARY, Alphabet
 from d2v.errors import UserError
+from d2v.features.chunks import SAMPLE_RATE
+from d2v.finetuning.alignment import align
+from d2v.finetuning.captions import Word, words_of
 from d2v.finetuning.decoders import BLANK, Decoder, GreedyDecoder
 from d2v.finetuning.finetuning_module import FinetuningModule
 from d2v.finetuning.starting_encoder import described
@@ -32,7 +36,8 @@ class CTCModule(FinetuningModule):
 
     Outside of training, clips above ``chunk_seconds`` are recognised in overlapping chunks, so that memory does not
     grow with their length beyond the waveform itself. Texts are scored against the transcripts as the data give them,
-    in the case of the head's letters; what the head cannot write is an error.
+    in the case of the head's letters; what the head cannot write is an error. A clip of silence has an empty text,
+    which is scored like any other; a clip that cannot be read is not scored.
 
     Args:
         head_lr_scale: Learning rate of the head over that of the encoder. Pretrained frames can differ little from
@@ -40,6 +45,8 @@ class CTCModule(FinetuningModule):
         final_dropout: Of the encoder's output.
         decoder: How `d2v test` and `d2v predict` find the text; null: greedily, as validation does.
         chunk_seconds: Longest piece to encode at once outside of training; null: everything as a whole.
+        times: `d2v predict` also writes when each word was said, into a file a recording: json, srt, vtt or all of
+            them; null: the table alone.
         start: Arguments of :class:`FinetuningModule`.
     """
 
@@ -52,6 +59,7 @@ class CTCModule(FinetuningModule):
         final_dropout: float = 0.0,
         decoder: Decoder | None = None,
         chunk_seconds: float | None = 40.0,
+        times: Literal["json", "srt", "vtt", "all"] | None = None,
         **start: Any,
     ) -> None:
         super().__init__(chunk_seconds=chunk_seconds, **start)
@@ -59,6 +67,7 @@ class CTCModule(FinetuningModule):
             raise UserError(f"model.head_lr_scale is {head_lr_scale}: it must be a number above 0.")
         self.head_lr_scale = head_lr_scale
         self.final_dropout = final_dropout
+        self.times = times
         self.decoder = decoder or GreedyDecoder()
         self._greedy = GreedyDecoder()
         self._alphabet: Alphabet | None = None
@@ -124,12 +133,20 @@ class CTCModule(FinetuningModule):
             if reference:
                 rate = f"{float(word_error_rate(text, reference)):.4f}"
             values.append((reference, text, rate))
-        return {"rows": Rows(batch.sample_ids, ("reference", "hypothesis", "wer"), values)}
+        return {"rows": Rows(batch.sample_ids, ("reference", "hypothesis", "wer"), values, _notes(batch))}
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Rows]:
-        """Transcribes a batch."""
-        texts = self._texts(self.decoder, *self._long_log_probs(batch))
-        return {"rows": Rows(batch.sample_ids, ("transcript",), [(text,) for text in texts])}
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Transcribes a batch; with ``times``, also the words of each clip (:class:`Word`), under ``words``."""
+        values: list[tuple[str, ...]] = []
+        words = []
+        notes = _notes(batch)
+        for clip, note in zip(_clips(*self._long_log_probs(batch)), notes, strict=True):
+            symbols = [] if note else self.decoder.search(clip, self.alphabet)
+            values.append((self.alphabet.decode(symbols),))
+            if self.times is not None:
+                words.append(self._words(clip, symbols))
+        rows = Rows(batch.sample_ids, ("transcript",), values, notes)
+        return {"rows": rows, "words": words}
 
     def on_validation_epoch_end(self) -> None:
         self._warn_of_short_clips()
@@ -143,10 +160,16 @@ class CTCModule(FinetuningModule):
         loss = self._ctc_loss(log_probs, lengths, self._letters(batch)).to(self.device)  # from the CPU if chunked
         self.log(f"{split}/loss", loss, batch_size=len(lengths), sync_dist=True, prog_bar=split == "val")
         references = [self.alphabet.written(text) for text in self._transcripts(batch)]
-        texts = self._texts(decoder, log_probs, lengths)
-        metrics.update(texts, references)
+        pairs = []
+        for reference, text, note in zip(
+            references, self._texts(decoder, log_probs, lengths), _notes(batch), strict=True
+        ):
+            pairs.append((reference, "" if note else text))
+        scored = [pair for pair, given in zip(pairs, self._given(batch), strict=True) if given is not None]
+        if scored:
+            metrics.update([text for _, text in scored], [reference for reference, _ in scored])
         self.log_dict(metrics, batch_size=len(lengths))
-        return list(zip(references, texts, strict=True))
+        return pairs
 
     def _ctc_loss(self, log_probs: Tensor, lengths: Tensor, letters: Tensor) -> Tensor:
         letters = letters.to(log_probs.device)
@@ -188,20 +211,29 @@ class CTCModule(FinetuningModule):
     # Text.
 
     def _texts(self, decoder: Decoder, log_probs: Tensor, lengths: Tensor) -> list[str]:
-        clips = zip(log_probs.float().cpu().numpy(), lengths.tolist(), strict=True)
-        return [decoder.decode(clip[:length], self.alphabet) for clip, length in clips]
+        return [decoder.decode(clip, self.alphabet) for clip in _clips(log_probs, lengths)]
+
+    def _words(self, log_probs: Float[np.ndarray, "n a"], symbols: list[int]) -> list[Word]:
+        """When each word of a text was said."""
+        boundary = None
+        if BOUNDARY in self.names:
+            boundary = self.names.index(BOUNDARY)
+        extractor: Any = self.student.front.feature_extractor
+        stride, receptive_field = extractor.stride / SAMPLE_RATE, extractor.receptive_field / SAMPLE_RATE
+        return words_of(align(log_probs, symbols, boundary), self.alphabet, stride, receptive_field)
+
+    def _given(self, batch: Batch) -> list[str | None]:
+        """Transcripts as the data give them; empty if they only give letters, None for a clip that cannot be read."""
+        given = getattr(self.trainer.datamodule, "transcript", lambda sample_id: "")  # type: ignore[attr-defined]
+        return list(map(given, batch.sample_ids.tolist()))
 
     def _transcripts(self, batch: Batch) -> list[str]:
         """As the data give them, if they do; else what is left of them in the letters of the data."""
         assert batch.labels is not None
         assert self._data_alphabet is not None
-        given = getattr(self.trainer.datamodule, "transcript", lambda sample_id: None)  # type: ignore[attr-defined]
         texts = []
-        for sample_id, letters in zip(batch.sample_ids.tolist(), batch.labels.cpu(), strict=True):
-            text = given(sample_id)
-            if text is None:
-                text = self._data_alphabet.decode(letters[letters != PADDING].tolist())
-            texts.append(text)
+        for text, letters in zip(self._given(batch), batch.labels.cpu(), strict=True):
+            texts.append(text or self._data_alphabet.decode(letters[letters != PADDING].tolist()))
         return texts
 
     def _letters(self, batch: Batch) -> Int64[Tensor, "b s"]:
@@ -220,6 +252,20 @@ class CTCModule(FinetuningModule):
             f"data.alphabet: the transcripts give {described(found)}, the checkpoint writes {described(self.names)}; "
             "set data.alphabet to a file with the checkpoint's symbols, or give the data that it was trained on"
         )
+
+
+def _clips(log_probs: Float[Tensor, "b n a"], lengths: Int64[Tensor, "b"]) -> Iterator[Float[np.ndarray, "n a"]]:
+    """Each clip without its padding."""
+    for clip, length in zip(log_probs.float().cpu().numpy(), lengths.tolist(), strict=True):
+        yield clip[:length]
+
+
+def _notes(batch: Batch) -> list[str]:
+    """``silent`` for each clip all of whose values are equal, else nothing."""
+    equal = batch.inputs == batch.inputs[:, :1]
+    if batch.padding_mask is not None:
+        equal = equal | batch.padding_mask
+    return ["silent" if silent else "" for silent in equal.all(dim=1).tolist()]
 
 
 def frames_needed(letters: Int64[Tensor, "b s"]) -> Int64[Tensor, "b"]:

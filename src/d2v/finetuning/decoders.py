@@ -21,15 +21,19 @@ class Decoder(ABC):
     """Turns frames into text."""
 
     @abstractmethod
+    def search(self, log_probs: Float[np.ndarray, "n a"], alphabet: Alphabet) -> list[int]:
+        """Symbols of one clip; ``log_probs`` are natural logarithms, one column a symbol, the blank first."""
+
     def decode(self, log_probs: Float[np.ndarray, "n a"], alphabet: Alphabet) -> str:
-        """Text of one clip; ``log_probs`` are natural logarithms, one column a symbol, the blank first."""
+        """Text of one clip."""
+        return alphabet.decode(self.search(log_probs, alphabet))
 
 
 class GreedyDecoder(Decoder):
     """The best symbol of each frame; repetitions and blanks removed."""
 
-    def decode(self, log_probs: Float[np.ndarray, "n a"], alphabet: Alphabet) -> str:
-        return alphabet.decode(collapse(log_probs.argmax(axis=1)))
+    def search(self, log_probs: Float[np.ndarray, "n a"], alphabet: Alphabet) -> list[int]:
+        return collapse(log_probs.argmax(axis=1))
 
 
 class BeamSearchDecoder(Decoder):
@@ -73,11 +77,7 @@ class BeamSearchDecoder(Decoder):
         self._lexicon_file = lexicon
         self._words: _Words | None = None
 
-    def decode(self, log_probs: Float[np.ndarray, "n a"], alphabet: Alphabet) -> str:
-        return alphabet.decode(self.search(log_probs, alphabet))
-
     def search(self, log_probs: Float[np.ndarray, "n a"], alphabet: Alphabet) -> list[int]:
-        """Symbols of the best prefix."""
         symbols = tuple(alphabet.symbols)
         if self._words is None or self._words.symbols != symbols:
             lexicon = None

@@ -10,6 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torchmetrics import MetricCollection
 
 from d2v.checkpoints.head_files import StoredHead, head_recipe, load_head
 from d2v.checkpoints.load import Weights
@@ -17,7 +18,7 @@ from d2v.errors import UserError
 from d2v.features.chunks import SAMPLE_RATE, encode_chunks
 from d2v.finetuning.augmentation import TokenMasks
 from d2v.finetuning.starting_encoder import FrozenParts, described, obtain_encoder, require_same_modality
-from d2v.metrics import MASKED_FRACTION
+from d2v.metrics import MASKED_FRACTION, VAL_LOSS
 from d2v.model.encoder import Encoder
 from d2v.model.masked_input import ReplaceMasked
 from d2v.model.randomness import combine_keys
@@ -62,6 +63,9 @@ class FinetuningModule(TrainingModule):
         seed: Of masks and of everything random in a step; the command line sets it from ``seed_everything``.
     """
 
+    keeps_best = True
+    val_metrics: MetricCollection
+    """The one that the task is judged by first; made for the names of the outputs."""
     stored_as: ClassVar[str]
     """Key of the names in a checkpoint's ``d2v`` entry."""
     tables: ClassVar[dict[str, str]]
@@ -131,6 +135,10 @@ class FinetuningModule(TrainingModule):
     @property
     def encoders(self) -> Mapping[str, Encoder]:
         return {"": self.student}
+
+    @property
+    def validation_metrics(self) -> Sequence[str]:
+        return [*map(str, self.val_metrics.keys()), VAL_LOSS]
 
     @property
     def head(self) -> nn.Module:

@@ -1,23 +1,20 @@
 """Compares encoders by their frozen features: the function behind `d2v probe`."""
 
-import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import jsonargparse
 import torch
-from lightning.pytorch import LightningDataModule
 
 from d2v.checkpoints.load import Weights, load
 from d2v.checkpoints.recipe import build, build_encoder, package_of
-from d2v.config_messages import parser_message
 from d2v.configs import find_config, read_config
 from d2v.data.data_module import PretrainingDataModule
 from d2v.errors import UserError
 from d2v.evaluation.frozen import find_device
+from d2v.evaluation.labelled_data import build_data, labelled_data
 from d2v.evaluation.probe_encoder import probe_encoder
 from d2v.model.encoder import Encoder, Layer
 from d2v.model.masking import Masking
@@ -48,6 +45,8 @@ class Comparison:
     def __str__(self) -> str:
         first = self.rows[0]
         samples = f"{first['train_samples']:,} train and {first['val_samples']:,} val samples"
+        if first["held_out"]:
+            samples += " (a fifth of each class held out, because there is no validation split)"
         labels = {key: label for key, label in _LABELS.items() if key in first}
         width = max(map(len, labels.values()))
         lines = [" " * width, *(label.ljust(width) for label in labels.values()), "seconds".ljust(width)]
@@ -61,7 +60,7 @@ class Comparison:
 
 def probe(
     checkpoint: str | Path | Sequence[str | Path],
-    config: str | Path | Sequence[str | Path],
+    config: str | Path | Sequence[str | Path] = (),
     *,
     data: Mapping[str, Any] | None = None,
     weights: Weights = "student",
@@ -70,6 +69,7 @@ def probe(
     max_samples: int | None = None,
     k: int = 20,
     seed: int | None = None,
+    untrained: bool = True,
     output: str | Path | None = None,
     device: str = "auto",
     allow: Iterable[str] = (),
@@ -77,10 +77,11 @@ def probe(
     """Classify labelled data by the frozen features of encoders: by nearest neighbours, and by a linear classifier.
 
     Args:
-        checkpoint: One or several to compare, as :func:`d2v.load` takes them; "random" is the student of the config,
-            untrained.
+        checkpoint: One or several to compare, as :func:`d2v.load` takes them. "random" is the first of them with new
+            weights, or if there is none the student of the config.
         config: One or several with a section ``data``, by path or by the name of a shipped one; later ones change
-            earlier ones.
+            earlier ones. None: that of the first checkpoint's run; if ``data`` then names another root, or if the
+            checkpoint is no run, samples are read as is usual for what it encodes.
         data: Changes to that section, such as {"root": DIR}.
         weights: The students', or the teachers'.
         layer: As in :func:`d2v.embed_files`.
@@ -88,6 +89,7 @@ def probe(
         max_samples: At most so many of each split, evenly spaced; None: all.
         k: Neighbours of the kNN classifier.
         seed: Seed of untrained encoders; None: ``seed_everything`` of the config, or 0.
+        untrained: Whether "random" is added, if it is not among the checkpoints.
         output: Folder to draw masks, features (of pictures) and training curves in; None: nothing is drawn.
         device: auto, cpu, cuda, cuda:1, mps.
         allow: Packages outside d2v whose classes a checkpoint may name; see :func:`d2v.load`. Those that the config
@@ -96,24 +98,24 @@ def probe(
     Raises:
         UserError: A config, a value in it, a checkpoint, a layer or the device is wrong, or the data have no labels.
     """
+    names = _several(checkpoint)
+    trained = [name for name in names if name != RANDOM]
     merged: dict[str, Any] = {}
-    for name in _several(config):
+    for name in _several(config) or _config_of_run(trained):
         _merge(merged, read_config(find_config(name)))
-    datamodule, data_args = _build_datamodule(merged, data or {})
     where = find_device(device)
     if seed is None:
-        seed = int(merged.get("seed_everything", 0))
-    encoders: dict[str, Encoder] = {}
-    for name in _several(checkpoint):
-        if name == RANDOM:
-            encoders[name] = _untrained(merged, seed)
-        else:
-            encoders[name] = load(name, weights=weights, allow=allow)
-    if RANDOM in encoders:  # so that it reads the same tokens as the trained one
-        for encoder in encoders.values():
-            if encoder.assets:
-                encoders[RANDOM].assets = dict(encoder.assets)
-                break
+        seed = int(merged.get("seed_everything") or 0)
+    encoders: dict[str, Encoder] = {name: load(name, weights=weights, allow=allow) for name in trained}
+    if RANDOM in names or untrained:
+        encoders[RANDOM] = _untrained(next(iter(encoders.values()), None), merged, seed, allow)
+    first = next(iter(encoders.values()))
+    if config:
+        if "data" not in merged:
+            raise UserError("--config: there is no `data:` section; give a config that has one, such as the run's own")
+        datamodule = build_data(merged["data"], data or {})
+    else:
+        datamodule = labelled_data(first, data or {}, merged.get("data"))
     rows = []
     for name, encoder in encoders.items():
         start = time.perf_counter()
@@ -135,6 +137,7 @@ def probe(
             "l2": found.linear.l2,
             "train_samples": found.train_samples,
             "val_samples": found.val_samples,
+            "held_out": val_loader is None,
             "num_classes": datamodule.num_classes,
             "seconds": round(time.perf_counter() - start, 2),
         }
@@ -143,9 +146,20 @@ def probe(
     if output is not None:
         folder = Path(output)
         folder.mkdir(parents=True, exist_ok=True)
-        drawn += _draw_pictures(encoders, datamodule, data_args, merged, where, folder)
+        drawn += _draw_pictures(encoders, datamodule, merged, where, folder)
         drawn += _draw_curves(list(encoders), folder)
     return Comparison(rows, drawn)
+
+
+def _config_of_run(checkpoints: Sequence[str]) -> list[str]:
+    """The config of the first checkpoint's run; nothing for a folder that was imported or exported."""
+    if not checkpoints:
+        raise UserError("--checkpoint random: an untrained encoder needs another checkpoint, or a --config to build it")
+    path = Path(checkpoints[0]).expanduser()
+    for place in (path, *path.parents[:2]):  # the run's folder, or a file in its checkpoints/
+        if (place / "config.yaml").is_file():
+            return [str(place / "config.yaml")]
+    return []
 
 
 def _several(names: str | Path | Sequence[str | Path]) -> list[str]:
@@ -169,40 +183,21 @@ def _same_class(before: dict[str, Any], value: dict[str, Any]) -> bool:
     return value.get("class_path", before.get("class_path")) == before.get("class_path")
 
 
-def _build_datamodule(
-    config: dict[str, Any], changes: Mapping[str, Any]
-) -> tuple[PretrainingDataModule, dict[str, Any]]:
-    """The DataModule of the config, and all values that it was built with."""
-    if "data" not in config:
-        raise UserError("--config: there is no `data:` section; give a config that has one, such as the run's own")
-    words = [f"--data={json.dumps(config['data'])}"]
-    for name, value in changes.items():
-        text = value if isinstance(value, str) else json.dumps(value, default=str)
-        words.append(f"--data.{name}={text}")
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_argument("--data", type=LightningDataModule)
-    try:
-        values = parser.parse_args(words)
-        datamodule = parser.instantiate(values).data
-    except UserError:
-        raise
-    except jsonargparse.ArgumentError as error:
-        raise UserError(parser_message(error, {})) from error
-    except (TypeError, ValueError) as error:  # the DataModule refused its values
-        raise UserError(f"data: {error}") from error
-    if not isinstance(datamodule, PretrainingDataModule):
-        raise UserError(f"data.class_path {values.data.class_path}: it has no labelled splits, so nothing to probe")
-    return datamodule, values.data.init_args.as_dict()
-
-
-def _untrained(config: dict[str, Any], seed: int) -> Encoder:
-    """The config's student with random weights."""
-    student = _model_args(config).get("student")
-    if not isinstance(student, dict):
-        raise UserError("--checkpoint random: the config has no `model.init_args.student` to build an encoder from")
+def _untrained(trained: Encoder | None, config: dict[str, Any], seed: int, allow: Iterable[str]) -> Encoder:
+    """An encoder with random weights: one built like a trained one, which reads the same inputs, or the config's."""
+    if trained is None:
+        recipe = _model_args(config).get("student")
+        if not isinstance(recipe, dict):
+            raise UserError("--checkpoint random: the config has no `model.init_args.student` to build an encoder from")
+        allow = package_of(recipe.get("front"))
+    else:
+        recipe = trained.recipe
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return build_encoder(student, allow=package_of(student.get("front")))
+        encoder = build_encoder(recipe, allow)
+    if trained is not None:
+        encoder.assets = dict(trained.assets)
+    return encoder
 
 
 def _model_args(config: dict[str, Any]) -> dict[str, Any]:
@@ -212,19 +207,19 @@ def _model_args(config: dict[str, Any]) -> dict[str, Any]:
 def _draw_pictures(
     encoders: dict[str, Encoder],
     datamodule: PretrainingDataModule,
-    data_args: dict[str, Any],
     config: dict[str, Any],
     device: torch.device,
     folder: Path,
 ) -> list[Path]:
     """Draw masks and features of a few validation pictures, if the data are pictures."""
-    batch = next(iter(datamodule.probe_dataloaders(_NUM_PICTURES)[1]))
+    train_loader, val_loader = datamodule.probe_dataloaders(_NUM_PICTURES)
+    batch = next(iter(val_loader or train_loader))
     inputs = batch.inputs.to(device)
     grid = next(iter(encoders.values())).extract(inputs).grid
     if inputs.ndim != 4 or len(grid) != 2:
         return []
     drawn = []
-    images = denormalise(batch.inputs, data_args.get("mean"), data_args.get("std"))
+    images = denormalise(batch.inputs, getattr(datamodule, "mean", None), getattr(datamodule, "std", None))
     model_args = _model_args(config)
     if "masking" in model_args:
         masking = build(model_args["masking"], Masking, allow=package_of(model_args["masking"]))

@@ -1,6 +1,6 @@
 """The one LightningModule of pretraining: a method, its teacher's decay and its optimizer."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -57,6 +57,10 @@ class Data2VecModule(TrainingModule):
     @property
     def encoders(self) -> Mapping[str, Encoder]:
         return self.method.encoders
+
+    @property
+    def validation_metrics(self) -> Sequence[str]:
+        return [of_encoder(VAL_LOSS, name) for name in self.encoders]
 
     def training_step(self, batches: Batches, batch_idx: int) -> dict[str, Any]:
         """The loss, and under ``outputs`` what each encoder's step gave: what callbacks log."""

@@ -1,7 +1,7 @@
 """What an optimizer step of pretraining and one of fine-tuning have in common."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import lightning as L
@@ -32,6 +32,8 @@ class TrainingModule(L.LightningModule):
 
     reads_labels: ClassVar[bool] = True
     """Whether it has a use for the labels of a batch; DataModules of d2v read none otherwise."""
+    keeps_best: ClassVar[bool] = False
+    """Whether the best checkpoint by the first of :attr:`validation_metrics` is kept, if nobody names another."""
 
     def __init__(self, optimizer: Callable[[Iterable], Optimizer], schedule: LRSchedule, seed: int) -> None:
         super().__init__()
@@ -44,6 +46,11 @@ class TrainingModule(L.LightningModule):
     @property
     def encoders(self) -> Mapping[str, Encoder]:
         """The encoders that are trained, by name."""
+        raise NotImplementedError
+
+    @property
+    def validation_metrics(self) -> Sequence[str]:
+        """Names of the metrics of validation, known once training starts."""
         raise NotImplementedError
 
     def seed_step(self) -> None:

@@ -22,6 +22,13 @@ def permutation(count: int, seed: int) -> np.ndarray:
     return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy()
 
 
+def share_to_hold_out(fraction: float | None, has_split: bool) -> float:
+    """``data.val_fraction`` as stated; None: a tenth, unless there is a validation split."""
+    if fraction is None:
+        return 0.0 if has_split else 0.1
+    return fraction
+
+
 def hold_out(total: int, fraction: float, noun: str, groups: np.ndarray | None = None) -> np.ndarray:
     """Choose the samples that are held out for validation: always the same ones, and at least one.
 
@@ -44,6 +51,7 @@ def hold_out(total: int, fraction: float, noun: str, groups: np.ndarray | None =
     count = max(1, round(len(names) * fraction))
     if count >= len(names):
         raise UserError(f"data.val_fraction {fraction}: of {len(names)} {noun} none would be left to train on.")
+    rank_zero_info(f"data: {count:,} of {len(names):,} {noun} are held out for validation, always the same ones")
     chosen = names[permutation(len(names), HOLD_OUT_SEED)[:count]]
     if groups is None:
         groups = names

@@ -11,6 +11,12 @@ from d2v.modalities.speech.audio_reader import SAMPLE_RATE, AudioReader
 from d2v.modalities.speech.sound_files import SOUND, Headers, read_headers
 from d2v.model.encoder import Encoder
 
+LABELLED = {
+    "class_path": "d2v.modalities.speech.data.LibriSpeechDataModule",
+    "init_args": {"labels": "folder", "min_seconds": 0.0, "batch_size": 120.0, "max_eval_seconds": 30.0},
+}
+"""How labelled samples are read where no config says otherwise."""
+
 
 def open_inputs(root: str, encoder: Encoder) -> "SpeechInputs":
     """Find all sound, and read the headers; inputs are the same for every encoder of speech.

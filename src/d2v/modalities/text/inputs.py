@@ -27,6 +27,8 @@ from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.modalities.text.tokenizer_files import TOKENIZER
 from d2v.model.encoder import Encoder
 
+LABELLED = {"class_path": "d2v.modalities.text.labelled.data.LabelledTextDataModule", "init_args": {}}
+"""How labelled samples are read where no config says otherwise."""
 LONGEST = 512
 """Tokens of a part where the encoder has no limit: as many as in the published training."""
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -15,14 +15,13 @@ from d2v.data.samples import SampleDataset, SkippedSamples
 from d2v.data.sources.own_datasets import open_datasets
 from d2v.data.sources.source import Source
 from d2v.data.sources.splits import open_splits
-from d2v.data.sources.subsets import FewLabels, hold_out
+from d2v.data.sources.subsets import FewLabels, hold_out, share_to_hold_out
 from d2v.errors import UserError
 from d2v.modalities.vision.labels import Pictures, all_pictures, with_classes
 from d2v.modalities.vision.transforms import (
     IMAGES,
     EvalTransform,
     OwnTransform,
-    ToPixels,
     TrainTransform,
     Transforms,
     decode_image,
@@ -60,7 +59,7 @@ class ImageNetDataModule(PretrainingDataModule):
             first in a tuple (picture, label), or in a dict ("image", "label").
         val_dataset: its validation split.
         batch_size: images of one device and one micro-batch.
-        image_size: pixels, one side or (height, width).
+        image_size: pixels, one side or (height, width); null: the encoder's own.
         min_crop_scale: smallest share of a picture's area that a random crop keeps (0.2 in 2.0, 0.08 in 1.0).
         flip: probability of a horizontal flip.
         color_jitter: strength of random brightness, contrast and saturation (0 in 2.0, 0.4 in 1.0).
@@ -75,7 +74,8 @@ class ImageNetDataModule(PretrainingDataModule):
         std: of red, green and blue, divided by; null: likewise.
         train_split: splits (folders, or words in the names of archives), comma-separated; null: train, or everything.
         val_split: likewise; null: the first of dev, val, validation, ... that exists.
-        val_fraction: share of the training images held out for validation, unless val_split names one.
+        val_fraction: share of the training images held out for validation, unless val_split names one; null: a tenth,
+            if there is no validation split.
         label_fraction: train on this share of the training images, with as many of each class as far as possible (0.01
             and 0.1 are usual); the same images whatever the seed.
         max_samples: the same as a number of images.
@@ -89,7 +89,7 @@ class ImageNetDataModule(PretrainingDataModule):
         self,
         root: str | None = None,
         batch_size: int = 64,
-        image_size: int | tuple[int, int] = 224,
+        image_size: int | tuple[int, int] | None = None,
         min_crop_scale: float = 0.2,
         flip: float = 0.5,
         color_jitter: float = 0.0,
@@ -101,7 +101,7 @@ class ImageNetDataModule(PretrainingDataModule):
         std: tuple[float, float, float] | None = None,
         train_split: str | None = None,
         val_split: str | None = None,
-        val_fraction: float = 0.0,
+        val_fraction: float | None = 0.0,
         label_fraction: float = 1.0,
         max_samples: int | None = None,
         subset: str | None = None,
@@ -112,40 +112,69 @@ class ImageNetDataModule(PretrainingDataModule):
         super().__init__(named_root(root, dataset), batch_size, **common)
         self.dataset, self.val_dataset = dataset, val_dataset
         self.image_size = (image_size, image_size) if isinstance(image_size, int) else image_size
-        require(min(self.image_size) >= 1, "image_size", image_size, "be at least one pixel")
+        require(self.image_size is None or min(self.image_size) >= 1, "image_size", image_size, "be at least one pixel")
         require(0 < min_crop_scale <= 1, "min_crop_scale", min_crop_scale, "lie above 0 and at most at 1")
         require(0 <= flip <= 1, "flip", flip, "be a probability, from 0 to 1")
         require(color_jitter >= 0, "color_jitter", color_jitter, "be 0 (none) or more")
         require(0 <= random_erasing <= 1, "random_erasing", random_erasing, "be a probability, from 0 to 1")
         require(eval_crop is None or 0 < eval_crop <= 1, "eval_crop", eval_crop, "lie above 0 and at most at 1")
-        require(0 <= val_fraction < 1, "val_fraction", val_fraction, "be at least 0 and less than 1")
+        require(0 <= (val_fraction or 0) < 1, "val_fraction", val_fraction, "be at least 0 and less than 1")
         self.train_split = train_split
         self.val_split = val_split
         self.val_fraction = val_fraction
         self.few_labels = FewLabels(subset=subset, max_samples=max_samples, label_fraction=label_fraction)
         self.mean, self.std = mean, std
-        self.train_transform: AnyTransform = TrainTransform(
-            self.image_size, min_crop_scale, flip, color_jitter, augment=augment, random_erasing=random_erasing
+        self._eval_crop, self._own = eval_crop, transform
+        self._usual = functools.partial(
+            TrainTransform,
+            min_crop_scale=min_crop_scale,
+            flip=flip,
+            color_jitter=color_jitter,
+            augment=augment,
+            random_erasing=random_erasing,
         )
-        if transform is not None:
-            self.train_transform = OwnTransform(transform, self.image_size)
-            if self.train_transform.normalises and (mean is None or std is None):
-                rank_zero_warn(
-                    "data.transform normalises pixels by itself: set data.mean and data.std to what it subtracts and "
-                    "divides by, because validation and `d2v embed` go by these keys"
-                )
-        self.eval_transform = EvalTransform(self.image_size, eval_crop=eval_crop)
-        self._normalise(IMAGENET)
+        self._size, self._normalisation = self.image_size or (224, 224), self._normalised_like(IMAGENET)
+        if self.image_size is not None:
+            _ = self.train_transform  # which may be refused
 
     def adapt_to(self, encoder: Encoder) -> None:
-        """Normalise pixels as the encoder knows them, unless ``data.mean`` and ``data.std`` say how; it keeps that."""
-        found = self._normalise(read_normalisation(encoder.assets) or IMAGENET)
-        encoder.assets[ASSET] = found.to_asset()
+        """Read pictures at the encoder's size and normalise them as it knows them, unless ``data.image_size``,
+        ``data.mean`` and ``data.std`` say how; it keeps the latter two."""
+        height, width = getattr(encoder.front, "image_size", self._size)
+        if self.image_size is None:
+            self._size = (height, width)
+        elif tuple(self.image_size) != (height, width):
+            rank_zero_info(
+                f"data.image_size is {self._size[0]} x {self._size[1]}, and the encoder is made for {height} x {width} "
+                "pixels: its positions are interpolated; null takes the encoder's size"
+            )
+        self._normalisation = self._normalised_like(read_normalisation(encoder.assets) or IMAGENET)
+        encoder.assets[ASSET] = self._normalisation.to_asset()
+        for name in ("train_transform", "eval_transform"):
+            self.__dict__.pop(name, None)
+        _ = self.train_transform
 
-    def _normalise(self, usual: Normalisation) -> Normalisation:
-        chosen = Normalisation(self.mean or usual.mean, self.std or usual.std)
-        self.train_transform.to_pixels = self.eval_transform.to_pixels = ToPixels(*chosen)
-        return chosen
+    def _normalised_like(self, usual: Normalisation) -> Normalisation:
+        return Normalisation(self.mean or usual.mean, self.std or usual.std)
+
+    @functools.cached_property
+    def train_transform(self) -> AnyTransform:
+        """From a picture to pixels in training; of the size and normalisation that the encoder has."""
+        mean, std = self._normalisation
+        if self._own is None:
+            return self._usual(self._size, mean=mean, std=std)
+        transform = OwnTransform(self._own, self._size, mean, std)
+        if transform.normalises and (self.mean is None or self.std is None):
+            rank_zero_warn(
+                "data.transform normalises pixels by itself: set data.mean and data.std to what it subtracts and "
+                "divides by, because validation and `d2v embed` go by these keys"
+            )
+        return transform
+
+    @functools.cached_property
+    def eval_transform(self) -> EvalTransform:
+        """The same without augmentation."""
+        return EvalTransform(self._size, *self._normalisation, self._eval_crop)
 
     def setup(self, stage: str | None = None) -> None:
         """Also open the data, so that a wrong root is reported before anything runs."""
@@ -184,8 +213,9 @@ class ImageNetDataModule(PretrainingDataModule):
             source, val_source = open_datasets(self.dataset, self.val_dataset, IMAGES)
             self._require_size(source)
         train = all_pictures(source)
-        if self.val_split is None and self.val_fraction > 0:
-            held_out = hold_out(len(train), self.val_fraction, "images")
+        fraction = share_to_hold_out(self.val_fraction, val_source is not None)
+        if self.val_split is None and fraction > 0:
+            held_out = hold_out(len(train), fraction, "images")
             return train.select(~held_out), train.select(held_out)
         if val_source is None:
             return train, None
@@ -194,10 +224,10 @@ class ImageNetDataModule(PretrainingDataModule):
     def _require_size(self, source: Source) -> None:
         """Pixels that are normalised already are used as they are."""
         first = source.read(0)
-        if isinstance(first, Tensor) and list(first.shape) != [3, *self.image_size]:
+        if isinstance(first, Tensor) and list(first.shape) != [3, *self._size]:
             raise UserError(
                 f"data.dataset: its items are normalised already, {list(first.shape)}, and data.image_size is "
-                f"{self.image_size}: let it give [3, {self.image_size[0]}, {self.image_size[1]}], or pictures"
+                f"{self._size}: let it give [3, {self._size[0]}, {self._size[1]}], or pictures"
             )
 
     def _chosen(self, labelled: bool) -> dict[Split, Pictures]:

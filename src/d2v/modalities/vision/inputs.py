@@ -12,6 +12,9 @@ from d2v.modalities.vision.front_end import VisionFrontEnd
 from d2v.modalities.vision.transforms import IMAGES, EvalTransform, decode_image
 from d2v.model.encoder import Encoder
 
+LABELLED = {"class_path": "d2v.modalities.vision.data.ImageNetDataModule", "init_args": {}}
+"""How labelled samples are read where no config says otherwise."""
+
 
 def open_inputs(root: str, encoder: Encoder) -> "VisionInputs":
     """Find all pictures, whatever split they belong to.

@@ -9,14 +9,17 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
 
 from d2v.errors import Interrupted, UserError
+from d2v.training.callbacks.best import BEST, BestCheckpoint, Mode
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class RunCheckpoint(ModelCheckpoint):
-    """Saves ``checkpoints/last.ckpt`` regularly, at the end and when a signal stops the run; keeps older ones if told.
+    """Saves ``checkpoints/last.ckpt`` regularly, at the end and when a signal stops the run; keeps older ones if told,
+    and the best one as ``best.ckpt``.
 
     SIGINT (Ctrl-C) and SIGTERM let the optimizer step that is under way finish, so that what is saved is whole; a
     second one stops at once. Several devices look for signals together, every ``trainer.log_every_n_steps``.
@@ -25,6 +28,9 @@ class RunCheckpoint(ModelCheckpoint):
         every_n_train_steps: Optimizer steps between two checkpoints.
         train_time_interval: Instead, the time between two checkpoints.
         keep: How many of the regular checkpoints stay beside ``last.ckpt``; -1: all.
+        monitor: Metric of validation or of a probe by which ``best.ckpt`` is kept, such as probe/linear_top1; null: of
+            a fine-tuning its own (val/top1, val/wer, ...), of a pretraining none.
+        mode: min or max, whichever is better; null: min of losses and error rates, max of everything else.
         dirpath: Folder; the command line puts it into the run's folder.
     """
 
@@ -33,6 +39,8 @@ class RunCheckpoint(ModelCheckpoint):
         every_n_train_steps: int | None = 5000,
         train_time_interval: timedelta | None = None,
         keep: int = 1,
+        monitor: str | None = None,
+        mode: Mode | None = None,
         dirpath: str | None = None,
     ) -> None:
         if every_n_train_steps is not None and every_n_train_steps < 1:
@@ -53,11 +61,13 @@ class RunCheckpoint(ModelCheckpoint):
             mode="max",
             enable_version_counter=False,
         )
+        self.best = BestCheckpoint(monitor, mode)
         self._signal: int | None = None
         self._previous_handlers: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        self.best.start(trainer, pl_module)
         self._signal = None
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
             for number in _STOP_SIGNALS:
@@ -69,6 +79,7 @@ class RunCheckpoint(ModelCheckpoint):
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return  # half an optimizer step cannot be saved
+        self.best.update(trainer, str(self.dirpath), validated=False)
         if trainer.world_size > 1 and trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return  # asking the other devices takes time
         if trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False):
@@ -80,7 +91,13 @@ class RunCheckpoint(ModelCheckpoint):
                 number,
             )
 
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_validation_end(trainer, pl_module)
+        if trainer.state.fn == TrainerFn.FITTING:
+            self.best.update(trainer, str(self.dirpath), validated=True)
+
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.best.update(trainer, str(self.dirpath), validated=False)
         self._save_now(trainer)
         super().on_train_end(trainer, pl_module)
 
@@ -90,6 +107,21 @@ class RunCheckpoint(ModelCheckpoint):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         super().on_exception(trainer, pl_module, exception)
         self._restore_handlers()
+
+    def described(self) -> str:
+        """The checkpoints there are, in words."""
+        text = "checkpoints/last.ckpt"
+        if self.best.value is not None:
+            text += f", checkpoints/{BEST} ({self.best.metric} {self.best.value:.4g} at step {self.best.step:,})"
+        return text
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "best": (self.best.value, self.best.step)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        if state_dict["dirpath"] == self.dirpath:  # in another folder there is no best one yet
+            self.best.value, self.best.step = state_dict["best"]
 
     def _save_now(self, trainer: L.Trainer) -> None:
         if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]

@@ -5,13 +5,15 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from d2v.data.data_module import PretrainingDataModule
 from d2v.errors import UserError
+from d2v.evaluation.labelled_data import labelled_data
 from d2v.evaluation.probe_encoder import probe_encoder
 from d2v.metrics import KNN_TOP1, LINEAR_TOP1, of_encoder
+from d2v.model.encoder import Encoder
 from d2v.training.callbacks.throughput import ThroughputCallback
 from d2v.training.step import TrainingModule
 
@@ -21,18 +23,28 @@ _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 class ProbeCallback(Callback):
     """Probes at step 0, every so many optimizer steps and at the end; training goes on as if it were not there.
 
-    Rank zero computes and the other ranks wait, at most as long as the process group's timeout (30 minutes unless the
-    strategy says otherwise), so keep ``max_samples`` moderate on many devices. Random states and the mode of each part
-    are restored.
+    What it finds is in ``trainer.callback_metrics`` under the names of ``metrics.py``. ``EarlyStopping`` by one of them
+    counts probes, and ``checkpoint.monitor`` saves the very step that was probed. Rank zero computes and the other
+    ranks wait, at most as long as the process group's timeout (30 minutes unless the strategy says otherwise), so keep
+    ``max_samples`` moderate on many devices. Random states and the mode of each part are restored.
 
     Args:
         every_n_steps: Optimizer steps between two probes.
         max_samples: At most so many of each split, evenly spaced; null: all.
         k: Neighbours of the kNN classifier.
         linear: Also fit a linear classifier.
+        data: Labelled samples: a DataModule by class path, or a folder or table for the one that `d2v probe` takes for
+            such an encoder; null: those that are trained on.
     """
 
-    def __init__(self, every_n_steps: int, max_samples: int | None = 10_000, k: int = 20, linear: bool = True) -> None:
+    def __init__(
+        self,
+        every_n_steps: int,
+        max_samples: int | None = 10_000,
+        k: int = 20,
+        linear: bool = True,
+        data: L.LightningDataModule | str | None = None,
+    ) -> None:
         for name, value in (("every_n_steps", every_n_steps), ("max_samples", max_samples), ("k", k)):
             if value is not None and value < 1:
                 raise UserError(f"ProbeCallback: {name} is {value}: it must be at least 1.")
@@ -40,47 +52,68 @@ class ProbeCallback(Callback):
         self.max_samples = max_samples
         self.k = k
         self.linear = linear
-        self._last_step = -1
+        self.data = data
+        self.names: list[str] = []
+        """Of the metrics, known once the data are."""
+        self.last_step = -1
+        """Optimizer step of the last probe."""
+        self._parts: Mapping[str, PretrainingDataModule] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Find out at once whether there is something to probe."""
-        if stage == "fit":
-            for part in _probed_parts(trainer).values():
-                part.probe_dataloaders(self.max_samples)  # on every rank
+        if stage != "fit":
+            return
+        self._parts, self.names = self._probed_parts(trainer, pl_module), []
+        for name, part in self._parts.items():
+            part.probe_dataloaders(self.max_samples)  # on every rank
+            self.names += [of_encoder(metric, name) for metric in (KNN_TOP1, LINEAR_TOP1)[: 1 + self.linear]]
+        for stopping in self._early_stopping(trainer):
+            stopping._should_skip_check = lambda trainer: True  # type: ignore[method-assign]  # patience counts probes
+        for saving in trainer.checkpoint_callbacks:
+            if isinstance(saving, ModelCheckpoint) and saving.monitor in self.names and saving._every_n_epochs == 1:
+                saving._every_n_epochs, saving._every_n_train_steps = 0, self.every_n_steps  # right after a probe
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The untrained encoder is the first point of the curve; a resumed run has it already."""
         if trainer.global_step == 0:
             self._probe(trainer, pl_module)
-        self._last_step = trainer.global_step
+        self.last_step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         step = trainer.global_step
-        if step % self.every_n_steps == 0 and step != self._last_step:  # micro-batches share a step
+        if step % self.every_n_steps == 0 and step != self.last_step:  # micro-batches share a step
             self._probe(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.global_step != self._last_step:
+        if trainer.global_step != self.last_step:
             self._probe(trainer, pl_module)
 
     def _probe(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._last_step = trainer.global_step
+        self.last_step = trainer.global_step
+        metrics: dict[str, float] = {}
         if trainer.is_global_zero:
             with isolate_rng():
                 metrics = self._metrics(trainer, pl_module)
             for logger in trainer.loggers:
                 logger.log_metrics(metrics, step=trainer.global_step)
-        trainer.strategy.barrier("probe")
+        for name, value in trainer.strategy.broadcast(metrics).items():
+            trainer.callback_metrics[name] = torch.tensor(value)
+        for stopping in self._early_stopping(trainer):
+            stopping._run_early_stopping_check(trainer)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, ThroughputCallback):
                 callback.pause()
 
+    def _early_stopping(self, trainer: L.Trainer) -> list[EarlyStopping]:
+        """Those that watch a metric of this callback."""
+        return [stopping for stopping in trainer.early_stopping_callbacks if stopping.monitor in self.names]
+
     def _metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, float]:
         assert isinstance(pl_module, TrainingModule)
         metrics = {}
-        for name, part in _probed_parts(trainer).items():
+        for name, part in self._parts.items():
             train_loader, val_loader = part.probe_dataloaders(self.max_samples)
             result = probe_encoder(
                 pl_module.encoders[name],
@@ -97,15 +130,42 @@ class ProbeCallback(Callback):
                 metrics[of_encoder(LINEAR_TOP1, name)] = result.linear.top1
         return metrics
 
+    def _probed_parts(self, trainer: L.Trainer, pl_module: L.LightningModule) -> Mapping[str, PretrainingDataModule]:
+        """The data to probe on, by the name of the encoder that reads them.
 
-def _probed_parts(trainer: L.Trainer) -> Mapping[str, PretrainingDataModule]:
-    """The data to probe on, by the name of the encoder that reads them: those with labels.
+        Raises:
+            UserError: There are no labels, or no encoder for the data.
+        """
+        encoders: Mapping[str, Encoder] = getattr(pl_module, "encoders", {})
+        if self.data is not None and encoders:
+            return self._own_data(encoders)
+        parts: Mapping[str, PretrainingDataModule] = getattr(getattr(trainer, "datamodule", None), "parts", {})
+        labelled = {name: part for name, part in parts.items() if part.class_names}
+        if not labelled:
+            roots = ", ".join(f"data.root {part.root}" for part in parts.values()) or "which are no DataModule of d2v"
+            raise UserError(
+                f"ProbeCallback: the data of this run, {roots}, have no labels. Give it a labelled set: data, a "
+                "folder or table (--trainer.callbacks.data LABELLED) or a DataModule by class path; or take it out"
+            )
+        return labelled
 
-    Raises:
-        UserError: The DataModule is none of d2v.
-    """
-    parts: Mapping[str, PretrainingDataModule] = getattr(getattr(trainer, "datamodule", None), "parts", {})
-    if not parts:
-        raise UserError("ProbeCallback needs a labelled DataModule of d2v; give one, or take the callback out.")
-    labelled = {name: part for name, part in parts.items() if part.class_names}
-    return labelled or parts  # without labels each says what it lacks
+    def _own_data(self, encoders: Mapping[str, Encoder]) -> Mapping[str, PretrainingDataModule]:
+        for name, encoder in encoders.items():
+            data = self.data
+            if isinstance(data, str):
+                data = labelled_data(encoder, {"root": data})
+            if not isinstance(data, PretrainingDataModule):
+                raise UserError(f"ProbeCallback: data is a {type(data).__name__}; it must be a DataModule of d2v")
+            package = type(encoder.front).__module__.rpartition(".")[0]
+            if len(encoders) > 1 and not type(data).__module__.startswith(f"{package}."):
+                continue  # another encoder's
+            assets = dict(encoder.assets)
+            data.adapt_to(encoder)
+            encoder.assets = assets  # which say how the encoder is trained
+            return {name: data}
+        raise UserError(f"ProbeCallback: no encoder of this run ({', '.join(encoders)}) reads what data gives")
+
+
+def probe_callbacks(trainer: L.Trainer) -> list[ProbeCallback]:
+    """Those of a trainer."""
+    return [callback for callback in trainer.callbacks if isinstance(callback, ProbeCallback)]  # type: ignore[attr-defined]

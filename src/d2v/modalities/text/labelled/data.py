@@ -32,7 +32,8 @@ class LabelledTextDataModule(SentenceDataModule):
         label: column of the labels; null: the first usual name found.
         train_split: name of the training split; null: train, or everything where no file has the name of a split.
         val_split: name of the validation split; null: the first of dev, val, validation, valid, test with labels.
-        val_fraction: share of the training texts held out for validation instead, where val_split is null.
+        val_fraction: share of the training texts held out for validation instead, where val_split is null; null: a
+            tenth, if there is no validation split.
         max_samples: train on a fixed subset of this many texts, with equally many of each class as far as possible.
         label_fraction: the same, as a share of the training texts: 0.01, 0.1.
         regression: whether labels are numbers to predict, not classes.
@@ -51,7 +52,7 @@ class LabelledTextDataModule(SentenceDataModule):
         label: str | None = None,
         train_split: str | None = None,
         val_split: str | None = None,
-        val_fraction: float = 0.0,
+        val_fraction: float | None = 0.0,
         max_samples: int | None = None,
         label_fraction: float = 1.0,
         regression: bool = False,
@@ -61,7 +62,7 @@ class LabelledTextDataModule(SentenceDataModule):
         super().__init__(
             root, batch_size, max_length, tokenizer, val_fraction, max_samples, predict_on, label_fraction, **common
         )
-        if val_split is not None and val_fraction > 0:
+        if val_split is not None and val_fraction:
             raise UserError(
                 f"data.val_split is {val_split} and data.val_fraction {val_fraction}: set one of them, the other to "
                 "null or 0."

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from d2v.data.data_module import PretrainingDataModule, Split
 from d2v.data.samples import Sample, collate_samples
 from d2v.data.sources.source import Categories
-from d2v.data.sources.subsets import FewLabels, hold_out
+from d2v.data.sources.subsets import FewLabels, hold_out, share_to_hold_out
 from d2v.errors import UserError
 from d2v.modalities.text.encoder_check import check_encoder
 from d2v.modalities.text.labelled.examples import Examples, label_order, require_classes, require_known
@@ -40,14 +40,14 @@ class SentenceDataModule(PretrainingDataModule):
         batch_size: int,
         max_length: int,
         tokenizer: str | None,
-        val_fraction: float,
+        val_fraction: float | None,
         max_samples: int | None,
         predict_on: str,
         label_fraction: float = 1.0,
         **common: Any,
     ) -> None:
         super().__init__(root, batch_size, **common)
-        if not 0 <= val_fraction < 1:
+        if val_fraction is not None and not 0 <= val_fraction < 1:
             raise UserError(f"data.val_fraction is {val_fraction}: it must be at least 0 and less than 1.")
         if max_length < 8:
             raise UserError(f"data.max_length is {max_length}: it must be at least 8 tokens.")
@@ -112,13 +112,13 @@ class SentenceDataModule(PretrainingDataModule):
         """``train``, and ``val`` where there is one; read at the first use."""
         train, val = self.read_train(), None
         self._left_out += train.left_out
-        if self.val_fraction > 0:
-            held_out = hold_out(len(train), self.val_fraction, "texts")
-            val, train = train.select(np.flatnonzero(held_out)), train.select(np.flatnonzero(~held_out))
-        else:
+        if not self.val_fraction:
             val = self.read_val()
-            if val is not None:
-                self._left_out += val.left_out
+        if val is not None:
+            self._left_out += val.left_out
+        elif fraction := share_to_hold_out(self.val_fraction, has_split=False):
+            held_out = hold_out(len(train), fraction, "texts")
+            val, train = train.select(np.flatnonzero(held_out)), train.select(np.flatnonzero(~held_out))
         classes = None
         if not self.regression:
             assert train.labels is not None
