@@ -106,7 +106,7 @@ class Classifier(FinetuningModule):
         has_scores = bool(getattr(datamodule, "regression", False))
         classes = tuple(getattr(datamodule, "class_names", ()))
         if has_scores and self.task != "regression":
-            raise UserError(f"model.task is {self.task}, but the data have scores: --model.task regression")
+            raise UserError(f"model.task is {self.task}, but the data have scores; set it to regression")
         if classes and not has_scores and self.task == "regression":
             raise UserError(
                 "model.task is regression, but the data have classes; set it to single or multi, or, where the labels "
