@@ -49,9 +49,9 @@ class FileTable:
         if records is not None:
             names = list(dict.fromkeys(name for _, record in records for name in record))
             self.rows = [(line, [_cell(record.get(name)) for name in names]) for line, record in records]
-            self.columns, self._cut_by = tuple(names), ""
+            self.columns, self.cut_by = tuple(names), ""
         else:
-            self.rows, self._cut_by = self._delimited(text)
+            self.rows, self.cut_by = self._delimited(text)
             known = {*FILE_COLUMNS, *headings}
             if file_column is not None and not file_column.isdecimal():
                 known.add(_heading(file_column))
@@ -112,7 +112,7 @@ class FileTable:
         cells = self.rows[row][1][column:]
         if column < len(self.columns) - 1:
             cells = cells[:1]
-        return " ".join(f"{self._cut_by} ".join(cells).split())
+        return " ".join(f"{self.cut_by} ".join(cells).split())
 
     def require_whole(self, column: int) -> None:
         """Check that no cell of a column was cut in two.
@@ -124,7 +124,7 @@ class FileTable:
             if column < len(self.columns) - 1 and len(cells) > len(self.columns):
                 raise UserError(
                     f"{self.line(row)}: {len(cells)} cells, where there are {len(self.columns)} columns; put text that "
-                    f"holds {self._cut_by!r} in quotes."
+                    f"holds {self.cut_by!r} in quotes."
                 )
 
     def _text(self) -> str:

@@ -209,7 +209,7 @@ def read_table(path: Path) -> tuple[FileTable, list[tuple[str, ...]]]:
     """A table of files and the labels of each row: those in its column of labels, or in all columns but the first.
 
     Raises:
-        UserError: it cannot be read, or a row has no label.
+        UserError: it cannot be read, or a row has no label or a stray tab.
     """
     if not path.is_file():
         raise UserError(
@@ -217,8 +217,14 @@ def read_table(path: Path) -> tuple[FileTable, list[tuple[str, ...]]]:
         )
     table = FileTable(path, "data.labels")
     column = table.column(None, COLUMNS["label"], "data.labels")
+    most = 2 if column is None else len(table.columns)
     labels: list[tuple[str, ...]] = []
     for row, (_, cells) in enumerate(table.rows):
+        if table.cut_by == "\t" and any(cells[most:]):
+            raise UserError(
+                f"{table.line(row)}: a tab too many, {cells!r}; there is one between two columns and none in a label, "
+                "and several labels of one file are separated by commas."
+            )
         given = cells[1:]
         if column is not None:
             given = [table.cell(row, column)]
