@@ -96,6 +96,23 @@ def test_pieces_too_short_for_their_text_are_aligned_together(monkeypatch: pytes
     assert [span.symbol for span in align(log_probs, text, 1)] == text
 
 
+@pytest.mark.parametrize("count", [1, 2, 40, 2_000])
+def test_a_long_clip_that_has_nothing_in_common_with_its_text(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """An untrained model's greedy text, and what a beam makes of it, differ in all words."""
+    monkeypatch.setattr(alignment, "_PIECE", 100)
+    monkeypatch.setattr(alignment, "_LONGEST_PIECE", 300)
+    log_probs = random_frames(4_000)
+    text = np.random.default_rng(0).integers(2, 5, count).tolist()
+    found = align(log_probs, text, 1)
+    assert [span.symbol for span in found] == text
+    places = [span.start for span in found]
+    assert places == sorted(places)
+    assert max(places) < 4_000
+    repeated = [2] * 2_000  # needs a blank between each two, so that there is but one path
+    places = [span.start for span in align(log_probs[:3_999], repeated, 1)]
+    assert np.abs(np.array(places) - np.arange(0, 3_999, 2)).max() <= 1
+
+
 def test_too_few_frames_are_an_error() -> None:
     with pytest.raises(ValueError, match="3 frames are too few for 3 symbols"):
         align(frames("abc"), [2, 2, 3], 1)
@@ -157,3 +174,4 @@ def test_names_of_files_are_kept_apart() -> None:
     assert _different(["/r/x.wav", "/r/x.mp3", "/r/X.ogg", "/r/2.1 y.wav"]) == ["x.wav", "x.mp3", "X.ogg", "2.1 y"]
     assert _different(["/r/one.v2.wav"]) == ["one.v2"]
     assert _different(["/r/a.tar: b/c.wav", "/r/a.tar: d.wav"]) == ["a.tar: b/c", "a.tar: d"]
+    assert _different(["/r/a.tar: b/../../../x.wav", "/r/a.tar: ../../d.wav"]) == ["x", "d"]

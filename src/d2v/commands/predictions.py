@@ -154,7 +154,7 @@ class Table(Callback):
         assert isinstance(counts, torch.Tensor)
         for rank, (count, left_out) in enumerate(counts.view(world_size, 2).tolist()):
             path = self.path if world_size == 1 else self._of_rank(self.path.parent, rank)
-            more = f" ({left_out:,} files could not be read and are left out)" if left_out else ""
+            more = f" ({left_out:,} files are silent or cannot be read: see above)" if left_out else ""
             rank_zero_info(f"{self._stem}: {path}, {count:,} rows{more}")
 
 
