@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from d2v.checkpoints.load import load
     from d2v.commands.glue import fine_tune_on_glue
+    from d2v.commands.pretrain import from_recipe, pretrain
     from d2v.demo import prepare_demo
     from d2v.features.embed import embed_files
     from d2v.features.search import search
@@ -23,11 +24,13 @@ __all__ = [
     "embed_files",
     "export_checkpoint",
     "fine_tune_on_glue",
+    "from_recipe",
     "import_checkpoint",
     "load",
     "prepare_demo",
     "prepare_speech",
     "prepare_text",
+    "pretrain",
     "probe",
     "search",
 ]
@@ -37,11 +40,13 @@ _PLACES = {
     "embed_files": "d2v.features.embed.embed_files",
     "export_checkpoint": "d2v.official.exporting.export_checkpoint",
     "fine_tune_on_glue": "d2v.commands.glue.fine_tune_on_glue",
+    "from_recipe": "d2v.commands.pretrain.from_recipe",
     "import_checkpoint": "d2v.official.importing.import_checkpoint",
     "load": "d2v.checkpoints.load.load",
     "prepare_demo": "d2v.demo.prepare_demo",
     "prepare_speech": "d2v.modalities.speech.report.prepare_speech",
     "prepare_text": "d2v.modalities.text.corpus.preparation.prepare_corpus",
+    "pretrain": "d2v.commands.pretrain.pretrain",
     "probe": "d2v.monitoring.comparison.probe",
     "search": "d2v.features.search.search",
 }

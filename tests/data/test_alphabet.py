@@ -1,7 +1,9 @@
+# ruff: noqa: RUF001
 """Letters to ids and back."""
 
 import logging
 import pickle
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -59,7 +61,59 @@ def test_files(tmp_path: Path) -> None:
     assert fairseq.encode("et") == [5, 6]
 
 
-@pytest.mark.parametrize("text", ["A\nA\n", "", "<blank>\n"])
+WORD = "\u2581"  # begins a word of SentencePiece
+
+
+@pytest.mark.parametrize(
+    ("symbols", "text", "cut", "written"),
+    [
+        (("", "sil", "sh", "iy", "d"), "SIL sh iy  d", ["sil", "sh", "iy", "d"], "sil sh iy d"),
+        (("", "sil", "sh", "|", "d"), "sil | sh d", ["sil", "|", "sh", "d"], "sil shd"),
+        (("", WORD + "the", WORD + "cat", "s"), "the cats", [WORD + "the", WORD + "cat", "s"], "the cats"),
+        (("", "|", WORD + "the", "cat", "s"), f"{WORD}the cat s", [WORD + "the", "cat", "s"], "thecats"),
+        (("", "|", "yes", "no"), "yes no", ["yes", "|", "no"], "yes no"),
+        (
+            ("", "|", "c", "ch", "ll", "a", "o"),
+            "chao callo",
+            [*("ch", "a", "o", "|", "c", "a", "ll", "o")],
+            "chao callo",
+        ),
+        (("", "tʃ", "aɪ", "e\u0303"), "tʃaɪ \u1ebd", ["tʃ", "aɪ", "e\u0303"], "tʃ aɪ e\u0303"),
+    ],
+)
+def test_symbols_of_several_letters(symbols: tuple[str, ...], text: str, cut: list[str], written: str) -> None:
+    alphabet = Alphabet(symbols)
+    ids = alphabet.encode(text)
+    assert [symbols[number] for number in ids] == cut
+    assert alphabet.decode(ids) == written
+    assert unicodedata.normalize("NFC", written) == unicodedata.normalize("NFC", alphabet.written(text))
+
+
+def test_letters_of_turkish() -> None:
+    assert Alphabet.from_transcripts(["\u0131rmak \u0130zmir"]).encode("I") == []
+    alphabet = Alphabet("_|i\u0131mz")
+    assert alphabet.decode(alphabet.encode("IZ\u0130M")) == "\u0131zim"
+    assert Alphabet("_|IZM").written("izm") == "IZM"
+
+
+def test_vocabularies_of_hugging_face(tmp_path: Path) -> None:
+    path = tmp_path / "vocab.json"
+    path.write_text('\ufeff{"b": 1, "a": 0, "|": 2, "[UNK]": 3, "[PAD]": 4}', encoding="utf-8")
+    alphabet = Alphabet.from_file(path)
+    assert alphabet.symbols == ("[PAD]", "a", "b", "|", "[UNK]")
+    assert alphabet.decode([1, 3, 2, 4]) == "a b"
+    path.write_text('{" ": 0, "a": 1}')
+    assert Alphabet.from_file(path).symbols == ("<blank>", "|", "a")
+
+
+def test_seldom_characters_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        Alphabet.from_transcripts(["aaaaa bbbbb", "\u00f1 q q"])
+    assert "4 characters in the training transcripts; 2 of them fewer than 5 times" in caplog.text
+    assert "'\u00f1' 1, 'q' 2" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["A\nA\n", "", "<blank>\n", "9 A\n8 B\n", '{"model": {"vocab": {}}}'])
 def test_senseless_files_are_refused(tmp_path: Path, text: str) -> None:
     path = tmp_path / "letters.txt"
     path.write_text(text)

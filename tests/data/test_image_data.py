@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 import pytest
 import torch
+from encoders import vision_encoder
 from PIL import Image
 
 from d2v.errors import UserError
@@ -156,6 +157,33 @@ def test_probe_loaders_are_fixed_and_cover_both_splits(tmp_path: Path) -> None:
     assert [batch.labels.tolist() for batch in few[1]] == [[0, 0, 1, 1]]
     assert (data.num_classes, data.class_names) == (2, ("a", "b"))
     assert len(data.test_dataloader()) == len(data.predict_dataloader()) == 2
+
+
+def test_pictures_have_the_size_of_the_encoder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    encoder = vision_encoder(image_size=(24, 16), patch_size=8, width=8, depth=1, num_heads=1)
+    data = module(write_tree(tmp_path / "own"), image_size=None)
+    assert next(iter(data.train_dataloader())).inputs.shape == (4, 3, 224, 224)  # without an encoder
+    data.adapt_to(encoder)
+    for loader in (data.train_dataloader(), data.val_dataloader(), data.probe_dataloaders()[0]):
+        assert next(iter(loader)).inputs.shape == (4, 3, 24, 16)
+    with caplog.at_level("INFO", logger="lightning.pytorch"):
+        stated = module(tmp_path / "own", image_size=16)
+        stated.adapt_to(encoder)
+    assert next(iter(stated.train_dataloader())).inputs.shape == (4, 3, 16, 16)
+    assert "data.image_size is 16 x 16, and the encoder is made for 24 x 16 pixels" in caplog.text
+
+
+def test_a_tenth_is_held_out_where_there_is_no_validation_split(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="lightning.pytorch"):
+        data = module(write_tree(tmp_path / "without", 20, 0), val_fraction=None)
+        assert [len(part) for part in data.splits.values()] == [18, 2]
+        assert "2 of 20 images are held out for validation" in caplog.text
+        assert module(tmp_path / "without").val_dataloader() == []
+    assert "there is no validation split, so nothing is validated; --data.val_fraction 0.1" in caplog.text
+    data = module(write_tree(tmp_path / "with", 20, 6), val_fraction=None)
+    assert [len(part) for part in data.splits.values()] == [20, 6]
 
 
 def test_probing_needs_labels(tmp_path: Path) -> None:

@@ -194,7 +194,7 @@ def test_what_datasets_saves(tmp_path: Path) -> None:
     assert len(pictures(rows.with_format("torch")).splits["train"]) == 8
     datasets.DatasetDict(mine=rows).save_to_disk(tmp_path / "named")
     assert len(pictures(root=tmp_path / "named", train_split="mine").splits["train"]) == 8
-    with pytest.raises(UserError, match=r"data sets saved by `datasets`: mine; name one in data.train_split"):
+    with pytest.raises(UserError, match=r"data sets that `datasets` has saved: mine; name one in data.train_split"):
         pictures(root=tmp_path / "named")
 
 

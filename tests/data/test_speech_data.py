@@ -175,11 +175,14 @@ def test_a_transcript_is_never_cropped(tmp_path: Path) -> None:
     val = list(data.val_dataloader())
     assert [len(wave) for batch in val for wave in batch.inputs] == [4_800, 19_200]
     assert val[0].labels is not None
-    (tmp_path / "letters.txt").write_text("|\nE\nA\n")
+    (tmp_path / "letters.txt").write_text("\ufeff|\nE\nA\nS\nP\nK\nR\nC\nL\nI\n", encoding="utf-8")
     other = make(tmp_path, labels="transcript", alphabet=str(tmp_path / "letters.txt"))
     other.setup("fit")
     assert other.alphabet is not None
-    assert other.alphabet.symbols == ("<blank>", "|", "E", "A")
+    assert other.alphabet.symbols == ("<blank>", "|", *"EASPKRCLI")
+    (tmp_path / "letters.txt").write_text("|\n\u0431\n\u0432\n", encoding="utf-8")
+    with pytest.raises(UserError, match=r"data\.alphabet: its 3 symbols .* only \d+% of the transcripts.*SPEAKER"):
+        make(tmp_path, labels="transcript", alphabet=str(tmp_path / "letters.txt")).setup("fit")
 
 
 def test_classes_and_held_out_parts(tmp_path: Path) -> None:
@@ -308,7 +311,11 @@ def test_a_transcript_is_given_as_it_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"max_seconds": 3.0}, r"data\.max_seconds 3\.0 is above data\.batch_size 2\.0"),
+        (
+            {"max_seconds": 3.0},
+            r"data\.batch_size 2 .*a clip of data\.max_seconds 3: raise it to 3 or more, or set .* to 2 too\.$",
+        ),
+        ({"max_seconds": 3.0, "global_batch_size": 5.0}, r"Besides, data\.global_batch_size 5\.0 cannot be met"),
         ({"min_seconds": 0.9}, r"data\.min_seconds is 0\.9"),
         ({"min_seconds": 0.0, "max_seconds": 0.08}, r"data\.max_seconds is 0\.08: it must be at least 0\.085"),
         ({"max_eval_seconds": 0.05}, r"data\.max_eval_seconds is 0\.05: it must be at least 0\.085"),

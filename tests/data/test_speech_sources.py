@@ -249,7 +249,7 @@ def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert speakers.names == ("10", "12")
     clips, broken = read_headers(train)
     assert clips.num_samples.tolist() == [16_000, 16_000]
-    assert broken == {2: "the row holds no sound", 3: "the row holds no sound"}
+    assert broken == {2: "there is no file x, here or beside the table", 3: "the row holds no sound"}
     assert len(read_audio(train.open(1), 0.5)) == 8_000
     with pytest.raises(UserError, match=r"data\.train_split: .* nosuch"):
         open_splits(str(tmp_path), SOUND, "nosuch")
@@ -335,6 +335,12 @@ def test_a_table_labels_files_with_one_or_several_classes(tmp_path: Path) -> Non
     (tmp_path / "broken.tsv").write_text("a/1.wav\tdog\nb/1.wav\n")
     with pytest.raises(UserError, match="line 2"):
         read_table(tmp_path / "broken.tsv")
+    for table in ("a/1.wav\tdog\nb/1.wav\tcat\tcow\n", "file\tlabel\na/1.wav\tdog\tcat\n"):
+        (tmp_path / "broken.tsv").write_text(table)
+        with pytest.raises(UserError, match="line 2: a tab too many"):
+            read_table(tmp_path / "broken.tsv")
+    (tmp_path / "trailing.tsv").write_text("a/1.wav\tdog\t\nb/1.wav\tcat\n")
+    assert read_table(tmp_path / "trailing.tsv")[1] == [("dog",), ("cat",)]
     with pytest.raises(UserError, match="neither speaker"):
         class_labels("speakers", clips, None)
     with pytest.raises(UserError, match="validation split has classes"):

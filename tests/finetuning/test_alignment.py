@@ -140,6 +140,21 @@ def test_scripts_without_spaces_have_a_time_for_each_character() -> None:
     assert json.loads(to_json(found))["text"] == "жш こん ж"
 
 
+@pytest.mark.parametrize(
+    ("symbols", "ids", "expected"),
+    [
+        (("<blank>", "sh", "iy", "t"), (1, 2, 3), ["sh", "iy", "t"]),  # phones
+        (("<pad>", "\u2581the", "re", "\u2581a"), (1, 2, 3, 1), ["there", "a", "the"]),  # word pieces
+        (("<blank>", "|", "sch", "a", "l"), (2, 3, 4, 1, 3, 4), ["schal", "al"]),  # symbols of several letters
+    ],
+)
+def test_words_of_other_symbols_than_letters(symbols: tuple[str, ...], ids: tuple[int, ...], expected: list) -> None:
+    alphabet = Alphabet(symbols)
+    found = words_of(spans(*ids), alphabet, STRIDE, FIELD)
+    assert [word.text for word in found] == expected
+    assert text_of(found) == alphabet.decode(ids)
+
+
 def timed(count: int, length: int, every: float) -> list[Word]:
     return [Word("x" * length, every * number, every * number + 0.2, 1.0) for number in range(count)]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from tiny_runs import PictureModule, make_module, make_trainer
 
 from d2v.errors import UserError
@@ -41,12 +41,14 @@ def saved(folder: Path, name: str) -> dict:
 def test_the_best_by_a_probe_is_the_step_that_was_probed_and_stopping_counts_probes(tmp_path: Path) -> None:
     stopping = EarlyStopping("probe/linear_top1", mode="max", patience=4)
     checkpoint = RunCheckpoint(monitor="probe/linear_top1", dirpath=str(tmp_path))
-    trainer = run(tmp_path, Scripted(2), stopping, checkpoint)
+    theirs = ModelCheckpoint(tmp_path, monitor="probe/linear_top1", mode="max")
+    trainer = run(tmp_path, Scripted(2), stopping, checkpoint, theirs)
     # The untrained encoder's 50 counts for stopping, and is no checkpoint of a run.
     assert trainer.global_step == 8
     assert trainer.callback_metrics["probe/linear_top1"] == 20
     assert saved(tmp_path, "best.ckpt")["global_step"] == 4
     assert saved(tmp_path, "last.ckpt")["global_step"] == 8
+    assert theirs.best_model_path.endswith("step=4.ckpt")
     assert checkpoint.described() == "checkpoints/last.ckpt, checkpoints/best.ckpt (probe/linear_top1 40 at step 4)"
 
     again = RunCheckpoint(monitor="probe/linear_top1", dirpath=str(tmp_path))

@@ -216,7 +216,7 @@ def _predict(task: str, folder: Path, run: str, results: "GlueResults") -> None:
 
 
 def _config_of(folder: Path) -> list[str]:
-    return [f"--config={folder / 'config.yaml'}", f"--ckpt_path={folder}"]
+    return [f"--config={folder / 'config.yaml'}", f"--ckpt_path={folder}/checkpoints/last.ckpt"]
 
 
 def _train(*words: str) -> Path:

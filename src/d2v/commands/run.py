@@ -35,18 +35,20 @@ from d2v.training.callbacks.checkpoint import RunCheckpoint
 from d2v.training.callbacks.progress import Announcement, RunProgressBar
 
 
-def run_trainer(args: Sequence[str]) -> None:
+def run_trainer(args: Sequence[str], cli: "RunCLI | None" = None) -> None:
     """Run a trainer command.
 
     Args:
         args: Its words, configs by their paths (:func:`d2v.commands.early_checks.checked_words`).
+        cli: What runs it, whose constructor was not called: that runs everything.
 
     Raises:
         UserError: A config, a value or the data is wrong. A run's folder that holds nothing but its config is removed.
         KeyboardInterrupt: It was stopped at once.
     """
     quieten()
-    cli = RunCLI.__new__(RunCLI)  # its constructor runs everything, and the folder must be known if that fails
+    if cli is None:
+        cli = RunCLI.__new__(RunCLI)  # so that the folder is known if the constructor fails
     try:
         cli.__init__(list(args))  # type: ignore[misc]
     except (jsonargparse.ArgumentError, MisconfigurationException, UserError) as error:

@@ -1,5 +1,6 @@
 """What is known about words when letters are decoded: an n-gram model, a list of words."""
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,7 @@ class Lexicon:
         Raises:
             UserError: It cannot be read, or holds no word of these letters.
         """
-        known = set(letters)
+        spelled = re.compile("|".join(map(re.escape, sorted(letters, key=len, reverse=True))))
         try:
             lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
@@ -97,7 +98,7 @@ class Lexicon:
         fitting = []
         for word in (line.split()[0] for line in lines if line.strip()):
             for spelling in (word, word.upper(), word.lower()):
-                if known.issuperset(spelling):
+                if not spelled.sub("", spelling):
                     fitting.append(spelling)
                     break
         try:

@@ -19,8 +19,10 @@ Encoded = str | os.PathLike[str] | bytes | BinaryIO
 COLUMNS: Mapping[str, tuple[str, ...]] = {
     "label": ("label", "labels", "cls", "class", "category"),
     "speaker": ("speaker", "speaker_id", "client_id"),
-    "text": ("text", "transcript", "transcription", "sentence", "normalized_text", "txt"),
-}
+    "text": (
+        "text", "transcript", "transcription", "sentence", "normalized_text", "txt", "raw_transcription", "raw_text",
+    ),
+}  # fmt: skip
 """What archives may say about a sample, and usual names of the column or JSON entry; the first one found is taken."""
 
 

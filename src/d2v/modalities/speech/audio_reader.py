@@ -23,6 +23,14 @@ from d2v.modalities.speech.mpeg_frames import with_true_length
 SAMPLE_RATE = 16_000
 """Samples per second of every waveform that enters a model."""
 
+SUFFIXES = (
+    ".flac", ".wav", ".mp3", ".ogg", ".oga", ".opus", ".sph", ".nist", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf",
+    ".w64", ".rf64", ".bwf", ".wave", ".mp2", ".mpga", ".voc", ".svx", ".8svx", ".avr", ".paf", ".pvf",
+)  # fmt: skip
+"""Endings of what libsndfile reads."""
+NOT_READ = (".m4a", ".m4b", ".aac", ".wma", ".mp4", ".webm", ".amr", ".3gp", ".mkv", ".mov", ".avi", ".ape", ".wv")
+"""Endings of sound that must be converted first."""
+
 # A kernel of torchaudio has orig x new taps: little for every usual rate (44,100 Hz is 441:160), but gigabytes for
 # 22,051 Hz. The nearest ratio of small numbers is off by at most a few in a million, some samples in a minute.
 _LARGEST_FACTOR = 640

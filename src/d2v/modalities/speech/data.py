@@ -2,14 +2,16 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
 from d2v.data.alphabet import Alphabet
+from d2v.data.batching import no_room
 from d2v.data.data_module import PretrainingDataModule, Split, named_root, require
 from d2v.data.samples import SampleDataset
 from d2v.data.sources.own_datasets import open_datasets
@@ -18,8 +20,9 @@ from d2v.data.sources.splits import open_everything, open_splits
 from d2v.data.sources.subsets import FewLabels, hold_out, share_to_hold_out
 from d2v.errors import UserError
 from d2v.modalities.speech.audio_reader import SAMPLE_RATE
-from d2v.modalities.speech.labels import SpeechSplit, labelled
+from d2v.modalities.speech.labels import SpeechSplit, labelled, require_transcripts
 from d2v.modalities.speech.sound_files import LEAST_SAMPLES, SOUND, Clips, read_headers, report_headers
+from d2v.modalities.speech.transcripts import Case, Punctuation, clean, read_transcripts
 from d2v.modalities.speech.waveforms import SpeechDataset
 
 _LEAST_SECONDS = LEAST_SAMPLES / SAMPLE_RATE
@@ -52,7 +55,14 @@ class LibriSpeechDataModule(PretrainingDataModule):
         max_samples: train on a fixed subset of this many clips, with equally many of each class as far as possible.
         label_fraction: the same, as a share of the clips: 0.01, 0.1.
         subset: text file with the names of the clips to train on instead, one on each line.
-        alphabet: file with one symbol a line (or fairseq's dict.ltr.txt); null: letters of the training transcripts.
+        transcripts: table of files and their texts (TSV, CSV, JSON lines), for labels "transcript"; null: they stand
+            beside the clips or in metadata.csv.
+        file_column: heading or number (from 1) of its column of files; null: found by itself.
+        text_column: likewise, of the texts.
+        text_case: letters of all transcripts: keep, upper, lower, or upper_tr and lower_tr for Turkish.
+        punctuation: of all transcripts: keep, or remove (letters with accents and apostrophes within words stay).
+        alphabet: file with one symbol a line, fairseq's dict.txt or a vocab.json; null: characters of the training
+            transcripts.
         normalize: scale each waveform to zero mean and unit variance.
         common: What every DataModule has; see :class:`PretrainingDataModule`.
     """
@@ -78,6 +88,11 @@ class LibriSpeechDataModule(PretrainingDataModule):
         max_samples: int | None = None,
         label_fraction: float = 1.0,
         subset: str | None = None,
+        transcripts: str | None = None,
+        file_column: str | None = None,
+        text_column: str | None = None,
+        text_case: Case = "keep",
+        punctuation: Punctuation = "keep",
         alphabet: str | None = None,
         normalize: bool = True,
         dataset: Dataset | None = None,
@@ -92,10 +107,7 @@ class LibriSpeechDataModule(PretrainingDataModule):
         must = f"lie between 0 and data.max_seconds {max_seconds}"
         require(0 <= min_seconds <= max_seconds, "min_seconds", min_seconds, must)
         if max_seconds > batch_size:
-            raise UserError(
-                f"data.max_seconds {max_seconds} is above data.batch_size {batch_size} (seconds of audio): a single "
-                "clip would not fit into a batch. Raise data.batch_size, or lower data.max_seconds."
-            )
+            raise no_room(batch_size, max_seconds, self.global_batch_size)
         require(0 <= (val_fraction or 0) < 1, "val_fraction", val_fraction, "be at least 0 and less than 1")
         require(hold_out in ("clips", "speakers"), "hold_out", hold_out, "be clips or speakers")
         require(predict_on in ("val", "all"), "predict_on", predict_on, "be val or all")
@@ -104,6 +116,10 @@ class LibriSpeechDataModule(PretrainingDataModule):
                 f"data.max_eval_seconds is {max_eval_seconds}, but data.labels is transcript, and the text of a clip "
                 "that is cut would not fit. Set it to null: long clips are recognised in chunks."
             )
+        if transcripts is not None and labels != "transcript":
+            raise UserError(f"data.transcripts is {transcripts}, but data.labels is {labels}: set it to transcript.")
+        require(text_case in get_args(Case), "text_case", text_case, f"be one of {', '.join(get_args(Case))}")
+        require(punctuation in get_args(Punctuation), "punctuation", punctuation, "be keep or remove")
         if labels == "speaker" and hold_out == "speakers" and val_fraction != 0:
             raise UserError(
                 "data.labels is speaker and data.hold_out is speakers: no speaker would be in both splits. "
@@ -116,8 +132,11 @@ class LibriSpeechDataModule(PretrainingDataModule):
         self.labels = labels
         self.few_labels = FewLabels(subset, max_hours, max_samples, label_fraction)
         self.normalize = normalize
+        self.transcripts, self.file_column, self.text_column = transcripts, file_column, text_column
+        self.text_case, self.punctuation = text_case, punctuation
         self._alphabet_file = alphabet
         self._num_broken = 0
+        self._unusable: dict[str, dict[str, str]] = {}
 
     def prepare_data(self) -> None:
         """Read the headers on one rank; the others find them in the cache."""
@@ -132,7 +151,8 @@ class LibriSpeechDataModule(PretrainingDataModule):
     def splits(self) -> dict[str, SpeechSplit]:
         """``fit`` for training; ``train`` and ``val`` for validation and probes. Found at first use."""
         train_clips, val_clips = self._clips
-        train, without = labelled("training", train_clips, self.labels, None, self.alphabet)
+        texts, val_texts = self._texts
+        train, without = labelled("training", train_clips, self.labels, None, self.alphabet, texts)
         fit, left_out = self._for_training(train)
         classes = None
         if isinstance(fit.labels, Categories):
@@ -147,8 +167,10 @@ class LibriSpeechDataModule(PretrainingDataModule):
             reason = "without a transcript"
         _describe("training", fit, [*left_out, (without, reason)])
         if val_clips is not None:
-            splits["val"], without = labelled("validation", val_clips, self.labels, train.labels, self.alphabet)
-            _describe("validation", splits["val"], [(without, "without a label")])
+            splits["val"], without = labelled(
+                "validation", val_clips, self.labels, train.labels, self.alphabet, val_texts
+            )
+            _describe("validation", splits["val"], [(without, reason)])
         return splits
 
     @functools.cached_property
@@ -158,7 +180,9 @@ class LibriSpeechDataModule(PretrainingDataModule):
             return None
         if self._alphabet_file is not None:
             return Alphabet.from_file(self._alphabet_file)
-        return Alphabet.from_transcripts(self._clips[0].texts())
+        texts, _ = self._texts
+        require_transcripts("training", self._clips[0], texts)
+        return Alphabet.from_transcripts(texts)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -184,7 +208,22 @@ class LibriSpeechDataModule(PretrainingDataModule):
             return super().predict_dataset()
         clips = self._everything
         skipped = self.skipped_samples("all", clips.name, len(clips))
-        return SpeechDataset(SpeechSplit(clips, None), None, False, self.normalize, self.seed, skipped)
+        return SpeechDataset(SpeechSplit(clips, None), None, False, self.normalize, self.seed, skipped, True)
+
+    def left_out(self) -> dict[str, str]:
+        """Clips that `d2v test` or `d2v predict` reads and that are in none of its batches, and why."""
+        if self._reads_everything:
+            return self._unusable["the root"]
+        split, number = "training", 0
+        if "val" in self.splits:
+            split, number = "validation", 1
+        found = dict(self._unusable.get(f"the {split} split", {}))
+        clips = self._clips[number]
+        assert clips is not None
+        for index, text in enumerate(self._texts[number]):
+            if not text:
+                found[clips.name(index)] = "without a transcript"
+        return found
 
     def transcript(self, sample_id: int) -> str | None:
         """Transcript of a clip of the validation split, as it was given.
@@ -200,6 +239,34 @@ class LibriSpeechDataModule(PretrainingDataModule):
     def skipped(self) -> int:
         """Includes the files left out because of their headers."""
         return self._num_broken + super().skipped
+
+    @functools.cached_property
+    def _texts(self) -> tuple[list[str], list[str]]:
+        """Transcripts of the clips to train and to validate on, empty where there is none."""
+        if self.labels != "transcript":
+            return [], []
+        train, val = self._clips
+        parts = [train]
+        if val is not None:
+            parts.append(val)
+        texts: list[str] = []
+        if self.transcripts is None:
+            for part in parts:
+                texts += part.texts()
+        else:
+            path = Path(self.transcripts).expanduser()
+            beside = Path(self.root).expanduser() / path
+            if not path.exists() and beside.exists():
+                path = beside
+            names: list[str] = []
+            for part in parts:
+                names += map(part.name, range(len(part)))
+            texts = read_transcripts(path, names, self.file_column, self.text_column)
+        if self.text_case in ("upper", "lower") and {"\u0130", "\u0131"} & set("".join(texts)):
+            advice = f"for Turkish, set it to {self.text_case}_tr"
+            rank_zero_warn(f"data.text_case is {self.text_case}, and the transcripts hold a Turkish i: {advice}")
+        texts = [clean(text, self.text_case, self.punctuation) for text in texts]
+        return texts[: len(train)], texts[len(train) :]
 
     @functools.cached_property
     def _clips(self) -> tuple[Clips, Clips | None]:
@@ -240,9 +307,14 @@ class LibriSpeechDataModule(PretrainingDataModule):
 
     def _readable(self, name: str, source: Source) -> Clips:
         headers = read_headers(source, retry=self.trainer is None or self.trainer.local_rank == 0)
-        report_headers(name, headers, self.max_skipped_fraction)
+        report_headers(name, headers, self.tolerated_fraction)
         self._num_broken += len(headers.broken)
-        clips = headers.clips.select(headers.clips.num_samples >= LEAST_SAMPLES)
+        long_enough = headers.clips.num_samples >= LEAST_SAMPLES
+        clips = headers.clips.select(long_enough)
+        unusable = {source.name(position): reason for position, reason in headers.broken.items()}
+        for index in np.flatnonzero(~long_enough).tolist():
+            unusable[headers.clips.name(index)] = f"shorter than four frames ({_LEAST_SECONDS} s)"
+        self._unusable[name] = unusable
         short = len(headers.clips) - len(clips)
         if not len(clips):
             raise UserError(f"data.root {self.root}: no clip of {name} lasts for four frames ({_LEAST_SECONDS} s).")
@@ -275,7 +347,8 @@ class LibriSpeechDataModule(PretrainingDataModule):
     def _dataset(self, split: str, max_samples: int | None, random_crop: bool) -> SpeechDataset:
         clips = self.splits[split].clips
         skipped = self.skipped_samples(split, clips.name, len(clips))
-        return SpeechDataset(self.splits[split], max_samples, random_crop, self.normalize, self.seed, skipped)
+        silent = self.labels is not None and not random_crop
+        return SpeechDataset(self.splits[split], max_samples, random_crop, self.normalize, self.seed, skipped, silent)
 
 
 def _describe(name: str, split: SpeechSplit, left_out: Sequence[tuple[int, str]]) -> None:

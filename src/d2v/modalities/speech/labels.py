@@ -1,7 +1,6 @@
 """Labels of clips: one class, several classes at once, or letters."""
 
-import csv
-import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -12,12 +11,14 @@ from torch import Tensor
 
 from d2v.data.alphabet import Alphabet
 from d2v.data.file_index import PackedStrings
-from d2v.data.sources.source import Categories
+from d2v.data.sources.source import COLUMNS, Categories
 from d2v.errors import UserError
 from d2v.modalities.speech.audio_reader import SAMPLE_RATE
+from d2v.modalities.speech.file_tables import FileTable
 from d2v.modalities.speech.sound_files import Clips
+from d2v.modalities.speech.transcripts import FORMATS
 
-_HEADINGS = ("file", "path", "filename", "file_name", "name")
+_LEAST_WRITTEN = 0.5  # of the characters of transcripts, by an alphabet that is of any use
 _MISSING = {
     "speaker": "file names do not begin with SPEAKER-CHAPTER-NUMBER, and no column states speakers",
     "folder": "not every clip lies in one of two or more folders",
@@ -105,7 +106,12 @@ class SpeechSplit:
 
 
 def labelled(
-    name: str, clips: Clips, kind: str | None, train: Labels | None, alphabet: Alphabet | None
+    name: str,
+    clips: Clips,
+    kind: str | None,
+    train: Labels | None,
+    alphabet: Alphabet | None = None,
+    texts: Sequence[str] = (),
 ) -> tuple[SpeechSplit, int]:
     """Give clips their labels; clips without a label are left out.
 
@@ -115,6 +121,7 @@ def labelled(
         kind: transcript, speaker, folder, label, a table of files, or None: no labels.
         train: labels of the training split; None: this is the training split.
         alphabet: alphabet of the transcripts.
+        texts: transcript of each clip, empty where there is none.
 
     Returns:
         The split, and the number of clips left out.
@@ -126,14 +133,9 @@ def labelled(
         return SpeechSplit(clips, None), 0
     if kind == "transcript":
         assert alphabet is not None
-        texts = clips.texts()
+        require_transcripts(name, clips, texts)
         kept = np.array([index for index, text in enumerate(texts) if text], dtype=np.int64)
-        if len(kept) == 0:
-            raise UserError(
-                f"data.labels is transcript, but no clip of the {name} split has one (first clip: {clips.name(0)}): "
-                "they stand in *.trans.txt or STEM.txt beside the clips, or in .ltr or .wrd beside a manifest."
-            )
-        alphabet.report_unknown(texts)
+        alphabet.report_unknown(texts, _LEAST_WRITTEN)
         labels: Labels = Letters(alphabet, PackedStrings(texts), kept)
     else:
         train_names = None
@@ -141,6 +143,19 @@ def labelled(
             train_names = train.names
         kept, labels = class_labels(kind, clips, train_names)
     return SpeechSplit(clips.select(kept), labels), len(clips) - len(kept)
+
+
+def require_transcripts(name: str, clips: Clips, texts: Sequence[str]) -> None:
+    """Check that a split has a transcript.
+
+    Raises:
+        UserError: it has none; the message names all places where transcripts may stand.
+    """
+    if not any(texts):
+        raise UserError(
+            f"data.labels is transcript, but no clip of the {name} split has one (first clip: {clips.name(0)}). "
+            f"Transcripts are read from {FORMATS}."
+        )
 
 
 def class_labels(kind: str, clips: Clips, train_names: tuple[str, ...] | None) -> tuple[np.ndarray, Labels]:
@@ -170,64 +185,50 @@ def class_labels(kind: str, clips: Clips, train_names: tuple[str, ...] | None) -
 
 
 def _from_table(path: Path, clips: Clips, train_names: tuple[str, ...] | None) -> tuple[np.ndarray, Labels]:
-    table = read_table(path)
-    kept: list[int] = []
-    rows: list[tuple[str, ...]] = []
-    for index in range(len(clips)):
-        if row := _row_of(table, clips.name(index)):
-            kept.append(index)
-            rows.append(row)
+    table, labels = read_table(path)
+    _, found = table.files([clips.name(index) for index in range(len(clips))], "data.labels")
+    kept = np.flatnonzero(np.array(found) >= 0)
+    rows = [labels[found[index]] for index in kept]
     if not rows:
         raise UserError(
-            f"data.labels {path}: no entry is a clip; first entry {next(iter(table))}, first clip {clips.name(0)}."
+            f"data.labels {path}: no entry is a clip; first entry {table.cell(0, 0)}, first clip {clips.name(0)}."
         )
     if train_names is None:
         # By the whole table, so that a class without a clip in this subset keeps its place.
-        train_names = tuple(sorted(set(chain.from_iterable(table.values()))))
-    found = Categories.of(chain.from_iterable(rows))
-    assert found is not None
-    classes = found.numbered_as(train_names, f"data.labels {path}")
-    if max(map(len, table.values())) == 1:
-        return np.array(kept), classes
+        train_names = tuple(sorted(set(chain.from_iterable(labels))))
+    named = Categories.of(chain.from_iterable(rows))
+    assert named is not None
+    classes = named.numbered_as(train_names, f"data.labels {path}")
+    if max(map(len, labels)) == 1:
+        return kept, classes
     counts = np.array(list(map(len, rows)))
-    return np.array(kept), SeveralClasses(classes.names, classes.ids, np.cumsum(counts) - counts, counts)
+    return kept, SeveralClasses(classes.names, classes.ids, np.cumsum(counts) - counts, counts)
 
 
-def read_table(path: Path) -> dict[str, tuple[str, ...]]:
-    """Rows ``FILE<TAB>LABEL[,LABEL...]`` (.tsv) or ``FILE,LABEL[,LABEL...]`` (.csv, with or without quotes).
+def read_table(path: Path) -> tuple[FileTable, list[tuple[str, ...]]]:
+    """A table of files and the labels of each row: those in its column of labels, or in all columns but the first.
 
     Raises:
-        UserError: it cannot be read, or a row is no such pair.
+        UserError: it cannot be read, or a row has no label or a stray tab.
     """
-    table: dict[str, tuple[str, ...]] = {}
-    delimiter = "\t"
-    if path.suffix.lower() == ".csv":
-        delimiter = ","
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.reader(file, delimiter=delimiter))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    if not path.is_file():
         raise UserError(
-            f"data.labels {path}: is neither speaker, folder, label or transcript, nor a readable table ({error})."
-        ) from error
-    for number, row in enumerate(rows, 1):
-        cells = list(filter(None, map(str.strip, row)))
-        if not cells or (number == 1 and cells[0].lower() in _HEADINGS):
-            continue
-        labels = tuple(filter(None, map(str.strip, ",".join(row[1:]).split(","))))
-        if not row[0].strip() or not labels:
-            raise UserError(f"data.labels {path}, line {number}: expected a file and its labels, found {row!r}.")
-        table[row[0].strip()] = labels
-    if not table:
-        raise UserError(f"data.labels {path}: there is no row with a file and its labels.")
-    return table
-
-
-def _row_of(table: dict[str, tuple[str, ...]], name: str) -> tuple[str, ...] | None:
-    """The row of a file, which is named by its path from any folder above it, with or without its ending."""
-    parts = name.split(os.sep)
-    for depth in range(1, len(parts) + 1):
-        tail = os.sep.join(parts[-depth:])
-        if row := table.get(tail) or table.get(tail.rpartition(".")[0]) or table.get(os.sep + tail):
-            return row
-    return None
+            f"data.labels {path}: is neither speaker, folder, label or transcript, nor the file of a table."
+        )
+    table = FileTable(path, "data.labels")
+    column = table.column(None, COLUMNS["label"], "data.labels")
+    most = 2 if column is None else len(table.columns)
+    labels: list[tuple[str, ...]] = []
+    for row, (_, cells) in enumerate(table.rows):
+        if table.cut_by == "\t" and any(cells[most:]):
+            raise UserError(
+                f"{table.line(row)}: a tab too many, {cells!r}; there is one between two columns and none in a label, "
+                "and several labels of one file are separated by commas."
+            )
+        given = cells[1:]
+        if column is not None:
+            given = [table.cell(row, column)]
+        labels.append(tuple(filter(None, map(str.strip, ",".join(given).split(",")))))
+        if not cells[0] or not labels[-1]:
+            raise UserError(f"{table.line(row)}: expected a file and its labels, found {cells!r}.")
+    return table, labels

@@ -3,7 +3,7 @@
 import functools
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -18,8 +18,16 @@ from d2v.data.file_index import cached_arrays
 from d2v.data.samples import broken_error, too_many_broken
 from d2v.data.sources.source import Categories, Encoded, Files, Medium, Part, Source
 from d2v.errors import BrokenSample, UserError
-from d2v.modalities.speech.audio_reader import SAMPLE_RATE, AudioInfo, audio_info, samples_at_16k
+from d2v.modalities.speech.audio_reader import (
+    NOT_READ,
+    SAMPLE_RATE,
+    SUFFIXES,
+    AudioInfo,
+    audio_info,
+    samples_at_16k,
+)
 from d2v.modalities.speech.items import sound_in
+from d2v.modalities.speech.transcripts import transcripts_beside, transcripts_of_manifest
 
 LEAST_SAMPLES = 1_360
 """Samples at 16 kHz (85 ms) that four frames of the published feature extractor are computed from. Fewer frames can
@@ -78,22 +86,8 @@ def speaker_of(path: str) -> str:
     return ""
 
 
-def transcripts_beside(files: Files) -> Iterator[str]:
-    """Transcripts from ``*.trans.txt`` in the folder of each clip (lines of STEM TEXT), or else from ``STEM.txt``."""
-    folder, texts = "", dict[str, str]()
-    for index in range(len(files)):
-        parent, base = os.path.split(files.name(index))
-        if parent != folder:  # files are sorted, so all files of a folder follow each other
-            folder, texts = parent, _transcripts_in(parent)
-        stem = base.rpartition(".")[0]
-        beside = os.path.join(parent, f"{stem}.txt")
-        if stem not in texts and os.path.isfile(beside):
-            texts[stem] = " ".join(_read_text(beside).split())
-        yield texts.get(stem, "")
-
-
 def read_manifest(path: Path) -> Files:
-    """A manifest of fairseq: a folder on the first line, then ``FILE<TAB>SAMPLES``; ``.ltr`` or ``.wrd`` beside it.
+    """A manifest of fairseq: a folder on the first line, then ``FILE<TAB>SAMPLES``; perhaps with transcripts beside it.
 
     The stated numbers of samples are not used: the files' headers also state the sample rate.
 
@@ -102,9 +96,10 @@ def read_manifest(path: Path) -> Files:
     """
     try:
         # Names of files need not be UTF-8.
-        lines = path.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        text = path.read_text(encoding="utf-8", errors="surrogateescape")
     except OSError as error:
         raise UserError(f"{path}: cannot be read as a manifest ({error}).") from error
+    lines = text.removeprefix("\ufeff").splitlines()
     files = []
     for number, line in enumerate(lines[1:], 2):
         if not line.strip():
@@ -120,44 +115,12 @@ def read_manifest(path: Path) -> Files:
         folder = path.parent / folder
     if not folder.is_dir():
         raise UserError(f"{path}: its first line names the folder {lines[0].strip()!r}, which does not exist.")
-    for beside in (path.with_suffix(".wrd"), path.with_suffix(".ltr")):
-        if beside.is_file():
-            texts = _transcripts_of_manifest(beside, len(files), path.name)
-            return Files(SOUND, folder, files, texts=texts)
-    return Files(SOUND, folder, files)
+    return Files(SOUND, folder, files, texts=transcripts_of_manifest(path, len(files)))
 
 
 SOUND = Medium(
     "sound",
-    # What libsndfile reads.
-    (
-        ".flac",
-        ".wav",
-        ".mp3",
-        ".ogg",
-        ".oga",
-        ".opus",
-        ".sph",
-        ".nist",
-        ".aif",
-        ".aiff",
-        ".aifc",
-        ".au",
-        ".snd",
-        ".caf",
-        ".w64",
-        ".rf64",
-        ".bwf",
-        ".wave",
-        ".mp2",
-        ".mpga",
-        ".voc",
-        ".svx",
-        ".8svx",
-        ".avr",
-        ".paf",
-        ".pvf",
-    ),
+    SUFFIXES,
     feature="Audio",
     columns=("label", "speaker", "text"),
     manifests={".tsv": read_manifest},
@@ -165,7 +128,7 @@ SOUND = Medium(
     speaker_of=speaker_of,
     texts_beside=transcripts_beside,
     from_item=sound_in,
-    unreadable=(".m4a", ".m4b", ".aac", ".wma", ".mp4", ".webm", ".amr", ".3gp", ".mkv", ".mov", ".avi", ".ape", ".wv"),
+    unreadable=NOT_READ,
     conversion='To use sound in them: for f in {}; do ffmpeg -i "$f" -ac 1 -ar 16000 "${{f%.*}}.flac"; done',
 )
 
@@ -262,35 +225,6 @@ def scan(
             results += part
             bar.update(len(part))
     return results
-
-
-def _transcripts_of_manifest(path: Path, count: int, manifest: str) -> list[str]:
-    texts = list(map(str.strip, _read_text(str(path)).splitlines()))
-    if len(texts) != count:
-        raise UserError(f"{path} has {len(texts)} lines for {count} files in {manifest}; they must correspond.")
-    if path.suffix == ".ltr":  # H E L L O | W O R L D |
-        return [text.replace(" ", "").replace("|", " ").strip() for text in texts]
-    return texts
-
-
-def _transcripts_in(folder: str) -> dict[str, str]:
-    texts: dict[str, str] = {}
-    if not os.path.isdir(folder):
-        return texts
-    for entry in sorted(os.listdir(folder)):
-        if entry.endswith(".trans.txt") and not entry.startswith("."):
-            for line in _read_text(os.path.join(folder, entry)).splitlines():
-                stem, _, text = line.strip().partition(" ")
-                texts[stem] = text.strip()
-    return texts
-
-
-def _read_text(path: str) -> str:
-    try:
-        with open(path, encoding="utf-8-sig") as file:
-            return file.read()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as UTF-8 text ({error}).") from error
 
 
 def _retried(source: Source, columns: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

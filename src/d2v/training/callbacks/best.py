@@ -1,5 +1,6 @@
 """The best checkpoint of a run, by a metric of validation or of a probe."""
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -41,7 +42,7 @@ class BestCheckpoint:
         if isinstance(module, TrainingModule) and validates:
             names += module.validation_metrics
             if self.metric is None and module.keeps_best:
-                self.metric = names[0]
+                self.metric = module.validation_metrics[0]
         elif validates:
             return  # a module from elsewhere tells its metrics when it first validates
         monitored = {"checkpoint.monitor": self.metric}
@@ -71,7 +72,7 @@ class BestCheckpoint:
         if self.metric not in metrics:
             raise UserError(f"checkpoint.monitor is {self.metric}: this run {_offered(list(metrics), trainer)}")
         value = float(metrics[self.metric])
-        if self.value is None or self._is_better(value, self.value):
+        if not math.isnan(value) and (self.value is None or self._is_better(value, self.value)):
             self.value, self.step = value, trainer.global_step
             trainer.save_checkpoint(Path(folder) / BEST)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from d2v.data.data_module import PretrainingDataModule
@@ -69,6 +69,9 @@ class ProbeCallback(Callback):
             self.names += [of_encoder(metric, name) for metric in (KNN_TOP1, LINEAR_TOP1)[: 1 + self.linear]]
         for stopping in self._early_stopping(trainer):
             stopping._should_skip_check = lambda trainer: True  # type: ignore[method-assign]  # patience counts probes
+        for saving in trainer.checkpoint_callbacks:
+            if isinstance(saving, ModelCheckpoint) and saving.monitor in self.names and saving._every_n_epochs == 1:
+                saving._every_n_epochs, saving._every_n_train_steps = 0, self.every_n_steps  # right after a probe
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """The untrained encoder is the first point of the curve; a resumed run has it already."""
