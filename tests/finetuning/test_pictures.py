@@ -113,7 +113,16 @@ def test_scratch_has_the_network_of_the_pretraining() -> None:
 def test_own_pictures_at_the_size_of_the_encoder_and_the_best_checkpoint(d2v: D2V, root: Path, tmp_path: Path) -> None:
     """Nothing but folders of classes: a part is held out, and what is best on it is what the run stands for."""
     checkpoint = pretrained(tmp_path)
-    options = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false", "--data.num_workers", "0"]
+    options = [
+        "--trainer.accelerator",
+        "cpu",
+        "--data.batch_size",
+        "4",
+        "--trainer.enable_progress_bar",
+        "false",
+        "--data.num_workers",
+        "0",
+    ]
     recipe = ["--config", "finetune/pictures.yaml", "--model.checkpoint", checkpoint, "--data.root", root / "train"]
     code, _, err = d2v(
         "fit", *recipe, *options, "--trainer.max_epochs", "2", "--run_name", "a", "--data.batch_size", "4"
