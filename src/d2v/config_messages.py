@@ -93,15 +93,13 @@ def _innermost(text: str) -> tuple[str, str]:
     reason = "\n".join(block).strip()
     if option := _UNKNOWN.search(reason):
         unknown = (option[2] or option[3]).split("=")[0]
-        names: Iterable[str] = ()
-        if "." not in unknown:
-            names = _arguments(option[1])
-        name = unknown.rpartition(".")[2]
+        below, _, name = unknown.rpartition(".")
+        names = _arguments(option[1], below)
         return ".".join([*keys, unknown]), f"{_short(option[1])} has no such key{suggest(name, names)}"
-    if option := re.search(r"Group '([^']+)' does not accept option '([^']+)'", reason):
-        return ".".join(
-            [*keys, option[1], option[2]]
-        ), "there is no such key; --print_config shows those that there are"
+    if option := re.search(r"class_path '([^']+)':\s+Group '([^']+)' does not accept option '([^']+)'", reason):
+        below, _, name = f"{option[2]}.{option[3]}".rpartition(".")
+        names = _arguments(option[1], below)
+        return ".".join([*keys, below, name]), f"there is no such key{suggest(name, names)}"
     return ".".join(keys), _reason(reason)
 
 
@@ -195,9 +193,23 @@ def _short(class_path: str) -> str:
     return class_path.rpartition(".")[2]
 
 
-def _arguments(class_path: str) -> Iterable[str]:
-    # The parser finds those, too, that a constructor hands on as **kwargs.
-    return ArgumentParser().add_class_arguments(_class_at(class_path), fail_untyped=False, sub_configs=True)
+def _arguments(class_path: str, below: str = "") -> list[str]:
+    """Names of a class's arguments, with those that its constructor hands on as ``**kwargs``.
+
+    Args:
+        class_path: Of the class.
+        below: An argument that is itself a group of keys, such as ``student.trunk``, whose names are wanted.
+    """
+    parser = ArgumentParser()
+    named = parser.add_class_arguments(_class_at(class_path), fail_untyped=False, sub_configs=True)
+    if not below:
+        return list(named)
+    names: list[str] = []
+    for action in parser._actions:
+        group, _, name = action.dest.rpartition(".")
+        if group == below:
+            names.append(name)
+    return names
 
 
 def _class_at(class_path: str) -> Any:

@@ -37,6 +37,8 @@ class Rows(NamedTuple):
     columns: tuple[str, ...]
     values: Sequence[tuple[str, ...]]
     """A text for each column, a tuple a sample; tabs and line breaks in them become spaces."""
+    notes: Sequence[str] = ()
+    """What is unusual about each sample, empty where nothing is; none: about no sample."""
 
 
 def by_encoder(batches: "Batch | Mapping[str, Batch]") -> "Mapping[str, Batch]":

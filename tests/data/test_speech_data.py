@@ -311,7 +311,11 @@ def test_a_transcript_is_given_as_it_is_written(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"max_seconds": 3.0}, r"data\.max_seconds 3\.0 is above data\.batch_size 2\.0"),
+        (
+            {"max_seconds": 3.0},
+            r"data\.batch_size 2 .*a clip of data\.max_seconds 3: raise it to 3 or more, or set .* to 2 too\.$",
+        ),
+        ({"max_seconds": 3.0, "global_batch_size": 5.0}, r"Besides, data\.global_batch_size 5\.0 cannot be met"),
         ({"min_seconds": 0.9}, r"data\.min_seconds is 0\.9"),
         ({"min_seconds": 0.0, "max_seconds": 0.08}, r"data\.max_seconds is 0\.08: it must be at least 0\.085"),
         ({"max_eval_seconds": 0.05}, r"data\.max_eval_seconds is 0\.05: it must be at least 0\.085"),

@@ -142,6 +142,7 @@ def test_fit_validate_test_and_predict(d2v: D2V, overlay: Path, tree: Path, tmp_
     samples, _ = soundfile.read(first)
     soundfile.write(recordings / "short.flac", samples, RATE)
     (recordings / "broken.flac").write_bytes(b"fLaC no sound")
+    soundfile.write(recordings / "silent.wav", [0.0] * RATE, RATE)
     (recordings / "deep er").mkdir()
     soundfile.write(recordings / "deep er/short.wav", samples, RATE)
     code, _, err = d2v(
@@ -154,14 +155,21 @@ def test_fit_validate_test_and_predict(d2v: D2V, overlay: Path, tree: Path, tmp_
     files = sorted(
         str(path.relative_to(written)) for path in written.rglob("*.*") if path.suffix not in (".tsv", ".yaml", ".csv")
     )
-    assert files == [f"{name}.{kind}" for name in ("deep er/short", "long", "short") for kind in ("json", "srt", "vtt")]
+    assert files == [
+        f"{name}.{kind}" for name in ("deep er/short", "long", "short", "silent") for kind in ("json", "srt", "vtt")
+    ]
     result = json.loads((written / "long.json").read_text())
     assert result["segments"][-1]["words"][-1]["end"] <= len(wave) / RATE
     assert 0 < min(word["confidence"] for segment in result["segments"] for word in segment["words"]) <= 1
     found = {
         Path(row["file"]).name: row["transcript"] for row in table(tmp_path / "runs/folder-predict/transcripts.tsv")
     }
-    assert set(found) == {"long.wav", "short.flac", "short.wav"}
+    assert set(found) == {"long.wav", "short.flac", "short.wav", "broken.flac", "silent.wav"}
+    notes = {Path(row["file"]).name: row["note"] for row in table(tmp_path / "runs/folder-predict/transcripts.tsv")}
+    assert notes["silent.wav"] == "silent"
+    assert found["silent.wav"] == found["broken.flac"] == notes["short.flac"] == ""
+    assert notes["broken.flac"]
+    assert f"1 of 5 samples have no result and are not scored: {notes['broken.flac']} (1)" in err
     assert result["text"] == found["long.wav"]
     assert found["short.flac"] == texts[0]
     assert len(found["long.wav"]) > 40

@@ -51,4 +51,8 @@ def in_one_line(text: str) -> str:
 
 def hints_for(text: str) -> list[str]:
     """What to try."""
-    return [hint for words, hint in _HINTS.items() if any(word in text.lower() for word in words)]
+    hints = []
+    for words, hint in _HINTS.items():
+        if any(word in text.lower() for word in words):
+            hints.append(hint)
+    return hints

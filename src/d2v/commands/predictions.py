@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from tqdm.auto import tqdm
 
 from d2v.data.samples import SkippedSamples
+from d2v.errors import BrokenSample
 from d2v.metrics import of_encoder
 from d2v.types import Batch, Rows, by_encoder
 
@@ -61,8 +63,8 @@ def read_another_root(data: Namespace, words: Sequence[str]) -> None:
 class Table(Callback):
     """Writes the rows of a module as they come: tab-separated, one line a sample, beginning with the sample's name.
 
-    Several processes write a file each. Until all rows are written, a file has the suffix ``.part``. Samples that
-    cannot be read are left out.
+    Several processes write a file each. Until all rows are written, a file has the suffix ``.part``. A sample that
+    cannot be read has a row, too: without a result, and with the reason in the last column, ``note``.
 
     Args:
         path: The file; if there are several processes, each adds its rank to the name.
@@ -74,8 +76,10 @@ class Table(Callback):
         self.count = 0
         self._file: TextIO | None = None
         self._bar: tqdm | None = None
-        self._left_out = 0
+        self._reasons = Counter[str]()
+        self._columns = 0
         self._samples: SkippedSamples | None = None
+        self._dataset: Any = None
 
     @property
     def part(self) -> Path:
@@ -113,7 +117,7 @@ class Table(Callback):
         return folder / f"{self._stem}-rank{rank}{self.path.suffix}"
 
     def _open(self, trainer: L.Trainer, loader: Any, batches: int) -> None:
-        self._samples = loader.dataset.skipped
+        self._samples, self._dataset = loader.dataset.skipped, loader.dataset
         shown = trainer.progress_bar_callback is not None and trainer.is_global_zero
         self._bar = tqdm(total=batches, desc=self.path.stem, unit="batch", disable=not shown, dynamic_ncols=True)
 
@@ -121,16 +125,31 @@ class Table(Callback):
         assert self._samples is not None
         if self._file is None:
             self._file = self.part.open("w", encoding="utf-8", errors="backslashreplace")
-            self._line("file", *rows.columns)
-        for sample_id, values in zip(rows.sample_ids.tolist(), rows.values, strict=True):
+            self._line("file", *rows.columns, "note")
+            self._columns = len(rows.columns)
+        notes = rows.notes or [""] * len(rows.values)
+        for sample_id, values, note in zip(rows.sample_ids.tolist(), rows.values, notes, strict=True):
             if self._samples.is_broken(sample_id):  # the batch has another sample in its place
-                self._left_out += 1
+                self._mark(self._samples.name(sample_id), self._reason(sample_id))
             else:
-                self._line(self._samples.name(sample_id), *values)
+                self._line(self._samples.name(sample_id), *values, note)
                 self.count += 1
         self._file.flush()
         if self._bar is not None:
             self._bar.update()
+
+    def _reason(self, sample_id: int) -> str:
+        """Why a sample cannot be read: it is tried again, since a loading process cannot tell."""
+        try:
+            self._dataset.load(sample_id)
+        except BrokenSample as reason:
+            return str(reason)
+        return "it could not be read at first"
+
+    def _mark(self, name: str, reason: str) -> None:
+        """A row without a result."""
+        self._line(name, *[""] * self._columns, reason)
+        self._reasons[reason] += 1
 
     def _line(self, *values: str) -> None:
         assert self._file is not None
@@ -147,15 +166,23 @@ class Table(Callback):
         return True
 
     def _finish(self, pl_module: L.LightningModule) -> None:
+        datamodule: Any = pl_module.trainer.datamodule  # type: ignore[attr-defined]
+        left_out: Mapping[str, str] = getattr(datamodule, "left_out", dict)()
+        if self._file is not None and pl_module.global_rank == 0:
+            for name, reason in left_out.items():
+                self._mark(name, reason)
         if self._close():
             self.part.replace(self.path)
         world_size = pl_module.trainer.world_size
-        counts = pl_module.all_gather(torch.tensor([self.count, self._left_out], device=pl_module.device))
+        counts = pl_module.all_gather(torch.tensor([self.count, self._reasons.total()], device=pl_module.device))
         assert isinstance(counts, torch.Tensor)
-        for rank, (count, left_out) in enumerate(counts.view(world_size, 2).tolist()):
+        for rank, (count, without) in enumerate(counts.view(world_size, 2).tolist()):
             path = self.path if world_size == 1 else self._of_rank(self.path.parent, rank)
-            more = f" ({left_out:,} files could not be read and are left out)" if left_out else ""
-            rank_zero_info(f"{self._stem}: {path}, {count:,} rows{more}")
+            rank_zero_info(f"{self._stem}: {path}, {count + without:,} rows")
+            if without:
+                total = f"{without:,} of {count + without:,} samples have no result and are not scored"
+                reasons = ", ".join(f"{reason} ({number:,})" for reason, number in self._reasons.most_common(4))
+                rank_zero_info(f"{self._stem}: {total}: {reasons or 'see there'}; column note says which")
 
 
 class FeatureFile(Callback):

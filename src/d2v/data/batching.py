@@ -45,6 +45,19 @@ def derive_accumulation(
     return int(accumulation)
 
 
+def no_room(batch_size: float, max_seconds: float, global_batch_size: float | None) -> UserError:
+    """The error for a batch that is shorter than a clip may be, with all that is wrong with it."""
+    text = (
+        f"data.batch_size {batch_size:g} (seconds of audio) has no room for a clip of data.max_seconds "
+        f"{max_seconds:g}: raise it to {max_seconds:g} or more, or set data.max_seconds to {batch_size:g} too."
+    )
+    try:
+        derive_accumulation(batch_size, global_batch_size, world_size=1)
+    except UserError as error:
+        text += f" Besides, {error}"
+    return UserError(text)
+
+
 def plain_number(value: float) -> str:
     """A number with separated thousands, and with decimals only if it has any."""
     return f"{value:,}".removesuffix(".0")

@@ -322,8 +322,19 @@ class PretrainingDataModule(LightningDataModule, ABC):
     def skipped_samples(self, split: str, name: Callable[[int], str], num_samples: int) -> SkippedSamples:
         """The one record of broken samples of a split (or of a part of it), made at the first call."""
         if split not in self._skipped:
-            self._skipped[split] = SkippedSamples(name, num_samples, self.max_skipped_fraction)
+            self._skipped[split] = SkippedSamples(name, num_samples, self.tolerated_fraction)
         return self._skipped[split]
+
+    @property
+    def tolerated_fraction(self) -> float:
+        """Largest tolerable share of unreadable files: `d2v predict` marks them in its table, however many."""
+        if self.trainer is not None and self.trainer.state.fn == TrainerFn.PREDICTING:
+            return 1.0
+        return self.max_skipped_fraction
+
+    def left_out(self) -> Mapping[str, str]:
+        """Files of what `d2v test` or `d2v predict` reads that are in none of its batches, and why."""
+        return {}
 
     @property
     def skipped(self) -> int:

@@ -36,7 +36,8 @@ class CTCModule(FinetuningModule):
 
     Outside of training, clips above ``chunk_seconds`` are recognised in overlapping chunks, so that memory does not
     grow with their length beyond the waveform itself. Texts are scored against the transcripts as the data give them,
-    in the case of the head's letters; what the head cannot write is an error.
+    in the case of the head's letters; what the head cannot write is an error. A clip of silence has an empty text,
+    which is scored like any other; a clip that cannot be read is not scored.
 
     Args:
         head_lr_scale: Learning rate of the head over that of the encoder. Pretrained frames can differ little from
@@ -132,18 +133,19 @@ class CTCModule(FinetuningModule):
             if reference:
                 rate = f"{float(word_error_rate(text, reference)):.4f}"
             values.append((reference, text, rate))
-        return {"rows": Rows(batch.sample_ids, ("reference", "hypothesis", "wer"), values)}
+        return {"rows": Rows(batch.sample_ids, ("reference", "hypothesis", "wer"), values, _notes(batch))}
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Transcribes a batch; with ``times``, also the words of each clip (:class:`Word`), under ``words``."""
         values: list[tuple[str, ...]] = []
         words = []
-        for clip in _clips(*self._long_log_probs(batch)):
-            symbols = self.decoder.search(clip, self.alphabet)
+        notes = _notes(batch)
+        for clip, note in zip(_clips(*self._long_log_probs(batch)), notes, strict=True):
+            symbols = [] if note else self.decoder.search(clip, self.alphabet)
             values.append((self.alphabet.decode(symbols),))
             if self.times is not None:
                 words.append(self._words(clip, symbols))
-        rows = Rows(batch.sample_ids, ("transcript",), values)
+        rows = Rows(batch.sample_ids, ("transcript",), values, notes)
         return {"rows": rows, "words": words}
 
     def on_validation_epoch_end(self) -> None:
@@ -158,10 +160,16 @@ class CTCModule(FinetuningModule):
         loss = self._ctc_loss(log_probs, lengths, self._letters(batch)).to(self.device)  # from the CPU if chunked
         self.log(f"{split}/loss", loss, batch_size=len(lengths), sync_dist=True, prog_bar=split == "val")
         references = [self.alphabet.written(text) for text in self._transcripts(batch)]
-        texts = self._texts(decoder, log_probs, lengths)
-        metrics.update(texts, references)
+        pairs = []
+        for reference, text, note in zip(
+            references, self._texts(decoder, log_probs, lengths), _notes(batch), strict=True
+        ):
+            pairs.append((reference, "" if note else text))
+        scored = [pair for pair, given in zip(pairs, self._given(batch), strict=True) if given is not None]
+        if scored:
+            metrics.update([text for _, text in scored], [reference for reference, _ in scored])
         self.log_dict(metrics, batch_size=len(lengths))
-        return list(zip(references, texts, strict=True))
+        return pairs
 
     def _ctc_loss(self, log_probs: Tensor, lengths: Tensor, letters: Tensor) -> Tensor:
         letters = letters.to(log_probs.device)
@@ -214,17 +222,18 @@ class CTCModule(FinetuningModule):
         stride, receptive_field = extractor.stride / SAMPLE_RATE, extractor.receptive_field / SAMPLE_RATE
         return words_of(align(log_probs, symbols, boundary), self.alphabet, stride, receptive_field)
 
+    def _given(self, batch: Batch) -> list[str | None]:
+        """Transcripts as the data give them; empty if they only give letters, None for a clip that cannot be read."""
+        given = getattr(self.trainer.datamodule, "transcript", lambda sample_id: "")  # type: ignore[attr-defined]
+        return list(map(given, batch.sample_ids.tolist()))
+
     def _transcripts(self, batch: Batch) -> list[str]:
         """As the data give them, if they do; else what is left of them in the letters of the data."""
         assert batch.labels is not None
         assert self._data_alphabet is not None
-        given = getattr(self.trainer.datamodule, "transcript", lambda sample_id: None)  # type: ignore[attr-defined]
         texts = []
-        for sample_id, letters in zip(batch.sample_ids.tolist(), batch.labels.cpu(), strict=True):
-            text = given(sample_id)
-            if text is None:
-                text = self._data_alphabet.decode(letters[letters != PADDING].tolist())
-            texts.append(text)
+        for text, letters in zip(self._given(batch), batch.labels.cpu(), strict=True):
+            texts.append(text or self._data_alphabet.decode(letters[letters != PADDING].tolist()))
         return texts
 
     def _letters(self, batch: Batch) -> Int64[Tensor, "b s"]:
@@ -249,6 +258,14 @@ def _clips(log_probs: Float[Tensor, "b n a"], lengths: Int64[Tensor, "b"]) -> It
     """Each clip without its padding."""
     for clip, length in zip(log_probs.float().cpu().numpy(), lengths.tolist(), strict=True):
         yield clip[:length]
+
+
+def _notes(batch: Batch) -> list[str]:
+    """``silent`` for each clip all of whose values are equal, else nothing."""
+    equal = batch.inputs == batch.inputs[:, :1]
+    if batch.padding_mask is not None:
+        equal = equal | batch.padding_mask
+    return ["silent" if silent else "" for silent in equal.all(dim=1).tolist()]
 
 
 def frames_needed(letters: Int64[Tensor, "b s"]) -> Int64[Tensor, "b"]:

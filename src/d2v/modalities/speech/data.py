@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.utils.data import DataLoader, Dataset
 
 from d2v.data.alphabet import Alphabet
+from d2v.data.batching import no_room
 from d2v.data.data_module import PretrainingDataModule, Split, named_root, require
 from d2v.data.samples import SampleDataset
 from d2v.data.sources.own_datasets import open_datasets
@@ -106,10 +107,7 @@ class LibriSpeechDataModule(PretrainingDataModule):
         must = f"lie between 0 and data.max_seconds {max_seconds}"
         require(0 <= min_seconds <= max_seconds, "min_seconds", min_seconds, must)
         if max_seconds > batch_size:
-            raise UserError(
-                f"data.max_seconds {max_seconds} is above data.batch_size {batch_size} (seconds of audio): a single "
-                "clip would not fit into a batch. Raise data.batch_size, or lower data.max_seconds."
-            )
+            raise no_room(batch_size, max_seconds, self.global_batch_size)
         require(0 <= (val_fraction or 0) < 1, "val_fraction", val_fraction, "be at least 0 and less than 1")
         require(hold_out in ("clips", "speakers"), "hold_out", hold_out, "be clips or speakers")
         require(predict_on in ("val", "all"), "predict_on", predict_on, "be val or all")
@@ -138,6 +136,7 @@ class LibriSpeechDataModule(PretrainingDataModule):
         self.text_case, self.punctuation = text_case, punctuation
         self._alphabet_file = alphabet
         self._num_broken = 0
+        self._unusable: dict[str, dict[str, str]] = {}
 
     def prepare_data(self) -> None:
         """Read the headers on one rank; the others find them in the cache."""
@@ -209,7 +208,22 @@ class LibriSpeechDataModule(PretrainingDataModule):
             return super().predict_dataset()
         clips = self._everything
         skipped = self.skipped_samples("all", clips.name, len(clips))
-        return SpeechDataset(SpeechSplit(clips, None), None, False, self.normalize, self.seed, skipped)
+        return SpeechDataset(SpeechSplit(clips, None), None, False, self.normalize, self.seed, skipped, True)
+
+    def left_out(self) -> dict[str, str]:
+        """Clips that `d2v test` or `d2v predict` reads and that are in none of its batches, and why."""
+        if self._reads_everything:
+            return self._unusable["the root"]
+        split, number = "training", 0
+        if "val" in self.splits:
+            split, number = "validation", 1
+        found = dict(self._unusable.get(f"the {split} split", {}))
+        clips = self._clips[number]
+        assert clips is not None
+        for index, text in enumerate(self._texts[number]):
+            if not text:
+                found[clips.name(index)] = "without a transcript"
+        return found
 
     def transcript(self, sample_id: int) -> str | None:
         """Transcript of a clip of the validation split, as it was given.
@@ -293,9 +307,14 @@ class LibriSpeechDataModule(PretrainingDataModule):
 
     def _readable(self, name: str, source: Source) -> Clips:
         headers = read_headers(source, retry=self.trainer is None or self.trainer.local_rank == 0)
-        report_headers(name, headers, self.max_skipped_fraction)
+        report_headers(name, headers, self.tolerated_fraction)
         self._num_broken += len(headers.broken)
-        clips = headers.clips.select(headers.clips.num_samples >= LEAST_SAMPLES)
+        long_enough = headers.clips.num_samples >= LEAST_SAMPLES
+        clips = headers.clips.select(long_enough)
+        unusable = {source.name(position): reason for position, reason in headers.broken.items()}
+        for index in np.flatnonzero(~long_enough).tolist():
+            unusable[headers.clips.name(index)] = f"shorter than four frames ({_LEAST_SECONDS} s)"
+        self._unusable[name] = unusable
         short = len(headers.clips) - len(clips)
         if not len(clips):
             raise UserError(f"data.root {self.root}: no clip of {name} lasts for four frames ({_LEAST_SECONDS} s).")
@@ -328,7 +347,8 @@ class LibriSpeechDataModule(PretrainingDataModule):
     def _dataset(self, split: str, max_samples: int | None, random_crop: bool) -> SpeechDataset:
         clips = self.splits[split].clips
         skipped = self.skipped_samples(split, clips.name, len(clips))
-        return SpeechDataset(self.splits[split], max_samples, random_crop, self.normalize, self.seed, skipped)
+        silent = self.labels is not None and not random_crop
+        return SpeechDataset(self.splits[split], max_samples, random_crop, self.normalize, self.seed, skipped, silent)
 
 
 def _describe(name: str, split: SpeechSplit, left_out: Sequence[tuple[int, str]]) -> None:

@@ -27,6 +27,8 @@ class SpeechDataset(SampleDataset):
         normalize: scale each crop to zero mean and unit variance.
         seed: seed of the crops.
         skipped: where broken clips are counted.
+        keep_silent: whether a clip that holds only silence is as good as any other: nothing is to be learned from it,
+            but what a model makes of it is a result.
     """
 
     broken_for_good = False
@@ -39,6 +41,7 @@ class SpeechDataset(SampleDataset):
         normalize: bool,
         seed: int,
         skipped: SkippedSamples,
+        keep_silent: bool = False,
     ) -> None:
         super().__init__(len(split.clips), seed, skipped)
         self._lengths = split.clips.num_samples
@@ -47,6 +50,7 @@ class SpeechDataset(SampleDataset):
         self._split, self._clips = split, split.clips
         self._random_crop = random_crop
         self._normalize = normalize
+        self._keep_silent = keep_silent
         self._by_length = np.argsort(self.lengths, kind="stable")
         self._rank = np.argsort(self._by_length, kind="stable")
 
@@ -68,7 +72,7 @@ class SpeechDataset(SampleDataset):
         with AudioReader(self._clips.open(index)) as reader:
             wave = _read(reader, start, length)
             # A pause within a crop is no fault, but a file that holds nothing else is.
-            if _is_constant(wave) and (length == whole or _is_silent(reader)):
+            if not self._keep_silent and _is_constant(wave) and (length == whole or _is_silent(reader)):
                 raise BrokenSample("it is silent")
         if self._normalize:
             wave = F.layer_norm(wave, wave.shape)
