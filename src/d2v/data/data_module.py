@@ -274,7 +274,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
         if not self.class_names:
             raise UserError(
                 f"data.root {self.root}: the samples have no labels, so there is nothing to probe; name others in "
-                "data.root: one folder for each class, or a table with labels."
+                "data.root: two or more folders, one for each class, or a table with labels."
             )
         val = self.eval_dataset("val")
         train = self.eval_dataset("train")
