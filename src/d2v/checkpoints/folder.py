@@ -208,7 +208,8 @@ def parts_in(weights: StateDict) -> list[str]:
 
 
 def mismatches(expected: StateDict, found: StateDict) -> list[str]:
-    """Tensors in ``found`` that are missing, unknown or of another shape, with one phrase for each."""
+    """What is wrong with ``found``: numbers that are not finite; else tensors that are missing, unknown or of another
+    shape, with one phrase for each."""
     missing, unknown, odd = [], [], []
     for name, value in expected.items():
         if name not in found:
@@ -218,6 +219,10 @@ def mismatches(expected: StateDict, found: StateDict) -> list[str]:
     for name in found:
         if name not in expected:
             unknown.append(f"{name} is unknown")
+    broken = [name for name in expected if name in found and not found[name].isfinite().all()]
+    if broken:
+        where = f"{broken[0]} and {len(broken) - 1} more tensors"
+        return [f"{where} hold numbers that are not finite, as after a training that went wrong; take an earlier one"]
     return missing + unknown + odd
 
 
