@@ -4,16 +4,21 @@ import signal
 import sys
 import threading
 from datetime import timedelta
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
 from d2v.errors import Interrupted, UserError
 from d2v.training.callbacks.best import BEST, BestCheckpoint, Mode
+from d2v.training.checkpoint_io import SafeCheckpointIO, remove_unfinished, replace_link
+from d2v.training.finite_updates import MOST_IN_A_ROW
 
+LAST = "last.ckpt"
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -65,8 +70,16 @@ class RunCheckpoint(ModelCheckpoint):
         self._signal: int | None = None
         self._previous_handlers: dict[int, Any] = {}
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # else the user chose another
+            trainer.strategy.checkpoint_io = SafeCheckpointIO()
+        if stage == "fit" and trainer.is_global_zero:
+            remove_unfinished(Path(str(self.dirpath)))
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_train_start(trainer, pl_module)
+        self._last_global_step_saved = trainer.global_step  # what a run starts with need not be saved
         self.best.start(trainer, pl_module)
         self._signal = None
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
@@ -76,7 +89,11 @@ class RunCheckpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        skipped = getattr(pl_module, "skipped_in_a_row", 0)
+        if skipped <= 1:  # while numbers are not finite, older checkpoints may be the better ones
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        elif skipped == MOST_IN_A_ROW:  # the module is going to stop the run
+            self._save_checkpoint(trainer, f"{self.dirpath}/{LAST}")
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return  # half an optimizer step cannot be saved
         self.best.update(trainer, str(self.dirpath), validated=False)
@@ -98,8 +115,7 @@ class RunCheckpoint(ModelCheckpoint):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.best.update(trainer, str(self.dirpath), validated=False)
-        self._save_now(trainer)
-        super().on_train_end(trainer, pl_module)
+        self._save_now(trainer)  # Lightning's own would also save where nothing was trained
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self._restore_handlers()
@@ -107,6 +123,18 @@ class RunCheckpoint(ModelCheckpoint):
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         super().on_exception(trainer, pl_module, exception)
         self._restore_handlers()
+
+    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        super()._save_checkpoint(trainer, filepath)
+        if Path(filepath).name != LAST:  # before Lightning removes an older one that last.ckpt may still point to
+            self._link_checkpoint(trainer, filepath, str(Path(filepath).with_name(LAST)))
+
+    @staticmethod
+    def _link_checkpoint(trainer: L.Trainer, filepath: str, linkpath: str) -> None:
+        """As Lightning's, but at every moment there is one."""
+        if trainer.is_global_zero:
+            replace_link(Path(linkpath), Path(filepath))
+        trainer.strategy.barrier()
 
     def described(self) -> str:
         """The checkpoints there are, in words."""
