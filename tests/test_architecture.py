@@ -4,6 +4,8 @@ import re
 import tomllib
 from pathlib import Path
 
+from d2v.official.published import published_checkpoints
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -26,3 +28,16 @@ def test_files_that_the_pages_name_are_there() -> None:
         named = re.findall(r"`((?:\w+/)+\w+\.(?:py|yaml|md))`", page.read_text())
         gone = [name for name in named if not any((place / name).exists() for place in places)]
         assert gone == [], page.name
+
+
+def test_nothing_is_imported_that_windows_lacks() -> None:
+    lacking = re.compile(r"^\s*(?:import|from) (?:fcntl|resource|pwd|grp|termios|pty|posix)\b", re.MULTILINE)
+    assert [path.name for path in (ROOT / "src").rglob("*.py") if lacking.search(path.read_text())] == []
+
+
+def test_the_page_of_official_checkpoints_is_what_the_command_prints() -> None:
+    page = (ROOT / "docs" / "official_models.md").read_text()
+    listed = published_checkpoints()
+    assert listed.count("https://") == 3
+    for line in filter(None, listed.splitlines()):
+        assert f"\n    {line}\n" in page

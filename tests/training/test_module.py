@@ -121,6 +121,7 @@ def two_processes(tmp_path_factory) -> Path:
         }
         for kind in KINDS
     ]
+    jobs.append({**jobs[0], "output": str(folder / "broken"), "broken": True})
     script = Path(__file__).parent / "tiny_runs.py"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
@@ -141,6 +142,14 @@ def test_two_processes_equal_one(tmp_path, two_processes, kind):
     difference = largest_difference(ranks[0], weights(one))
     print(f"two processes, {kind}: {difference:.2e}")
     assert difference < 1e-5
+
+
+def test_processes_skip_an_update_together(two_processes):
+    """A loss that is not finite on one of them."""
+    ranks = [torch.load(two_processes / f"broken.{rank}", weights_only=True) for rank in range(2)]
+    assert [torch.load(two_processes / f"broken.skipped.{rank}") for rank in range(2)] == [1, 1]
+    assert largest_difference(*ranks) == 0
+    assert all(value.isfinite().all() for value in ranks[0].values())
 
 
 # Resuming

@@ -132,9 +132,26 @@ class SaveWeights(L.Callback):
         torch.save(weights(pl_module), f"{self.path}.{trainer.global_rank}")
 
 
-def run_two_processes(output: str, data: dict[str, Any], kind: str) -> None:
+class BreakLoss(L.Callback):
+    """Of one step on one of the processes; each process writes how many updates it has skipped."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == 3 and trainer.global_rank == 1:
+            batch.inputs.fill_(float("nan"))
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        torch.save(pl_module.skipped_updates, f"{self.path}.skipped.{trainer.global_rank}")
+
+
+def run_two_processes(output: str, data: dict[str, Any], kind: str, broken: bool = False) -> None:
     # Forked from a process that has imported everything and run nothing: imports take longer than the run.
-    trainer = make_trainer(Path(output).parent, devices=2, strategy="ddp_fork", callbacks=[SaveWeights(output)])
+    callbacks: list[L.Callback] = [SaveWeights(output)]
+    if broken:
+        callbacks.append(BreakLoss(output))
+    trainer = make_trainer(Path(output).parent, devices=2, strategy="ddp_fork", callbacks=callbacks)
     trainer.fit(make_module(kind), datamodule=PictureModule(**data))
 
 

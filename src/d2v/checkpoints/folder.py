@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch import contiguous_format as CONTIGUOUS
 
 from d2v.errors import UserError
+from d2v.text_files import read_text
 
 StateDict = dict[str, Tensor]
 
@@ -132,8 +133,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG
     try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        config = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
         raise UserError(f"{path}: not readable ({error})") from error
     if isinstance(config, dict) and "model_type" in config:
         raise UserError(f"{folder}: a folder of Hugging Face; import it first: d2v import {folder} --output FOLDER")
@@ -152,10 +153,7 @@ def read_assets(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     """
     assets = {}
     for name in checked_names(config.get("assets", []), folder / CONFIG):
-        try:
-            assets[name] = (folder / name).read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise UserError(f"{folder / name}: not readable ({error}); {CONFIG} names it") from error
+        assets[name] = read_text(folder / name, f"{CONFIG} names")
     return assets
 
 
@@ -210,7 +208,8 @@ def parts_in(weights: StateDict) -> list[str]:
 
 
 def mismatches(expected: StateDict, found: StateDict) -> list[str]:
-    """Tensors in ``found`` that are missing, unknown or of another shape, with one phrase for each."""
+    """What is wrong with ``found``: numbers that are not finite; else tensors that are missing, unknown or of another
+    shape, with one phrase for each."""
     missing, unknown, odd = [], [], []
     for name, value in expected.items():
         if name not in found:
@@ -220,6 +219,10 @@ def mismatches(expected: StateDict, found: StateDict) -> list[str]:
     for name in found:
         if name not in expected:
             unknown.append(f"{name} is unknown")
+    broken = [name for name in expected if name in found and not found[name].isfinite().all()]
+    if broken:
+        where = f"{broken[0]} and {len(broken) - 1} more tensors"
+        return [f"{where} hold numbers that are not finite, as after a training that went wrong; take an earlier one"]
     return missing + unknown + odd
 
 

@@ -4,18 +4,24 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from d2v.commands.stacked_configs import config_of_resumed_run, with_added_lists
 from d2v.config_messages import suggest
 from d2v.configs import SHIPPED, find_config, read_config
 from d2v.errors import UserError
 
-SECTIONS = ("seed_everything", "trainer", "model", "data", "checkpoint", "run_name", "resume", "ckpt_path")
+SECTIONS = (
+    "seed_everything", "trainer", "model", "data", "checkpoint", "run_name", "length", "validate_every", "resume",
+    "ckpt_path",
+)  # fmt: skip
 """Sections and keys at the top level of a config."""
 
 _OPTIONS = (*SECTIONS, "config", "weights_only", "verbose", "return_predictions", "help", "print_config")
 
 
 def checked_words(command: str, words: Sequence[str]) -> list[str]:
-    """The words of a trainer command, with every config by its path.
+    """The words of a trainer command, with every config by its path, a resumed run's own before them, and lists added.
 
     Raises:
         UserError: A config cannot be found or read, or has no such section; there is no such option; two configs are
@@ -32,7 +38,13 @@ def checked_words(command: str, words: Sequence[str]) -> list[str]:
             return [command, *rest, word, *(stated or _class_of(word, recipes))]
     if not any(word.startswith(("--print_config", "--help", "-h")) for word in prepared):
         require_root(recipes, prepared)
-    return [command, *prepared]
+    contents = {str(path): recipe for path, recipe in recipes.items()}
+    resumed = config_of_resumed_run(prepared)
+    if resumed:  # what is given on top of it wins
+        text = yaml.safe_dump(resumed, sort_keys=False)
+        contents[text] = resumed
+        prepared = ["--config", text, *prepared]
+    return [command, *with_added_lists(prepared, contents)]
 
 
 def require_root(recipes: dict[Path, dict[str, Any]], words: Iterable[str]) -> None:
@@ -56,9 +68,13 @@ def require_root(recipes: dict[Path, dict[str, Any]], words: Iterable[str]) -> N
         stated = (data.get("init_args") or data).get("root")
         if isinstance(stated, str):
             root, shipped = stated, path.is_relative_to(SHIPPED)
+        if (data.get("init_args") or data).get("dataset") is not None:
+            return  # which is read instead
     words = list(words)
     for number, word in enumerate(words):
         option, equals, value = word.partition("=")
+        if option in ("--data.dataset", "--data.init_args.dataset"):
+            return
         if option in ("--data.root", "--data.init_args.root"):
             root, shipped = value if equals else "".join(words[number + 1 : number + 2]), False
         if option == "--data":

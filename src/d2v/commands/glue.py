@@ -171,7 +171,6 @@ def _find_tasks(root: str | Path, folder: Path, names: Sequence[str] | None) -> 
 
 def _fine_tune(task: str, lr: float, seed: int, results: "GlueResults") -> "GlueRun":
     """One run: train, and score what the last epoch left on each development set."""
-    from d2v.commands.run_folder import newest_checkpoint
     from d2v.modalities.text.labelled.glue import TASKS
     from d2v.modalities.text.labelled.glue_results import GlueRun, last_metrics
 
@@ -181,11 +180,6 @@ def _fine_tune(task: str, lr: float, seed: int, results: "GlueResults") -> "Glue
     words += [f"--trainer.default_root_dir={runs}", f"--run_name={name}", "--trainer.devices=1"]
     words += map("--".__add__, results.settings)
     folder = _train("fit", *words, "--resume=auto")  # an interrupted run goes on where it stopped
-    newest = newest_checkpoint(runs, name)
-    assert newest is not None
-    if Path(newest).parents[1] != folder:  # it had come to its end before, and nothing was left to train
-        shutil.rmtree(folder)
-        folder = Path(newest).parents[1]
     scores: dict[str, dict[str, float]] = {}
     for split in spec.dev_splits:
         again = _train("validate", *_config_of(folder), f"--data.val_split={split}", "--verbose=false")

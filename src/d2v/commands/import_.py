@@ -3,13 +3,25 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 LARGE = 200e6
 """Bytes above which reading takes long enough to say so."""
 
 
+class _List(argparse.Action):
+    """Prints the list, and ends, as ``--help`` does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
+        from d2v.official.published import published_checkpoints
+
+        print(published_checkpoints())
+        parser.exit()
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare what the command takes."""
+    parser.add_argument("--list", nargs=0, action=_List, help="list the official checkpoints, with what each is")
     parser.add_argument(
         "source",
         type=Path,

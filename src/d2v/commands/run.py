@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import shutil
 from collections.abc import Iterable, Sequence
 from enum import Enum
 from pathlib import Path
@@ -9,30 +10,41 @@ from typing import Any, Literal
 
 import jsonargparse
 import lightning as L
+from filelock import BaseFileLock
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import Callback, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_info
+from lightning_utilities.core.rank_zero import rank_zero_only
 
 from d2v.commands.caption_files import CaptionFiles
 from d2v.commands.early_checks import SECTIONS
 from d2v.commands.predictions import FeatureFile, Table, metrics_line, read_another_root
 from d2v.commands.quiet import quieten
+from d2v.commands.resume import ContinuedRun, Origin, find_origin
 from d2v.commands.run_folder import (
+    CONFIG,
     checkpoint_of,
     direct_logger,
+    enter_run_dir,
+    hand_over_checkpoint,
+    is_started_by_lightning,
+    lock_run,
     make_run_dir,
-    newest_checkpoint,
     remove_unused,
     require_fitting,
+    run_of,
 )
+from d2v.commands.run_metrics import METRICS, RunMetrics
+from d2v.commands.stated_length import settle
 from d2v.config_messages import key_of, one_line, parser_message
+from d2v.configs import read_config
 from d2v.errors import UserError
 from d2v.finetuning.finetuning_module import FinetuningModule
 from d2v.training.callbacks.checkpoint import RunCheckpoint
 from d2v.training.callbacks.progress import Announcement, RunProgressBar
+from d2v.training.callbacks.run_plan import NEVER, RunPlan
 
 
 def run_trainer(args: Sequence[str], cli: "RunCLI | None" = None) -> None:
@@ -64,6 +76,11 @@ def run_trainer(args: Sequence[str], cli: "RunCLI | None" = None) -> None:
         if cli.run_dir is not None:
             error.add_note(f"run folder: {cli.run_dir}")
         raise
+    finally:
+        if cli.lock is not None:
+            cli.lock.release()
+            if cli.is_trial and cli.run_dir is not None:
+                shutil.rmtree(cli.run_dir, ignore_errors=True)
 
 
 class RunCLI(LightningCLI):
@@ -75,6 +92,10 @@ class RunCLI(LightningCLI):
 
     subcommand: str
     run_dir: Path | None = None
+    lock: BaseFileLock | None = None
+    is_trial = False
+    _origin: Origin | None = None
+    _going_on: ContinuedRun | None = None
     _refusal: UserError | None = None
 
     def __init__(self, args: ArgsType) -> None:
@@ -102,6 +123,16 @@ class RunCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_argument("--run_name", type=str | None, help="Name of the run's folder; null: the time.")
+        text = (
+            "How long to train: auto (from the size of the data), '100 epochs', '20 minutes', '2 hours', '5000 steps'; "
+            "null: trainer.max_steps, max_epochs or max_time."
+        )
+        parser.add_argument("--length", type=int | str | None, help=text)
+        text = (
+            "Between two validations: below 1 a share of the run, from 1 on optimizer steps; null: as the trainer's "
+            "val_check_interval and check_val_every_n_epoch say."
+        )
+        parser.add_argument("--validate_every", type=float | None, default=0.05, help=text)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
@@ -113,7 +144,7 @@ class RunCLI(LightningCLI):
         )
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "fit":
-            text = "Continue exactly from a checkpoint, from that of a run's folder, or `auto`: from the newest run."
+            text = "Continue a run: its folder, one of its checkpoints, or `auto`: the newest run of this config."
             parser.add_argument("--resume", type=str | None, help=text)
         return parser
 
@@ -127,26 +158,44 @@ class RunCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        settle(config, self._words)
         _check(config, self.subcommand)
         if self.subcommand == "predict":
             read_another_root(config.data, self._words)
         root = Path(config.trainer.default_root_dir)
         resume = config.pop("resume", None)
-        if resume == "auto":
-            config.ckpt_path = newest_checkpoint(root, config.run_name)
-        elif resume is not None:
-            config.ckpt_path = checkpoint_of("--resume", resume)
-        elif config.ckpt_path is not None:
-            config.ckpt_path = checkpoint_of("--ckpt_path", config.ckpt_path)
-        if 0 < config.trainer.max_steps < (config.trainer.log_every_n_steps or 50):
-            config.trainer.log_every_n_steps = config.trainer.max_steps  # else a short run would log nothing
+        if config.ckpt_path is not None:
+            config.ckpt_path = str(checkpoint_of("--ckpt_path", config.ckpt_path))
         text = self._config_text()  # before the run's folder enters it: used again, it makes a new run
-        suffix = "" if self.subcommand == "fit" else f"-{self.subcommand}"
-        self.run_dir = make_run_dir(root, config.run_name, suffix, text)
+        self.is_trial = bool(config.trainer.fast_dev_run)
+        self.run_dir = self._make_run_dir(root, resume, text)
+        if self.subcommand == "fit" and getattr(rank_zero_only, "rank", None) in (None, 0):
+            self.lock = lock_run(self.run_dir)
         config.trainer.default_root_dir = str(self.run_dir)
         config.checkpoint.dirpath = str(self.run_dir / "checkpoints")
         for logger in _as_list(config.trainer.logger):
-            direct_logger(logger, self.run_dir)
+            direct_logger(logger, self.run_dir, self._going_on.step if self._going_on else 0)
+
+    def _make_run_dir(self, root: Path, resume: str | None, text: str) -> Path:
+        """The run's folder: that of the run that goes on, or a new one."""
+        config, fits = self.config[self.subcommand], self.subcommand == "fit"
+        name, suffix = config.run_name, ""
+        if not fits:
+            read = run_of(config.ckpt_path)
+            name, suffix = name or (read and read.name), f"-{self.subcommand}"
+        if resume is not None and not is_started_by_lightning():
+            self._origin = find_origin(resume, root, name, text)
+        if self._origin is not None:
+            config.ckpt_path = str(self._origin.checkpoint)
+        config.ckpt_path = hand_over_checkpoint(config.ckpt_path)
+        if self._origin is not None and self._origin.is_the_run(name) and not config.trainer.fast_dev_run:
+            assert self._origin.run is not None
+            config.run_name = read_config(self._origin.run / CONFIG).get("run_name")  # as when it began
+            self._going_on = ContinuedRun(self._origin.run, self._origin.step, self._config_text())
+            return enter_run_dir(self._origin.run)
+        if config.ckpt_path and fits:
+            text = f"# continued from {config.ckpt_path}\n{text}"
+        return make_run_dir(root, name, suffix, text)
 
     def instantiate_classes(self) -> None:
         self.parser.add_instantiator(self._build, object, subclasses=True)
@@ -176,11 +225,18 @@ class RunCLI(LightningCLI):
         assert self.run_dir is not None
         if config["logger"] is not False:  # metrics.csv is always written, whatever other loggers there are
             others = [logger for logger in _as_list(config["logger"]) if logger is not True]
-            config["logger"] = [CSVLogger(str(self.run_dir), name="", version=""), *others]
+            config["logger"] = [RunMetrics(self.run_dir), *others]
         configured = _as_list(config["callbacks"])
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in configured):
             callbacks = [*callbacks, RunProgressBar()]
-        callbacks = [*callbacks, Announcement(self.run_dir, self.config[self.subcommand].ckpt_path)]
+        values = self.config[self.subcommand]
+        callbacks = [*callbacks, Announcement(self.run_dir, values.ckpt_path)]
+        if self._going_on is not None:
+            callbacks = [self._going_on, *callbacks]
+        if self.subcommand == "fit":
+            config["callbacks"] = [RunPlan(values.length, values.validate_every), *configured]
+            if values.validate_every is not None:  # the plan decides; Lightning takes no share of a run
+                config["val_check_interval"], config["check_val_every_n_epoch"] = NEVER, None
         try:
             trainer = super()._instantiate_trainer(config, callbacks)
         except (MisconfigurationException, ValueError, TypeError) as error:
@@ -193,6 +249,15 @@ class RunCLI(LightningCLI):
         return trainer
 
     def after_fit(self) -> None:
+        if self.is_trial:
+            rank_zero_info("done: trainer.fast_dev_run keeps nothing")
+            return
+        if self._origin is not None and self.trainer.global_step <= self._origin.step:
+            rank_zero_info(
+                f"nothing to train: {self._origin.checkpoint} has its {self._origin.step:,} steps already; a larger "
+                "trainer.max_steps, trainer.max_epochs or length goes on"
+            )
+            return
         found = metrics_line(self.trainer.callback_metrics, "val")
         if found:
             found = f"; last validation: {found}"
@@ -236,19 +301,15 @@ class RunCLI(LightningCLI):
     def _report_metrics(self, kind: Literal["val", "test"]) -> None:
         if line := metrics_line(self.trainer.callback_metrics, kind):
             rank_zero_info(line)
-        rank_zero_info(f"metrics: {self.run_dir}/metrics.csv")
+        rank_zero_info(f"metrics: {self.run_dir}/{METRICS}")
 
     def _config_text(self) -> str:
         """The parsed config, for any trainer command: without what belongs to this call alone."""
         config = self.config[self.subcommand].clone()
-        origin = config.get("ckpt_path")
         for name in self._subcommand_method_arguments[self.subcommand]:
             config.pop(name, None)
         # `null` stays: it differs from a default that is not null.
-        text = self._parser(self.subcommand).dump(_without_enums(config), skip_none=False)
-        if origin:
-            return f"# continued from {origin}\n{text}"
-        return text
+        return self._parser(self.subcommand).dump(_without_enums(config), skip_none=False)
 
 
 def _options() -> dict[str, Iterable[str]]:
@@ -270,12 +331,15 @@ def _check(config: jsonargparse.Namespace, command: str) -> None:
         raise UserError(f"--run_name {name}: must be a plain name; --trainer.default_root_dir sets the place")
     if trainer.log_every_n_steps is not None and trainer.log_every_n_steps < 1:
         raise UserError(f"trainer.log_every_n_steps is {trainer.log_every_n_steps}: it must be at least 1.")
-    endless = trainer.max_steps in (None, -1) and trainer.max_epochs in (None, -1)
     if str(trainer.precision) in ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16"):
         needed = "the teacher's average needs fp32 weights; set it to bf16-mixed"
         raise UserError(f"trainer.precision is {trainer.precision}: {needed}")
-    if command == "fit" and endless and not trainer.fast_dev_run:
-        raise UserError("trainer.max_steps is not set, so training would never end: set it, or trainer.max_epochs.")
+    limits = (config.length, trainer.max_steps, trainer.max_epochs, trainer.max_time)
+    if command == "fit" and not set(limits) - {None, -1} and not trainer.fast_dev_run:
+        raise UserError(
+            "trainer.max_steps is not set, so training would never end: set it, or how long to train: --length auto, "
+            "--length '20 minutes', --length '100 epochs'"
+        )
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -1,14 +1,16 @@
 """A run's folder: made, found again, and where its loggers write."""
 
 import os
-import re
+import secrets
 import shutil
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import jsonargparse
 import lightning as L
 import torch
+from filelock import BaseFileLock, FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_info
 from lightning_utilities.core.rank_zero import rank_zero_only
 
@@ -19,7 +21,11 @@ from d2v.errors import UserError
 from d2v.training.callbacks.best import BEST
 from d2v.training.step import TrainingModule
 
-RUN_DIR_VARIABLE = "D2V_RUN_DIR"  # hands the run's folder to the processes that Lightning starts for other devices
+CONFIG, LOCK = "config.yaml", ".lock"
+_WANDB_ID = "wandb_id.txt"
+_PATIENCE = 10  # seconds: the loading processes of a run that was killed hold its lock until they notice
+# They hand the run's folder and where it starts to the processes that Lightning starts for other devices.
+RUN_DIR_VARIABLE, CHECKPOINT_VARIABLE = "D2V_RUN_DIR", "D2V_CHECKPOINT"
 
 
 def checkpoint_of(option: str, name: str) -> str:
@@ -37,6 +43,21 @@ def checkpoint_of(option: str, name: str) -> str:
     raise UserError(f"{option} {name}: no checkpoint there; give its file or a run's folder{choice}")
 
 
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The content of a run's checkpoint; tensors are read when they are used.
+
+    Raises:
+        UserError: It is damaged, or no checkpoint of a run.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content["state_dict"]
+    except Exception as error:  # torch raises half a dozen types
+        damaged = UserError(f"{path}: no checkpoint of a run of d2v, or a damaged one; give another")
+        raise refusal(path, error) or damaged from error
+    return dict(content)
+
+
 def require_fitting(path: str | None, model: L.LightningModule) -> None:
     """Compare a checkpoint, if one was asked for, with the model that is to read it, before anything runs.
 
@@ -45,12 +66,8 @@ def require_fitting(path: str | None, model: L.LightningModule) -> None:
     """
     if path is None:
         return
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        found = content["state_dict"]
-    except Exception as error:  # torch raises half a dozen types
-        damaged = UserError(f"{path}: no checkpoint of a run of d2v, or a damaged one; give another")
-        raise refusal(path, error) or damaged from error
+    content = read_checkpoint(path)
+    found = content["state_dict"]
     if isinstance(model, TrainingModule):
         try:
             model.prepare_for(content)
@@ -61,21 +78,54 @@ def require_fitting(path: str | None, model: L.LightningModule) -> None:
         raise UserError(f"{path}: does not fit the model of this config: {in_short(problems, shown=3)}")
 
 
-def newest_checkpoint(root: Path, name: str | None) -> str | None:
-    """The newest checkpoint of the runs under a root, of those with a name if one is given; None if there is none."""
-    found = list(root.glob("*/checkpoints/last.ckpt"))
-    if name:
-        pattern = re.compile(rf"{re.escape(name)}(-\d+)?")
-        found = [path for path in found if pattern.fullmatch(path.parts[-3])]
-    if not found:
-        rank_zero_info(f"--resume auto: no checkpoint under {root}, starting from the beginning")
+def run_of(checkpoint: str | Path | None) -> Path | None:
+    """The folder of the run that a checkpoint lies in; None: it lies in none."""
+    if checkpoint is None:
         return None
-    return str(max(found, key=lambda path: path.stat().st_mtime_ns))
+    folder = Path(checkpoint).parent
+    if folder.name == "checkpoints" and (folder.parent / CONFIG).is_file():
+        return folder.parent
+    return None
+
+
+def is_started_by_lightning() -> bool:
+    """Whether this is a process for one more device, which takes the run's folder and checkpoint from the first."""
+    return RUN_DIR_VARIABLE in os.environ and int(os.environ.get("LOCAL_RANK", "0")) > 0
+
+
+def enter_run_dir(run_dir: Path) -> Path:
+    """Let this run, in all of its processes, be the one that has this folder."""
+    os.environ[RUN_DIR_VARIABLE] = str(run_dir)
+    return run_dir
+
+
+def hand_over_checkpoint(path: str | None) -> str | None:
+    """The checkpoint to start from: the same one for all processes, though there are newer ones later."""
+    if is_started_by_lightning():
+        return os.environ.get(CHECKPOINT_VARIABLE) or None
+    os.environ[CHECKPOINT_VARIABLE] = path or ""
+    return path
+
+
+def lock_run(run_dir: Path) -> BaseFileLock:
+    """Let no other process train in this folder as long as this one lives.
+
+    Raises:
+        UserError: Another one does.
+    """
+    lock = FileLock(run_dir / LOCK)
+    try:
+        lock.acquire(timeout=_PATIENCE)
+    except Timeout:
+        raise UserError(
+            f"{run_dir}: another process is training in it; wait until it ends, or give --run_name for a run beside it"
+        ) from None
+    return lock
 
 
 def make_run_dir(root: Path, name: str | None, suffix: str, config: str = "") -> Path:
     """A folder of its own for this run, with its config in it, the same for all of its processes."""
-    if RUN_DIR_VARIABLE in os.environ and int(os.environ.get("LOCAL_RANK", "0")) > 0:
+    if is_started_by_lightning():
         return Path(os.environ[RUN_DIR_VARIABLE])
     # On other nodes nothing is written by name: Lightning sends the checkpoint folder of rank zero to all.
     stem = (name or datetime.now().strftime("%Y%m%d-%H%M%S")) + suffix
@@ -83,7 +133,7 @@ def make_run_dir(root: Path, name: str | None, suffix: str, config: str = "") ->
     while getattr(rank_zero_only, "rank", None) in (None, 0):
         try:
             run_dir.mkdir(parents=True)  # fails if another run has just made it
-            (run_dir / "config.yaml").write_text(config)
+            (run_dir / CONFIG).write_text(config, encoding="utf-8")
             break
         except FileExistsError:
             number += 1
@@ -91,29 +141,40 @@ def make_run_dir(root: Path, name: str | None, suffix: str, config: str = "") ->
         except OSError as error:
             text = f"trainer.default_root_dir {root}: cannot be written ({error.strerror}); set another"
             raise UserError(text) from error
-    os.environ[RUN_DIR_VARIABLE] = str(run_dir)
-    return run_dir
+    return enter_run_dir(run_dir)
 
 
 @rank_zero_only
 def remove_unused(run_dir: Path | None) -> None:
     """A run that could not start leaves nothing behind."""
-    if run_dir is not None and {path.name for path in run_dir.rglob("*") if path.is_file()} <= {"config.yaml"}:
+    if run_dir is not None and {path.name for path in run_dir.rglob("*") if path.is_file()} <= {CONFIG, LOCK}:
         shutil.rmtree(run_dir, ignore_errors=True)
 
 
-def direct_logger(logger: jsonargparse.Namespace | bool, run_dir: Path) -> None:
-    """Make a configured logger write into the run's folder, and W&B run offline where it cannot be reached."""
+def direct_logger(logger: jsonargparse.Namespace | bool, run_dir: Path, steps_done: int = 0) -> None:
+    """Make a configured logger write into the run's folder, and W&B run offline where it cannot be reached.
+
+    Where a run goes on, TensorBoard hides what it knows of later steps, and W&B continues under the same id.
+    """
     if isinstance(logger, bool):  # Lightning's own, or none
         return
     init_args = logger.init_args
     init_args.save_dir = str(run_dir)
     if logger.class_path.endswith("TensorBoardLogger"):
         init_args.name, init_args.version = "", "tensorboard"
+        if steps_done:
+            init_args.purge_step = steps_done + 1
     if logger.class_path.endswith("WandbLogger"):
         init_args.name = init_args.get("name") or run_dir.name
+        init_args.id = init_args.get("id") or _wandb_id(run_dir / _WANDB_ID)
         if not init_args.get("offline") and (reason := why_offline()):
             rank_zero_info(f"W&B: {reason}, so this run stays offline; later: wandb sync {run_dir}/wandb/offline-*")
             init_args.offline = True
         if init_args.offline:
             os.environ.setdefault("WANDB_SILENT", "true")
+
+
+def _wandb_id(path: Path) -> str:
+    if not path.is_file():
+        path.write_text(secrets.token_hex(4))
+    return path.read_text()

@@ -1,4 +1,4 @@
-"""Where the settings of a checkpoint are not those of the published run, which ``published.yaml`` holds."""
+"""What was published: the checkpoints, and the settings of their runs, which those of a file are compared with."""
 
 from collections.abc import Mapping
 from functools import cache
@@ -16,7 +16,7 @@ def differences(settings: Mapping[str, Any], layout: str, width: int = 768) -> l
         layout: Such as "v2_vision".
         width: Of the model, which tells the published one; one that was not published is compared with Base.
     """
-    by_width = {recipe["width"]: recipe for recipe in _recipes()[layout]}
+    by_width = {recipe["width"]: recipe for recipe in _read("published.yaml")[layout]}
     recipe = by_width.get(width, by_width[768])
     other = []
     for key, value in recipe["settings"].items():
@@ -28,14 +28,27 @@ def differences(settings: Mapping[str, Any], layout: str, width: int = 768) -> l
     return [f"{'; '.join(other)}. The checkpoint's values are taken (the recipe is {recipe['source']})"]
 
 
+def published_checkpoints() -> str:
+    """The list of official checkpoints: where they are, their names, what each is, under which licence."""
+    lines: list[str] = []
+    for place in _read("published_checkpoints.yaml"):
+        lines += [place["title"], f"licence: {place['licence']}", ""]
+        for name, text in place["models"].items():
+            lines.append(f"  {name:<46} {text}")
+        lines.append("")
+    lines.append("Only hf:// is fetched by d2v; download other files first, then: d2v import FILE --output DIR")
+    lines.append("Names and licences are those of their READMEs and model cards in 2026; none was fetched to check.")
+    return "\n".join(lines)
+
+
 def flat(settings: Mapping[str, Any], prefix: str, section: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with those of a section below."""
     return {**settings, **{f"{prefix}.{key}": value for key, value in section.items()}}
 
 
 @cache
-def _recipes() -> dict[str, list[dict[str, Any]]]:
-    return yaml.safe_load(Path(__file__).with_name("published.yaml").read_text(encoding="utf-8"))
+def _read(name: str) -> Any:
+    return yaml.safe_load(Path(__file__).with_name(name).read_text(encoding="utf-8"))
 
 
 def _same(said: Any, published: Any) -> bool:

@@ -18,13 +18,14 @@ from d2v.model.randomness import combine_keys
 from d2v.training.callbacks.log import LogCallback
 from d2v.training.callbacks.run_plan import RunPlan, total_steps
 from d2v.training.callbacks.throughput import ThroughputCallback
+from d2v.training.finite_updates import FiniteUpdates
 from d2v.training.optimizer import Groups, parameter_groups
 from d2v.training.plain_batches import as_batch
 from d2v.training.schedules import LRSchedule
 from d2v.types import Batch
 
 
-class TrainingModule(L.LightningModule):
+class TrainingModule(FiniteUpdates):
     """Trains encoders with keyed randomness, one optimizer and checkpoints that ``d2v.load`` reads.
 
     The arguments are described by the subclasses.
@@ -98,16 +99,21 @@ class TrainingModule(L.LightningModule):
     def configure_callbacks(self) -> list[L.Callback]:
         """What training needs whatever list of callbacks a config holds."""
         warnings.filterwarnings("ignore", "You have overridden `on_after_batch_transfer`")  # for any data
-        return [RunPlan(), LogCallback(), ThroughputCallback()]
+        needed: list[L.Callback] = [LogCallback(), ThroughputCallback()]
+        given = [] if self._trainer is None else self._trainer.callbacks  # type: ignore[attr-defined]
+        if not any(isinstance(callback, RunPlan) for callback in given):
+            needed = [RunPlan(), *needed]
+        return needed
 
     # Checkpoints.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.require_finite_weights()
         # Plain values only: a checkpoint of ours loads with weights_only=True and names no code but the encoder's.
         encoders = {}
         for name, encoder in self.encoders.items():
             encoders[name] = {"recipe": encoder.recipe, "assets": encoder.assets, "licence": encoder.licence}
-        checkpoint["d2v"] = {"version": __version__, "encoders": encoders}
+        checkpoint["d2v"] = {"version": __version__, "encoders": encoders, "skipped_updates": self.skipped_updates}
 
     def prepare_for(self, checkpoint: dict[str, Any]) -> None:
         """Make the parts that only a checkpoint tells, before its weights are loaded.
@@ -124,6 +130,7 @@ class TrainingModule(L.LightningModule):
         """
         if self._trainer is not None and self._trainer.state.fn != TrainerFn.FITTING:
             return
+        self.skipped_updates = checkpoint.get("d2v", {}).get("skipped_updates", 0)
         now = self._build_optimizer().param_groups
         for state in checkpoint.get("optimizer_states", []):
             groups = state["param_groups"]

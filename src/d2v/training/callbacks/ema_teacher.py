@@ -8,11 +8,12 @@ from d2v.metrics import EMA_DECAY
 from d2v.model.data2vec import Method
 from d2v.training.callbacks.log import is_logged
 from d2v.training.callbacks.run_plan import total_steps
+from d2v.training.finite_updates import FiniteUpdates
 from d2v.training.schedules import EMADecay
 
 
 class EMATeacherCallback(L.Callback):
-    """Keeps the EMA on the clock of the optimizer: neither accumulation nor a resume moves it.
+    """Keeps the EMA on the clock of the optimizer: neither accumulation nor a resume nor a skipped update moves it.
 
     Args:
         method: Whose teacher is moved.
@@ -33,7 +34,10 @@ class EMATeacherCallback(L.Callback):
         if trainer.global_step == self._step:  # gradients are still being accumulated
             return
         self._step = trainer.global_step
-        decay = self.decay.at(self._step, total_steps(trainer))
+        assert isinstance(pl_module, FiniteUpdates)
+        if pl_module.skipped_in_a_row:  # neither did the student move
+            return
+        decay = self.decay.at(pl_module.updates, total_steps(trainer))
         self.method.move_teacher(decay)
         if is_logged(trainer, self._step):  # sending a number to the device waits for it
             pl_module.log(EMA_DECAY, decay, rank_zero_only=True)

@@ -1,0 +1,147 @@
+"""A loss or gradient that is not finite moves nothing, too many in a row stop the run, broken weights are not saved."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.plugins import MixedPrecision
+from tiny_runs import PictureModule, largest_difference, make_module, make_trainer, weights
+
+import d2v
+from d2v.errors import UserError
+from d2v.model.losses import RegressionLoss
+from d2v.training.callbacks.checkpoint import RunCheckpoint
+
+INFINITY = float("inf")
+
+
+class Break(L.Callback):
+    """Lets the loss, or one gradient, of some optimizer steps be another number, and records what the steps left."""
+
+    def __init__(self, steps: set[int], value: float = float("nan"), where: str = "loss") -> None:
+        self.steps, self.value, self.where = steps, value, where
+        self.states: list[dict[str, Any]] = []
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        step = pl_module.training_step
+
+        def training_step(batch: Any, batch_idx: int) -> dict[str, Any]:
+            output = step(batch, batch_idx)
+            last = (batch_idx + 1) % trainer.accumulate_grad_batches == 0
+            if self.where == "loss" and trainer.global_step + 1 in self.steps and last:
+                output["loss"] = output["loss"] + self.value  # whose gradient stays finite
+            return output
+
+        pl_module.training_step = training_step  # type: ignore[method-assign]
+
+    def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.where == "gradient" and trainer.global_step + 1 in self.steps:
+            next(pl_module.parameters()).grad[0] = self.value  # type: ignore[index]
+
+    def on_train_batch_start(self, trainer: L.Trainer, module: L.LightningModule, batch: Any, batch_idx: int) -> None:
+        if batch_idx % trainer.accumulate_grad_batches == 0:
+            self._record(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._record(trainer)
+
+    def _record(self, trainer: L.Trainer) -> None:
+        optimizer = trainer.optimizers[0]
+        moments = {}
+        for number, state in enumerate(optimizer.state.values()):
+            for name, value in state.items():
+                moments[f"{number}.{name}"] = value.clone()
+        rates = torch.tensor([group["lr"] for group in optimizer.param_groups])
+        self.states.append({**weights(trainer.lightning_module), **moments, "rates": rates})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("where", "value", "accumulated"), [("loss", INFINITY, 1), ("loss", float("nan"), 2), ("gradient", float("nan"), 2)]
+)
+def test_a_skipped_update_changes_nothing(tmp_path: Path, where: str, value: float, accumulated: int) -> None:
+    """Weights, teacher, moments and rates; and the next update has the rate and the decay that this one would have."""
+    broken, whole = Break({3, 5}, value, where), Break(set())
+    decays = []
+    for callback in (broken, whole):
+        module = make_module()
+        at = module.ema.at
+        seen: list[float] = []
+
+        def spy(*args: int, at: Any = at, seen: list[float] = seen) -> float:
+            seen.append(at(*args))
+            return seen[-1]
+
+        object.__setattr__(module.ema, "at", spy)
+        trainer = make_trainer(tmp_path, max_steps=7, callbacks=[callback])
+        trainer.fit(module, datamodule=PictureModule(64, 4, 4 * accumulated))
+        assert len(callback.states) == 8
+        assert all(value.isfinite().all() for value in callback.states[-1].values())
+        decays.append(seen)
+        if callback is broken:
+            assert (module.skipped_updates, module.updates) == (2, 5)
+    for step in range(7):
+        before, after = broken.states[step], broken.states[step + 1]
+        if step > 0:  # then there are no moments before the first update
+            assert (largest_difference(before, after) == 0) == (step + 1 in broken.steps)
+    assert decays[0] == decays[1][:5]
+    rates = [state["rates"].tolist() for state in whole.states]
+    assert [state["rates"].tolist() for state in broken.states] == [rates[n] for n in (0, 1, 2, 2, 3, 3, 4, 5)]
+
+
+def test_the_scaler_of_fp16_moves_nothing_else_when_it_skips(tmp_path: Path) -> None:
+    module, callback = make_module(), Break(set())
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, growth_interval=1000)
+    precision = MixedPrecision("16-mixed", "cpu", scaler)
+    trainer = make_trainer(tmp_path, max_steps=30, callbacks=[callback], plugins=[precision])
+    with pytest.raises(FloatingPointError, match="10 times in a row"):
+        trainer.fit(module, datamodule=PictureModule())
+    assert scaler.get_scale() == 2.0**30
+    assert largest_difference(callback.states[0], callback.states[-1]) == 0
+
+
+def test_ten_in_a_row_stop_the_run_and_leave_the_weights_of_before(tmp_path: Path) -> None:
+    checkpoint = RunCheckpoint(every_n_train_steps=4, dirpath=str(tmp_path))
+    bad = set(range(7, 40))
+    trainer = make_trainer(tmp_path, max_steps=40, callbacks=[Break(bad), checkpoint], enable_checkpointing=True)
+    module = make_module()
+    message = r"^step 16: the loss .* 10 times in a row; the last finite loss was \d.* at step 6, whose weights are in"
+    with pytest.raises(FloatingPointError, match=message):
+        trainer.fit(module, datamodule=PictureModule())
+    assert {file.name for file in tmp_path.iterdir()} == {"step-4.ckpt", "last.ckpt"}, "the older one stays"
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert largest_difference(state["state_dict"], weights(module)) == 0
+    assert (state["global_step"], state["d2v"]["skipped_updates"]) == (16, 10)
+    # The resume goes on behind those samples, and its schedules where they were.
+    module, trainer = make_module(), make_trainer(tmp_path, max_steps=18)
+    trainer.fit(module, datamodule=PictureModule(), ckpt_path=str(tmp_path / "last.ckpt"))
+    assert module.updates == 8
+    assert trainer.lr_scheduler_configs[0].scheduler.last_epoch == 8
+
+
+def test_nine_in_a_row_do_not(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, max_steps=14, callbacks=[Break(set(range(2, 11)))])
+    trainer.fit(make_module(), datamodule=PictureModule())
+    assert trainer.global_step == 14
+
+
+def test_weights_that_are_not_finite_are_neither_written_nor_read(tmp_path: Path) -> None:
+    class Overflow(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+            if trainer.global_step == 3:
+                next(pl_module.parameters()).data[0] = INFINITY
+
+    checkpoint = RunCheckpoint(every_n_train_steps=2, dirpath=str(tmp_path))
+    trainer = make_trainer(tmp_path, max_steps=40, callbacks=[checkpoint, Overflow()], enable_checkpointing=True)
+    with pytest.raises(FloatingPointError, match=r"^step 4: a weight is not finite, so no checkpoint is written"):
+        trainer.fit(make_module(), datamodule=PictureModule())
+    assert {file.name for file in tmp_path.iterdir()} == {"step-2.ckpt", "last.ckpt"}
+    content = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    name = next(name for name in content["state_dict"] if name.startswith("method.student"))
+    content["state_dict"][name].view(-1)[0] = INFINITY
+    torch.save(content, tmp_path / "broken.ckpt")
+    with pytest.raises(UserError, match=r"hold numbers that are not finite.*take an earlier one"):
+        d2v.load(tmp_path / "broken.ckpt")
+    with pytest.raises(UserError, match=r"model\.init_from .*hold numbers that are not finite"):
+        make_module(init_from=str(tmp_path / "broken.ckpt"), loss=RegressionLoss())
