@@ -65,9 +65,13 @@ def require_root(recipes: dict[Path, dict[str, Any]], words: Iterable[str]) -> N
         stated = (data.get("init_args") or data).get("root")
         if isinstance(stated, str):
             root, shipped = stated, path.is_relative_to(SHIPPED)
+        if (data.get("init_args") or data).get("dataset") is not None:
+            return  # which is read instead
     words = list(words)
     for number, word in enumerate(words):
         option, equals, value = word.partition("=")
+        if option in ("--data.dataset", "--data.init_args.dataset"):
+            return
         if option in ("--data.root", "--data.init_args.root"):
             root, shipped = value if equals else "".join(words[number + 1 : number + 2]), False
         if option == "--data":

@@ -35,10 +35,8 @@ def named_root(root: str | None, dataset: object) -> str:
     """The root that samples come from, or the name of the data set that stands in its place, for messages.
 
     Raises:
-        UserError: neither is given, or both are.
+        UserError: neither is given.
     """
-    if root is not None and dataset is not None:
-        raise UserError(f"data.root is {root} and data.dataset {type(dataset).__name__}: give one of them")
     if dataset is not None:
         return type(dataset).__name__
     if root is None:
