@@ -20,7 +20,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from d2v.errors import UserError
-from d2v.modalities.text.line_blocks import LineBlocks, count_lines, ending_of, open_binary
+from d2v.modalities.text.line_blocks import LineBlocks, count_lines, ending_of, open_binary, require_text
 from d2v.modalities.text.tokenizer import without_surrogates
 
 if TYPE_CHECKING:
@@ -104,6 +104,8 @@ def open_records(path: Path, header: Sequence[str] | None = None, reading: Readi
     """
     reading = reading or Reading()
     kind = ending_of(path)
+    if kind in ENDINGS and kind != ".parquet":
+        require_text(path, reading.source)
     if kind in (".tsv", ".csv"):
         return Delimited(path, reading, header, quoted=kind == ".csv")
     if kind in (".jsonl", ".ndjson", ".json"):

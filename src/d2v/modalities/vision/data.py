@@ -76,6 +76,8 @@ class ImageNetDataModule(PretrainingDataModule):
         val_split: likewise; null: the first of dev, val, validation, ... that exists.
         val_fraction: share of the training images held out for validation, unless val_split names one; null: a tenth,
             if there is no validation split.
+        labels: table of files and classes (.csv, .tsv, .jsonl) for probes and fine-tuning; null: the column of an
+            archive, or the folders directly below a split.
         label_fraction: train on this share of the training images, with as many of each class as far as possible (0.01
             and 0.1 are usual); the same images whatever the seed.
         max_samples: the same as a number of images.
@@ -102,6 +104,7 @@ class ImageNetDataModule(PretrainingDataModule):
         train_split: str | None = None,
         val_split: str | None = None,
         val_fraction: float | None = 0.0,
+        labels: str | None = None,
         label_fraction: float = 1.0,
         max_samples: int | None = None,
         subset: str | None = None,
@@ -122,6 +125,7 @@ class ImageNetDataModule(PretrainingDataModule):
         self.train_split = train_split
         self.val_split = val_split
         self.val_fraction = val_fraction
+        self.labels = labels
         self.few_labels = FewLabels(subset=subset, max_samples=max_samples, label_fraction=label_fraction)
         self.mean, self.std = mean, std
         self._eval_crop, self._own = eval_crop, transform
@@ -233,12 +237,12 @@ class ImageNetDataModule(PretrainingDataModule):
     def _chosen(self, labelled: bool) -> dict[Split, Pictures]:
         train, val = self._found
         if labelled:
-            train = with_classes("training", train)
+            train = with_classes("training", train, self.labels)
             if val is not None and train.classes is not None:
-                val = with_classes("validation", val, train.classes)
+                val = with_classes("validation", val, self.labels, train.classes)
         elif self.few_labels != FewLabels():
             with suppress(UserError):  # so that the same pictures are chosen as where labels are read
-                train = with_classes("training", train)
+                train = with_classes("training", train, self.labels)
         share = self.few_labels.label_fraction
         if share < 1 and train.classes is None:
             raise UserError(f"data.label_fraction is {share}: the training images have no labels; set it to 1")

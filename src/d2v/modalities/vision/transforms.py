@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -40,6 +41,9 @@ IMAGES = Medium(
     unreadable=(".heic", ".heif", ".jxl", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".orf", ".rw2", ".svg"),
     conversion="To use pictures in them, convert them to .png: mogrify -format png {}",
 )
+
+# Up to twice its limit Pillow decodes a picture and warns; beyond that it refuses, and the picture is a broken sample.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 Transform = Callable[[Image.Image], Tensor]
 Augment = Callable[[Image.Image], Image.Image]
