@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
@@ -159,8 +160,11 @@ class RunCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        if state_dict["dirpath"] == self.dirpath:  # in another folder there is no best one yet
-            self.best.value, self.best.step = state_dict["best"]
+        best = Path(str(self.dirpath)) / BEST
+        if best.is_file():  # which may be newer than the checkpoint that is read
+            stored = torch.load(best, map_location="cpu", weights_only=True, mmap=True)
+            for state in stored["callbacks"].values():
+                self.best.value, self.best.step = state.get("best", (self.best.value, self.best.step))
 
     def _save_now(self, trainer: L.Trainer) -> None:
         if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
