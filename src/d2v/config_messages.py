@@ -126,6 +126,8 @@ def _reason(text: str) -> str:
     wrong = wrong or re.search(r"Expected '(\S+)' to be a subclass of <class '(\w+)'>", text)
     if wrong:
         return f"{wrong[1]} is not a subclass of {wrong[2]}; name one that is"
+    if wrong := re.search(r"Import path does not correspond to a subclass of (\w+)[\s\S]*Given value: (\S+)", text):
+        return f"{wrong[2]} is not a subclass of {wrong[1]}; name one that is"
     if wrong := re.search(r"class_path '([^']+)':\s+(.*)", text):
         return f"class_path {wrong[1]}: {wrong[2].strip()}; {_import_hint(wrong[1], wrong[2])}"
     if wrong := re.search(r"expects a function or a callable class: (.*?)(?:\. Got value:|$)", text, re.MULTILINE):

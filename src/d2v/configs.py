@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from d2v.errors import UserError
+from d2v.text_files import read_text
 
 _CHECKOUT = Path(__file__).resolve().parents[2] / "configs"
 SHIPPED = _CHECKOUT if _CHECKOUT.is_dir() else Path(__file__).resolve().parent / "configs"
@@ -64,12 +65,12 @@ def read_config(path: Path) -> dict[str, Any]:
         UserError: The file cannot be read, or is not a YAML mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(read_text(path, "--config"))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise UserError(f"--config {path}: {place}not valid YAML ({error.problem})") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except yaml.YAMLError as error:
         raise UserError(f"--config {path}: cannot be read ({error})") from error
     if content is not None and not isinstance(content, dict):
         raise UserError(f"--config {path}: holds a {type(content).__name__} instead of sections such as `model:`")

@@ -69,3 +69,29 @@ def test_rows_without_a_class_are_left_out_of_a_probe_alone(tmp_path: Path, capl
     labels = [label for loader in (train, val) for batch in loader for label in batch.labels.tolist()]
     assert sorted(labels) == [0, 0, 0, 1, 1, 1]
     assert "images, which have no class" in caplog.text
+
+
+def test_a_table_gives_pictures_their_classes(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    for number in range(6):
+        (tmp_path / f"deep/{number}.png").write_bytes(png(number))
+    rows = list(enumerate(["cat", "dog", "cat"]))
+    texts = {
+        "plain.csv": "deep/0.png,cat\n1.png,dog\n2,cat\nelsewhere/9.png,cow\n",
+        "excel.csv": "Image;Label\n0.png;cat\n1.png;dog\n2.png;cat\n9.png;cow\n",
+        "metadata.jsonl": "".join(
+            f'{{"file_name": "{n}.png", "about": "a, b", "label": "{name}"}}\n' for n, name in rows
+        ),
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        data = module(tmp_path, labels=str(tmp_path / name))
+        pictures = data.labelled["train"]
+        assert pictures.classes is not None
+        assert [data.class_names[number] for number in pictures.classes.ids] == ["cat", "dog", "cat"], name
+        assert len(data.splits["train"]) == 6, "those without a class are pretrained on"
+    (tmp_path / "several.csv").write_text("0.png,cat\n1.png,cat,dog\n")
+    with pytest.raises(UserError, match=r"line 2: a picture has one class, and here are cat, dog"):
+        _ = module(tmp_path, labels=str(tmp_path / "several.csv")).labelled
+    with pytest.raises(UserError, match=r"data.labels .*gone.csv"):
+        _ = module(tmp_path, labels=str(tmp_path / "gone.csv")).labelled

@@ -12,6 +12,7 @@ from speech_files import encoded, tones, write_audio, write_librispeech
 
 from d2v.cli import main
 from d2v.data.sources.splits import open_splits
+from d2v.modalities.speech.report import prepare_speech
 from d2v.modalities.speech.sound_files import SOUND, read_headers
 
 
@@ -181,3 +182,13 @@ def test_the_input_is_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture
     (report / "manifest.tsv").rename(report / "train.tsv")
     assert main(["prepare", "speech", "--input", str(report), "--output", str(report)]) == 2
     assert main(["prepare", "speech", "--input", str(report), "--output", str(tmp_path / "other")]) == 0
+
+
+def test_a_table_of_transcripts_is_checked(tmp_path: Path) -> None:
+    for number in range(3):
+        write_audio(tmp_path / f"sound/n {number}.wav", seconds=0.3, seed=number)
+    (tmp_path / "t.csv").write_text("Datei;Satz\nn 0.wav;Größe\nn 1.wav;ja\n", encoding="utf-8")
+    assert "transcripts  0 of 3 clips (a table: --transcripts FILE)" in str(prepare_speech(tmp_path / "sound"))
+    report = prepare_speech(tmp_path / "sound", transcripts=tmp_path / "t.csv")
+    assert report.figures.with_transcript == 2
+    assert "ß" in report.figures.letters

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from d2v.cli import TRAINER_COMMANDS
+from d2v.commands import early_checks
+
 D2V = Callable[..., tuple[int, str, str]]
 
 EARLY = [
@@ -21,6 +24,7 @@ EARLY = [
     ("fit --config v2/vision.yaml", r"data\.root data/imagenet \(as the recipe.*--data\.root PATH"),
     ("fit --config v2/speech.yaml --data.root /no/such", r"data\.root /no/such does not exist"),
     ("fit --config demo/vision.yaml", r"d2v prepare demo vision"),
+    ("probe --checkpoint random --config demo/vision.yaml", r"d2v prepare demo vision"),
     ("fit --config demo/speech_ctc.yaml", r"d2v prepare demo speech"),
     ("fit --config v2/vision.yaml --config speech.yaml --data.root .", r"vision\.yaml \(Pretraining on .*overlays"),
     ("validate --config v2/vision.yaml --resume auto", r"--resume continues `d2v fit`"),
@@ -34,6 +38,7 @@ def test_it_is_said_early(
     (tmp_path / "broken.yaml").write_text("model: [\n")
     (tmp_path / "section.yaml").write_text("modle: {}\n")
     monkeypatch.setitem(sys.modules, "d2v.commands.run", None)  # an import of it, and with it of torch, fails
+    monkeypatch.setitem(sys.modules, "d2v.monitoring.comparison", None)
     code, _, err = d2v(*command.split())
     assert code == 2, err
     assert re.search(message, err), err
@@ -60,6 +65,14 @@ def test_the_command_imports_a_lean_torchmetrics() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout == "[]\npearson_corrcoef\n"
+
+
+@pytest.mark.parametrize("command", TRAINER_COMMANDS)
+def test_every_option_is_known_early(d2v: D2V, command: str) -> None:
+    _, out, _ = d2v(command, "--help")
+    options = set(re.findall(r"\[--(\w+)[ \]]", out.partition("options:")[0]))
+    assert "ckpt_path" in options
+    assert options <= {*early_checks.SECTIONS, *early_checks._OPTIONS}
 
 
 def test_importing_d2v_imports_nothing_heavy() -> None:

@@ -116,11 +116,10 @@ def test_what_is_no_data_set_of_pictures_says_so(dataset: Any, message: str) -> 
         pictures(dataset)
 
 
-def test_root_or_dataset_and_not_both() -> None:
+def test_a_data_set_stands_in_for_the_root() -> None:
     with pytest.raises(UserError, match=r"data.root is not set: give --data.root DIR, or --data.dataset CLASS"):
         ImageNetDataModule()
-    with pytest.raises(UserError, match=r"data.root is x and data.dataset Own: give one of them"):
-        ImageNetDataModule("x", dataset=Own(picture))
+    assert len(pictures(Own(picture), root=Path("that/of/the/recipe")).splits["train"]) == 8
 
 
 def test_an_item_that_fails_is_left_out(caplog: pytest.LogCaptureFixture) -> None:

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from speech_files import encoded, read_audio, write_audio, write_librispeech
 
+from d2v.data.sources.label_table import read_labels
 from d2v.data.sources.source import Categories, Encoded, Source
 from d2v.data.sources.splits import open_everything, open_splits
 from d2v.errors import BrokenSample, UserError
 from d2v.modalities.speech.audio_reader import AudioInfo, audio_info
-from d2v.modalities.speech.labels import class_labels, read_table
+from d2v.modalities.speech.labels import class_labels
 from d2v.modalities.speech.sound_files import SOUND, read_headers
 
 
@@ -334,13 +335,13 @@ def test_a_table_labels_files_with_one_or_several_classes(tmp_path: Path) -> Non
         class_labels(str(tmp_path / "none.tsv"), clips, None)
     (tmp_path / "broken.tsv").write_text("a/1.wav\tdog\nb/1.wav\n")
     with pytest.raises(UserError, match="line 2"):
-        read_table(tmp_path / "broken.tsv")
+        class_labels(str(tmp_path / "broken.tsv"), clips, None)
     for table in ("a/1.wav\tdog\nb/1.wav\tcat\tcow\n", "file\tlabel\na/1.wav\tdog\tcat\n"):
         (tmp_path / "broken.tsv").write_text(table)
         with pytest.raises(UserError, match="line 2: a tab too many"):
-            read_table(tmp_path / "broken.tsv")
+            class_labels(str(tmp_path / "broken.tsv"), clips, None)
     (tmp_path / "trailing.tsv").write_text("a/1.wav\tdog\t\nb/1.wav\tcat\n")
-    assert read_table(tmp_path / "trailing.tsv")[1] == [("dog",), ("cat",)]
+    assert read_labels(tmp_path / "trailing.tsv", SOUND.suffixes)[1] == [("dog",), ("cat",)]
     with pytest.raises(UserError, match="neither speaker"):
         class_labels("speakers", clips, None)
     with pytest.raises(UserError, match="validation split has classes"):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import RobertaTokenizer
 
 from d2v.data.file_index import PackedStrings
@@ -22,6 +22,7 @@ from d2v.errors import UserError
 from d2v.modalities.text.corpus.encoding import LineEncoder, splits_at_spaces
 from d2v.modalities.text.labelled.examples import Examples
 from d2v.modalities.text.labelled.sequences import tokenise
+from d2v.modalities.text.special_tokens import HIDDEN
 from d2v.modalities.text.tokenizer import TextTokenizer
 
 TEXTS = [
@@ -188,6 +189,80 @@ def test_ids_are_those_of_fairseq(tokenizer: TextTokenizer, tmp_path: Path) -> N
         assert [expected[tokenizer.backend.id_to_token(i)] for i in tokenizer.encode(text)] == ids
 
 
+def test_types_that_the_dictionary_lacks_are_unknown(
+    tokenizer: TextTokenizer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    # fairseq-preprocess writes only types that came up (transformers#9290, RobBERT).
+    ids = write_fairseq(tmp_path, tokenizer)
+    whole = TextTokenizer.open(tmp_path)
+    merges = json.loads(tokenizer.to_json())["model"]["merges"]
+    inner = next("".join(pair) for pair in merges if any("".join(pair) in later for later in merges))
+    lines = (tmp_path / "dict.txt").read_text().splitlines()
+    missing = {ids["q"], ids[inner]}  # a byte, and a type that longer ones are merged from
+    (tmp_path / "dict.txt").write_text("\n".join(line for i, line in enumerate(lines, 4) if i not in missing))
+    ours = TextTokenizer.open(tmp_path)
+    assert "lacks 2 of 561 types" in caplog.text
+    assert len(ours) == len(whole) - 2
+    assert ours.mask_id == len(ours) - 1
+    for text in [*NASTY, *TEXTS]:
+        expected = whole.encode(text)
+        for place, i in enumerate(expected):
+            expected[place] = 3 if i in missing else i - sum(i > other for other in missing)
+        assert ours.encode(text) == expected
+        packed = b"".join(i.to_bytes(2, "little") for i in expected)
+        assert LineEncoder(pickle.loads(pickle.dumps(ours)), "uint16").encode([text]) == [packed]
+    assert any(3 in ours.encode(text) for text in TEXTS)
+
+
+def trained(
+    model: models.Model, trainer: trainers.Trainer, words: pre_tokenizers.PreTokenizer | None = None
+) -> Tokenizer:
+    backend = Tokenizer(model)
+    if words is not None:
+        backend.pre_tokenizer = words
+    # Merges of this BPE can spell <mask>, whose name is a type already.
+    backend.train_from_iterator(["the cat sat on a mat x<mask>y < mask > [MASK] </s>"] * 20, trainer)
+    return backend
+
+
+def kinds_of_tokenizer() -> dict[str, Tokenizer]:
+    quiet = {"special_tokens": ["<s>", "<pad>", "</s>", "<unk>", "<mask>"], "show_progress": False}
+    spaces = pre_tokenizers.WhitespaceSplit()
+    unigram = trainers.UnigramTrainer(vocab_size=60, unk_token="<unk>", **quiet)
+    found = {
+        "Unigram": trained(models.Unigram(), unigram, pre_tokenizers.Metaspace()),
+        "WordLevel": trained(models.WordLevel(unk_token="<unk>"), trainers.WordLevelTrainer(**quiet), spaces),
+        "WordPiece": trained(models.WordPiece(unk_token="<unk>"), trainers.WordPieceTrainer(**quiet), spaces),
+        "BPE": trained(models.BPE(byte_fallback=True), trainers.BpeTrainer(vocab_size=150, **quiet)),
+        "BPE as Llama 3": trained(models.BPE(ignore_merges=True), trainers.BpeTrainer(**quiet), spaces),
+    }
+    found["Unigram"].normalizer = normalizers.Replace("[X]", "<mask>")
+    found["Unigram"].add_special_tokens(["<extra_id_0>"])
+    found["Unigram"].add_tokens(["[URL]"])  # means to be found in a text
+    added = trained(models.BPE(), trainers.BpeTrainer(show_progress=False))
+    added.add_tokens(quiet["special_tokens"])  # as if they were not special
+    return found | {"added": added}
+
+
+@pytest.mark.parametrize("kind", ["Unigram", "WordLevel", "WordPiece", "BPE", "BPE as Llama 3", "added"])
+def test_special_tokens_in_a_text_are_text(kind: str) -> None:
+    backend = kinds_of_tokenizer()[kind]
+    ours = TextTokenizer(backend.to_str())
+    assert len(ours) == max(backend.get_vocab().values()) + 1
+    special = ("<s>", "<pad>", "</s>", "<mask>", "<extra_id_0>")
+    numbers = {backend.token_to_id(name) for name in special} - {None}
+    assert {ours.bos_id, ours.pad_id, ours.eos_id, ours.mask_id} <= numbers
+    for text in (*special, "the cat <mask> sat </s>on[X] a<pad> mat [URL] <extra_id_0>", "[MASK] <s>x</s>"):
+        ids = ours.encode(text)
+        assert not numbers & set(ids), text
+        assert LineEncoder(ours, "uint16").encode([text]) == [b"".join(i.to_bytes(2, "little") for i in ids)]
+    for text in ("the cat sat on a mat", "a [URL] tax", "xyzzy"):
+        assert ours.encode(text) == backend.encode(text, add_special_tokens=False).ids
+    for name, number in backend.get_vocab().items():
+        assert ours.backend.id_to_token(number).removesuffix(HIDDEN) == name
+    assert "<mask>" in ours.decode([ours.mask_id or 0])
+
+
 def test_each_form_is_found(tokenizer: TextTokenizer, tmp_path: Path) -> None:
     ids = tokenizer.encode(TEXTS[0])
     run = tmp_path / "run"
@@ -231,7 +306,7 @@ def test_what_is_no_tokenizer_is_named(tokenizer: TextTokenizer, tmp_path: Path)
         with pytest.raises(UserError, match=message):
             TextTokenizer.open(tmp_path / path)
     for lines, message in (
-        (dictionary[:-300], "does not belong to dict.txt"),
+        (["| 94802", "E 51860", "T 38431"], "does not belong to the files beside it.* such as 'T'"),
         ([dictionary[0], *dictionary], "is in it twice"),
     ):
         (tmp_path / "gpt2/dict.txt").write_text("\n".join(lines))

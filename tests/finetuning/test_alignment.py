@@ -96,6 +96,27 @@ def test_pieces_too_short_for_their_text_are_aligned_together(monkeypatch: pytes
     assert [span.symbol for span in align(log_probs, text, 1)] == text
 
 
+@pytest.mark.parametrize("count", [1, 2, 40, 2_000])
+def test_a_long_clip_that_has_nothing_in_common_with_its_text(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    """An untrained model's greedy text, and what a beam makes of it, differ in all words."""
+    monkeypatch.setattr(alignment, "_PIECE", 100)
+    monkeypatch.setattr(alignment, "_LONGEST_PIECE", 300)
+    log_probs = random_frames(4_000)
+    text = np.random.default_rng(0).integers(2, 5, count).tolist()
+    found = align(log_probs, text, 1)
+    assert [span.symbol for span in found] == text
+    places = [span.start for span in found]
+    assert places == sorted(places)
+    assert max(places) < 4_000
+    repeated = [2] * 2_000  # needs a blank between each two, so that there is but one path
+    places = [span.start for span in align(log_probs[:3_999], repeated, 1)]
+    assert np.abs(np.array(places) - np.arange(0, 3_999, 2)).max() <= 1
+
+
+def test_no_text_has_no_words_whatever_the_frames_say() -> None:
+    assert align(random_frames(7_000), [], 1) == []
+
+
 def test_too_few_frames_are_an_error() -> None:
     with pytest.raises(ValueError, match="3 frames are too few for 3 symbols"):
         align(frames("abc"), [2, 2, 3], 1)
@@ -121,6 +142,21 @@ def test_scripts_without_spaces_have_a_time_for_each_character() -> None:
     assert [word.text for word in found] == ["жш", "こ", "ん", "ж"]
     assert text_of(found) == "жш こん ж"
     assert json.loads(to_json(found))["text"] == "жш こん ж"
+
+
+@pytest.mark.parametrize(
+    ("symbols", "ids", "expected"),
+    [
+        (("<blank>", "sh", "iy", "t"), (1, 2, 3), ["sh", "iy", "t"]),  # phones
+        (("<pad>", "\u2581the", "re", "\u2581a"), (1, 2, 3, 1), ["there", "a", "the"]),  # word pieces
+        (("<blank>", "|", "sch", "a", "l"), (2, 3, 4, 1, 3, 4), ["schal", "al"]),  # symbols of several letters
+    ],
+)
+def test_words_of_other_symbols_than_letters(symbols: tuple[str, ...], ids: tuple[int, ...], expected: list) -> None:
+    alphabet = Alphabet(symbols)
+    found = words_of(spans(*ids), alphabet, STRIDE, FIELD)
+    assert [word.text for word in found] == expected
+    assert text_of(found) == alphabet.decode(ids)
 
 
 def timed(count: int, length: int, every: float) -> list[Word]:
@@ -157,3 +193,4 @@ def test_names_of_files_are_kept_apart() -> None:
     assert _different(["/r/x.wav", "/r/x.mp3", "/r/X.ogg", "/r/2.1 y.wav"]) == ["x.wav", "x.mp3", "X.ogg", "2.1 y"]
     assert _different(["/r/one.v2.wav"]) == ["one.v2"]
     assert _different(["/r/a.tar: b/c.wav", "/r/a.tar: d.wav"]) == ["a.tar: b/c", "a.tar: d"]
+    assert _different(["/r/a.tar: b/../../../x.wav", "/r/a.tar: ../../d.wav"]) == ["x", "d"]

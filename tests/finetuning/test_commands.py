@@ -169,7 +169,7 @@ def test_fit_validate_test_and_predict(d2v: D2V, overlay: Path, tree: Path, tmp_
     assert notes["silent.wav"] == "silent"
     assert found["silent.wav"] == found["broken.flac"] == notes["short.flac"] == ""
     assert notes["broken.flac"]
-    assert f"1 of 5 samples have no result and are not scored: {notes['broken.flac']} (1)" in err
+    assert f"1 of 5 samples have no result and enter no figure: {notes['broken.flac']} (1)" in err
     assert result["text"] == found["long.wav"]
     assert found["short.flac"] == texts[0]
     assert len(found["long.wav"]) > 40

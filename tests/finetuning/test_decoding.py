@@ -116,7 +116,7 @@ def test_a_lexicon_follows_the_case_of_the_alphabet(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("xyz\n", "holds no word in the letters of the alphabet"), ("\n", "holds no word"), (None, "cannot be read")],
+    [("xyz\n", "holds no word in the letters of the alphabet"), ("\n", "holds no word"), (None, "not readable")],
 )
 def test_a_bad_lexicon_is_named(tmp_path: Path, content: str | None, message: str):
     if content is not None:

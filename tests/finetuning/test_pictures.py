@@ -108,3 +108,32 @@ def test_scratch_has_the_network_of_the_pretraining() -> None:
     pretrained = learn["model"]["init_args"]["student"]
     assert scratch["model"]["init_args"]["encoder"] == {**pretrained, "trunk": {**pretrained["trunk"], **changes}}
     assert tuned["data"]["init_args"]["image_size"] == learn["data"]["init_args"]["image_size"]
+
+
+def test_own_pictures_at_the_size_of_the_encoder_and_the_best_checkpoint(d2v: D2V, root: Path, tmp_path: Path) -> None:
+    """Nothing but folders of classes: a part is held out, and what is best on it is what the run stands for."""
+    checkpoint = pretrained(tmp_path)
+    options = [
+        "--trainer.accelerator",
+        "cpu",
+        "--data.batch_size",
+        "4",
+        "--trainer.enable_progress_bar",
+        "false",
+        "--data.num_workers",
+        "0",
+    ]
+    recipe = ["--config", "finetune/pictures.yaml", "--model.checkpoint", checkpoint, "--data.root", root / "train"]
+    code, _, err = d2v(
+        "fit", *recipe, *options, "--trainer.max_epochs", "2", "--run_name", "a", "--data.batch_size", "4"
+    )
+    assert code == 0, err
+    assert "are held out for validation" in err
+    assert re.search(r"done: runs/a: checkpoints/last.ckpt, checkpoints/best.ckpt \(val/top1 [\d.]+ at step \d+\)", err)
+    again = ["--config", "runs/a/config.yaml", "--ckpt_path", "runs/a", *options]
+    code, _, err = d2v("predict", *again, "--data.root", root / "val")
+    assert code == 0, err
+    assert "--ckpt_path runs/a: takes runs/a/checkpoints/best.ckpt" in err
+    code, out, err = d2v("probe", "--checkpoint", "runs/a", "--data.root", root, "--device", "cpu")
+    assert code == 0, err
+    assert "runs/a  random" in out

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch import contiguous_format as CONTIGUOUS
 
 from d2v.errors import UserError
+from d2v.text_files import read_text
 
 StateDict = dict[str, Tensor]
 
@@ -132,8 +133,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG
     try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+        config = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
         raise UserError(f"{path}: not readable ({error})") from error
     if isinstance(config, dict) and "model_type" in config:
         raise UserError(f"{folder}: a folder of Hugging Face; import it first: d2v import {folder} --output FOLDER")
@@ -152,10 +153,7 @@ def read_assets(folder: Path, config: Mapping[str, Any]) -> dict[str, str]:
     """
     assets = {}
     for name in checked_names(config.get("assets", []), folder / CONFIG):
-        try:
-            assets[name] = (folder / name).read_text(encoding="utf-8")
-        except (OSError, ValueError) as error:
-            raise UserError(f"{folder / name}: not readable ({error}); {CONFIG} names it") from error
+        assets[name] = read_text(folder / name, f"{CONFIG} names")
     return assets
 
 

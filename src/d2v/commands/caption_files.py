@@ -58,7 +58,8 @@ class CaptionFiles(Callback):
 def _different(names: list[str]) -> list[str]:
     """Names below their common folder, without endings unless two would be the same."""
     common = os.path.commonpath(list(map(os.path.dirname, names)))
-    relative = [os.path.relpath(name, common) for name in names]
+    # As if the common folder were the root: a member of an archive may be called ../../x.wav.
+    relative = [os.path.normpath(f"/{name.removeprefix(common)}").lstrip("/") for name in names]
     short = [re.sub(r"\.\w{1,5}$", "", name) for name in relative]
     seen: dict[str, int] = {}
     for name in short:

@@ -11,7 +11,10 @@ from d2v.config_messages import suggest
 from d2v.configs import SHIPPED, find_config, read_config
 from d2v.errors import UserError
 
-SECTIONS = ("seed_everything", "trainer", "model", "data", "checkpoint", "run_name", "resume", "ckpt_path")
+SECTIONS = (
+    "seed_everything", "trainer", "model", "data", "checkpoint", "run_name", "length", "validate_every", "resume",
+    "ckpt_path",
+)  # fmt: skip
 """Sections and keys at the top level of a config."""
 
 _OPTIONS = (*SECTIONS, "config", "weights_only", "verbose", "return_predictions", "help", "print_config")
@@ -65,9 +68,13 @@ def require_root(recipes: dict[Path, dict[str, Any]], words: Iterable[str]) -> N
         stated = (data.get("init_args") or data).get("root")
         if isinstance(stated, str):
             root, shipped = stated, path.is_relative_to(SHIPPED)
+        if (data.get("init_args") or data).get("dataset") is not None:
+            return  # which is read instead
     words = list(words)
     for number, word in enumerate(words):
         option, equals, value = word.partition("=")
+        if option in ("--data.dataset", "--data.init_args.dataset"):
+            return
         if option in ("--data.root", "--data.init_args.root"):
             root, shipped = value if equals else "".join(words[number + 1 : number + 2]), False
         if option == "--data":

@@ -180,7 +180,7 @@ class Table(Callback):
             path = self.path if world_size == 1 else self._of_rank(self.path.parent, rank)
             rank_zero_info(f"{self._stem}: {path}, {count + without:,} rows")
             if without:
-                total = f"{without:,} of {count + without:,} samples have no result and are not scored"
+                total = f"{without:,} of {count + without:,} samples have no result and enter no figure"
                 reasons = ", ".join(f"{reason} ({number:,})" for reason, number in self._reasons.most_common(4))
                 rank_zero_info(f"{self._stem}: {total}: {reasons or 'see there'}; column note says which")
 

@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--input", required=True, metavar="ROOT", help="LibriSpeech or other folder, manifest (.tsv), glob or archive"
     )
     speech.add_argument("--output", type=Path, help="folder for report.json, manifest.tsv and lengths.png (none)")
+    speech.add_argument("--transcripts", type=Path, metavar="FILE", help="table of files and their texts (none)")
     speech.add_argument("--decode", action="store_true", help="decode all sound, and not only read the headers")
     text = kinds.add_parser("text", help="raw text to a byte-level BPE and token shards; goes on where it was stopped")
     add_text_arguments(text)
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     elif args.kind == "speech":
         from d2v.modalities.speech.report import prepare_speech
 
-        print(prepare_speech(args.input, args.output, args.decode))
+        print(prepare_speech(args.input, args.output, args.decode, args.transcripts))
     else:
         try:
             prepare_text(args)

@@ -103,8 +103,6 @@ class _WithData(RunCLI):
             names = some_of([f"data.{name}" for name in unknown], 5)
             self._refusal = UserError(f"{names}: {class_type.__name__} of this recipe takes no object of Python there")
             raise self._refusal
-        if "dataset" in self.given:
-            kwargs["root"] = None
         return super()._build(class_type, *args, **{**kwargs, **self.given})
 
 

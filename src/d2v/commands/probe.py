@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from d2v.commands.arguments import add_features, positive
+from d2v.commands.early_checks import require_root
+from d2v.configs import find_config, read_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,6 +59,11 @@ def parse_args(parser: argparse.ArgumentParser, args: Sequence[str]) -> argparse
 
 def run(args: argparse.Namespace) -> None:
     """Probe, print a table and the JSON object; see :func:`d2v.monitoring.comparison.probe`."""
+    recipes = {}
+    for name in args.config:
+        path = find_config(name)
+        recipes[path] = read_config(path)
+    require_root(recipes, [f"--data.{key}={value}" for key, value in args.data.items()])
     from d2v.monitoring.comparison import probe
 
     compared = probe(**vars(args))

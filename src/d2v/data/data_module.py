@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from d2v.data.batching import derive_accumulation, plain_number
+from d2v.data.batching import TrainingSize, derive_accumulation, plain_number
 from d2v.data.cores import available_cores
 from d2v.data.length_buckets import LengthBuckets, consecutive_batches
 from d2v.data.sampler import OrderedBatches, OrderedSampler, StreamSampler
@@ -35,10 +35,8 @@ def named_root(root: str | None, dataset: object) -> str:
     """The root that samples come from, or the name of the data set that stands in its place, for messages.
 
     Raises:
-        UserError: neither is given, or both are.
+        UserError: neither is given.
     """
-    if root is not None and dataset is not None:
-        raise UserError(f"data.root is {root} and data.dataset {type(dataset).__name__}: give one of them")
     if dataset is not None:
         return type(dataset).__name__
     if root is None:
@@ -212,12 +210,15 @@ class PretrainingDataModule(LightningDataModule, ABC):
             pin_memory=torch.cuda.is_available(),
         )
 
-    def steps_in_epoch(self) -> int:
-        """Optimizer steps of one epoch of the trainer."""
-        batches = len(self.train_sampler(self.train_dataset()))
+    def training_size(self) -> TrainingSize:
+        """How much there is to train on, without making a loader, whose position could not be moved any more."""
+        dataset = self.train_dataset()
+        sampler = self.train_sampler(dataset)
+        batches = len(sampler)
+        passes_per_step = sampler.passes * self.accumulation / batches
         limit = 1.0 if self.trainer is None else self.trainer.limit_train_batches
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-        return math.ceil(batches / self.accumulation)
+        return TrainingSize(len(dataset), math.ceil(batches / self.accumulation), passes_per_step)
 
     def train_sampler(self, dataset: SampleDataset) -> StreamSampler:
         """A stream of samples, or one of batches of samples of about the same length."""
@@ -276,7 +277,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
         if not self.class_names:
             raise UserError(
                 f"data.root {self.root}: the samples have no labels, so there is nothing to probe; name others in "
-                "data.root: one folder for each class, or a table with labels."
+                "data.root: two or more folders, one for each class, or a table with labels."
             )
         val = self.eval_dataset("val")
         train = self.eval_dataset("train")

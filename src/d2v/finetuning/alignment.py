@@ -1,5 +1,6 @@
 """When each symbol of a text was said: the most probable path of CTC through the frames that writes the text."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from difflib import SequenceMatcher
 from itertools import pairwise
@@ -13,6 +14,7 @@ from d2v.finetuning.decoders import BLANK
 
 # Memory and time of the alignment grow with the square of the length, so long clips are cut where both texts agree.
 _PIECE = 1_000  # frames
+_LONGEST_PIECE = 3_000
 
 
 class Span(NamedTuple):
@@ -32,7 +34,8 @@ def align(log_probs: Float[np.ndarray, "n a"], symbols: Sequence[int], boundary:
 
     The path is the one that Viterbi's algorithm finds among all that write the symbols (Graves et al. 2006, section 4;
     Kürzinger et al. 2020). For the text of the greedy decoder, it is the best symbol of each frame. Clips of more than
-    40 seconds are aligned in pieces of at least 20, which begin at words that the greedy path shares with the text.
+    40 seconds are aligned in pieces of at least 20, which begin at words that the greedy path shares with the text;
+    where it shares none for a minute, the text is spread evenly over pieces of a minute.
 
     Args:
         log_probs: natural logarithms, one column a symbol, the blank first.
@@ -45,13 +48,14 @@ def align(log_probs: Float[np.ndarray, "n a"], symbols: Sequence[int], boundary:
     heard = _spans(log_probs.argmax(axis=1), log_probs, 0)
     if [span.symbol for span in heard] == list(symbols):
         return heard
-    cuts = [(0, 0), *_common_words(heard, symbols, boundary, len(log_probs)), (len(log_probs), len(symbols))]
+    ends = [(0, 0), (len(log_probs), len(symbols))]
+    cuts = [ends[0], *_common_words(heard, symbols, boundary, len(log_probs)), ends[1]]
     for (frame, first), (next_frame, behind) in pairwise(cuts):
         if _frames_needed(symbols[first:behind]) > next_frame - frame:
-            cuts = [cuts[0], cuts[-1]]  # the text differs too much there, but as a whole it fits
+            cuts = ends  # the text differs too much there, but as a whole it fits
             break
     spans: list[Span] = []
-    for (frame, first), (next_frame, behind) in pairwise(cuts):
+    for (frame, first), (next_frame, behind) in pairwise(_short_enough(cuts, symbols)):
         piece = log_probs[frame:next_frame]
         spans += _spans(_best_path(piece, symbols[first:behind]), piece, frame)
     return spans
@@ -104,6 +108,23 @@ def _common_words(
                 cuts.append((frame, starts[position + offset]))
                 last = frame
     return cuts
+
+
+def _short_enough(cuts: Sequence[tuple[int, int]], symbols: Sequence[int]) -> list[tuple[int, int]]:
+    """The same cuts, and further ones in long pieces, each of which gets its share of frames for its symbols."""
+    more = [cuts[0]]
+    for (frame, first), (next_frame, behind) in pairwise(cuts):
+        size = next_frame - frame
+        needed = [_frames_needed(symbols[first : first + 1])]
+        for previous, symbol in pairwise(symbols[first:behind]):
+            needed.append(needed[-1] + 1 + (symbol == previous))
+        parts = size // _LONGEST_PIECE + 1
+        for part in range(1, parts):
+            position = bisect_left(needed, needed[-1] * part / parts)
+            if 0 < needed[position] < needed[-1]:
+                more.append((frame + size * needed[position] // needed[-1], first + position + 1))
+        more.append((next_frame, behind))
+    return more
 
 
 def _word_starts(symbols: Sequence[int], boundary: int | None) -> list[int]:

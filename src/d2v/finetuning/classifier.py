@@ -108,7 +108,10 @@ class Classifier(FinetuningModule):
         if has_scores and self.task != "regression":
             raise UserError(f"model.task is {self.task}, but the data have scores; set it to regression")
         if classes and not has_scores and self.task == "regression":
-            raise UserError("model.task is regression, but the data have classes; set it to single or multi")
+            raise UserError(
+                "model.task is regression, but the data have classes; set it to single or multi, or, where the labels "
+                "of texts are scores: --data.regression true"
+            )
         self._data_classes = ("score",) if has_scores else classes
         return self._data_classes
 

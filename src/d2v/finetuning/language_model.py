@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from d2v.errors import UserError, how_to_install
+from d2v.text_files import read_lines
 
 
 class NGramModel:
@@ -91,10 +92,7 @@ class Lexicon:
             UserError: It cannot be read, or holds no word of these letters.
         """
         spelled = re.compile("|".join(map(re.escape, sorted(letters, key=len, reverse=True))))
-        try:
-            lines = Path(path).expanduser().read_text(encoding="utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"model.decoder.lexicon {path}: cannot be read ({error})") from error
+        lines = read_lines(path, "model.decoder.lexicon")
         fitting = []
         for word in (line.split()[0] for line in lines if line.strip()):
             for spelling in (word, word.upper(), word.lower()):

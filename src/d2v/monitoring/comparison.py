@@ -101,7 +101,12 @@ def probe(
     names = _several(checkpoint)
     trained = [name for name in names if name != RANDOM]
     merged: dict[str, Any] = {}
-    for name in _several(config) or _config_of_run(trained):
+    configs: list[Any] = _several(config)
+    if not config and not trained:
+        raise UserError("--checkpoint random: an untrained encoder needs another checkpoint, or a --config to build it")
+    if not config and (own := _file_of_run(trained[0], "config.yaml")):
+        configs = [own]
+    for name in configs:
         _merge(merged, read_config(find_config(name)))
     where = find_device(device)
     if seed is None:
@@ -151,15 +156,13 @@ def probe(
     return Comparison(rows, drawn)
 
 
-def _config_of_run(checkpoints: Sequence[str]) -> list[str]:
-    """The config of the first checkpoint's run; nothing for a folder that was imported or exported."""
-    if not checkpoints:
-        raise UserError("--checkpoint random: an untrained encoder needs another checkpoint, or a --config to build it")
-    path = Path(checkpoints[0]).expanduser()
-    for place in (path, *path.parents[:2]):  # the run's folder, or a file in its checkpoints/
-        if (place / "config.yaml").is_file():
-            return [str(place / "config.yaml")]
-    return []
+def _file_of_run(checkpoint: str, name: str) -> Path | None:
+    """A file in the folder of the run that a checkpoint comes from, if it does."""
+    path = Path(checkpoint).expanduser().absolute()
+    for place in [path] if path.is_dir() else path.parents[:2]:  # the run's folder, or a file in its checkpoints/
+        if (place / name).is_file():
+            return place / name
+    return None
 
 
 def _several(names: str | Path | Sequence[str | Path]) -> list[str]:
@@ -233,10 +236,8 @@ def _draw_pictures(
 
 
 def _draw_curves(checkpoints: list[str], folder: Path) -> list[Path]:
-    """Draw the curves of the first checkpoint that is a run's folder, or a file in its ``checkpoints/``."""
+    """Draw the curves of the first checkpoint that comes from a run."""
     for name in checkpoints:
-        path = Path(name).resolve()
-        for place in (path, *path.parents[:2]):
-            if name != RANDOM and (place / "metrics.csv").is_file():
-                return [draw_curves(place / "metrics.csv", folder / "curves.png")]
+        if name != RANDOM and (metrics := _file_of_run(name, "metrics.csv")):
+            return [draw_curves(metrics, folder / "curves.png")]
     return []

@@ -15,6 +15,7 @@ from d2v.data.alphabet import Alphabet
 from d2v.errors import UserError
 from d2v.nn.task_heads import ClassifierHead, CTCHead, TanhHead, TaskHead
 from d2v.official.imported import Imported
+from d2v.text_files import read_lines
 
 DICTIONARY = "dict.ltr.txt"
 """What fairseq calls the letters of its LibriSpeech recognisers."""
@@ -139,11 +140,7 @@ def name_classes(head: StoredHead, file: Path) -> StoredHead:
     Raises:
         UserError: The file cannot be read, or does not fit the head.
     """
-    try:
-        lines = file.expanduser().read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f"--classes {file}: not readable ({error})") from error
-    names = tuple(line.strip() for line in lines if line.strip())
+    names = tuple(filter(None, map(str.strip, read_lines(file, "--classes"))))
     if len(names) != head.num_outputs or len(set(names)) != head.num_outputs:
         raise UserError(
             f"--classes {file}: names {len(set(names))} classes, but the classifier has {head.num_outputs} outputs; "

@@ -272,7 +272,9 @@ class Files(Source):
 
     def read(self, index: int) -> bytes:
         try:
-            with open(self.name(index), "rb", buffering=0) as file:
+            # A pipe that somebody has left there would be waited for.
+            handle = os.open(self.name(index), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+            with open(handle, "rb", buffering=0) as file:
                 return file.read()
         except OSError as error:
             raise BrokenSample(error.strerror or str(error)) from error

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -10,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from d2v.data.sources.source import Categories
 from d2v.errors import UserError
+from d2v.text_files import read_lines
 
 # Not data.seed: runs with other seeds must be validated on the same samples, and trained on the same labels. A probe
 # must never be tested on what another run was trained on.
@@ -160,13 +160,8 @@ def _balanced(classes: Categories | None, total: int, count: int) -> np.ndarray:
 
 def _named(file: str, names: Sequence[str], noun: str) -> np.ndarray:
     """Positions of the samples that a text file names."""
-    path = Path(file).expanduser()
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f"data.subset {file}: not readable ({error})") from error
     wanted = set[str]()
-    for line in lines:
+    for line in read_lines(file, "data.subset"):
         if line.strip():
             wanted.add(line.strip().rpartition("/")[2])
     if not wanted:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from d2v.data.alphabet import Alphabet
 from d2v.data.file_index import PackedStrings
-from d2v.data.sources.source import COLUMNS, Categories
+from d2v.data.sources.label_table import read_labels
+from d2v.data.sources.source import Categories
 from d2v.errors import UserError
-from d2v.modalities.speech.audio_reader import SAMPLE_RATE
-from d2v.modalities.speech.file_tables import FileTable
+from d2v.modalities.speech.audio_reader import NOT_READ, SAMPLE_RATE, SUFFIXES
 from d2v.modalities.speech.sound_files import Clips
 from d2v.modalities.speech.transcripts import FORMATS
 
@@ -185,7 +185,11 @@ def class_labels(kind: str, clips: Clips, train_names: tuple[str, ...] | None) -
 
 
 def _from_table(path: Path, clips: Clips, train_names: tuple[str, ...] | None) -> tuple[np.ndarray, Labels]:
-    table, labels = read_table(path)
+    if not path.is_file():
+        raise UserError(
+            f"data.labels {path}: is neither speaker, folder, label or transcript, nor the file of a table."
+        )
+    table, labels = read_labels(path, (*SUFFIXES, *NOT_READ))
     _, found = table.files([clips.name(index) for index in range(len(clips))], "data.labels")
     kept = np.flatnonzero(np.array(found) >= 0)
     rows = [labels[found[index]] for index in kept]
@@ -203,32 +207,3 @@ def _from_table(path: Path, clips: Clips, train_names: tuple[str, ...] | None) -
         return kept, classes
     counts = np.array(list(map(len, rows)))
     return kept, SeveralClasses(classes.names, classes.ids, np.cumsum(counts) - counts, counts)
-
-
-def read_table(path: Path) -> tuple[FileTable, list[tuple[str, ...]]]:
-    """A table of files and the labels of each row: those in its column of labels, or in all columns but the first.
-
-    Raises:
-        UserError: it cannot be read, or a row has no label or a stray tab.
-    """
-    if not path.is_file():
-        raise UserError(
-            f"data.labels {path}: is neither speaker, folder, label or transcript, nor the file of a table."
-        )
-    table = FileTable(path, "data.labels")
-    column = table.column(None, COLUMNS["label"], "data.labels")
-    most = 2 if column is None else len(table.columns)
-    labels: list[tuple[str, ...]] = []
-    for row, (_, cells) in enumerate(table.rows):
-        if table.cut_by == "\t" and any(cells[most:]):
-            raise UserError(
-                f"{table.line(row)}: a tab too many, {cells!r}; there is one between two columns and none in a label, "
-                "and several labels of one file are separated by commas."
-            )
-        given = cells[1:]
-        if column is not None:
-            given = [table.cell(row, column)]
-        labels.append(tuple(filter(None, map(str.strip, ",".join(given).split(",")))))
-        if not cells[0] or not labels[-1]:
-            raise UserError(f"{table.line(row)}: expected a file and its labels, found {cells!r}.")
-    return table, labels

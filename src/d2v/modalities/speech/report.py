@@ -39,13 +39,19 @@ class SpeechReport:
         return "\n".join(lines)
 
 
-def prepare_speech(input: str | Path, output: str | Path | None = None, decode: bool = False) -> SpeechReport:
+def prepare_speech(
+    input: str | Path,
+    output: str | Path | None = None,
+    decode: bool = False,
+    transcripts: str | Path | None = None,
+) -> SpeechReport:
     """Look at sound before a training: hours, rates, speakers, lengths, broken files.
 
     Args:
         input: LibriSpeech or another folder, a manifest (.tsv), a glob or an archive.
         output: Folder for report.json, lengths.png and, for files on a disk, manifest.tsv; None: nothing is written.
         decode: Decode all sound to find truncated, silent and not finite files; otherwise only headers are read.
+        transcripts: Table of files and texts, to see which clips have one; None: those beside the clips are counted.
 
     Raises:
         UserError: Nothing there is usable, or the folder cannot be written or holds other files of these names.
@@ -57,7 +63,10 @@ def prepare_speech(input: str | Path, output: str | Path | None = None, decode: 
             check_folder(str(input), folder)
             folder.mkdir(parents=True, exist_ok=True)
         try:
-            figures, clips = survey(str(input), decode)
+            table = None
+            if transcripts is not None:
+                table = Path(transcripts)
+            figures, clips = survey(str(input), decode, table)
         except OSError as error:
             raise UserError(f"--input {input}: cannot be read ({error.strerror or error})") from error
         written = []

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from d2v.data.sources.splits import open_everything
 from d2v.errors import BrokenSample, UserError
 from d2v.modalities.speech.audio_reader import SAMPLE_RATE, AudioInfo, AudioReader
 from d2v.modalities.speech.sound_files import LEAST_SAMPLES, SOUND, Clips, read_headers, scan
+from d2v.modalities.speech.transcripts import read_transcripts
 from d2v.modalities.speech.waveforms import value_range
 
 # Defaults of data.min_seconds and data.max_seconds.
@@ -51,15 +53,16 @@ class Survey:
     """Why a file is unusable, by its name."""
 
 
-def survey(root: str, decode: bool = False) -> tuple[Survey, Clips]:
+def survey(root: str, decode: bool = False, transcripts: Path | None = None) -> tuple[Survey, Clips]:
     """Read all headers, and with ``decode`` all sound.
 
     Args:
         root: folder, manifest, glob, archive or file of sound.
         decode: find also truncated, silent and not finite sound.
+        transcripts: table of them; None: they lie beside the clips.
 
     Raises:
-        UserError: nothing there is usable.
+        UserError: nothing there is usable, or the table cannot be read or names none of the clips.
     """
     source = open_everything(root, SOUND, "--input")
     clips, broken = read_headers(source)
@@ -71,7 +74,10 @@ def survey(root: str, decode: bool = False) -> tuple[Survey, Clips]:
     reasons = {source.name(index): reason for index, reason in sorted(broken.items())}
     if not len(clips):
         raise UserError(f"--input {root}: none of {len(source):,} files is usable. The first are:\n{_first(reasons)}")
-    return _figures(root, clips, reasons, decode), clips
+    texts = clips.texts()
+    if transcripts is not None:
+        texts = read_transcripts(transcripts, [clips.name(index) for index in range(len(clips))])
+    return _figures(root, clips, reasons, decode, texts), clips
 
 
 def describe(figures: Survey) -> str:
@@ -79,7 +85,7 @@ def describe(figures: Survey) -> str:
     checked = "by their headers; --decode reads all sound"
     if figures.decoded:
         checked = "decoded to their end"
-    broken, speakers, letters = "none broken", "unknown (file names do not say)", ""
+    broken, speakers, letters = "none broken", "unknown (file names do not say)", " (a table: --transcripts FILE)"
     if figures.broken:
         broken = f"{len(figures.broken):,} broken"
     if figures.speakers:
@@ -116,10 +122,10 @@ def hours_text(hours: float) -> str:
     return f"{hours:,.2f} h"
 
 
-def _figures(root: str, clips: Clips, reasons: dict[str, str], decoded: bool) -> Survey:
+def _figures(root: str, clips: Clips, reasons: dict[str, str], decoded: bool, texts: list[str]) -> Survey:
     seconds = clips.num_samples / SAMPLE_RATE
     speakers = clips.categories("speaker")
-    present = list(filter(None, clips.texts()))
+    present = list(filter(None, texts))
     shortest, longest = _USUAL_SECONDS
     return Survey(
         input=root,

@@ -10,9 +10,10 @@ from typing import Literal, cast
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from d2v.data.alphabet import in_case
+from d2v.data.sources.file_tables import FileTable
 from d2v.data.sources.source import COLUMNS, Files
 from d2v.errors import UserError, some_of
-from d2v.modalities.speech.file_tables import FileTable
+from d2v.modalities.speech.audio_reader import NOT_READ, SUFFIXES
 
 Case = Literal["keep", "upper", "lower", "upper_tr", "lower_tr"]
 Punctuation = Literal["keep", "remove"]
@@ -51,7 +52,7 @@ def read_transcripts(
     headings = list(COLUMNS["text"])
     if text_column is not None and not text_column.isdecimal():
         headings.append(text_column.strip().lower())
-    table = FileTable(path, "data.transcripts", headings, file_column)
+    table = FileTable(path, "data.transcripts", (*SUFFIXES, *NOT_READ), headings, file_column)
     files, rows = table.files(names)
     matched = [row for row in rows if row >= 0]
     if not matched:

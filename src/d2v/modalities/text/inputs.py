@@ -21,7 +21,7 @@ from d2v.errors import UserError
 from d2v.modalities.text.front_end import TextFrontEnd
 from d2v.modalities.text.labelled.data import TEXT_COLUMNS
 from d2v.modalities.text.labelled.examples import find_column
-from d2v.modalities.text.line_blocks import BOM, decode, ending_of
+from d2v.modalities.text.line_blocks import BOM, decode, ending_of, open_binary, require_text
 from d2v.modalities.text.records import Reading, open_records, warn_of_invalid
 from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.modalities.text.tokenizer_files import TOKENIZER
@@ -136,10 +136,9 @@ def _files(folder: Path, names: list[str], nothing: str) -> Iterator[tuple[str, 
         raise UserError(f"--input: {nothing}; a table (.csv, .jsonl, ...) is given by its own name")
     invalid = 0
     for name in names:
-        try:
-            content = (folder / name).read_bytes()
-        except OSError as error:
-            raise UserError(f"--input {folder / name}: cannot be read ({error.strerror})") from error
+        require_text(folder / name, "--input")
+        with open_binary(folder / name, "--input") as (file, _):
+            content = file.read()
         text, places = decode(content.removeprefix(BOM))
         invalid += places > 0
         yield name.encode(errors="backslashreplace").decode(), text.strip()

@@ -9,15 +9,17 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from d2v.errors import UserError
+from d2v.text_files import UTF16, why_not_text
 
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 BOM = b"\xef\xbb\xbf"
 """What some editors write at the beginning of a file in UTF-8; it is not part of the text."""
+_HEAD = 1 << 13
 
 
 def ending_of(path: str | Path) -> str:
@@ -30,7 +32,9 @@ def ending_of(path: str | Path) -> str:
 
 @contextmanager
 def open_binary(path: str | Path, source: str) -> Iterator[tuple[IO[bytes], IO[bytes]]]:
-    """A file as bytes, uncompressed, and the file on the disk, whose position tells how much of it was read.
+    """A file as bytes of UTF-8, uncompressed, and the file on the disk, whose position tells how much of it was read.
+
+    What begins with the byte order mark of UTF-16 is recoded.
 
     Raises:
         UserError: The file is damaged, cut short, or cannot be read.
@@ -38,24 +42,53 @@ def open_binary(path: str | Path, source: str) -> Iterator[tuple[IO[bytes], IO[b
     try:
         with open(path, "rb", buffering=1 << 18) as raw:
             last = os.path.splitext(path)[1].lower()
+            file: Any = raw
             if last == ".gz":
-                yield gzip.GzipFile(fileobj=raw), raw  # type: ignore[misc]
+                file = gzip.GzipFile(fileobj=raw)
             elif last == ".bz2":
-                yield bz2.BZ2File(raw), raw
+                file = bz2.BZ2File(raw)
             elif last == ".xz":
-                yield lzma.LZMAFile(raw), raw  # noqa: SIM115  (raw is closed)
+                file = lzma.LZMAFile(raw)  # noqa: SIM115  (raw is closed)
             elif last == ".zst":
                 import pyarrow as pa  # type: ignore[import-untyped]  # Python has it from 3.14 on
 
-                yield io.BufferedReader(pa.CompressedInputStream(raw, "zstd"), 1 << 18), raw
-            else:
-                yield raw, raw
+                file = io.BufferedReader(pa.CompressedInputStream(raw, "zstd"), 1 << 18)
+            if file.peek(2).startswith(UTF16):
+                file = io.BufferedReader(_Recoded(file), 1 << 18)
+            yield file, raw
     except (EOFError, lzma.LZMAError, zlib.error) as error:
         raise UserError(f"{source} {path}: is damaged ({error}); get it again") from error
     except OSError as error:
         if error.errno is None:  # gzip, bz2 and zstd complain about the content
             raise UserError(f"{source} {path}: is damaged ({error}); get it again") from error
         raise UserError(f"{source} {path}: cannot be read ({error.strerror})") from error
+
+
+def require_text(path: str | Path, source: str) -> None:
+    """Look at the beginning of a file, compressed or not.
+
+    Raises:
+        UserError: It is not text in UTF-8 or UTF-16, is damaged, or cannot be read.
+    """
+    with open_binary(path, source) as (file, _):
+        reason = why_not_text(file.peek(_HEAD)[:_HEAD], path)  # type: ignore[attr-defined]  # it is buffered
+    if reason is not None:
+        raise UserError(f"{source} {path}: {reason}")
+
+
+class _Recoded(io.RawIOBase):
+    """UTF-16 with its byte order mark, as UTF-8 without one."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._text = io.TextIOWrapper(file, encoding="utf-16", errors="replace", newline="")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._text.read(len(buffer) // 4).encode()  # a character takes at most 4 bytes
+        buffer[: len(data)] = data
+        return len(data)
 
 
 class LineBlocks:

@@ -20,7 +20,7 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from d2v.errors import UserError
-from d2v.modalities.text.line_blocks import LineBlocks, count_lines, ending_of, open_binary
+from d2v.modalities.text.line_blocks import LineBlocks, count_lines, ending_of, open_binary, require_text
 from d2v.modalities.text.tokenizer import without_surrogates
 
 if TYPE_CHECKING:
@@ -75,6 +75,8 @@ class Records(ABC):
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         self.path = path
         self.columns = tuple(columns)
+        self.too_wide: set[str] = set()
+        """Places of the rows read so far that have more cells than the table has columns: a stray tab or comma."""
 
     @abstractmethod
     def rows(self, columns: Sequence[str]) -> Iterator[Row]:
@@ -104,6 +106,8 @@ def open_records(path: Path, header: Sequence[str] | None = None, reading: Readi
     """
     reading = reading or Reading()
     kind = ending_of(path)
+    if kind in ENDINGS and kind != ".parquet":
+        require_text(path, reading.source)
     if kind in (".tsv", ".csv"):
         return Delimited(path, reading, header, quoted=kind == ".csv")
     if kind in (".jsonl", ".ndjson", ".json"):
@@ -266,6 +270,8 @@ class Delimited(TextRecords):
                 if not "".join(cells).strip():
                     continue
                 raise UserError(f"{self._where(line)}: has {len(cells)} cells, and the text should be in cell {width}")
+            if "".join(cells[len(self.columns) :]).strip():
+                self.too_wide.add(f"{self.path.name}:{line}")
             padded = [*cells, *[None] * (width - len(cells))]
             yield line, [padded[place] for place in places]
 

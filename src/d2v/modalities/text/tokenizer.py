@@ -11,21 +11,14 @@ from tokenizers import Tokenizer
 
 from d2v.errors import UserError
 from d2v.modalities.text import bpe
-from d2v.modalities.text.tokenizer_files import read_tokenizer
-
-_NAMES = {
-    "bos": ("<s>", "[CLS]"),
-    "pad": ("<pad>", "[PAD]"),
-    "eos": ("</s>", "[SEP]"),
-    "unk": ("<unk>", "[UNK]"),
-    "mask": ("<mask>", "[MASK]"),
-}
+from d2v.modalities.text.special_tokens import HIDDEN, NAMES, hide_special_tokens
+from d2v.modalities.text.tokenizer_files import UNKNOWN_FROM, read_tokenizer
 
 
 class TextTokenizer:
     """A tokenizer and the ids of its special tokens, which are found by their names (RoBERTa's or BERT's).
 
-    The names of special tokens inside a text are treated as ordinary text.
+    The names of special tokens inside a text are treated as ordinary text, whatever the kind of the tokenizer.
 
     Args:
         text: content of a ``tokenizer.json``; :meth:`open` and :meth:`train` get it for you.
@@ -37,7 +30,9 @@ class TextTokenizer:
 
     def __init__(self, text: str, where: str = "tokenizer.json") -> None:
         try:
-            self.backend = Tokenizer.from_str(text)
+            content = json.loads(text)
+            hide_special_tokens(content)
+            self.backend = Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
         except Exception as error:  # the library raises plain Exception
             raise UserError(f"{where} is not a tokenizer.json of the `tokenizers` library ({error}).") from error
         self.backend.no_truncation()
@@ -46,7 +41,7 @@ class TextTokenizer:
         self._json = text
         ids: dict[str, int | None] = {}
         missing = []
-        for kind, names in _NAMES.items():
+        for kind, names in NAMES.items():
             ids[kind] = self._find(names)
             if ids[kind] is None and kind in ("bos", "pad", "eos"):
                 missing.append(" or ".join(names))
@@ -60,7 +55,8 @@ class TextTokenizer:
         self.eos_id: int = ids["eos"]  # type: ignore[assignment]
         self.unk_id: int | None = ids["unk"]
         self.mask_id: int | None = ids["mask"]
-        self._len = max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
+        self._unknown_from: int | None = content["model"].get(UNKNOWN_FROM)
+        self._len = self._unknown_from or max(self.backend.get_vocab(with_added_tokens=True).values()) + 1
 
     @classmethod
     def open(cls, path: str | Path) -> "TextTokenizer":
@@ -114,16 +110,27 @@ class TextTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The ids of a text, without special tokens."""
-        return self.backend.encode(without_surrogates(text), add_special_tokens=False).ids
+        return self.encode_batch([text])[0].tolist()
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """The ids of each text, int32 [N], without special tokens."""
-        encoded = self.backend.encode_batch_fast(list(map(without_surrogates, texts)), add_special_tokens=False)
-        return [np.array(one.ids, dtype=np.int32) for one in encoded]
+        return [np.array(ids, dtype=np.int32) for ids in self.ids_of(list(map(without_surrogates, texts)))]
+
+    def ids_of(self, texts: list[str]) -> list[list[int]]:
+        """The same as lists, of texts without halves of surrogate pairs."""
+        encoded = [one.ids for one in self.backend.encode_batch_fast(texts, add_special_tokens=False)]
+        if self._unknown_from is None:
+            return encoded
+        unknown = bpe.FIRST.index("<unk>")  # such a tokenizer has fairseq's ids
+        return [np.where(np.less(ids, self._len), ids, unknown).tolist() for ids in encoded]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of these ids, with special tokens by their names."""
-        return self.backend.decode(list(map(int, ids)), skip_special_tokens=False)
+        return self._as_read.decode(list(map(int, ids)), skip_special_tokens=False)
+
+    @cached_property
+    def _as_read(self) -> Tokenizer:
+        return Tokenizer.from_str(self._json)
 
     def sequence(self, *texts: Sequence[int] | np.ndarray, max_length: int) -> list[int]:
         """The input of a model: ``<s> a </s>``, or ``<s> a </s> </s> b </s>`` for a pair, as in RoBERTa.
@@ -147,7 +154,7 @@ class TextTokenizer:
 
     def _find(self, names: tuple[str, ...]) -> int | None:
         for name in names:
-            found = self.backend.token_to_id(name)
+            found = self.backend.token_to_id(name + HIDDEN)
             if found is not None:
                 return found
         return None

@@ -2,6 +2,7 @@
 
 import io
 import math
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -40,6 +41,9 @@ IMAGES = Medium(
     unreadable=(".heic", ".heif", ".jxl", ".dng", ".nef", ".cr2", ".cr3", ".arw", ".raf", ".orf", ".rw2", ".svg"),
     conversion="To use pictures in them, convert them to .png: mogrify -format png {}",
 )
+
+# Up to twice its limit Pillow decodes a picture and warns; beyond that it refuses, and the picture is a broken sample.
+warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 Transform = Callable[[Image.Image], Tensor]
 Augment = Callable[[Image.Image], Image.Image]
@@ -302,6 +306,14 @@ def decode_image(data: bytes | Image.Image, smallest_side: int | None = None) ->
         raise BrokenSample("it is no picture" if data else "the file is empty") from error
     except Exception as error:  # PIL's decoders raise whatever a broken file makes them stumble over
         raise BrokenSample(str(error) if data else "the file is empty") from error
+
+
+def shrink(image: Image.Image, side: int) -> Image.Image:
+    """The picture with a shorter side of at most ``side`` pixels and the same aspect ratio."""
+    ratio = side / min(image.size)
+    if ratio >= 1:
+        return image
+    return image.resize((round(image.width * ratio), round(image.height * ratio)), Image.Resampling.BICUBIC)
 
 
 def _may_be_rotated(image: Image.Image) -> bool:

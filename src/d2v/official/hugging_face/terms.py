@@ -13,6 +13,7 @@ from d2v.errors import UserError
 from d2v.model.encoder import Encoder
 from d2v.official.imported import Imported
 from d2v.official.names import Rows
+from d2v.text_files import read_text
 
 CONFIG = "config.json"
 _TASKS: dict[str, HeadTask] = {
@@ -130,8 +131,8 @@ def read_json(path: Path) -> dict[str, Any]:
         UserError: It cannot be read, or holds something else.
     """
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        value = json.loads(read_text(path))
+    except ValueError as error:
         raise UserError(f"{path.name}: not readable ({error})") from error
     if not isinstance(value, dict):
         raise UserError(f"{path.name}: holds a {type(value).__name__}, where an object belongs")

@@ -18,6 +18,7 @@ from d2v.official.hugging_face import terms
 from d2v.official.hugging_face.terms import Family, HuggingFaceModel
 from d2v.official.imported import Imported
 from d2v.official.names import by_rows, join_qkv, tensor, trunk_sizes
+from d2v.text_files import read_text
 
 _ATTENTION = r"^encoder\.layer\.(\d+)\.attention\.attention\."
 _ROWS = (
@@ -97,8 +98,8 @@ def read_vision_model(folder: Path, config: dict[str, Any], state: dict[str, Any
 def _normalisation(folder: Path, notes: list[str]) -> dict[str, str]:
     """The asset that says how pixels are normalised, if the folder does; else a note."""
     try:
-        found = read_normalisation({ASSET: (folder / ASSET).read_text(encoding="utf-8")})
-    except (OSError, ValueError):
+        found = read_normalisation({ASSET: read_text(folder / ASSET)})
+    except UserError:
         found = None
     if found is None:
         notes.append(f"no {ASSET} says how pixels are normalised: by ImageNet's mean and deviation")

@@ -6,6 +6,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from d2v.data.data_module import PretrainingDataModule
@@ -65,7 +66,8 @@ class ProbeCallback(Callback):
             return
         self._parts, self.names = self._probed_parts(trainer, pl_module), []
         for name, part in self._parts.items():
-            part.probe_dataloaders(self.max_samples)  # on every rank
+            if part.probe_dataloaders(self.max_samples)[1] is None:  # on every rank
+                rank_zero_info(f"probe: {part.root} has no validation split, so a fifth of each class is held out")
             self.names += [of_encoder(metric, name) for metric in (KNN_TOP1, LINEAR_TOP1)[: 1 + self.linear]]
         for stopping in self._early_stopping(trainer):
             stopping._should_skip_check = lambda trainer: True  # type: ignore[method-assign]  # patience counts probes

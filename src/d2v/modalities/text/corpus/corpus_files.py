@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Literal
 
 from d2v.data.file_index import fingerprint, list_files
+from d2v.data.sources.endings import count_endings
 from d2v.errors import UserError
-from d2v.modalities.text.line_blocks import COMPRESSED, ending_of, open_binary
+from d2v.modalities.text.line_blocks import COMPRESSED, ending_of, open_binary, require_text
 from d2v.modalities.text.records import END, Parquet, Reading, open_records
+from d2v.text_files import UTF16
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,8 @@ class TextFile:
     kind: Kind
     groups: int = 0
     """Number of row groups, for Parquet."""
+    utf16: bool = False
+    """Whether it is in UTF-16, and recoded from its beginning on."""
 
     @property
     def compressed(self) -> bool:
@@ -75,7 +79,7 @@ class TextFile:
     @property
     def divisible(self) -> bool:
         """Whether reading can begin at any byte."""
-        return self.kind in ("text", "lines", "json", "tsv") and not self.compressed
+        return self.kind in ("text", "lines", "json", "tsv") and not (self.compressed or self.utf16)
 
     def segments(self, size: int) -> list[Segment]:
         """Cut into parts of about this size; a file that cannot be cut is one part."""
@@ -182,13 +186,16 @@ def _text_file(path: str, column: str) -> TextFile | None:
             if not records.num_groups:
                 return None
             return TextFile(path, size, kind, records.num_groups)
-    elif kind == "text" and (size > _HEAD or path.lower().endswith(COMPRESSED)):
-        with open_binary(path, "input") as (file, _):
+    require_text(path, "input")
+    with open_binary(path, "input") as (file, raw):
+        utf16 = raw.peek(2).startswith(UTF16)  # type: ignore[attr-defined]  # it is buffered
+        head = b""
+        if kind == "text" and (size > _HEAD or path.lower().endswith(COMPRESSED)):
             head = file.read(_HEAD + 1)
-        lines = head.split(b"\n")[:-1]
-        if len(head) > _HEAD and lines and all(map(bytes.strip, lines)):
-            kind = "lines"
-    return TextFile(path, size, kind)
+    lines = head.split(b"\n")[:-1]
+    if len(head) > _HEAD and lines and all(map(bytes.strip, lines)):
+        kind = "lines"
+    return TextFile(path, size, kind, utf16=utf16)
 
 
 def spread(number: int, count: int) -> int:
@@ -228,12 +235,13 @@ def _files_below(folder: Path, given: str, column: str, exclude: Path | None) ->
         what = f"; {len(others)} other files are not text, such as {others[0]}" if others else ""
         raise UserError(f"input {given}: the folder holds no text{what}")
     if others:
-        log.warning("%s: %d files are not text and are left out, such as %s", given, len(others), others[0])
+        kinds = count_endings(others)
+        log.warning("%s: %d files are not text and are left out (%s), such as %s", given, len(others), kinds, others[0])
     return texts
 
 
 def is_text(path: str, column: str) -> bool:
-    """Whether to read a file of a folder: its ending decides, or whether its beginning has no NUL.
+    """Whether to read a file of a folder: its ending decides, or whether its beginning is text.
 
     Files that only come with data are left out: README, LICENSE, and JSON that describes or configures something.
     """
@@ -245,10 +253,10 @@ def is_text(path: str, column: str) -> bool:
     if kind is not None:
         return True
     try:
-        with open_binary(path, "input") as (file, _):
-            return b"\0" not in file.read(8192)
+        require_text(path, "input")
     except UserError:
         return False
+    return True
 
 
 def _is_one_object(path: str, column: str) -> bool:

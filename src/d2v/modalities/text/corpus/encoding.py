@@ -24,7 +24,7 @@ class LineEncoder:
     """
 
     def __init__(self, tokenizer: TextTokenizer, dtype: str) -> None:
-        self._backend = tokenizer.backend
+        self._ids_of = tokenizer.ids_of
         self._code = _CODES[dtype]
         self._by_words = splits_at_spaces(tokenizer.to_json())
         self._first = _Words(self._one)
@@ -33,8 +33,7 @@ class LineEncoder:
     def encode(self, lines: Sequence[str]) -> list[bytes]:
         """The ids of each line as bytes, without special tokens."""
         if not self._by_words:
-            encodings = self._backend.encode_batch_fast(lines, add_special_tokens=False)
-            return [self.pack(encoding.ids) for encoding in encodings]
+            return list(map(self.pack, self._ids_of(list(lines))))
         encoded = []
         first, later = self._first.__getitem__, self._later.__getitem__
         for line in lines:
@@ -49,7 +48,7 @@ class LineEncoder:
 
     def _one(self, text: str) -> bytes:
         # A batch of one, because `encode` is slower: it also tracks the places of characters.
-        return self.pack(self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids)
+        return self.pack(self._ids_of([text])[0])
 
     def pack(self, ids: list[int]) -> bytes:
         """Ids as bytes."""

@@ -191,6 +191,11 @@ def _prepare_root(
         if text.startswith("input "):
             text = f"data.root: {text}"
         raise UserError(text) from error
+    except OSError as error:
+        raise UserError(
+            f"data.root {root} is raw text, and its token shards cannot be written to {output} ({error.strerror}); "
+            "name another folder: --data.shards FOLDER, or free some space there"
+        ) from error
     rank_zero_info(f"data: {root} is raw text; its token shards are in {output}")
     if prepared.invalid:
         rank_zero_warn(f"data: {root}: {prepared.invalid:,} places are not valid UTF-8 and became U+FFFD")

@@ -10,10 +10,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from d2v.data.file_index import PackedStrings
 from d2v.data.samples import too_many_broken
-from d2v.errors import UserError
+from d2v.errors import UserError, some_of
 from d2v.modalities.text.records import Records, warn_of_invalid
 
 _NAMED = 5  # rows that a message about many of them names
+_MOST_FRACTIONS = 20  # different numbers that are not whole: half stars are classes, a thousand ratings are not
+_SCORES = "If they are scores: --data.regression true --model.task regression"
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,8 @@ def read_examples(
                 problem: str | None = "has no label"
                 if not all(map(str.strip, found)):
                     problem = "has no text"
+                elif place in table.too_wide:
+                    problem = f"has more than {len(table.columns)} cells (a tab in the text?)"
                 elif label is not None:
                     problem = check(label)
                 if problem or label is None:
@@ -146,6 +150,21 @@ def is_number(text: str, kind: type[int] | type[float] = float) -> bool:
         return False
 
 
+def require_classes(labels: Sequence[str]) -> None:
+    """Check that labels are not scores: many different numbers, most of which are not whole.
+
+    Raises:
+        UserError: They look like scores.
+    """
+    different = sorted(set(labels))
+    fractions = [label for label in different if is_number(label) and not is_number(label, int)]
+    if len(fractions) > max(_MOST_FRACTIONS, len(different) // 2):
+        raise UserError(
+            f"data.label: the labels are {len(different):,} different numbers ({some_of(different, 5)}). {_SCORES}; if "
+            "they are classes, give them names that are no numbers"
+        )
+
+
 def require_known(examples: Examples, numbers: Mapping[str, int]) -> None:
     """Check that the training split has all labels of the validation split.
 
@@ -155,9 +174,13 @@ def require_known(examples: Examples, numbers: Mapping[str, int]) -> None:
     assert examples.labels is not None
     for position, label in enumerate(examples.labels):
         if label not in numbers:
+            hint = ""
+            if is_number(label):
+                hint = f". {_SCORES}"
             raise UserError(
                 f"data.root: {examples.places[position]} (of the validation split) has the label {label!r}, which no "
-                f"training text has; those are {', '.join(numbers)}. Mend it, or set data.val_split or data.label"
+                f"training text has; those are {some_of(list(numbers), 9)}. Mend it, or set data.val_split or "
+                f"data.label{hint}"
             )
 
 

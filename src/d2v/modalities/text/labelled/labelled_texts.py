@@ -15,7 +15,7 @@ from d2v.data.sources.source import Categories
 from d2v.data.sources.subsets import FewLabels, hold_out, share_to_hold_out
 from d2v.errors import UserError
 from d2v.modalities.text.encoder_check import check_encoder
-from d2v.modalities.text.labelled.examples import Examples, label_order, require_known
+from d2v.modalities.text.labelled.examples import Examples, label_order, require_classes, require_known
 from d2v.modalities.text.labelled.sequences import SentenceDataset, Sequences, tokenise
 from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.modalities.text.tokenizer_files import TOKENIZER
@@ -122,6 +122,7 @@ class SentenceDataModule(PretrainingDataModule):
         classes = None
         if not self.regression:
             assert train.labels is not None
+            require_classes(train.labels)
             classes = Categories.of(train.labels)
         kept = self.few_labels.choose("texts", len(train), classes)
         if kept is not None:

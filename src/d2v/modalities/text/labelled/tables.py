@@ -5,7 +5,7 @@ from pathlib import Path
 
 from d2v.data.sources.splits import files_in, find_split, of_one_ending
 from d2v.errors import UserError
-from d2v.modalities.text.line_blocks import BOM, decode, ending_of, open_binary
+from d2v.modalities.text.line_blocks import BOM, decode, ending_of, open_binary, require_text
 from d2v.modalities.text.records import ENDINGS, Records, Row, arrow_rows, open_records
 
 _ABOUT_DATASETS = ("dataset_info.json", "dataset_dict.json", "state.json")
@@ -86,6 +86,7 @@ class ClassFolders(Records):
     def rows(self, columns: Sequence[str]) -> Iterator[Row]:
         for folder in self._classes:
             for file in sorted(folder.glob("*.txt")):
+                require_text(file, "data.root")
                 with open_binary(file, "data.root") as (content, _):
                     text, invalid = decode(content.read().removeprefix(BOM))
                 self.invalid += invalid

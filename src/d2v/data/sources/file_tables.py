@@ -1,4 +1,4 @@
-"""Tables with a row for each file, as people and data sets write them: transcripts or labels of clips."""
+"""Tables with a row for each file, as people and data sets write them: transcripts or labels."""
 
 import csv
 import io
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from d2v.errors import UserError, some_of
-from d2v.modalities.speech.audio_reader import NOT_READ, SUFFIXES
 
 FILE_COLUMNS = (
     "audio_filepath", "file_name", "filename", "file", "path", "filepath", "file_path", "audio_file", "audio_path",
-    "audio", "wav", "wav_filename", "clip", "recording", "utterance", "utterance_id", "utt_id", "id", "name",
+    "audio", "wav", "wav_filename", "clip", "recording", "utterance", "utterance_id", "utt_id", "image", "image_path",
+    "img", "picture", "photo", "image_id", "id", "name",
 )  # fmt: skip
 """Usual headings of the column that names a file, the first of which is taken."""
 
@@ -32,6 +32,7 @@ class FileTable:
     Args:
         path: of the table.
         key: the option that names it, for messages.
+        endings: of the files that it names, in lower case.
         headings: names, in lower case, that make the first line a header; ``file_column`` is one more.
         file_column: heading or number of the column that names files; None: found by its heading or its content.
 
@@ -39,8 +40,16 @@ class FileTable:
         UserError: it cannot be read, or is empty.
     """
 
-    def __init__(self, path: Path, key: str, headings: Iterable[str] = (), file_column: str | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        key: str,
+        endings: tuple[str, ...],
+        headings: Iterable[str] = (),
+        file_column: str | None = None,
+    ) -> None:
         self.path, self.where = path, f"{key} {path}"
+        self._endings = endings
         self._file_column = file_column
         text = self._text()
         records = None
@@ -58,7 +67,7 @@ class FileTable:
             first = self.rows[0][1]
             width = min(len(row) for _, row in self.rows if len(row) > 1 or len(first) == 1)
             self.columns = tuple(map(str, range(1, width + 1)))
-            if known.intersection(map(_heading, first)) and not any(map(is_sound, first)):
+            if known.intersection(map(_heading, first)) and not any(map(self._is_file, first)):
                 self.columns = tuple(first)
                 del self.rows[0]
         if not self.rows:
@@ -86,7 +95,7 @@ class FileTable:
         """The column that names files, and the row of each of these files; -1 where there is none.
 
         A row names a file by its path from any folder above it, with or without its ending, or with another ending of
-        sound; names are compared in composed form. Where no row does so, the folder that all rows share is left out:
+        its kind; names are compared in composed form. Where no row does so, the folder that all rows share is left out:
         the table may come from another machine.
 
         Raises:
@@ -197,14 +206,14 @@ class FileTable:
 
     def _column_by_content(self, names: Sequence[str]) -> int:
         """The column most of whose cells name one of the files; a first line that names none is a header then."""
-        stems = {_stem(os.path.basename(_path(name))) for name in names}
+        stems = {self._stem(os.path.basename(_path(name))) for name in names}
         counts = Counter[int]()
         for _, row in self.rows[:_LOOKED_AT]:
             for column, cell in enumerate(row[: len(self.columns)]):
-                counts[column] += _stem(os.path.basename(_path(cell))) in stems
+                counts[column] += self._stem(os.path.basename(_path(cell))) in stems
         column = counts.most_common(1)[0][0]
         first = self.rows[0][1]
-        if counts[column] and len(self.rows) > 1 and _stem(os.path.basename(_path(first[column]))) not in stems:
+        if counts[column] and len(self.rows) > 1 and self._stem(os.path.basename(_path(first[column]))) not in stems:
             self.columns = tuple(first)
             del self.rows[0]
         return column
@@ -216,23 +225,26 @@ class FileTable:
             if key and exact.setdefault(key, row) != row:
                 lines = f"lines {self.rows[exact[key]][0]} and {self.rows[row][0]}"
                 raise UserError(f"{self.where}: {lines} both name {key}; a file has one row. Cut long files first.")
-            stems.setdefault(_stem(key), row)
+            stems.setdefault(self._stem(key), row)
         found = []
         named_by: dict[int, str] = {}
         for name in names:
             row = _row_of(exact, _path(name))
             if row < 0:
-                row = _row_of(stems, _stem(_path(name)))
+                row = _row_of(stems, self._stem(_path(name)))
             other = named_by.setdefault(row, name)
             if row >= 0 and os.path.dirname(other) != os.path.dirname(name):
                 raise UserError(f"{self.line(row)}: {keys[row]} is {other} and also {name}; name their folders, too.")
             found.append(row)
         return found
 
+    def _is_file(self, name: str) -> bool:
+        return name.lower().endswith(self._endings)
 
-def is_sound(name: str) -> bool:
-    """Whether a name ends like a sound file's."""
-    return name.lower().endswith((*SUFFIXES, *NOT_READ))
+    def _stem(self, path: str) -> str:
+        if self._is_file(path):
+            return path.rpartition(".")[0]
+        return path
 
 
 def _row_of(rows: dict[str, int], path: str) -> int:
@@ -253,12 +265,6 @@ def _path(name: str, folder: Path | None = None) -> str:
     if path.startswith("../") and folder is not None:
         path = os.path.abspath(folder / path)
     return path.removeprefix("./")
-
-
-def _stem(path: str) -> str:
-    if is_sound(path):
-        return path.rpartition(".")[0]
-    return path
 
 
 def _heading(name: str) -> str:
