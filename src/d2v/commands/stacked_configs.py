@@ -30,6 +30,13 @@ def config_of_resumed_run(words: Sequence[str]) -> dict[str, Any]:
     return content
 
 
+def content_of(word: str) -> dict[str, Any]:
+    """What stands behind ``--config`` on a checked command line: the path of a file, or the lines of one made here."""
+    if "\n" in word:
+        return dict(yaml.safe_load(word))
+    return read_config(Path(word))
+
+
 def with_added_lists(words: Sequence[str], contents: dict[str, dict[str, Any]]) -> list[str]:
     """The words, with one more config where lists of loggers or of callbacks add up.
 

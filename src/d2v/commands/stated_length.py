@@ -1,10 +1,9 @@
 """Two keys can say how long a run is, and two when it validates: whichever is stated last holds."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
-from d2v.configs import read_config
+from d2v.commands.stacked_configs import content_of
 
 # Ours, and Lightning's of the section `trainer`.
 _RIVALS = {
@@ -25,7 +24,7 @@ def settle(config: Any, words: Iterable[str]) -> None:
         for word in words:
             option, _, value = word.removeprefix("--").partition("=")
             if file_follows or (option == "config" and value):
-                content = read_config(Path(word if file_follows else value))
+                content = content_of(word if file_follows else value)
                 trainer = content.get("trainer") or {}
                 if any(trainer.get(key) is not None for key in theirs):
                     last = "trainer"
