@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from d2v.errors import UserError
 
 # The rule of `auto`: steps = AUTO_FACTOR x sqrt(steps that one pass over the data takes), kept between two bounds.
-AUTO_FACTOR = 250
+AUTO_FACTOR = 50
 AUTO_LEAST, AUTO_MOST = 1_000, 100_000
 
 _SECONDS = {"sec": 1, "second": 1, "min": 60, "minute": 60, "h": 3600, "hour": 3600, "day": 86_400}
