@@ -223,7 +223,9 @@ def test_real_steps_stay_finite_and_move_student_and_teacher(name, small):
     optimizer = build_other(args["optimizer"], parameter_groups(method))
     schedule = build_other(args["schedule"])
     ema = importlib.import_module("d2v.training.schedules").EMADecay(**args["ema"])
-    total = config["trainer"]["max_steps"]
+    total = 1000  # what `length: auto` means at least
+    if "length" not in config:
+        total = config["trainer"]["max_steps"]
     peak = args["optimizer"]["init_args"]["lr"]
     before = {n: v.clone() for n, v in method.state_dict().items()}
     warm = schedule.warmup_steps(total)

@@ -43,6 +43,9 @@ def _run_lean(run: Callable[[ModuleType], None], module: ModuleType) -> None:
             raise PackageNotFoundError(distribution_name)
         return importlib.metadata.version(distribution_name)
 
+    if "_version" not in vars(imports):  # another release of it: then all is imported
+        run(module)
+        return
     hidden = [name for name in _HIDDEN if name not in sys.modules]
     sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # None: an import of it fails
     asked, imports._version = imports._version, version  # type: ignore[attr-defined]

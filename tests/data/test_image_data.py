@@ -103,6 +103,24 @@ def test_lightnings_own_sampler_is_refused(tmp_path: Path) -> None:
         data.setup("fit")
 
 
+def test_a_cached_picture_is_read_once_shrunk_and_cropped_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tree(tmp_path)
+    dataset = module(tmp_path, cache=True, image_size=10, min_crop_scale=1.0).train_dataset()
+    first = dataset[(0, 3)].inputs
+    monkeypatch.setattr("d2v.modalities.vision.data.decode_image", None)  # a second reading would fail
+    assert torch.equal(dataset[(0, 3)].inputs, first)
+    assert not torch.equal(dataset[(1, 3)].inputs, first)  # another epoch: it may be flipped or cut otherwise
+    [image] = dataset._cache.values()  # type: ignore[attr-defined]
+    assert image.size == (12, 10)
+
+
+def test_what_is_small_enough_is_cached_as_it_is(tmp_path: Path) -> None:
+    write_tree(tmp_path)
+    plain, cached = module(tmp_path).train_dataset(), module(tmp_path, cache=True).train_dataset()
+    for _ in range(2):
+        assert torch.equal(plain[(0, 5)].inputs, cached[(0, 5)].inputs)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_broken_files_are_replaced_counted_and_named_once(
     tmp_path: Path, workers: int, capfd: pytest.CaptureFixture[str]

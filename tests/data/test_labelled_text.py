@@ -398,3 +398,18 @@ def test_bad_input_is_named(tmp_path: Path, tokenizer: str) -> None:
     (tmp_path / "saved").mkdir()
     (tmp_path / "saved" / "state.json").write_text("{}")
     message(r"saved: no data set that `datasets` has saved", tmp_path / "saved")
+
+
+def test_a_stray_tab_makes_no_class(tmp_path: Path) -> None:
+    rows = ["text\tlabel", *["კარგი\tდიახ", "ცუდი\tარა"] * 10, "ძალიან\tკარგი\tდიახ", "კარგი\tდიახ\t"]
+    (tmp_path / "train.tsv").write_text("\n".join(rows), encoding="utf-16")
+    data = LabelledTextDataModule(str(tmp_path), max_skipped_fraction=0.1)
+    assert data.class_names == ("არა", "დიახ")
+    assert (len(data.splits["train"]), data.skipped) == (21, 1)
+
+
+def test_many_fractions_are_scores(tmp_path: Path) -> None:
+    (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"a{i},{i / 7:.3f}\n" for i in range(60)))
+    with pytest.raises(UserError, match=r"different numbers .*--data\.regression true --model\.task regression"):
+        _ = LabelledTextDataModule(str(tmp_path)).splits
+    assert len(LabelledTextDataModule(str(tmp_path), regression=True).splits["train"]) == 60

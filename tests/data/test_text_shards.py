@@ -270,3 +270,22 @@ def test_damage_is_named(tokenizer: TextTokenizer, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("text")
     with pytest.raises(UserError, match=r"not made by `d2v prepare text`"):
         prepare_corpus([str(tmp_path / "a.txt")], tmp_path)
+
+
+def test_utf_16_is_recoded_and_what_is_no_text_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folders = {}
+    for name, encoding in (("a", "utf-8"), ("b", "utf-16")):
+        folders[name] = tmp_path / name
+        folders[name].mkdir()
+        (folders[name] / "x.txt").write_text("ქართული ენა\n\nმეორე\n" * 40, encoding=encoding)
+    (folders["b"] / "Thumbs.db").write_bytes(b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")
+    for folder in folders.values():
+        prepare_corpus([str(folder)], folder / "out", vocab_size=270, num_workers=1)
+    assert "1 .db" in caplog.text
+    one, other = (Shards.open(folder / "out", "train") for folder in folders.values())
+    assert one is not None
+    assert other is not None
+    assert one.read(0, one.num_tokens).tolist() == other.read(0, other.num_tokens).tolist()
+    (folders["b"] / "y.txt").write_bytes("кот и пёс".encode("cp1251"))
+    with pytest.raises(UserError, match=r"y\.txt: is not UTF-8 text.*iconv"):
+        prepare_corpus([str(folders["b"])], tmp_path / "c", num_workers=1)

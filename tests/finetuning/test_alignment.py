@@ -113,6 +113,10 @@ def test_a_long_clip_that_has_nothing_in_common_with_its_text(monkeypatch: pytes
     assert np.abs(np.array(places) - np.arange(0, 3_999, 2)).max() <= 1
 
 
+def test_no_text_has_no_words_whatever_the_frames_say() -> None:
+    assert align(random_frames(7_000), [], 1) == []
+
+
 def test_too_few_frames_are_an_error() -> None:
     with pytest.raises(ValueError, match="3 frames are too few for 3 symbols"):
         align(frames("abc"), [2, 2, 3], 1)

@@ -11,7 +11,10 @@ from d2v.config_messages import suggest
 from d2v.configs import SHIPPED, find_config, read_config
 from d2v.errors import UserError
 
-SECTIONS = ("seed_everything", "trainer", "model", "data", "checkpoint", "run_name", "resume", "ckpt_path")
+SECTIONS = (
+    "seed_everything", "trainer", "model", "data", "checkpoint", "run_name", "length", "validate_every", "resume",
+    "ckpt_path",
+)  # fmt: skip
 """Sections and keys at the top level of a config."""
 
 _OPTIONS = (*SECTIONS, "config", "weights_only", "verbose", "return_predictions", "help", "print_config")

@@ -37,12 +37,14 @@ from d2v.commands.run_folder import (
     run_of,
 )
 from d2v.commands.run_metrics import METRICS, RunMetrics
+from d2v.commands.stated_length import settle
 from d2v.config_messages import key_of, one_line, parser_message
 from d2v.configs import read_config
 from d2v.errors import UserError
 from d2v.finetuning.finetuning_module import FinetuningModule
 from d2v.training.callbacks.checkpoint import RunCheckpoint
 from d2v.training.callbacks.progress import Announcement, RunProgressBar
+from d2v.training.callbacks.run_plan import NEVER, RunPlan
 
 
 def run_trainer(args: Sequence[str], cli: "RunCLI | None" = None) -> None:
@@ -121,6 +123,16 @@ class RunCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.add_lightning_class_args(RunCheckpoint, "checkpoint")
         parser.add_argument("--run_name", type=str | None, help="Name of the run's folder; null: the time.")
+        text = (
+            "How long to train: auto (from the size of the data), '100 epochs', '20 minutes', '2 hours', '5000 steps'; "
+            "null: trainer.max_steps, max_epochs or max_time."
+        )
+        parser.add_argument("--length", type=int | str | None, help=text)
+        text = (
+            "Between two validations: below 1 a share of the run, from 1 on optimizer steps; null: as the trainer's "
+            "val_check_interval and check_val_every_n_epoch say."
+        )
+        parser.add_argument("--validate_every", type=float | None, default=0.05, help=text)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
@@ -146,6 +158,7 @@ class RunCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        settle(config, self._words)
         _check(config, self.subcommand)
         if self.subcommand == "predict":
             read_another_root(config.data, self._words)
@@ -153,8 +166,6 @@ class RunCLI(LightningCLI):
         resume = config.pop("resume", None)
         if config.ckpt_path is not None:
             config.ckpt_path = str(checkpoint_of("--ckpt_path", config.ckpt_path))
-        if 0 < config.trainer.max_steps < (config.trainer.log_every_n_steps or 50):
-            config.trainer.log_every_n_steps = config.trainer.max_steps  # else a short run would log nothing
         text = self._config_text()  # before the run's folder enters it: used again, it makes a new run
         self.is_trial = bool(config.trainer.fast_dev_run)
         self.run_dir = self._make_run_dir(root, resume, text)
@@ -218,9 +229,14 @@ class RunCLI(LightningCLI):
         configured = _as_list(config["callbacks"])
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in configured):
             callbacks = [*callbacks, RunProgressBar()]
-        callbacks = [*callbacks, Announcement(self.run_dir, self.config[self.subcommand].ckpt_path)]
+        values = self.config[self.subcommand]
+        callbacks = [*callbacks, Announcement(self.run_dir, values.ckpt_path)]
         if self._going_on is not None:
             callbacks = [self._going_on, *callbacks]
+        if self.subcommand == "fit":
+            config["callbacks"] = [RunPlan(values.length, values.validate_every), *configured]
+            if values.validate_every is not None:  # the plan decides; Lightning takes no share of a run
+                config["val_check_interval"], config["check_val_every_n_epoch"] = NEVER, None
         try:
             trainer = super()._instantiate_trainer(config, callbacks)
         except (MisconfigurationException, ValueError, TypeError) as error:
@@ -315,12 +331,15 @@ def _check(config: jsonargparse.Namespace, command: str) -> None:
         raise UserError(f"--run_name {name}: must be a plain name; --trainer.default_root_dir sets the place")
     if trainer.log_every_n_steps is not None and trainer.log_every_n_steps < 1:
         raise UserError(f"trainer.log_every_n_steps is {trainer.log_every_n_steps}: it must be at least 1.")
-    endless = trainer.max_steps in (None, -1) and trainer.max_epochs in (None, -1) and trainer.max_time is None
     if str(trainer.precision) in ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16"):
         needed = "the teacher's average needs fp32 weights; set it to bf16-mixed"
         raise UserError(f"trainer.precision is {trainer.precision}: {needed}")
-    if command == "fit" and endless and not trainer.fast_dev_run:
-        raise UserError("trainer.max_steps is not set, so training would never end: set it, or trainer.max_epochs.")
+    limits = (config.length, trainer.max_steps, trainer.max_epochs, trainer.max_time)
+    if command == "fit" and not set(limits) - {None, -1} and not trainer.fast_dev_run:
+        raise UserError(
+            "trainer.max_steps is not set, so training would never end: set it, or how long to train: --length auto, "
+            "--length '20 minutes', --length '100 epochs'"
+        )
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -20,7 +20,9 @@ def config_of_resumed_run(words: Sequence[str]) -> dict[str, Any]:
     path = Path(resume).expanduser()
     if not resume or resume == "auto":
         return {}
-    config = (path.parent.parent if path.is_file() else path) / "config.yaml"
+    if path.is_file() and path.parent.name == "checkpoints":
+        path = path.parent.parent
+    config = path / "config.yaml"
     if not config.is_file():
         return {}
     content = read_config(config)

@@ -2,12 +2,21 @@
 
 from collections.abc import Iterable
 from fractions import Fraction
+from typing import NamedTuple
 
 from d2v.errors import UserError
 
 # Seconds of audio may have decimals; a proposed size has no more than these.
 _DECIMALS = 1_000
 _TRIED = 10_000
+
+
+class TrainingSize(NamedTuple):
+    """How much there is to train on."""
+
+    samples: int | None  # of data from elsewhere it is not known
+    steps_per_epoch: int  # optimizer steps of one epoch of the trainer
+    passes_per_step: float  # share of the samples that one optimizer step sees
 
 
 def derive_accumulation(

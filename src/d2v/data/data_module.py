@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from d2v.data.batching import derive_accumulation, plain_number
+from d2v.data.batching import TrainingSize, derive_accumulation, plain_number
 from d2v.data.cores import available_cores
 from d2v.data.length_buckets import LengthBuckets, consecutive_batches
 from d2v.data.sampler import OrderedBatches, OrderedSampler, StreamSampler
@@ -210,12 +210,15 @@ class PretrainingDataModule(LightningDataModule, ABC):
             pin_memory=torch.cuda.is_available(),
         )
 
-    def steps_in_epoch(self) -> int:
-        """Optimizer steps of one epoch of the trainer."""
-        batches = len(self.train_sampler(self.train_dataset()))
+    def training_size(self) -> TrainingSize:
+        """How much there is to train on, without making a loader, whose position could not be moved any more."""
+        dataset = self.train_dataset()
+        sampler = self.train_sampler(dataset)
+        batches = len(sampler)
+        passes_per_step = sampler.passes * self.accumulation / batches
         limit = 1.0 if self.trainer is None else self.trainer.limit_train_batches
         batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-        return math.ceil(batches / self.accumulation)
+        return TrainingSize(len(dataset), math.ceil(batches / self.accumulation), passes_per_step)
 
     def train_sampler(self, dataset: SampleDataset) -> StreamSampler:
         """A stream of samples, or one of batches of samples of about the same length."""

@@ -66,6 +66,11 @@ class StreamSampler(Sampler[list[tuple[int, int]]]):
         """Micro-batches of one rank in a whole epoch (also in one that is resumed: Lightning adds those done)."""
         return self._samples_per_epoch // self._stride
 
+    @property
+    def passes(self) -> float:
+        """Passes over the data set in an epoch: below 1 where whole steps leave a rest, above 1 of a small data set."""
+        return self._samples_per_epoch / self.num_samples
+
     def set_epoch(self, epoch: int) -> None:
         """Let the next iteration be this epoch. An iteration that has begun is not moved."""
         done = epoch * self._samples_per_epoch

@@ -48,6 +48,7 @@ class Data2VecModule(TrainingModule):
         super().__init__(optimizer, schedule, seed)
         self.method = method
         self.ema = ema
+        self.init_from = init_from
         if init_from is not None:
             from d2v.checkpoints.load import init_weights
 

@@ -149,3 +149,9 @@ class EMADecay:
         if step >= anneal:
             return self.end
         return self.end - (self.end - self.start) * (1 - step / anneal)
+
+    def share_of_start(self, total_steps: int) -> float:
+        """How much of the teacher is still what the run started with after its last step."""
+        every = max(1, total_steps // 1000)  # a thousand of the decays tell
+        moved = sum(1 - self.at(step, total_steps) for step in range(1, total_steps + 1, every))
+        return math.exp(-moved * every)

@@ -99,7 +99,11 @@ class TrainingModule(FiniteUpdates):
     def configure_callbacks(self) -> list[L.Callback]:
         """What training needs whatever list of callbacks a config holds."""
         warnings.filterwarnings("ignore", "You have overridden `on_after_batch_transfer`")  # for any data
-        return [RunPlan(), LogCallback(), ThroughputCallback()]
+        needed: list[L.Callback] = [LogCallback(), ThroughputCallback()]
+        given = [] if self._trainer is None else self._trainer.callbacks  # type: ignore[attr-defined]
+        if not any(isinstance(callback, RunPlan) for callback in given):
+            needed = [RunPlan(), *needed]
+        return needed
 
     # Checkpoints.
 

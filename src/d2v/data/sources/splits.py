@@ -196,10 +196,15 @@ def _of_hub(root: str, medium: Medium, train_split: str | None, val_split: str |
         raise UserError(f"data.root {root}: the library `datasets` cannot load it: {error}") from error
     opened: list[Source | None] = []
     for key, name, usual in (("train_split", train_split, TRAIN_NAMES), ("val_split", val_split, VAL_NAMES)):
-        names = [name] if name else [each for each in usual if each in splits]
+        names = [each for each in usual if each in splits]
+        if name:
+            names = [name]
         if (name and name not in splits) or (not names and not opened):
             raise UserError(f"data.{key} {name or 'null'}: {root} has the splits {', '.join(splits)}; name one of them")
-        opened.append(Rows(splits[names[0]], medium, f"data.root {root}") if names else None)
+        found = None
+        if names:
+            found = Rows(splits[names[0]], medium, f"data.root {root}")
+        opened.append(found)
     train, val = opened
     assert train is not None
     return train, val

@@ -75,6 +75,8 @@ class Records(ABC):
     def __init__(self, path: Path, columns: Sequence[str]) -> None:
         self.path = path
         self.columns = tuple(columns)
+        self.too_wide: set[str] = set()
+        """Places of the rows read so far that have more cells than the table has columns: a stray tab or comma."""
 
     @abstractmethod
     def rows(self, columns: Sequence[str]) -> Iterator[Row]:
@@ -268,6 +270,8 @@ class Delimited(TextRecords):
                 if not "".join(cells).strip():
                     continue
                 raise UserError(f"{self._where(line)}: has {len(cells)} cells, and the text should be in cell {width}")
+            if "".join(cells[len(self.columns) :]).strip():
+                self.too_wide.add(f"{self.path.name}:{line}")
             padded = [*cells, *[None] * (width - len(cells))]
             yield line, [padded[place] for place in places]
 

@@ -72,7 +72,8 @@ def _in_table(path: Path, pictures: Pictures) -> Categories:
         raise UserError(
             f"{table.line(several[0])}: a picture has one class, and here are {', '.join(labels[several[0]])}"
         )
-    classes = Categories.of(["" if row < 0 else labels[row][0] for row in rows])
+    labels.append(("",))  # that of row -1: not in the table
+    classes = Categories.of([labels[row][0] for row in rows])
     if classes is None:
         raise UserError(f"data.labels {path}: no row names one of the pictures, the first of which is {names[0]}")
     return classes

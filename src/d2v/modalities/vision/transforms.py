@@ -308,6 +308,14 @@ def decode_image(data: bytes | Image.Image, smallest_side: int | None = None) ->
         raise BrokenSample(str(error) if data else "the file is empty") from error
 
 
+def shrink(image: Image.Image, side: int) -> Image.Image:
+    """The picture with a shorter side of at most ``side`` pixels and the same aspect ratio."""
+    ratio = side / min(image.size)
+    if ratio >= 1:
+        return image
+    return image.resize((round(image.width * ratio), round(image.height * ratio)), Image.Resampling.BICUBIC)
+
+
 def _may_be_rotated(image: Image.Image) -> bool:
     return any(key in image.info for key in ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif")) or (
         image.format == "TIFF"

@@ -9,15 +9,19 @@ from types import FrameType
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 
 from d2v.errors import Interrupted, UserError
 from d2v.training.callbacks.best import BEST, BestCheckpoint, Mode
+from d2v.training.callbacks.run_plan import total_steps
 from d2v.training.checkpoint_io import SafeCheckpointIO, remove_unfinished, replace_link
 from d2v.training.finite_updates import MOST_IN_A_ROW
+from d2v.training.schedules import in_steps, require_share_or_steps
 
+MOST_STEPS = 5000  # between two checkpoints, unless more are asked for
 LAST = "last.ckpt"
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -30,7 +34,8 @@ class RunCheckpoint(ModelCheckpoint):
     second one stops at once. Several devices look for signals together, every ``trainer.log_every_n_steps``.
 
     Args:
-        every_n_train_steps: Optimizer steps between two checkpoints.
+        every_n_train_steps: Between two checkpoints: 1 and more optimizer steps; below 1 a share of the run, but at
+            most 5,000 steps.
         train_time_interval: Instead, the time between two checkpoints.
         keep: How many of the regular checkpoints stay beside ``last.ckpt``; -1: all.
         monitor: Metric of validation or of a probe by which ``best.ckpt`` is kept, such as probe/linear_top1; null: of
@@ -41,24 +46,24 @@ class RunCheckpoint(ModelCheckpoint):
 
     def __init__(
         self,
-        every_n_train_steps: int | None = 5000,
+        every_n_train_steps: float = 0.1,
         train_time_interval: timedelta | None = None,
         keep: int = 1,
         monitor: str | None = None,
         mode: Mode | None = None,
         dirpath: str | None = None,
     ) -> None:
-        if every_n_train_steps is not None and every_n_train_steps < 1:
-            raise UserError(f"checkpoint.every_n_train_steps is {every_n_train_steps}: it must be at least 1.")
+        require_share_or_steps("checkpoint.every_n_train_steps", every_n_train_steps)
+        if every_n_train_steps == 0:
+            raise UserError("checkpoint.every_n_train_steps is 0: it must be at least 1, or a share of the run.")
         if keep < -1:
             raise UserError(f"checkpoint.keep is {keep}: it must be -1 (all), 0 (last.ckpt only) or more.")
-        if train_time_interval is not None:
-            every_n_train_steps = None
+        self.every = None if train_time_interval is not None else every_n_train_steps
         super().__init__(
             dirpath=dirpath,
             filename="step-{step}",
             auto_insert_metric_name=False,
-            every_n_train_steps=every_n_train_steps,
+            every_n_train_steps=None if self.every is None else MOST_STEPS,
             train_time_interval=train_time_interval,
             save_last="link",
             save_top_k=keep,
@@ -69,6 +74,10 @@ class RunCheckpoint(ModelCheckpoint):
         self.best = BestCheckpoint(monitor, mode)
         self._signal: int | None = None
         self._previous_handlers: dict[int, Any] = {}
+
+    @property
+    def state_key(self) -> str:
+        return type(self).__qualname__  # Lightning's has the steps in it, which depend on the run's length
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
@@ -89,6 +98,9 @@ class RunCheckpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if self.every is not None:
+            most = MOST_STEPS if self.every < 1 else self.every
+            self._every_n_train_steps = int(max(1, min(in_steps(self.every, total_steps(trainer)), most)))
         skipped = getattr(pl_module, "skipped_in_a_row", 0)
         if skipped <= 1:  # while numbers are not finite, older checkpoints may be the better ones
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
@@ -148,8 +160,11 @@ class RunCheckpoint(ModelCheckpoint):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        if state_dict["dirpath"] == self.dirpath:  # in another folder there is no best one yet
-            self.best.value, self.best.step = state_dict["best"]
+        best = Path(str(self.dirpath)) / BEST
+        if best.is_file():  # which may be newer than the checkpoint that is read
+            stored = torch.load(best, map_location="cpu", weights_only=True, mmap=True)
+            for state in stored["callbacks"].values():
+                self.best.value, self.best.step = state.get("best", (self.best.value, self.best.step))
 
     def _save_now(self, trainer: L.Trainer) -> None:
         if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]

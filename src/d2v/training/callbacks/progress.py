@@ -10,7 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from tqdm.auto import tqdm
 
 from d2v.configs import read_config
-from d2v.training.callbacks.run_plan import total_steps
+from d2v.training.callbacks.run_plan import known_steps
 
 
 class Announcement(L.Callback):
@@ -48,7 +48,7 @@ class RunProgressBar(ProgressBar):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._bar = tqdm(
-            total=total_steps(trainer),
+            total=known_steps(trainer),
             initial=trainer.global_step,
             desc="fit",
             unit="step",
@@ -62,6 +62,7 @@ class RunProgressBar(ProgressBar):
         if self._bar is not None and trainer.global_step > self._bar.n:
             if trainer.global_step % self.refresh_rate(trainer) == 0:  # reading a metric waits for the device
                 self._bar.set_postfix_str(self._describe(trainer), refresh=False)
+            self._bar.total = known_steps(trainer)  # of a run by time it is known after some steps
             self._bar.update(trainer.global_step - self._bar.n)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -193,8 +193,8 @@ def _prepare_root(
         raise UserError(text) from error
     except OSError as error:
         raise UserError(
-            f"data.root {root} is raw text, and its token shards cannot be written to {output} ({error.strerror}); name "
-            "another folder: --data.shards FOLDER, or free some space there"
+            f"data.root {root} is raw text, and its token shards cannot be written to {output} ({error.strerror}); "
+            "name another folder: --data.shards FOLDER, or free some space there"
         ) from error
     rank_zero_info(f"data: {root} is raw text; its token shards are in {output}")
     if prepared.invalid:

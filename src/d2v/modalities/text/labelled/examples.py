@@ -96,6 +96,8 @@ def read_examples(
                 problem: str | None = "has no label"
                 if not all(map(str.strip, found)):
                     problem = "has no text"
+                elif place in table.too_wide:
+                    problem = f"has more than {len(table.columns)} cells (a tab in the text?)"
                 elif label is not None:
                     problem = check(label)
                 if problem or label is None:

@@ -1,0 +1,45 @@
+"""Two keys can say how long a run is, and two when it validates: whichever is stated last holds."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from d2v.configs import read_config
+
+# Ours, and Lightning's of the section `trainer`.
+_RIVALS = {
+    "length": ("max_steps", "max_epochs", "max_time"),
+    "validate_every": ("val_check_interval", "check_val_every_n_epoch"),
+}
+
+
+def settle(config: Any, words: Iterable[str]) -> None:
+    """Overrule one of each two; of a config with both, Lightning's is overruled.
+
+    Args:
+        config: All values of a command.
+        words: Its command line, with configs by their paths.
+    """
+    for ours, theirs in _RIVALS.items():
+        last, file_follows = ours, False
+        for word in words:
+            option, _, value = word.removeprefix("--").partition("=")
+            if file_follows or (option == "config" and value):
+                content = read_config(Path(word if file_follows else value))
+                trainer = content.get("trainer") or {}
+                if any(trainer.get(key) is not None for key in theirs):
+                    last = "trainer"
+                if content.get(ours) is not None:
+                    last = ours
+            elif option == ours:
+                last = ours
+            elif option.removeprefix("trainer.") in theirs:
+                last = "trainer"
+            file_follows = word == "--config"
+        if last != ours:
+            config[ours] = None
+    if config.length is not None:
+        config.trainer.max_steps = config.trainer.max_epochs = -1
+        config.trainer.max_time = None
+    if config.validate_every is not None:
+        config.trainer.val_check_interval, config.trainer.check_val_every_n_epoch = None, 1
