@@ -55,7 +55,7 @@ def _suggestions(path: Path) -> list[str]:
     if similar:
         return similar
     recipes = [name for name in shipped if "/" not in name.removeprefix("v2/")]
-    return [*recipes, f"and {len(shipped) - len(recipes)} more in {SHIPPED}"]
+    return [*recipes, f"and {len(shipped) - len(recipes)} more: see `d2v configs`"]
 
 
 def read_config(path: Path) -> dict[str, Any]:

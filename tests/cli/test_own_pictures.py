@@ -1,6 +1,7 @@
 """Own pictures on the command line: labels that block nothing, tables of labels, odd kinds of files."""
 
 import io
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -95,3 +96,35 @@ def test_a_table_gives_pictures_their_classes(tmp_path: Path) -> None:
         _ = module(tmp_path, labels=str(tmp_path / "several.csv")).labelled
     with pytest.raises(UserError, match=r"data.labels .*gone.csv"):
         _ = module(tmp_path, labels=str(tmp_path / "gone.csv")).labelled
+
+
+def test_odd_files_are_read_or_left_out_and_never_waited_for(tmp_path: Path) -> None:
+    good = {
+        "wide.png": Image.new("RGB", (5000, 1)),
+        "grey16.tif": Image.fromarray(np.full((20, 24), 40_000, dtype=np.uint16)),
+        "alpha.png": Image.new("RGBA", (24, 20)),
+        "line\nbreak.png": Image.new("P", (24, 20)),
+    }
+    for name, image in good.items():
+        image.save(tmp_path / name)
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "dangling.png").symlink_to("gone.png")
+    (tmp_path / "again").symlink_to(tmp_path)
+    data = module(tmp_path, max_skipped_fraction=1.0)
+    for dataset in (data.train_dataset(), data.eval_dataset("train")):
+        assert dataset is not None
+        assert [dataset[0, index].inputs.shape for index in range(len(dataset))] == [(3, 16, 16)] * 6
+    assert data.skipped == 2
+
+
+def test_a_data_set_goes_before_the_root_of_a_recipe(d2v: Callable, tiny: list[str], tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(
+        "data:\n  class_path: d2v.modalities.vision.data.ImageNetDataModule\n  init_args:\n"
+        "    dataset: {class_path: torchvision.datasets.FakeData, init_args: {size: 8, image_size: [3, 20, 20]}}\n"
+        "    transform:\n"
+        "    - {class_path: torchvision.transforms.v2.RandomResizedCrop, init_args: {size: 16}}\n"
+        "    - {class_path: torchvision.transforms.v2.RandomHorizontalFlip}\n"
+    )
+    without_root = tiny[: tiny.index("--data.root")]
+    code, _, err = d2v("fit", *without_root, "--config", "own.yaml", "--run_name", "r")
+    assert (code, "done: runs/r" in err) == (0, True), err

@@ -135,6 +135,7 @@ def test_a_manifest_of_names_that_are_not_utf_8(tmp_path: Path) -> None:
         ("", "no entry"),
         ("/nowhere\na.flac\t1\n", "does not exist"),
         (".\na.flac\n", "line 2: expected FILE<TAB>SAMPLES"),
+        ("client_id\tpath\tsentence\nx\ta.mp3\tHi\n", r"table of transcripts, give .* data\.transcripts"),
     ],
 )
 def test_wrong_manifests_are_explained(tmp_path: Path, text: str, message: str) -> None:

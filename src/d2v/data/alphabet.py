@@ -152,10 +152,10 @@ class Alphabet:
         written, unknown = 0, Counter[str]()
         for text in transcripts:
             for symbol in self._cut(text):
-                if symbol in self._ids:
-                    written += len(symbol)
-                else:
+                if symbol not in self._ids:
                     unknown[symbol] += 1
+                elif symbol != BOUNDARY:
+                    written += len(symbol)
         if not unknown:
             return unknown
         shown = ", ".join(f"{character!r} {count:,} times" for character, count in unknown.most_common(10))

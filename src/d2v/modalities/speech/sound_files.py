@@ -100,6 +100,11 @@ def read_manifest(path: Path) -> Files:
     except OSError as error:
         raise UserError(f"{path}: cannot be read as a manifest ({error}).") from error
     lines = text.removeprefix("\ufeff").splitlines()
+    if lines and "\t" in lines[0]:
+        raise UserError(
+            f"{path}: a manifest has a folder on its first line, and here is {lines[0][:60]!r}. If this is a table of "
+            "transcripts, give the folder of the sound to data.root, and the table to data.transcripts."
+        )
     files = []
     for number, line in enumerate(lines[1:], 2):
         if not line.strip():

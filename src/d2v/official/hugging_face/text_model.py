@@ -11,6 +11,7 @@ from d2v.checkpoints.folder import StateDict, any_begins
 from d2v.checkpoints.head_files import StoredHead
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
+from d2v.modalities.text.tokenizer_files import UNKNOWN_FROM
 from d2v.model.encoder import Encoder
 from d2v.official import text_tensors as text
 from d2v.official.fairseq.v1_text import PUBLISHED, published_masking, v1_text_method
@@ -115,6 +116,7 @@ def write_text_model(
         (front["prenet_depth"] > 0, "it has prenet blocks (data2vec 2.0)"),
         (trunk["norm_first"], "its blocks are pre-norm"),
         (front["max_positions"] is None, "it has no learned positions (max_positions)"),
+        (UNKNOWN_FROM in assets.get(TOKENIZER, ""), "its dict.txt lacks types, which no tokenizer there makes <unk>"),
         (head is not None and head.kind != "tanh", "its classifier has no tanh (model.head)"),
         (head is not None and head.has_norm, "its classifier has a norm (model.norm)"),
         (head is not None and head.pool != "cls", "its classifier does not read the first token (model.pool)"),
