@@ -265,7 +265,7 @@ def _notes(batch: Batch) -> list[str]:
     equal = batch.inputs == batch.inputs[:, :1]
     if batch.padding_mask is not None:
         equal = equal | batch.padding_mask
-    return ["silent" if silent else "" for silent in equal.all(dim=1).tolist()]
+    return list(map(("", "silent").__getitem__, equal.all(dim=1).tolist()))
 
 
 def frames_needed(letters: Int64[Tensor, "b s"]) -> Int64[Tensor, "b"]:

@@ -57,7 +57,9 @@ class FileTable:
             records = self._json(text)
         if records is not None:
             names = list(dict.fromkeys(name for _, record in records for name in record))
-            self.rows = [(line, [_cell(record.get(name)) for name in names]) for line, record in records]
+            self.rows = []
+            for line, record in records:
+                self.rows.append((line, [_cell(record.get(name)) for name in names]))
             self.columns, self.cut_by = tuple(names), ""
         else:
             self.rows, self.cut_by = self._delimited(text)
@@ -104,7 +106,7 @@ class FileTable:
         column = self.column(self._file_column, FILE_COLUMNS, option)
         if column is None:
             column = self._column_by_content(names)
-        keys = [_path(row[column] if column < len(row) else "", self.path.parent) for _, row in self.rows]
+        keys = [_path("".join(row[column : column + 1]), self.path.parent) for _, row in self.rows]
         found = self._matched(keys, names)
         folders = {os.path.dirname(key) for key in keys}
         if max(found, default=-1) < 0 and len(set(map(os.path.isabs, folders))) == 1:

@@ -65,7 +65,10 @@ def read_transcripts(
     if column is None:
         column = _only_text(table, files, matched)
     table.require_whole(column)
-    texts = [table.cell(row, column) if row >= 0 else "" for row in rows]
+    texts = [""] * len(rows)
+    for index, row in enumerate(rows):
+        if row >= 0:
+            texts[index] = table.cell(row, column)
     said = f"data: {path}: transcripts of {len(matched):,} of {len(names):,} clips, in column {table.columns[column]}"
     unused = sorted(set(range(len(table.rows))) - set(matched))
     if unused:
