@@ -89,14 +89,14 @@ def test_frozen_encoders(name: str) -> None:
 
 
 def test_every_recipe_is_in_the_table_or_states_plain_shares() -> None:
-    """But for those whose length follows from the data."""
+    """But for those whose length follows from the size of the data."""
     listed = {stack.split()[-1] for stack in (*PRETRAINING, *FINETUNING)}
     for path in SHIPPED.rglob("*.yaml"):
         config = yaml.safe_load(path.read_text()) or {}
         args = (config.get("model") or {}).get("init_args", {})
         schedule = args.get("schedule", {})
         shares_alone = schedule.get("class_path", "").endswith(("TriStage", "WarmupLinear"))
-        if config.get("length") == "auto":
+        if config.get("length") == "auto" or (config.get("trainer") or {}).get("max_epochs", -1) > 0:
             continue
         if "ema" in args or (schedule and not shares_alone):
             assert path.relative_to(SHIPPED).as_posix() in listed
