@@ -419,7 +419,7 @@ def test_arguments() -> None:
     import_.add_arguments(parser)
     args = parser.parse_args(["checkpoint.pt", "--output", "folder"])
     assert args == argparse.Namespace(
-        source=Path("checkpoint.pt"), output=Path("folder"), dict=None, classes=None, tokenizer=None
+        list=None, source=Path("checkpoint.pt"), output=Path("folder"), dict=None, classes=None, tokenizer=None
     )
     args = parser.parse_args(["folder", "--output", "new", "--dict", "dict.ltr.txt", "--tokenizer", "gpt2"])
     assert (args.dict, args.tokenizer) == (Path("dict.ltr.txt"), Path("gpt2"))

@@ -57,8 +57,8 @@ def test_a_file_that_an_installed_package_hides_is_named(d2v: D2V, tiny: list[st
 
 def test_a_checkpoint_imports_nothing_from_the_working_folder(d2v: D2V, tiny: list[str], tmp_path: Path) -> None:
     assert d2v("fit", *tiny, "--run_name", "a", "--trainer.max_steps", "1")[0] == 0
-    file = tmp_path / "runs/a/checkpoints/last.ckpt"
-    content = torch.load(file, weights_only=True)
+    content = torch.load(tmp_path / "runs/a/checkpoints/last.ckpt", weights_only=True)
+    file = tmp_path / "strangers.ckpt"
     content["d2v"]["encoders"][""]["recipe"]["front"]["class_path"] = "mine_in_a_test.Front"
     torch.save(content, file)
     for option in ("--model.init_from", "--resume", "--ckpt_path"):

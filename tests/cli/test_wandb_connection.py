@@ -49,10 +49,10 @@ def test_nobody_waits_for_long(monkeypatch: pytest.MonkeyPatch, silent: str) -> 
     assert why_offline() is None
 
 
-def test_the_logger_then_stays_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_logger_then_stays_offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # refuses at once
     monkeypatch.setenv("WANDB_SILENT", "false")
     logger = Namespace(class_path="lightning.pytorch.loggers.WandbLogger", init_args=Namespace(offline=False))
-    direct_logger(logger, Path("runs/a"))
+    direct_logger(logger, tmp_path)
     assert logger.init_args.offline
-    assert logger.init_args.save_dir == "runs/a"
+    assert logger.init_args.save_dir == str(tmp_path)

@@ -19,6 +19,7 @@ def settle(config: Any, words: Iterable[str]) -> None:
         config: All values of a command.
         words: Its command line, with configs by their paths.
     """
+    stated = set()
     for ours, theirs in _RIVALS.items():
         last, file_follows = ours, False
         for word in words:
@@ -26,6 +27,7 @@ def settle(config: Any, words: Iterable[str]) -> None:
             if file_follows or (option == "config" and value):
                 content = content_of(word if file_follows else value)
                 trainer = content.get("trainer") or {}
+                stated |= trainer.keys()
                 if any(trainer.get(key) is not None for key in theirs):
                     last = "trainer"
                 if content.get(ours) is not None:
@@ -33,6 +35,7 @@ def settle(config: Any, words: Iterable[str]) -> None:
             elif option == ours:
                 last = ours
             elif option.removeprefix("trainer.") in theirs:
+                stated.add(option.removeprefix("trainer."))
                 last = "trainer"
             file_follows = word == "--config"
         if last != ours:
@@ -42,3 +45,5 @@ def settle(config: Any, words: Iterable[str]) -> None:
         config.trainer.max_time = None
     if config.validate_every is not None:
         config.trainer.val_check_interval, config.trainer.check_val_every_n_epoch = None, 1
+    elif isinstance(config.trainer.val_check_interval, int) and "check_val_every_n_epoch" not in stated:
+        config.trainer.check_val_every_n_epoch = None  # so that batches are counted over epochs, however few one has

@@ -155,8 +155,8 @@ class RunPlan(L.Callback):
 
     def _fix(self, trainer: L.Trainer, steps: int) -> None:
         self.total_steps, self.fixed = steps, True
-        if self.length is not None or self._seconds is not None:
-            trainer.fit_loop.epoch_loop.max_steps = steps
+        if steps != NEVER:
+            trainer.fit_loop.epoch_loop.max_steps = steps  # also of epochs: a resume at the end of one does not go on
         log_every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
         trainer.log_every_n_steps = max(1, min(log_every, steps))  # type: ignore[attr-defined]  # a short run logs, too
 
