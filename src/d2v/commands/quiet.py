@@ -21,12 +21,13 @@ def quieten() -> None:
         "💡", "GPU available", "TPU available", "HPU available", "Seed set to", "LOCAL_RANK:", "Using bfloat16",
         "Using 16bit", "`Trainer.fit` stopped", "Restoring states", "Restored all states", "Loaded model weights",
         "Loading `train_dataloader`", "Running in `fast_dev_run`",
-        "Detected KeyboardInterrupt", "\nDetected KeyboardInterrupt",
+        "Detected KeyboardInterrupt", "\nDetected KeyboardInterrupt", "`weights_only` was not set",
     )  # fmt: skip
     for name in (
         "lightning.pytorch.utilities.rank_zero",
         "lightning.fabric.utilities.rank_zero",
         "lightning.fabric.utilities.seed",
+        "lightning.pytorch.trainer.connectors.checkpoint_connector",
     ):
         logger = logging.getLogger(name)
         if not logger.filters:
