@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -380,9 +380,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
     def _seek(self, sampler: StreamSampler, resume: dict[str, int]) -> None:
         for key, now in (("num_samples", sampler.num_samples), ("seed", sampler.seed)):
             if resume[key] != now:
-                rank_zero_info(
-                    f"warning: data: {key} was {resume[key]} in the checkpoint and is {now}: the order changes"
-                )
+                rank_zero_warn(f"data: {key} was {resume[key]} in the checkpoint and is {now}: the order changes here.")
         sampler.seek(resume["position"], resume["batches"])
 
 
