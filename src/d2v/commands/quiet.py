@@ -20,13 +20,14 @@ def quieten() -> None:
     hidden = (
         "💡", "GPU available", "TPU available", "HPU available", "Seed set to", "LOCAL_RANK:", "Using bfloat16",
         "Using 16bit", "`Trainer.fit` stopped", "Restoring states", "Restored all states", "Loaded model weights",
-        "Loading `train_dataloader`", "Running in `fast_dev_run`",
+        "Loading `train_dataloader`", "`weights_only` was not set", "Running in `fast_dev_run`",
         "Detected KeyboardInterrupt", "\nDetected KeyboardInterrupt",
     )  # fmt: skip
     for name in (
         "lightning.pytorch.utilities.rank_zero",
         "lightning.fabric.utilities.rank_zero",
         "lightning.fabric.utilities.seed",
+        "lightning.pytorch.trainer.connectors.checkpoint_connector",
     ):
         logger = logging.getLogger(name)
         if not logger.filters:
