@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from encoders import vision_encoder
-from lightning.pytorch.trainer.states import TrainerFn
 from PIL import Image
 
 from d2v.errors import UserError
@@ -41,7 +40,7 @@ def module(root: Path, **changes: Any) -> ImageNetDataModule:
 def trainer(world_size: int = 1, rank: int = 0, distributed_sampler: bool = False) -> Any:
     return SimpleNamespace(
         lightning_module=None,
-        state=SimpleNamespace(fn=TrainerFn.FITTING),
+        state=SimpleNamespace(fn=None),
         world_size=world_size,
         global_rank=rank,
         num_devices=world_size,
