@@ -19,7 +19,7 @@ def settle(config: Any, words: Iterable[str]) -> None:
         config: All values of a command.
         words: Its command line, with configs by their paths.
     """
-    stated = set()
+    stated: set[str] = set()
     for ours, theirs in _RIVALS.items():
         last, file_follows = ours, False
         for word in words:
