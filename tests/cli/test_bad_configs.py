@@ -59,7 +59,7 @@ VALUES = [
         "--model.student.front.masked_input hide",
         r"model\.student\.front\.masked_input: expected one of drop, replace, not hide",
     ),
-    ("--data.root [1,2]", r"data\.root: expected a text, not \[1, 2\]"),
+    ("--data.root [1,2]", r"data\.root: expected a text or null, not \[1, 2\]"),
     ("--seed_everything x", r"seed_everything: expected .*a whole number, not x"),
     ("--trainer.precision 12", r"trainer\.precision: expected one of .*bf16-mixed.*, not 12"),
     ("--trainer.max_steps -1", r"trainer\.max_steps is not set"),
