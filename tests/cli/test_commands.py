@@ -51,18 +51,19 @@ def test_help_of_a_class(d2v: D2V) -> None:
     assert "masks a sample" in out
 
 
-def test_an_interrupted_run_is_saved(tiny: list[str], tmp_path: Path) -> None:
-    """As a process of its own: Ctrl-C after a few steps."""
-    command = [SCRIPT, "fit", *tiny, "--trainer.max_steps", "100000", "--run_name", "first"]
-    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_run_is_saved(tiny: list[str], tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """As a process of its own: Ctrl-C after a few steps, or a queue's SIGTERM, which workers of the loader get too."""
+    command = [SCRIPT, "fit", *tiny, "--trainer.max_steps", "100000", "--run_name", "first", "--data.num_workers", "1"]
+    process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, start_new_session=True)
     assert process.stderr is not None
     for line in process.stderr:
         if line.startswith("run folder:"):
             break
     time.sleep(3)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, number)
     _, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
+    assert process.returncode == code, err
     assert "Traceback" not in err
     assert re.search(r"stopped at step \d+; continue with .* --resume \S*runs/first/checkpoints/last.ckpt", err)
     saved = torch.load(tmp_path / "runs/first/checkpoints/last.ckpt", weights_only=True)

@@ -192,3 +192,13 @@ def test_a_table_of_transcripts_is_checked(tmp_path: Path) -> None:
     report = prepare_speech(tmp_path / "sound", transcripts=tmp_path / "t.csv")
     assert report.figures.with_transcript == 2
     assert "ß" in report.figures.letters
+
+
+def test_columns_of_that_table_can_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_audio(tmp_path / "sound/n.wav", seconds=0.3)
+    (tmp_path / "t.csv").write_text("Datei;Wer;Transkript\nn.wav;Zoé;ja\n", encoding="utf-8")
+    given = ["prepare", "speech", "--input", str(tmp_path / "sound"), "--transcripts", str(tmp_path / "t.csv")]
+    assert main(given) == 2
+    assert "text_column" in capsys.readouterr().err
+    assert main([*given, "--text_column", "Transkript", "--file_column", "1"]) == 0
+    assert "transcripts  1 of 1 clips, 2 different characters" in capsys.readouterr().out

@@ -34,7 +34,7 @@ def test_raw_text_becomes_shards(d2v: D2V, tmp_path: Path) -> None:
         "1 places that were no UTF-8 became U+FFFD",
         " tokens/s; tokenizer ",
         "verified   all checksums are right",
-        "written to out\nnext: d2v fit --config v2/text.yaml --data.root out",
+        "written to out\nnext: d2v fit --config own/text.yaml --data.root out --model.student.front.vocab_size ",
     ):
         assert words in out
     train = Shards.open(tmp_path / "out", "train")

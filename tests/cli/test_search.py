@@ -11,6 +11,7 @@ from PIL import Image
 
 from d2v.cli import main
 from d2v.errors import UserError
+from d2v.features import sheet
 from d2v.features.feature_files import read_pooled
 from d2v.features.search import nearest
 
@@ -85,6 +86,18 @@ def test_a_new_file_is_embedded_as_the_rows_were(
     args[-1] = sheet
     assert run("search", made / "x.npz", *args, "--root", tmp_path) == 2
     assert "--picture: no id is a picture below" in capsys.readouterr().err
+
+
+def test_a_sheet_shows_pictures_upright_and_16_bit(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (40, 20)).save(tmp_path / "a.jpg", exif=exif)
+    Image.fromarray(np.full((20, 40), 257 * 100, np.uint16)).save(tmp_path / "b.tif")
+    upright, grey = sheet._open(tmp_path / "a.jpg"), sheet._open(tmp_path / "b.tif")
+    assert upright is not None
+    assert upright.size == (20, 40)
+    assert grey is not None
+    assert grey.getpixel((0, 0)) == (100, 100, 100)
 
 
 def test_bad_input(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

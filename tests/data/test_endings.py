@@ -43,8 +43,8 @@ def test_what_is_left_out_is_said_in_one_line(tmp_path: Path, caplog: pytest.Log
     write(tmp_path, "val/a.wav", "val/b.m4a", "val/labels.csv", "val/LICENSE", "val/speech")
     open_splits(str(tmp_path), SOUND)
     assert caplog.messages == [
-        f"data: {tmp_path}: reading 2 .wav, 1 .flac; left out: 2 .m4a, 1 .aac, 1 without an ending. To use sound in "
-        'them: for f in *.aac *.m4a; do ffmpeg -i "$f" -ac 1 -ar 16000 "${f%.*}.flac"; done'
+        f"data: {tmp_path}: reading 2 .wav, 1 .flac; left out: 2 .m4a, 1 .aac, 1 without an ending. To use them, "
+        'in their folder: for f in *.M4A *.aac *.m4a; do ffmpeg -i "$f" -ac 1 -ar 16000 "${f%.*}.flac"; done'
     ]
     caplog.clear()
     open_everything(str(tmp_path / "**" / "*"), SOUND, "--input")

@@ -40,6 +40,7 @@ def module(root: Path, **changes: Any) -> ImageNetDataModule:
 def trainer(world_size: int = 1, rank: int = 0, distributed_sampler: bool = False) -> Any:
     return SimpleNamespace(
         lightning_module=None,
+        state=SimpleNamespace(fn=None),
         world_size=world_size,
         global_rank=rank,
         num_devices=world_size,

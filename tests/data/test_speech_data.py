@@ -218,6 +218,16 @@ def test_several_classes_at_once(tmp_path: Path) -> None:
     assert data.class_names == ("cat", "dog")
 
 
+def test_a_table_of_labels_without_the_validation_split_says_so(tmp_path: Path) -> None:
+    write_audio(tmp_path / "train/a.wav", seconds=0.3)
+    write_audio(tmp_path / "val/b.wav", seconds=0.3)
+    (tmp_path / "labels.csv").write_text("a.wav,cat\n")
+    with pytest.raises(
+        UserError, match=r"is a clip of the validation split; .* data\.root: a share of it is then held"
+    ):
+        make(tmp_path, labels=str(tmp_path / "labels.csv"), train_split="train").setup("fit")
+
+
 def test_a_subset_of_hours_is_fixed_and_nested(tmp_path: Path) -> None:
     root = speech(tmp_path)
     total = float(make(root).splits["fit"].hours)

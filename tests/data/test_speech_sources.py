@@ -268,7 +268,7 @@ def test_roots_without_sound_are_explained(tmp_path: Path, root: str) -> None:
     (tmp_path / "text/b.m4a").write_text("")
     with pytest.raises(UserError, match=r"data\.root") as error:
         open_splits(str(tmp_path / root), SOUND)
-    assert ("1 .m4a. To use sound in them: for f in *.m4a; do ffmpeg" in str(error.value)) == (root == "text")
+    assert ("1 .m4a. To use them, in their folder: for f in *.m4a; do ffmpeg" in str(error.value)) == (root == "text")
 
 
 def test_headers_are_read_once_and_again_when_a_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,6 +190,23 @@ def test_validation_and_probes_count_in(tmp_path, monkeypatch):
     assert 78 <= trainer.global_step <= 84
 
 
+def test_slow_validations_leave_time_to_train(tmp_path, monkeypatch):
+    class Slow(L.Callback):
+        count = 0
+
+        def on_validation_end(self, *_) -> None:
+            clock.now += 7.0
+            self.count += 1
+
+    monkeypatch.setattr(run_plan, "time", clock := Clock(1.0))
+    settings = {"val_check_interval": 2**62, "check_val_every_n_epoch": None, "limit_val_batches": 1}
+    slow = Slow()
+    trainer, _ = fit(tmp_path, RunPlan("2 minutes", 0.05), callbacks=[clock, slow], **settings)
+    assert trainer.global_step >= 50
+    assert 2 <= slow.count <= 10
+    assert clock.now - 100 <= 130
+
+
 def test_a_time_limit_of_the_trainer_ends_the_schedule_too(tmp_path, monkeypatch):
     monkeypatch.setattr(run_plan, "time", clock := Clock(1.0))
     trainer, watch = fit(

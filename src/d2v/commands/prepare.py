@@ -24,6 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     speech.add_argument("--output", type=Path, help="folder for report.json, manifest.tsv and lengths.png (none)")
     speech.add_argument("--transcripts", type=Path, metavar="FILE", help="table of files and their texts (none)")
+    speech.add_argument("--file_column", metavar="COLUMN", help="of that table, by heading or number (found)")
+    speech.add_argument("--text_column", metavar="COLUMN", help="likewise, of the texts (found)")
     speech.add_argument("--decode", action="store_true", help="decode all sound, and not only read the headers")
     text = kinds.add_parser("text", help="raw text to a byte-level BPE and token shards; goes on where it was stopped")
     add_text_arguments(text)
@@ -42,7 +44,9 @@ def run(args: argparse.Namespace) -> None:
     elif args.kind == "speech":
         from d2v.modalities.speech.report import prepare_speech
 
-        print(prepare_speech(args.input, args.output, args.decode, args.transcripts))
+        print(
+            prepare_speech(args.input, args.output, args.decode, args.transcripts, args.file_column, args.text_column)
+        )
     else:
         try:
             prepare_text(args)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 VOCAB_SIZE = 50260
 """The types of GPT-2 and three that fairseq adds; with five special tokens this makes RoBERTa's number."""
 
+_LITTLE = 200_000_000  # bytes: for less, own/text.yaml (docs/own_data.md)
+
 
 def add_text_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
@@ -121,5 +123,8 @@ def describe(prepared: "PreparedText", asked: int | None, verified: bool) -> str
         lines.append("verified   all checksums are right")
     state = "written to" if prepared.created else "already in"
     lines.append(f"{state} {prepared.folder}")
-    lines.append(f"next: d2v fit --config v2/text.yaml --data.root {prepared.folder}")
+    command = f"next: d2v fit --config v2/text.yaml --data.root {prepared.folder}"
+    if prepared.bytes < _LITTLE:
+        command = command.replace("v2/", "own/") + f" --model.student.front.vocab_size {prepared.types}"
+    lines.append(command)
     return "\n".join(lines)

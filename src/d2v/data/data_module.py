@@ -1,6 +1,7 @@
 """The base of every DataModule: batch sizes, exact resuming, loaders."""
 
 import math
+import signal
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -206,6 +207,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
             batch_sampler=self._train_sampler,
             collate_fn=self.collate,
             num_workers=workers,
+            worker_init_fn=_leave_signals_to_the_main_process,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
@@ -309,7 +311,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
 
     def _loader(self, dataset: SampleDataset, **options: Any) -> DataLoader[Any]:
         """A loader of this DataModule's batches; ``options`` of torch's DataLoader state at least the order."""
-        options = {"num_workers": self._workers(), **options}
+        options = {"num_workers": self._workers(), "worker_init_fn": _leave_signals_to_the_main_process, **options}
         return DataLoader(dataset, collate_fn=self.collate, pin_memory=torch.cuda.is_available(), **options)
 
     def _workers(self) -> int:
@@ -380,6 +382,15 @@ class PretrainingDataModule(LightningDataModule, ABC):
             if resume[key] != now:
                 rank_zero_warn(f"data: {key} was {resume[key]} in the checkpoint and is {now}: the order changes here.")
         sampler.seek(resume["position"], resume["batches"])
+
+
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    """A terminal, `timeout` and queues send Ctrl-C and SIGTERM to all processes: the last step still needs its batch.
+
+    A worker whose main process is gone ends by itself.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _ResumableLoader(DataLoader[Any]):

@@ -111,7 +111,8 @@ def broken_error(files: str, first: Iterable[str], why: str) -> UserError:
     """
     names = "\n  ".join(islice(first, _NAMED))
     return UserError(
-        f"{files} cannot be read: {why}. The first are:\n  {names}\nRestore or remove them, or raise the fraction."
+        f"{files} cannot be read: {why}. The first are:\n  {names}\nRestore or remove them, or raise the fraction: "
+        "--data.max_skipped_fraction."
     )
 
 

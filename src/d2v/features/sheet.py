@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageOps
 
 from d2v.errors import UserError
 
@@ -56,8 +56,11 @@ def draw_sheet(found: Sequence["Neighbours"], root: Path, path: Path) -> None:
 def _open(path: Path) -> Image.Image | None:
     """The picture; None if there is none that can be read."""
     try:
-        with Image.open(path) as picture:
-            picture.thumbnail((320, 320))
-            return picture.convert("RGB")
+        with Image.open(path) as opened:
+            picture = ImageOps.exif_transpose(opened)
+        if picture.mode.startswith("I"):  # 16 bit, which convert() would clip at 255
+            picture = picture.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+        picture.thumbnail((320, 320))
+        return picture.convert("RGB")
     except (OSError, ValueError, Image.DecompressionBombError):
         return None

@@ -268,7 +268,7 @@ class FinetuningModule(TrainingModule):
         self.set_names(stored)
 
     def no_labels(self, stage: str) -> str:
-        return f"data: no labels, so there is nothing to {stage}"
+        return f"data: no labels, so there is nothing to {stage}; give a folder for each class, or a table of labels"
 
     def other_names(self, found: Sequence[str]) -> str:
         return (

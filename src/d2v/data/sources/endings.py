@@ -44,7 +44,7 @@ def how_to_read(others: Sequence[str], medium: Medium) -> str:
     missed = list(filter(_may_be_sample, others))
     if not missed:
         return ""
-    kinds = sorted(set(map(_ending, missed)).intersection(medium.unreadable))
+    kinds = sorted({os.path.splitext(name)[1] for name in missed if _ending(name) in medium.unreadable})  # also .HEIC
     if kinds:
         return medium.conversion.format(" ".join(f"*{kind}" for kind in kinds))
     return f"Rename those that are {medium.noun}: {some_of(medium.suffixes, 6)}"

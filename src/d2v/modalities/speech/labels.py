@@ -194,8 +194,13 @@ def _from_table(path: Path, clips: Clips, train_names: tuple[str, ...] | None) -
     kept = np.flatnonzero(np.array(found) >= 0)
     rows = [labels[found[index]] for index in kept]
     if not rows:
+        what, advice = "a clip", ""
+        if train_names is not None:
+            what = "a clip of the validation split"
+            advice = " Add rows for it, or give the training folder alone as data.root: a share of it is then held out."
         raise UserError(
-            f"data.labels {path}: no entry is a clip; first entry {table.cell(0, 0)}, first clip {clips.name(0)}."
+            f"data.labels {path}: no entry is {what}; first entry {table.cell(0, 0)}, first clip {clips.name(0)}."
+            + advice
         )
     if train_names is None:
         # By the whole table, so that a class without a clip in this subset keeps its place.

@@ -44,6 +44,8 @@ def prepare_speech(
     output: str | Path | None = None,
     decode: bool = False,
     transcripts: str | Path | None = None,
+    file_column: str | None = None,
+    text_column: str | None = None,
 ) -> SpeechReport:
     """Look at sound before a training: hours, rates, speakers, lengths, broken files.
 
@@ -52,6 +54,8 @@ def prepare_speech(
         output: Folder for report.json, lengths.png and, for files on a disk, manifest.tsv; None: nothing is written.
         decode: Decode all sound to find truncated, silent and not finite files; otherwise only headers are read.
         transcripts: Table of files and texts, to see which clips have one; None: those beside the clips are counted.
+        file_column: Column of the table with the files, by heading or number from 1; None: found.
+        text_column: Likewise, with the texts.
 
     Raises:
         UserError: Nothing there is usable, or the folder cannot be written or holds other files of these names.
@@ -66,7 +70,7 @@ def prepare_speech(
             table = None
             if transcripts is not None:
                 table = Path(transcripts)
-            figures, clips = survey(str(input), decode, table)
+            figures, clips = survey(str(input), decode, table, file_column, text_column)
         except OSError as error:
             raise UserError(f"--input {input}: cannot be read ({error.strerror or error})") from error
         written = []

@@ -134,7 +134,7 @@ SOUND = Medium(
     texts_beside=transcripts_beside,
     from_item=sound_in,
     unreadable=NOT_READ,
-    conversion='To use sound in them: for f in {}; do ffmpeg -i "$f" -ac 1 -ar 16000 "${{f%.*}}.flac"; done',
+    conversion='To use them, in their folder: for f in {}; do ffmpeg -i "$f" -ac 1 -ar 16000 "${{f%.*}}.flac"; done',
 )
 
 

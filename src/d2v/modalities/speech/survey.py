@@ -53,13 +53,20 @@ class Survey:
     """Why a file is unusable, by its name."""
 
 
-def survey(root: str, decode: bool = False, transcripts: Path | None = None) -> tuple[Survey, Clips]:
+def survey(
+    root: str,
+    decode: bool = False,
+    transcripts: Path | None = None,
+    file_column: str | None = None,
+    text_column: str | None = None,
+) -> tuple[Survey, Clips]:
     """Read all headers, and with ``decode`` all sound.
 
     Args:
         root: folder, manifest, glob, archive or file of sound.
         decode: find also truncated, silent and not finite sound.
         transcripts: table of them; None: they lie beside the clips.
+        file_column, text_column: of that table; None: found.
 
     Raises:
         UserError: nothing there is usable, or the table cannot be read or names none of the clips.
@@ -76,7 +83,8 @@ def survey(root: str, decode: bool = False, transcripts: Path | None = None) -> 
         raise UserError(f"--input {root}: none of {len(source):,} files is usable. The first are:\n{_first(reasons)}")
     texts = clips.texts()
     if transcripts is not None:
-        texts = read_transcripts(transcripts, [clips.name(index) for index in range(len(clips))])
+        names = [clips.name(index) for index in range(len(clips))]
+        texts = read_transcripts(transcripts, names, file_column, text_column)
     return _figures(root, clips, reasons, decode, texts), clips
 
 

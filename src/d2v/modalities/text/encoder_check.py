@@ -38,7 +38,7 @@ def check_encoder(
     if front.vocab_size < len(tokenizer):
         raise UserError(
             f"{named} has {len(tokenizer):,} ids, and the encoder embeds {front.vocab_size:,}. Use the tokenizer that "
-            f"the encoder was trained with, or, for a new encoder, set front.vocab_size to {len(tokenizer)}."
+            f"the encoder was trained with, or, for a new encoder, --model.student.front.vocab_size {len(tokenizer)}."
         )
     if front.max_positions is not None and front.max_positions < length:
         raise UserError(

@@ -174,7 +174,7 @@ class RunCheckpoint(ModelCheckpoint):
     def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
         self._restore_handlers()  # a second signal acts at once
         self._signal = number
-        print("\nd2v: stopping after this step; press Ctrl-C again to stop at once", file=sys.stderr, flush=True)
+        print("\nd2v: stopping after this step; a second Ctrl-C or SIGTERM stops at once", file=sys.stderr, flush=True)
 
     def _restore_handlers(self) -> None:
         for number, handler in self._previous_handlers.items():

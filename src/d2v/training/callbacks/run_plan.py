@@ -48,6 +48,8 @@ class RunPlan(L.Callback):
         self._seconds: float | None = None
         self._most_steps = NEVER
         self._began = self._train_began = self._warm_since = self._probe_seconds = 0.0
+        self._due_since = self._validation_seconds = 0.0
+        self._least_between = 1  # two validations, so that they take no more than half of a time
         self._first_step = self._last_step = 0
         self._end_is_told = False
 
@@ -104,6 +106,10 @@ class RunPlan(L.Callback):
         if not self._warm_since:
             self._warm_since = time.monotonic()
             self._probe_seconds = self._warm_since - self._train_began  # those at step 0
+        if self._due_since:
+            self._validation_seconds = time.monotonic() - self._due_since
+            self._warm_since += self._validation_seconds  # the pace is that of steps alone
+            self._due_since = 0.0
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -113,9 +119,10 @@ class RunPlan(L.Callback):
         if ended and not self._end_is_told:
             self._measure(trainer, pl_module)
         if self.validate_every is not None:
-            every = max(1, in_steps(self.validate_every, self.total_steps))
-            due = ended and (step % every == 0 or step == self.total_steps)
+            due = ended and (step % self._validates_every(self.total_steps) == 0 or step == self.total_steps)
             trainer.val_check_batch = 1 if due else NEVER
+            if due and trainer.enable_validation:
+                self._due_since = time.monotonic()
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.fit_loop.max_batches == 0:
@@ -170,6 +177,8 @@ class RunPlan(L.Callback):
         if not self.fixed:
             assert self._seconds is not None
             left = max(self._seconds - passed, 0.0)
+            if self.validate_every is not None and self.validate_every < 1:
+                self._least_between = math.ceil(self._validation_seconds / pace)
             left = max(left - self._beside_steps(trainer, pace, round(left / pace)), left / 2)
             steps = min(self._last_step + round(left / pace), self._most_steps)
             enough = enough and passed >= min(MEASURED_SHARE * self._seconds, MEASURED_SECONDS)
@@ -187,13 +196,17 @@ class RunPlan(L.Callback):
                 end = time.strftime("%a %H:%M", time.localtime(time.time() + seconds))
                 rank_zero_info(f"{pace:.2g} s a step: the end is expected in {_duration(seconds)}, {end}")
 
+    def _validates_every(self, steps: int) -> int:
+        assert self.validate_every is not None
+        return max(1, self._least_between, in_steps(self.validate_every, steps))
+
     def _beside_steps(self, trainer: L.Trainer, pace: float, steps: int) -> float:
         """Seconds that validations and probes take beside so many steps, as far as they can be foreseen."""
         seconds = 0.0
         if self.validate_every is not None and trainer.enable_validation:
             batches = sum(number for number in trainer.num_val_batches if number != math.inf)
             forward = pace / trainer.accumulate_grad_batches / 3  # a step goes backward, too, which costs twice as much
-            seconds += steps // max(1, in_steps(self.validate_every, steps)) * batches * forward
+            seconds += steps // self._validates_every(steps) * (self._validation_seconds or batches * forward)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if every := getattr(callback, "every_n_steps", None):  # of a probe
                 seconds += steps // max(1, in_steps(every, steps)) * self._probe_seconds
