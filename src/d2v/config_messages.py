@@ -91,7 +91,14 @@ def _innermost(text: str) -> tuple[str, str]:
         keys.append(match["key"])
         block = [block[number][match.end() :], *_indented_below(block, number, len(match["indent"]))]
     reason = "\n".join(block).strip()
+    if missing := re.search(r"class_path '([^']+)':\s+the following arguments are required: (.*)", reason):
+        first = missing[2].split(",")[0]
+        return ".".join(keys), f"{_short(missing[1])} needs {missing[2]}, such as --{'.'.join(keys)}.{first} VALUE"
     if option := _UNKNOWN.search(reason):
+        if _short(option[1]) in ("LightningModule", "LightningDataModule"):
+            return ".".join(
+                keys[:1]
+            ), "the config names no class; put a whole recipe before it, --config own/pictures.yaml"
         unknown = (option[2] or option[3]).split("=")[0]
         below, _, name = unknown.rpartition(".")
         names = _arguments(option[1], below)

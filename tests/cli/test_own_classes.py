@@ -21,6 +21,10 @@ class Hello(Callback):
     def on_fit_start(self, trainer, module):
         print("hello from my callback")
 
+class Needy(Callback):
+    def __init__(self, folder: str):
+        self.folder = folder
+
 class Blur(torch.nn.Module):
     def forward(self, picture):
         return picture
@@ -30,6 +34,7 @@ class Blur(torch.nn.Module):
 @pytest.fixture(autouse=True)
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     (tmp_path / "mine_in_a_test.py").write_text(MINE)
+    (tmp_path / "part.yaml").write_text("model: {init_args: {masking: {init_args: {mask_ratio: 0.5}}}}")
     monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
     yield
     sys.modules.pop("mine_in_a_test", None)
@@ -46,6 +51,12 @@ def test_the_working_folder_counts_for_what_the_user_types(d2v: D2V, tiny: list[
     code, _, err = d2v("fit", *tiny, "--trainer.callbacks", "nowhere_in_a_test.Hello")
     assert code == 2
     assert "put its file into the working folder" in err
+    code, _, err = d2v("fit", *tiny, "--trainer.callbacks", "mine_in_a_test.Needy")
+    assert code == 2
+    assert "trainer.callbacks: Needy needs folder, such as --trainer.callbacks.folder VALUE" in err
+    code, _, err = d2v("fit", "--config", "part.yaml")
+    assert code == 2
+    assert "model: the config names no class; put a whole recipe before it, --config own/pictures.yaml" in err
 
 
 def test_a_file_that_an_installed_package_hides_is_named(d2v: D2V, tiny: list[str], tmp_path: Path) -> None:
@@ -63,6 +74,8 @@ def test_a_checkpoint_imports_nothing_from_the_working_folder(d2v: D2V, tiny: li
     torch.save(content, file)
     for option in ("--model.init_from", "--resume", "--ckpt_path"):
         d2v("fit", *tiny, option, file)
+        assert not (tmp_path / "imported").exists()
+        torch.save(content, file)  # a run that went on has written its own there
     code, _, err = d2v("probe", "--checkpoint", file, "--config", "learn/vision_cifar10.yaml", *tiny[-2:])
     assert code == 2
     assert "--allow mine_in_a_test" in err

@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
@@ -79,6 +80,12 @@ def test_objects_also_from_a_thread(values: dict[str, str]) -> None:
     [
         ("./nowhere", {}, r"data.root ./nowhere does not exist"),
         (Own(), {"bach_size": 3}, r"data.bach_size: .* no such key; did you mean batch_size"),
+        (Own(), {"max_stepz": 3}, r"no such key; did you mean .*\? Or max_steps\?"),
+        (
+            Own(),
+            {"lr": 3},
+            r"data.lr: .* no such key; .*\. Keys of the model are in full, such as model__optimizer__lr",
+        ),
         (Own(), {"model.optimizer.lr": "high"}, r"model.optimizer.lr: expected a number, not high"),
         (Own(), {"model.head": Own()}, r"model.head: Own cannot be written into a config"),
         (Own(), {"collate": Own()}, r"data.collate: ImageNetDataModule of this recipe takes no object of Python there"),
@@ -96,8 +103,9 @@ def test_the_module_of_a_recipe_trains_with_a_plain_loader(values: dict[str, str
     of_model = {name: value for name, value in values.items() if name.startswith("model")}
     module = package.from_recipe(RECIPE, **of_model)
     trainer = L.Trainer(
-        max_steps=2, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+        max_steps=2, accelerator="cpu", default_root_dir="own", logger=CSVLogger("own"), enable_progress_bar=False
     )
     trainer.fit(module, DataLoader(torch.randn(8, 3, 16, 16), 4))  # type: ignore[arg-type]
     assert trainer.global_step == 2
     assert not Path("runs").exists()
+    assert package.load("own").embed(torch.randn(1, 3, 16, 16)).shape[0] == 1  # below its lightning_logs

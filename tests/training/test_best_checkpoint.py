@@ -39,11 +39,11 @@ def saved(folder: Path, name: str) -> dict:
 
 
 def test_the_best_by_a_probe_is_the_step_that_was_probed_and_stopping_counts_probes(tmp_path: Path) -> None:
-    stopping = EarlyStopping("probe/linear_top1", mode="max", patience=4)
+    stopping = EarlyStopping("probe/linear_top1", mode="max", patience=2)
     checkpoint = RunCheckpoint(monitor="probe/linear_top1", dirpath=str(tmp_path))
     theirs = ModelCheckpoint(tmp_path, monitor="probe/linear_top1", mode="max")
     trainer = run(tmp_path, Scripted(2), stopping, checkpoint, theirs)
-    # The untrained encoder's 50 counts for stopping, and is no checkpoint of a run.
+    # The untrained encoder's 50 neither counts for stopping, nor is it a checkpoint of a run.
     assert trainer.global_step == 8
     assert trainer.callback_metrics["probe/linear_top1"] == 20
     assert saved(tmp_path, "best.ckpt")["global_step"] == 4
@@ -79,6 +79,12 @@ def test_a_metric_that_never_comes_is_an_error_before_the_first_step(tmp_path: P
     if monitor != "train/loss":
         with pytest.raises(UserError, match=f"monitor of EarlyStopping is {monitor}"):
             run(tmp_path, Scripted(2), EarlyStopping(monitor), RunCheckpoint(dirpath=str(tmp_path)))
+
+
+@pytest.mark.parametrize("monitor", ["linear_top1", "probe_linear_top1"])
+def test_a_metric_without_its_prefix_is_one_that_never_comes(tmp_path: Path, monitor: str) -> None:
+    with pytest.raises(UserError, match=f"is {monitor}: this run has probe/knn_top1, probe/linear_top1"):
+        run(tmp_path, Scripted(2), EarlyStopping(monitor), RunCheckpoint(dirpath=str(tmp_path)))
 
 
 def test_a_probe_reads_a_set_of_its_own(tmp_path: Path) -> None:

@@ -137,7 +137,8 @@ def checkpoint_of_run(folder: Path) -> Path:
     Raises:
         UserError: It has none.
     """
-    places = [place for place in (folder / "checkpoints", folder) if place.is_dir()]
+    versions = sorted(folder.glob("lightning_logs/version_*/checkpoints"), key=lambda place: place.stat().st_mtime_ns)
+    places = [folder / "checkpoints", folder, *versions[-1:]]
     found: list[Path] = []
     for place in places:
         for name in ("best.ckpt", "last.ckpt"):

@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def pretrain(
     cli.given = given
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        run_trainer(checked_words("fit", words), cli)
+        _run(cli, words, overrides)
     except Interrupted as stop:
         raise KeyboardInterrupt(str(stop)) from stop
     finally:
@@ -85,8 +86,20 @@ def from_recipe(recipe: Recipe, **overrides: Any) -> L.LightningModule:
     """
     cli = _ModelAlone.__new__(_ModelAlone)
     words = _words(recipe, overrides, {})
-    run_trainer(checked_words("fit", [*words, "--data.root=."]), cli)  # no data are read
+    _run(cli, [*words, "--data.root=."], overrides)  # no data are read
     return cli.model
+
+
+def _run(cli: RunCLI, words: Sequence[str], overrides: Mapping[str, Any]) -> None:
+    try:
+        run_trainer(checked_words("fit", words), cli)
+    except UserError as error:
+        for name in overrides:
+            if str(error).startswith(f"data.{name}: ") and "has no such key" in str(error):
+                near = get_close_matches(name, [*SECTIONS, *inspect.signature(L.Trainer).parameters], 1, 0.8)
+                hint = f"Or {near[0]}?" if near else "Keys of the model are in full, such as model__optimizer__lr"
+                raise UserError(f"{error}{'' if str(error).endswith('?') else '.'} {hint}") from error
+        raise
 
 
 class _WithData(RunCLI):

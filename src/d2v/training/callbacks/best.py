@@ -48,7 +48,10 @@ class BestCheckpoint:
         monitored = {"checkpoint.monitor": self.metric}
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             metric = getattr(callback, "monitor", None)
-            if metric is not None and metric.startswith(("val/", "probe/")):  # else it is one of training, or "step"
+            if metric is None:
+                continue
+            slips = [name for name in names if metric in (name.replace("/", "_"), name.partition("/")[2])]
+            if metric.startswith(("val/", "probe/")) or slips:  # else it is one of training, or "step"
                 monitored[f"monitor of {type(callback).__name__}"] = metric
         for key, metric in monitored.items():
             if metric is not None and metric not in names:

@@ -102,8 +102,9 @@ class ProbeCallback(Callback):
                 logger.log_metrics(metrics, step=trainer.global_step)
         for name, value in trainer.strategy.broadcast(metrics).items():
             trainer.callback_metrics[name] = torch.tensor(value)
-        for stopping in self._early_stopping(trainer):
-            stopping._run_early_stopping_check(trainer)
+        if trainer.global_step > 0:  # a short-lived dip below the untrained encoder is no reason to stop
+            for stopping in self._early_stopping(trainer):
+                stopping._run_early_stopping_check(trainer)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, ThroughputCallback):
                 callback.pause()
