@@ -429,7 +429,8 @@ def test_few_labels_of_sound(tmp_path: Path, caplog: pytest.LogCaptureFixture) -
     root = tmp_path / "data"
 
     def chosen(**values: Any) -> list[str]:
-        return make(root, labels="folder", **values).splits["fit"].clips.file_names()
+        clips = make(root, labels="folder", **values).splits["fit"].clips
+        return [Path(name).name for name in clips.names()]
 
     with caplog.at_level(logging.INFO):
         few = chosen(label_fraction=0.5)

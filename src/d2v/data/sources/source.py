@@ -185,10 +185,10 @@ class Part:
         """What to call a sample in messages."""
         return self.source.name(int(self.index[index]))
 
-    def file_names(self) -> list[str]:
-        """What each sample is called, without a folder."""
+    def names(self) -> list[str]:
+        """What each sample is called, with its folders."""
         ids = self.source.ids()
-        return [os.path.basename(ids[index]) for index in self.index]
+        return [ids[index] for index in self.index]
 
     def select(self, chosen: np.ndarray) -> Self:
         """Some of the samples, given by positions or a mask."""

@@ -1,5 +1,6 @@
 """Fixed parts of a data set, the same in every run whatever its seed: held-out samples, and subsets to train on."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
@@ -159,29 +160,48 @@ def _balanced(classes: Categories | None, total: int, count: int) -> np.ndarray:
 
 
 def _named(file: str, names: Sequence[str], noun: str) -> np.ndarray:
-    """Positions of the samples that a text file names."""
-    wanted = set[str]()
+    """Positions of the samples that a text file names.
+
+    Of several files of one name those are meant whose folders agree with the line as far up as any do.
+    """
+    wanted = []
     for line in read_lines(file, "data.subset"):
         if line.strip():
-            wanted.add(line.strip().rpartition("/")[2])
+            wanted.append(line.strip().split("/"))
     if not wanted:
         raise UserError(f"data.subset {file}: it names nothing; expected the name of a file a line")
-    kept: list[int] = []
+    by_name: dict[str, list[int]] = {path[-1]: [] for path in wanted}
     for index, name in enumerate(names):
-        if name in wanted:
-            kept.append(index)
-    missing = sorted(wanted.difference(names))
+        if (places := by_name.get(os.path.basename(name))) is not None:
+            places.append(index)
+    missing = sorted(name for name, places in by_name.items() if not places)
     if missing:
         raise UserError(
-            f"data.subset {file}: {len(missing):,} of its {len(wanted):,} names are not among the {len(names):,} "
-            f"training {noun}, whose names are like {names[0]}; the first: {', '.join(missing[:3])}"
+            f"data.subset {file}: {len(missing):,} of its {len(by_name):,} names are not among the {len(names):,} "
+            f"training {noun}, whose names are like {os.path.basename(names[0])}; the first: {', '.join(missing[:3])}"
         )
+    kept: set[int] = set()
+    for path in wanted:
+        places = by_name[path[-1]]
+        agreeing = [_agreeing(path, names[index].split("/")) for index in places]
+        most = max(agreeing)
+        kept.update(index for index, parts in zip(places, agreeing, strict=True) if parts == most)
     if len(kept) > len(wanted):
-        raise UserError(
-            f"data.subset {file}: it names {len(wanted):,} {noun}, and {len(kept):,} training {noun} have such names; "
-            "names must tell them apart, whatever folder they lie in"
+        rank_zero_warn(
+            f"data.subset {file}: it names {len(wanted):,} {noun}, and {len(kept):,} training {noun} have such names: "
+            "all are taken. A line with folders, CLASS/NAME, tells them apart"
         )
-    return np.array(kept, dtype=np.int64)
+    return np.array(sorted(kept), dtype=np.int64)
+
+
+def _agreeing(path: list[str], other: list[str]) -> int:
+    """How many parts, from the last on, two paths have in common."""
+    common = 0
+    for part, its in zip(reversed(path), reversed(other), strict=False):
+        if part != its:
+            break
+        common += 1
+    return common
 
 
 def _counts(classes: Categories | None, kept: np.ndarray) -> str:

@@ -157,7 +157,7 @@ class LibriSpeechDataModule(PretrainingDataModule):
         classes = None
         if isinstance(fit.labels, Categories):
             classes = fit.labels
-        lengths, an_hour, names = fit.clips.num_samples, 3600 * SAMPLE_RATE, fit.clips.file_names
+        lengths, an_hour, names = fit.clips.num_samples, 3600 * SAMPLE_RATE, fit.clips.names
         kept = self.few_labels.choose("clips", len(fit.clips), classes, lengths, an_hour, names)
         if kept is not None:
             train = fit = fit.select(kept)

@@ -286,7 +286,7 @@ class ImageNetDataModule(PretrainingDataModule):
         share = self.few_labels.label_fraction
         if share < 1 and train.classes is None:
             raise UserError(f"data.label_fraction is {share}: the training images have no labels; set it to 1")
-        kept = self.few_labels.choose("images", len(train), train.classes, names=train.file_names)
+        kept = self.few_labels.choose("images", len(train), train.classes, names=train.names)
         if kept is not None:
             train = train.select(kept)
         if val is None:
