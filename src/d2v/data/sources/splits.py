@@ -3,8 +3,7 @@
 A root is one of
   - a tree with one folder for each split, ``train/`` and ``val/`` or other names listed below;
   - archives, Hugging Face parquet, what its ``save_to_disk`` wrote, or WebDataset tars: one folder for each split, or
-    files with the split's name among
-    the words of their names;
+    files with the split's name among the words of their names;
   - manifests, files that list samples, if the medium has any: one for each split, with exactly its name;
   - any other folder, a file or a glob: all of it is for training.
 """
