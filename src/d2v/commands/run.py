@@ -40,7 +40,7 @@ from d2v.commands.run_metrics import METRICS, RunMetrics
 from d2v.commands.stated_length import settle
 from d2v.config_messages import key_of, one_line, parser_message
 from d2v.configs import read_config
-from d2v.errors import UserError
+from d2v.errors import Interrupted, UserError
 from d2v.finetuning.finetuning_module import FinetuningModule
 from d2v.training.callbacks.checkpoint import RunCheckpoint
 from d2v.training.callbacks.progress import Announcement, RunProgressBar
@@ -68,6 +68,9 @@ def run_trainer(args: Sequence[str], cli: "RunCLI | None" = None) -> None:
         if isinstance(error, jsonargparse.ArgumentError):
             raise UserError(parser_message(error, _options())) from error
         raise UserError(str(error)) from error
+    except Interrupted:
+        remove_unused(cli.run_dir)
+        raise
     except SystemExit as stop:
         if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning makes an exit of it
             raise KeyboardInterrupt from stop

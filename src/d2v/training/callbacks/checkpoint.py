@@ -1,11 +1,8 @@
 """Checkpoints of a run."""
 
 import signal
-import sys
-import threading
 from datetime import timedelta
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import lightning as L
@@ -20,18 +17,19 @@ from d2v.training.callbacks.run_plan import total_steps
 from d2v.training.checkpoint_io import SafeCheckpointIO, remove_unfinished, replace_link
 from d2v.training.finite_updates import MOST_IN_A_ROW
 from d2v.training.schedules import in_steps, require_share_or_steps
+from d2v.training.stop_signals import REQUEUE, STOP, requeue_job
 
 MOST_STEPS = 5000  # between two checkpoints, unless more are asked for
 LAST = "last.ckpt"
-_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class RunCheckpoint(ModelCheckpoint):
     """Saves ``checkpoints/last.ckpt`` regularly, at the end and when a signal stops the run; keeps older ones if told,
     and the best one as ``best.ckpt``.
 
-    SIGINT (Ctrl-C) and SIGTERM let the optimizer step that is under way finish, so that what is saved is whole; a
-    second one stops at once. Several devices look for signals together, every ``trainer.log_every_n_steps``.
+    SIGINT (Ctrl-C), SIGTERM and SIGUSR1 let the optimizer step that is under way finish, so that what is saved is
+    whole; a probe is given up, and on one device validation and waiting for data too. A second Ctrl-C stops at once.
+    Several devices look for signals together, after each step. Under SLURM, SIGUSR1 also has the job requeued.
 
     Args:
         every_n_train_steps: Between two checkpoints: 1 and more optimizer steps; below 1 a share of the run, but at
@@ -72,8 +70,8 @@ class RunCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
         self.best = BestCheckpoint(monitor, mode)
-        self._signal: int | None = None
-        self._previous_handlers: dict[int, Any] = {}
+        self._loops: dict[str, Any] | None = None  # Lightning's counters at the end of the last optimizer step
+        self._stopping = False
 
     @property
     def state_key(self) -> str:
@@ -81,6 +79,9 @@ class RunCheckpoint(ModelCheckpoint):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
+        # Lightning's handlers make exit code 0 of a SIGTERM, and wait for other devices inside of a handler.
+        trainer._signal_connector.register_signal_handlers = STOP.listen  # type: ignore[method-assign]
+        STOP.listen()
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # else the user chose another
             trainer.strategy.checkpoint_io = SafeCheckpointIO()
         if stage == "fit" and trainer.is_global_zero:
@@ -90,10 +91,11 @@ class RunCheckpoint(ModelCheckpoint):
         super().on_train_start(trainer, pl_module)
         self._last_global_step_saved = trainer.global_step  # what a run starts with need not be saved
         self.best.start(trainer, pl_module)
-        self._signal = None
-        if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            for number in _STOP_SIGNALS:
-                self._previous_handlers[number] = signal.signal(number, self._ask_to_stop)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        STOP.at_once = False
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -109,16 +111,14 @@ class RunCheckpoint(ModelCheckpoint):
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return  # half an optimizer step cannot be saved
         self.best.update(trainer, str(self.dirpath), validated=False)
-        if trainer.world_size > 1 and trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
-            return  # asking the other devices takes time
-        if trainer.strategy.reduce_boolean_decision(self._signal is not None, all=False):
-            self._save_now(trainer)
-            number = self._signal or signal.SIGTERM
-            raise Interrupted(
-                f"stopped at step {trainer.global_step}; continue with the same command and --resume "
-                f"{self.dirpath}/last.ckpt",
-                number,
-            )
+        self._loops = trainer._checkpoint_connector._get_loops_state_dict()
+        if trainer.strategy.reduce_boolean_decision(STOP.number is not None, all=False):
+            raise Interrupted("stopped", STOP.number or signal.SIGTERM)
+        STOP.at_once = trainer.world_size == 1  # several devices can only stop together
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self._stopping:  # in validation or while waiting for data: what is saved is the end of the step before
+            checkpoint["loops"] = self._loops
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         super().on_validation_end(trainer, pl_module)
@@ -130,11 +130,18 @@ class RunCheckpoint(ModelCheckpoint):
         self._save_now(trainer)  # Lightning's own would also save where nothing was trained
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self._restore_handlers()
+        STOP.restore()
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         super().on_exception(trainer, pl_module, exception)
-        self._restore_handlers()
+        if isinstance(exception, Interrupted) and self._loops is not None:
+            self._stopping = True
+            self._save_now(trainer)
+            text = f"stopped at step {trainer.global_step}; continue with the same command and --resume {self.dirpath}"
+            exception.args = (f"{text}/{LAST}",)
+            if exception.signal_number == REQUEUE and trainer.is_global_zero:
+                requeue_job()
+        STOP.restore()
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
         super()._save_checkpoint(trainer, filepath)
@@ -170,13 +177,3 @@ class RunCheckpoint(ModelCheckpoint):
         if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
             self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
-
-    def _ask_to_stop(self, number: int, frame: FrameType | None) -> None:
-        self._restore_handlers()  # a second signal acts at once
-        self._signal = number
-        print("\nd2v: stopping after this step; a second Ctrl-C or SIGTERM stops at once", file=sys.stderr, flush=True)
-
-    def _restore_handlers(self) -> None:
-        for number, handler in self._previous_handlers.items():
-            signal.signal(number, handler)
-        self._previous_handlers = {}

@@ -17,6 +17,7 @@ from d2v.metrics import KNN_TOP1, LINEAR_TOP1, of_encoder
 from d2v.model.encoder import Encoder
 from d2v.training.callbacks.throughput import ThroughputCallback
 from d2v.training.step import TrainingModule
+from d2v.training.stop_signals import STOP
 
 _AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
@@ -28,6 +29,7 @@ class ProbeCallback(Callback):
     counts probes, and ``checkpoint.monitor`` saves the very step that was probed. Rank zero computes and the other
     ranks wait, at most as long as the process group's timeout (30 minutes unless the strategy says otherwise), so keep
     ``max_samples`` moderate on many devices. Random states and the mode of each part are restored.
+    A signal that stops the run gives a probe up.
 
     Args:
         every_n_steps: Optimizer steps between two probes.
@@ -97,12 +99,13 @@ class ProbeCallback(Callback):
         metrics: dict[str, float] = {}
         if trainer.is_global_zero:
             with isolate_rng():
-                metrics = self._metrics(trainer, pl_module)
+                metrics = STOP.unless_stopped(lambda: self._metrics(trainer, pl_module)) or {}
             for logger in trainer.loggers:
                 logger.log_metrics(metrics, step=trainer.global_step)
-        for name, value in trainer.strategy.broadcast(metrics).items():
+        metrics = trainer.strategy.broadcast(metrics)
+        for name, value in metrics.items():
             trainer.callback_metrics[name] = torch.tensor(value)
-        if trainer.global_step > 0:  # a short-lived dip below the untrained encoder is no reason to stop
+        if metrics and trainer.global_step > 0:  # a short-lived dip below the untrained encoder is no reason to stop
             for stopping in self._early_stopping(trainer):
                 stopping._run_early_stopping_check(trainer)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
