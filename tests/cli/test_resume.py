@@ -177,3 +177,77 @@ def test_a_time_bounds_a_run(d2v: D2V, tiny: list[str], tmp_path: Path) -> None:
     code, _, err = d2v("fit", *tiny, *steps, "--trainer.max_time", "00:00:00:01")
     assert code == 0, err
     assert (tmp_path / "runs/a/checkpoints/last.ckpt").is_file()
+
+
+def damage_file(path: Path, how: str) -> None:
+    content = bytearray(path.resolve().read_bytes())
+    if how == "cut":
+        content = content[: len(content) // 2]
+    elif how == "emptied":
+        content = bytearray()
+    elif how == "zeroed":
+        content = bytearray(len(content))
+    elif how == "flipped":  # one bit of the first weight
+        weights = torch.load(path, weights_only=True)["state_dict"]
+        first = max(weights.values(), key=torch.numel).numpy().tobytes()
+        content[content.index(first) + 3] ^= 0x40
+    path.resolve().write_bytes(content)
+    if how == "removed":
+        path.resolve().unlink()
+
+
+@pytest.mark.parametrize("how", ["cut", "emptied", "zeroed", "flipped", "removed"])
+def test_the_checkpoint_before_a_damaged_one_is_taken(d2v: D2V, tiny: list[str], tmp_path: Path, how: str) -> None:
+    again = ["fit", *tiny, "--resume", "auto", "--checkpoint.every_n_train_steps", "2", "--trainer.max_steps", "5"]
+    assert d2v(*again)[0] == 0
+    (run,) = (tmp_path / "runs").iterdir()
+    whole = state(run)
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"last.ckpt", "step-4.ckpt", "step-5.ckpt"}
+    damage_file(run / "checkpoints/last.ckpt", how)
+
+    code, _, err = d2v("fit", *tiny, "--resume", f"runs/{run.name}/checkpoints/last.ckpt")
+    assert code == 2
+    assert f"--resume runs/{run.name}/checkpoints/last.ckpt: is damaged (" in err
+    assert f"continue from the one before it: --resume runs/{run.name}/checkpoints/step-4.ckpt" in err
+
+    code, _, err = d2v(*again)
+    assert code == 0, err
+    assert err.count("is damaged (") == 1
+    assert f"the one before it is taken, runs/{run.name}/checkpoints/step-4.ckpt" in err
+    assert all(torch.equal(value, whole[key]) for key, value in state(run).items())
+
+    for path in (run / "checkpoints").glob("*.ckpt"):
+        damage_file(path, how)
+    if how != "removed":  # without a checkpoint there is nothing to lose
+        code, _, err = d2v(*again)
+        assert code == 2
+        assert "and there is no other; start a new run" in err
+
+
+def test_a_job_that_is_started_again_goes_on(
+    d2v: D2V, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the same command; another command of the same job does not, nor another job."""
+    command = ["fit", *tiny, "--checkpoint.every_n_train_steps", "2", "--trainer.max_steps", "4"]
+    monkeypatch.setenv("SLURM_JOB_ID", "12")
+    assert d2v(*command, "--run_name", "a")[0] == 0
+    assert d2v(*command, "--run_name", "b")[0] == 0
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"a", "b"}
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    code, _, err = d2v(*command, "--run_name", "c", "--seed_everything", "7")
+    assert code == 0, err
+    assert (tmp_path / "runs/c").is_dir()
+    code, _, err = d2v(*command[:-1], "6")
+    assert code == 0, err
+    assert "this job was started again: runs/b goes on" in err
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"a", "b", "c"}
+    monkeypatch.setenv("SLURM_JOB_ID", "13")
+    assert d2v(*command, "--run_name", "d")[0] == 0
+    assert (tmp_path / "runs/d").is_dir()
+    monkeypatch.delenv("SLURM_JOB_ID")
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert d2v(*command, "--run_name", "e")[0] == 0
+    monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+    code, _, err = d2v(*command[:-1], "6")
+    assert code == 0, err
+    assert "this job was started again: runs/e goes on" in err

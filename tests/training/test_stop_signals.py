@@ -145,7 +145,7 @@ def test_a_signal_at_any_moment_loses_nothing(whole: Any, tmp_path: Path, where:
         again["optimizer_states"][0]["state"].values(), checkpoint["optimizer_states"][0]["state"].values(), strict=True
     ):
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    # A validation that was given up is not made up for, and at an epoch's border Lightning counts the epoch's start anew.
+    # A validation that was given up is not made up for; at an epoch's border Lightning counts the epoch's start anew.
     for name, value in checkpoint["loops"]["fit_loop"].items():
         if name.startswith("epoch_loop.") and "val_loop" not in name:
             assert again["loops"]["fit_loop"][name] == value, name

@@ -10,8 +10,9 @@ import lightning as L
 import yaml
 from lightning.pytorch.utilities import rank_zero_info
 
-from d2v.commands.run_folder import CONFIG, checkpoint_of, read_checkpoint, run_of
+from d2v.commands.run_folder import CONFIG, checkpoint_to_resume, read_checkpoint, run_of
 from d2v.commands.run_metrics import drop_rows_after
+from d2v.commands.started_again import is_of_this_job
 from d2v.configs import read_config
 
 _AUTO = "auto"
@@ -57,22 +58,47 @@ def find_origin(resume: str, root: Path, name: str | None, config: str) -> Origi
         None: start from the beginning.
     """
     if resume != _AUTO:
-        return Origin.of(Path(checkpoint_of("--resume", resume)))
-    checkpoints = [path for path in root.glob("*/checkpoints/last.ckpt") if path.is_file()]
-    checkpoints.sort(key=lambda path: path.stat().st_mtime_ns, reverse=True)
+        return Origin.of(checkpoint_to_resume(resume))
     wanted = _experiment(yaml.safe_load(config), name)
     others = ""
-    for checkpoint in checkpoints:
-        run = run_of(checkpoint)
-        if run is None or (name and not _is_named(run, name)):
+    for run in _runs(root):
+        if name and not _is_named(run, name):
             continue
         difference = next(_differences(wanted, _experiment(read_config(run / CONFIG), name)), None)
         if difference is None:
-            return Origin.of(checkpoint)
+            return Origin.of(checkpoint_to_resume(run))
         others = others or f" ({run} differs in {difference}; --resume {run} would go on with it)"
     called = f" called {name}" if name else ""
     rank_zero_info(f"--resume auto: no run of this config{called} under {root}{others}: starting from the beginning")
     return None
+
+
+def run_of_this_job(root: Path, config: str) -> Origin | None:
+    """Where a job goes on that SLURM or torchrun has started once more, with the same command.
+
+    Args:
+        root: Of the runs.
+        config: Of this run, as it will be written.
+
+    Returns:
+        None: it is no such job, or it had not saved anything.
+    """
+    wanted = _experiment(yaml.safe_load(config), None)
+    for run in _runs(root):
+        if is_of_this_job(run) and wanted == _experiment(read_config(run / CONFIG), None):
+            rank_zero_info(f"this job was started again: {run} goes on")
+            return Origin.of(checkpoint_to_resume(run))
+    return None
+
+
+def _runs(root: Path) -> list[Path]:
+    """Folders of runs with checkpoints, the newest first."""
+    newest: dict[Path, int] = {}
+    for file in root.glob("*/checkpoints/*.ckpt"):
+        run = run_of(file)
+        if run is not None:
+            newest[run] = max(newest.get(run, 0), file.lstat().st_mtime_ns)
+    return sorted(newest, key=lambda run: newest[run], reverse=True)
 
 
 def _is_named(run: Path, name: str) -> bool:

@@ -22,7 +22,7 @@ from d2v.commands.caption_files import CaptionFiles
 from d2v.commands.early_checks import SECTIONS
 from d2v.commands.predictions import FeatureFile, Table, metrics_line, read_another_root
 from d2v.commands.quiet import quieten
-from d2v.commands.resume import ContinuedRun, Origin, find_origin
+from d2v.commands.resume import ContinuedRun, Origin, find_origin, run_of_this_job
 from d2v.commands.run_folder import (
     CONFIG,
     checkpoint_of,
@@ -37,6 +37,7 @@ from d2v.commands.run_folder import (
     run_of,
 )
 from d2v.commands.run_metrics import METRICS, RunMetrics
+from d2v.commands.started_again import mark
 from d2v.commands.stated_length import settle
 from d2v.config_messages import key_of, one_line, parser_message
 from d2v.configs import read_config
@@ -174,6 +175,7 @@ class RunCLI(LightningCLI):
         self.run_dir = self._make_run_dir(root, resume, text)
         if self.subcommand == "fit" and getattr(rank_zero_only, "rank", None) in (None, 0):
             self.lock = lock_run(self.run_dir)
+            mark(self.run_dir)
         config.trainer.default_root_dir = str(self.run_dir)
         config.checkpoint.dirpath = str(self.run_dir / "checkpoints")
         for logger in _as_list(config.trainer.logger):
@@ -188,6 +190,8 @@ class RunCLI(LightningCLI):
             name, suffix = name or (read and read.name), f"-{self.subcommand}"
         if resume is not None and not is_started_by_lightning():
             self._origin = find_origin(resume, root, name, text)
+        elif fits and not config.trainer.fast_dev_run and not is_started_by_lightning():
+            self._origin = run_of_this_job(root, text)
         if self._origin is not None:
             config.ckpt_path = str(self._origin.checkpoint)
         config.ckpt_path = hand_over_checkpoint(config.ckpt_path)

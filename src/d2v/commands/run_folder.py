@@ -15,7 +15,9 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from d2v.checkpoints.folder import in_short, mismatches
+from d2v.checkpoints.intact import damage, newest_intact
 from d2v.checkpoints.unpickle import refusal
+from d2v.commands.started_again import JOB
 from d2v.commands.wandb_connection import why_offline
 from d2v.errors import UserError
 from d2v.training.callbacks.best import BEST
@@ -29,18 +31,45 @@ RUN_DIR_VARIABLE, CHECKPOINT_VARIABLE = "D2V_RUN_DIR", "D2V_CHECKPOINT"
 
 
 def checkpoint_of(option: str, name: str) -> str:
-    """A checkpoint given by its path or by its run's folder: the last one to resume, else the best if there is one."""
+    """A checkpoint given by its path or by its run's folder: the best to read from, else the last one.
+
+    Raises:
+        UserError: There is none.
+    """
     path = Path(name).expanduser()
-    kinds = (BEST, "last.ckpt")
-    if option == "--resume":
-        kinds = ("last.ckpt", BEST)
-    for candidate in (path, *(path / "checkpoints" / kind for kind in kinds)):
+    for candidate in (path, path / "checkpoints" / BEST, path / "checkpoints" / "last.ckpt"):
         if candidate.is_file():
             if candidate != path:
                 rank_zero_info(f"{option} {name}: takes {candidate}")
             return str(candidate)
-    choice = ", or `auto` for the newest run" if option == "--resume" else ""
-    raise UserError(f"{option} {name}: no checkpoint there; give its file or a run's folder{choice}")
+    raise UserError(f"{option} {name}: no checkpoint there; give its file or a run's folder")
+
+
+def checkpoint_to_resume(name: str | Path) -> Path:
+    """The checkpoint that a run goes on from: a file, or the newest intact one of a run's folder.
+
+    Raises:
+        UserError: There is none, or the file is damaged.
+    """
+    path = Path(name).expanduser()
+    if path.is_file() or path.is_symlink():
+        wrong = damage(path)
+        if wrong is None:
+            return path
+        intact, _ = newest_intact(path.parent)
+        before = "give another" if intact is None else f"continue from the one before it: --resume {intact}"
+        raise UserError(f"--resume {path}: is damaged ({wrong}); {before}")
+    folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
+    intact, damaged = newest_intact(folder)
+    if intact is not None:
+        for text in damaged:
+            rank_zero_info(f"warning: --resume: {text}; the one before it is taken, {intact}")
+        rank_zero_info(f"--resume {name}: takes {intact}")
+        return intact
+    if damaged:
+        text = f"--resume {name}: {'; '.join(damaged)}, and there is no other; start a new run (without --resume)"
+        raise UserError(text)
+    raise UserError(f"--resume {name}: no checkpoint there; give its file or a run's folder, or `auto`: the newest run")
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -147,7 +176,7 @@ def make_run_dir(root: Path, name: str | None, suffix: str, config: str = "") ->
 @rank_zero_only
 def remove_unused(run_dir: Path | None) -> None:
     """A run that could not start leaves nothing behind."""
-    if run_dir is not None and {path.name for path in run_dir.rglob("*") if path.is_file()} <= {CONFIG, LOCK}:
+    if run_dir is not None and {path.name for path in run_dir.rglob("*") if path.is_file()} <= {CONFIG, LOCK, JOB}:
         shutil.rmtree(run_dir, ignore_errors=True)
 
 

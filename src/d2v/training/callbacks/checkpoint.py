@@ -35,7 +35,8 @@ class RunCheckpoint(ModelCheckpoint):
         every_n_train_steps: Between two checkpoints: 1 and more optimizer steps; below 1 a share of the run, but at
             most 5,000 steps.
         train_time_interval: Instead, the time between two checkpoints.
-        keep: How many of the regular checkpoints stay beside ``last.ckpt``; -1: all.
+        keep: How many of the regular checkpoints stay, the last one included; -1: all. With two, one is left if the
+            last is damaged.
         monitor: Metric of validation or of a probe by which ``best.ckpt`` is kept, such as probe/linear_top1; null: of
             a fine-tuning its own (val/top1, val/wer, ...), of a pretraining none.
         mode: min or max, whichever is better; null: min of losses and error rates, max of everything else.
@@ -46,7 +47,7 @@ class RunCheckpoint(ModelCheckpoint):
         self,
         every_n_train_steps: float = 0.1,
         train_time_interval: timedelta | None = None,
-        keep: int = 1,
+        keep: int = 2,
         monitor: str | None = None,
         mode: Mode | None = None,
         dirpath: str | None = None,

@@ -1,0 +1,44 @@
+"""Whether a job is one that SLURM or torchrun has started once more, and which run it was."""
+
+import json
+import os
+import platform
+from pathlib import Path
+
+JOB = ".job"
+
+
+def _starts() -> dict[str, int]:
+    """How often each job that this process belongs to has been started before, by the job's name."""
+    starts = {}
+    if job := os.environ.get("SLURM_JOB_ID"):
+        starts[f"slurm {job}"] = int(os.environ.get("SLURM_RESTART_COUNT") or 0)
+    if job := os.environ.get("TORCHELASTIC_RUN_ID"):
+        if job == "none":  # nobody named it: then it is the process that starts the others
+            job = f"{platform.node()} {os.getppid()}"
+        starts[f"torchrun {job}"] = int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or 0)
+    return starts
+
+
+def mark(run: Path) -> None:
+    """Write into a run's folder which job trains in it."""
+    starts = _starts()
+    if starts:
+        (run / JOB).write_text(json.dumps(starts), encoding="utf-8")
+
+
+def is_of_this_job(run: Path) -> bool:
+    """Whether an earlier start of this job has trained in a run's folder."""
+    starts = _starts()
+    if not any(starts.values()):
+        return False
+    try:
+        before = json.loads((run / JOB).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    # Rank zero may have marked this start already, before another process asks.
+    own = int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0"))) == 0
+    for job, number in starts.items():
+        if job in before and (before[job] < number or (before[job] == number and not own)):
+            return True
+    return False
