@@ -61,8 +61,8 @@ class SpeechDataset(SampleDataset):
         """A broken clip is replaced by a shorter one, which keeps the batch within its seconds, or else by a longer."""
         yield index
         length, by_length = self._lengths[index], self._by_length
-        equal = slice(*(int(np.searchsorted(self._lengths, length, side, by_length)) for side in ("left", "right")))
-        rank = equal.start + int(np.searchsorted(by_length[equal], index))  # equal ones lie in the order of their index
+        first, end = (int(np.searchsorted(self._lengths, length, side, by_length)) for side in ("left", "right"))
+        rank = first + int(np.searchsorted(by_length[first:end], index))  # equal ones lie in the order of their index
         yield from map(int, by_length[:rank][::-1])
         yield from map(int, by_length[rank + 1 :])
 
