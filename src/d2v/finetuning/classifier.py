@@ -42,6 +42,7 @@ class Classifier(FinetuningModule):
         mixing: Mixup and CutMix, of pictures; null: none.
         layer_decay: Factor of the learning rate from each block to the one below it, counted from the head, whose rate
             is the optimizer's; 1: all have that one.
+        layer_decay_input: Whether what lies before the blocks has the lowest rate, or the head's.
         score_scale: Of a regression: the head learns scores divided by it (and so is the loss), and predictions are
             multiplied by it; with 5, scores from 0 to 5 are learned as 0 to 1.
         start: Arguments of :class:`FinetuningModule`.
@@ -62,6 +63,7 @@ class Classifier(FinetuningModule):
         label_smoothing: float = 0.0,
         mixing: Mixing | None = None,
         layer_decay: float = 1.0,
+        layer_decay_input: bool = True,
         score_scale: float = 1.0,
         **start: Any,
     ) -> None:
@@ -93,6 +95,7 @@ class Classifier(FinetuningModule):
         self.label_smoothing = label_smoothing
         self.mixing = mixing
         self.layer_decay = layer_decay
+        self.layer_decay_input = layer_decay_input
         self.score_scale = score_scale
         self._data_classes: tuple[str, ...] = ()
 
@@ -132,7 +135,8 @@ class Classifier(FinetuningModule):
     def parameter_groups(self) -> list[dict[str, Any]]:
         if self.layer_decay == 1:
             return super().parameter_groups()
-        return layer_decayed_groups(self, self.student, self.layer_decay)
+        decaying, input_too = self.weight_decay_on, self.layer_decay_input
+        return layer_decayed_groups(self, self.student, self.layer_decay, decaying, input_too)
 
     def weights_from(self, head: StoredHead) -> tuple[Sequence[str], dict[str, Tensor]] | None:
         """Those of a classifier that is built like this one; else a notice says where they differ.
