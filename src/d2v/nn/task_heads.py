@@ -14,7 +14,7 @@ HeadKind = Literal["linear", "tanh"]
 
 @remember_arguments
 class ClassifierHead(nn.Module):
-    """[LayerNorm], dropout, one linear layer with small weights.
+    """[LayerNorm], dropout, one linear layer.
 
     Args:
         width: D.
@@ -28,7 +28,7 @@ class ClassifierHead(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=eps) if norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
-        self.proj = small_linear(width, num_classes)
+        self.proj = nn.Linear(width, num_classes)
 
     def forward(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b c"]:
         """Scores before softmax or sigmoid, in fp32."""
@@ -51,8 +51,8 @@ class TanhHead(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=eps) if norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
-        self.hidden = small_linear(width, width)
-        self.proj = small_linear(width, num_classes)
+        self.hidden = nn.Linear(width, width)
+        self.proj = nn.Linear(width, num_classes)
 
     def forward(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b c"]:
         """Scores before softmax or sigmoid, in fp32."""
@@ -89,11 +89,3 @@ def _in_fp32(layer: nn.Linear, x: Float[Tensor, "b d"]) -> Float[Tensor, "b c"]:
     """Whatever the precision around it and that of the weights: bf16 would round scores to three digits."""
     with torch.autocast(x.device.type, enabled=False):
         return F.linear(x.float(), layer.weight.float(), layer.bias.float())
-
-
-def small_linear(num_inputs: int, num_outputs: int) -> nn.Linear:
-    """A linear layer whose first outputs are near zero."""
-    layer = nn.Linear(num_inputs, num_outputs)
-    nn.init.trunc_normal_(layer.weight, std=0.02)
-    nn.init.zeros_(layer.bias)
-    return layer
