@@ -13,6 +13,7 @@ from d2v.metrics import TEST_LOSS, VAL_LOSS, of_encoder
 from d2v.model.data2vec import Data2Vec, Method
 from d2v.model.encoder import Encoder
 from d2v.model.task import Task
+from d2v.training.callbacks.collapse import PUBLISHED, CollapseCallback, CollapseLimits
 from d2v.training.callbacks.ema_teacher import EMATeacherCallback
 from d2v.training.schedules import EMADecay, LRSchedule
 from d2v.training.step import TrainingModule
@@ -32,6 +33,7 @@ class Data2VecModule(TrainingModule):
         schedule: Of the learning rate.
         init_from: Checkpoint (ours or imported) whose weights to start from; null: random.
         seed: Of masks and of everything random in a step; the command line sets it from ``seed_everything``.
+        collapse: Where the run ends, because targets or predictions have become too alike.
     """
 
     reads_labels = False
@@ -44,10 +46,12 @@ class Data2VecModule(TrainingModule):
         schedule: LRSchedule,
         init_from: str | None = None,
         seed: int = 0,
+        collapse: CollapseLimits = PUBLISHED,
     ) -> None:
         super().__init__(optimizer, schedule, seed)
         self.method = method
         self.ema = ema
+        self.collapse = collapse
         self.init_from = init_from
         if init_from is not None:
             from d2v.checkpoints.load import init_weights
@@ -85,7 +89,8 @@ class Data2VecModule(TrainingModule):
         return features
 
     def configure_callbacks(self) -> list[L.Callback]:
-        return [*super().configure_callbacks(), EMATeacherCallback(self.method, self.ema)]
+        needed = [CollapseCallback(self.collapse), EMATeacherCallback(self.method, self.ema)]
+        return [*super().configure_callbacks(), *needed]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As for any training; and the data must mean what they meant.
@@ -121,6 +126,7 @@ class Pretraining(Data2VecModule):
         schedule: Of the learning rate.
         init_from: Checkpoint (ours or imported) whose weights to start from; null: random.
         seed: Of masks and of everything random in a step; the command line sets it from ``seed_everything``.
+        collapse: Where the run ends, because targets or predictions have become too alike.
         task: Arguments of :class:`~d2v.model.task.Task`.
     """
 
@@ -132,6 +138,7 @@ class Pretraining(Data2VecModule):
         schedule: LRSchedule,
         init_from: str | None = None,
         seed: int = 0,
+        collapse: CollapseLimits = PUBLISHED,
         **task: Any,
     ) -> None:
-        super().__init__(Data2Vec(student, Task(student, **task)), ema, optimizer, schedule, init_from, seed)
+        super().__init__(Data2Vec(student, Task(student, **task)), ema, optimizer, schedule, init_from, seed, collapse)
