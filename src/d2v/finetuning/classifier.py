@@ -36,6 +36,7 @@ class Classifier(FinetuningModule):
         head: One linear layer, or RoBERTa's two with a tanh between them.
         norm: Whether pooled features are normalised before the head.
         dropout: Of what a linear layer of the head reads.
+        head_std: Deviation of the head's first weights, whose biases are zero; null: torch's own start, with biases.
         label_smoothing: Share of the target that goes to all classes alike, in training.
         mixing: Mixup and CutMix, of pictures; null: none.
         layer_decay: Factor of the learning rate from each block to the one below it, counted from the head, whose rate
@@ -56,6 +57,7 @@ class Classifier(FinetuningModule):
         head: HeadKind = "linear",
         norm: bool = True,
         dropout: float = 0.0,
+        head_std: float | None = 0.02,
         label_smoothing: float = 0.0,
         mixing: Mixing | None = None,
         layer_decay: float = 1.0,
@@ -86,6 +88,7 @@ class Classifier(FinetuningModule):
         self.head_kind = head
         self.norm = norm
         self.dropout = dropout
+        self.head_std = head_std
         self.label_smoothing = label_smoothing
         self.mixing = mixing
         self.layer_decay = layer_decay
@@ -95,7 +98,8 @@ class Classifier(FinetuningModule):
     def make_head(self, num_outputs: int) -> nn.Module:
         kind = {"linear": ClassifierHead, "tanh": TanhHead}[self.head_kind]
         # The eps of imported heads is their encoder's: 1e-6 of BEiT's and fairseq's, 1e-12 of Hugging Face's.
-        return kind(self.student.width, num_outputs, self.norm, self.dropout, self.student.trunk.eps)
+        eps = self.student.trunk.eps
+        return kind(self.student.width, num_outputs, self.norm, self.dropout, eps, self.head_std)
 
     def names_in_data(self, datamodule: Any) -> tuple[str, ...]:
         """Names of the classes; of a score, its own alone.
