@@ -236,8 +236,8 @@ def test_recipe_of_the_goldens(case: Case) -> None:
     student, masking = arguments(config["student"]), config["masking"]
     assert (student["vocab_size"], student["max_positions"], student["eps"]) == (50, 32, 1e-5)
     if case.golden["name"].startswith("v1"):
-        assert masking["class_path"] == "d2v.model.masking.SpanMasking"
-        assert masking["init_args"] == {"mask_ratio": 0.31, "span": 4, "adjust": 0.04, "whole_spans": True}
+        assert masking["class_path"] == "d2v.model.masking.RandomSpanMasking"
+        assert masking["init_args"] == {"mask_prob": 0.35, "span": 4, "shared_by": None, "inside": False}
         assert config["loss"]["init_args"] == {"kind": "smooth_l1", "beta": 4.0, "reduction": "sum"}
         assert config["head"]["class_path"] == "d2v.model.heads.MLPHead"
         assert (student["random_tokens"], student["unchanged_tokens"]) == (0, 0)

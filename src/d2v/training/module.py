@@ -1,7 +1,7 @@
 """The one LightningModule of pretraining: a method, its teacher's decay and its optimizer."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
@@ -15,6 +15,7 @@ from d2v.model.encoder import Encoder
 from d2v.model.task import Task
 from d2v.training.callbacks.collapse import PUBLISHED, CollapseCallback, CollapseLimits
 from d2v.training.callbacks.ema_teacher import EMATeacherCallback
+from d2v.training.optimizer import Decaying
 from d2v.training.schedules import EMADecay, LRSchedule
 from d2v.training.step import TrainingModule
 from d2v.types import Batch, by_encoder
@@ -32,8 +33,10 @@ class Data2VecModule(TrainingModule):
         optimizer: Built from the parameter groups; its ``lr`` is the peak.
         schedule: Of the learning rate.
         init_from: Checkpoint (ours or imported) whose weights to start from; null: random.
+        init_teacher: Which weights of ``init_from`` the teacher starts as: its own average, or the student's.
         seed: Of masks and of everything random in a step; the command line sets it from ``seed_everything``.
         collapse: Where the run ends, because targets or predictions have become too alike.
+        weight_decay_on: What decays: "matrices" and kernels; "beit": all but vectors, CLS and positions; "all".
     """
 
     reads_labels = False
@@ -45,10 +48,12 @@ class Data2VecModule(TrainingModule):
         optimizer: Callable[[Iterable], Optimizer],
         schedule: LRSchedule,
         init_from: str | None = None,
+        init_teacher: Literal["teacher", "student"] = "teacher",
         seed: int = 0,
         collapse: CollapseLimits = PUBLISHED,
+        weight_decay_on: Decaying = "matrices",
     ) -> None:
-        super().__init__(optimizer, schedule, seed)
+        super().__init__(optimizer, schedule, seed, weight_decay_on)
         self.method = method
         self.ema = ema
         self.collapse = collapse
@@ -56,7 +61,7 @@ class Data2VecModule(TrainingModule):
         if init_from is not None:
             from d2v.checkpoints.load import init_weights
 
-            for note in init_weights(method, init_from):
+            for note in init_weights(method, init_from, init_teacher):
                 rank_zero_info(f"init_from: {note}")
 
     @property
@@ -125,8 +130,10 @@ class Pretraining(Data2VecModule):
         optimizer: Built from the parameter groups; its ``lr`` is the peak.
         schedule: Of the learning rate.
         init_from: Checkpoint (ours or imported) whose weights to start from; null: random.
+        init_teacher: Which weights of ``init_from`` the teacher starts as: its own average, or the student's.
         seed: Of masks and of everything random in a step; the command line sets it from ``seed_everything``.
         collapse: Where the run ends, because targets or predictions have become too alike.
+        weight_decay_on: What decays: "matrices" and kernels; "beit": all but vectors, CLS and positions; "all".
         task: Arguments of :class:`~d2v.model.task.Task`.
     """
 
@@ -137,8 +144,11 @@ class Pretraining(Data2VecModule):
         optimizer: Callable[[Iterable], Optimizer],
         schedule: LRSchedule,
         init_from: str | None = None,
+        init_teacher: Literal["teacher", "student"] = "teacher",
         seed: int = 0,
         collapse: CollapseLimits = PUBLISHED,
+        weight_decay_on: Decaying = "matrices",
         **task: Any,
     ) -> None:
-        super().__init__(Data2Vec(student, Task(student, **task)), ema, optimizer, schedule, init_from, seed, collapse)
+        method = Data2Vec(student, Task(student, **task))
+        super().__init__(method, ema, optimizer, schedule, init_from, init_teacher, seed, collapse, weight_decay_on)
