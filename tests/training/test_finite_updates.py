@@ -150,15 +150,15 @@ def test_a_resumed_run_in_fp16_repeats_an_uninterrupted_one(tmp_path: Path) -> N
     path = None
     checkpoint = RunCheckpoint(every_n_train_steps=1, keep=-1, dirpath=str(tmp_path))
     for callbacks in ([checkpoint], []):
-        module, precision = make_module(), fp16(2.0**33, 3)
+        module, precision = make_module(), fp16(2.0**25, 3)
         trainer = make_trainer(
             tmp_path, max_steps=20, plugins=[precision], callbacks=callbacks, enable_checkpointing=path is None
         )
         trainer.fit(module, datamodule=PictureModule(64, 4, 8), ckpt_path=path)
         assert trainer.global_step == 20
         ends.append((module.skipped_updates, precision.state_dict(), weights(module)))
-        path = str(max(tmp_path.glob("step-1[4-8].ckpt")))
-    assert torch.load(path, weights_only=True)["d2v"]["skipped_updates"] >= 12
+        path = str(max(tmp_path.glob("step-1[0-8].ckpt")))
+    assert torch.load(path, weights_only=True)["d2v"]["skipped_updates"] >= 4
     assert ends[0][:2] == ends[1][:2]
     assert largest_difference(ends[0][2], ends[1][2]) == 0
 
