@@ -118,7 +118,8 @@ def ctc(lr: float, time: float, channel: float, layer_drop: float = 0.1, **batch
     return {
         "optimizer.lr": lr, "optimizer.betas": [0.9, 0.98], "optimizer.weight_decay": None, "start_lr": lr / 100,
         "end_lr": lr * 0.05, "schedule.warmup": 0.1, "schedule.hold": 0.4, "schedule.decay": 0.5,
-        "masks.time_prob": time, "masks.time_length": 10, "masks.channel_prob": channel, "masks.channel_length": 64, "masks.shared_by": frames,
+        "masks.time_prob": time, "masks.time_length": 10, "masks.channel_prob": channel, "masks.channel_length": 64,
+        "masks.shared_by": frames,
         "encoder_changes.layer_drop": layer_drop, "encoder_changes.dropout": 0.0,
         "encoder_changes.attention_dropout": 0.0, "encoder_changes.activation_dropout": 0.1, "batch": 200,
         "global_batch": 2 * 200 * 4, **batch,
