@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
@@ -21,7 +21,7 @@ from d2v.data.sampler import OrderedBatches, OrderedSampler, StreamSampler
 from d2v.data.samples import Sample, SampleDataset, SkippedSamples, collate_samples
 from d2v.errors import UserError
 from d2v.model.encoder import Encoder
-from d2v.types import Batch
+from d2v.types import Batch, OptimizerStep
 
 Split = Literal["train", "val"]
 
@@ -97,6 +97,9 @@ class PretrainingDataModule(LightningDataModule, ABC):
         self._skipped: dict[str, SkippedSamples] = {}
         self._train_sampler: StreamSampler | None = None
         self._resume: dict[str, int] | None = None
+        self._train_data: SampleDataset | None = None
+        self._step: OptimizerStep | None = None  # of ...
+        self._step_batches = range(0)  # ... these micro-batches of the run
 
     # What a modality provides.
 
@@ -153,7 +156,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
         trainer = self.trainer
         set_by_user = 1 if trainer is None else trainer.accumulate_grad_batches
         self.accumulation = derive_accumulation(self.batch_size, self.global_batch_size, self.world_size, set_by_user)
-        self._train_sampler = None
+        self._train_sampler, self._step_batches = None, range(0)
         if trainer is None:
             return
         if self.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
@@ -201,6 +204,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
         if self._resume is not None:
             self._seek(self._train_sampler, self._resume)
             self._resume = None
+        self._train_data = dataset
         workers = self._workers()
         return _ResumableLoader(
             dataset,
@@ -344,11 +348,36 @@ class PretrainingDataModule(LightningDataModule, ABC):
         """Distinct samples that this rank could not read so far, all splits together."""
         return sum(record.count for record in self._skipped.values())
 
+    # The optimizer step that a batch is of.
+
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Lightning calls this in the main process for each batch: the place to stop on too many broken samples."""
+        """Lightning calls this in the main process for each batch, in the order in which they are trained on.
+
+        Stops on too many broken samples, and tells a training batch what its whole optimizer step is made of. A
+        DataModule of several ``parts`` calls it for the batch of each.
+        """
         for record in self._skipped.values():
             record.check()
-        return batch
+        if self._train_sampler is None or self.trainer is None or not self.trainer.training:
+            return batch
+        return batch._replace(step=self._optimizer_step(self.trainer, self._train_sampler))
+
+    def _optimizer_step(self, trainer: Trainer, sampler: StreamSampler) -> OptimizerStep | None:
+        """The one under way, from the order that every rank knows; worked out at its first micro-batch."""
+        consumed = self._consumed()
+        if consumed not in self._step_batches:
+            # Lightning steps by the micro-batches of its epoch, whose last step may have fewer of them than others.
+            in_epoch = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+            accumulation = trainer.accumulate_grad_batches
+            count = int(min(accumulation - in_epoch % accumulation, trainer.num_training_batches - in_epoch))
+            num_samples, lengths = sampler.position(count) - sampler.position(0), None
+            if self.values_per_unit is not None:
+                assert self._train_data is not None
+                lengths = self._train_data.lengths_of(sampler.indices(consumed, count))
+                num_samples = len(lengths)
+            self._step_batches = range(consumed, consumed + count)
+            self._step = OptimizerStep(num_samples, lengths, self.world_size * accumulation)
+        return self._step
 
     # Resuming.
 

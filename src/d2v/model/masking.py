@@ -10,6 +10,7 @@ import math
 from abc import abstractmethod
 from typing import TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Int64
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from d2v.model.randomness import combine_keys, keyed_uniform
 from d2v.types import Batch, Mask
 
-Count = TypeVar("Count", int, Tensor)
+Count = TypeVar("Count", int, Tensor, np.ndarray)
 
 
 class Masking(nn.Module):
@@ -55,6 +56,10 @@ class Masking(nn.Module):
     def num_masked(self, grid: tuple[int, ...]) -> int:
         """K, the same in every row."""
 
+    def count(self, num_valid: np.ndarray) -> np.ndarray:
+        """Masked tokens of rows of a sequence with so many tokens that are no padding."""
+        return np.array([self.num_masked((length,)) for length in num_valid.tolist()])
+
 
 def with_exact_count(
     chosen: Bool[Tensor, "r n"],
@@ -89,8 +94,10 @@ class RandomMasking(Masking):
         self.mask_ratio = mask_ratio
 
     def num_masked(self, grid: tuple[int, ...]) -> int:
-        num_tokens = math.prod(grid)
-        return num_tokens - _share(num_tokens, 1 - self.mask_ratio)
+        return self.count(math.prod(grid))
+
+    def count(self, num_valid: Count) -> Count:
+        return num_valid - _share(num_valid, 1 - self.mask_ratio)
 
     def sample(
         self, keys: Int64[Tensor, "r"], grid: tuple[int, ...], num_valid: Int64[Tensor, "r"] | None = None
@@ -98,7 +105,7 @@ class RandomMasking(Masking):
         nothing = torch.zeros(len(keys), math.prod(grid), dtype=torch.bool, device=keys.device)
         if num_valid is None:
             return with_exact_count(nothing, self.num_masked(grid), keys)
-        return with_exact_count(nothing, num_valid - _share(num_valid, 1 - self.mask_ratio), keys, num_valid)
+        return with_exact_count(nothing, self.count(num_valid), keys, num_valid)
 
 
 class SpanMasking(Masking):
@@ -130,10 +137,13 @@ class SpanMasking(Masking):
         self.whole_spans = whole_spans
 
     def num_masked(self, grid: tuple[int, ...]) -> int:
-        masked = _share(math.prod(grid), self.mask_ratio)
+        masked = self.count(math.prod(grid))
         if masked == 0:
             raise ValueError(f"mask_ratio {self.mask_ratio} masks nothing of {math.prod(grid)} tokens: too short")
         return masked
+
+    def count(self, num_valid: Count) -> Count:
+        return _share(num_valid, self.mask_ratio)
 
     def sample(
         self, keys: Int64[Tensor, "r"], grid: tuple[int, ...], num_valid: Int64[Tensor, "r"] | None = None
@@ -163,7 +173,7 @@ class SpanMasking(Masking):
         # A span around each start is a dilation: the maximum over a window.
         padded = F.pad(starts.float()[:, None], (before, after))
         masked = F.max_pool1d(padded, self.span, stride=1)[:, 0] > 0
-        return with_exact_count(masked, _share(num_valid, self.mask_ratio), keys, num_valid)
+        return with_exact_count(masked, self.count(num_valid), keys, num_valid)
 
 
 def _share(count: Count, ratio: float) -> Count:
