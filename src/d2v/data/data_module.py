@@ -369,8 +369,8 @@ class PretrainingDataModule(LightningDataModule, ABC):
             # Lightning counts the micro-batches of its epoch, whose last step may have fewer of them than the others.
             in_epoch = trainer.fit_loop.epoch_loop.batch_progress.current.ready
             accumulation = trainer.accumulate_grad_batches
-            left_in_epoch = max(1, int(trainer.num_training_batches) - in_epoch)
-            count = min(accumulation - in_epoch % accumulation, left_in_epoch)
+            left_in_epoch = max(1, trainer.num_training_batches - in_epoch)
+            count = int(min(accumulation - in_epoch % accumulation, left_in_epoch))
             num_samples, lengths = sampler.position(count) - sampler.position(0), None
             if self.values_per_unit is not None:
                 assert self._train_data is not None
