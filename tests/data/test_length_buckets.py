@@ -1,5 +1,6 @@
 """Properties of batches by length."""
 
+import tracemalloc
 from itertools import chain
 
 import numpy as np
@@ -84,6 +85,17 @@ def test_batches_are_mixed_anew_and_little_is_padding() -> None:
     padded = sum(len(batch) * lengths[list(batch)].max() for batch in first)
     assert 1 - lengths.sum() / padded < 0.02
     assert padded / len(first) > 0.85 * limit
+
+
+def test_a_batch_of_a_new_epoch_costs_no_look_at_all_samples() -> None:
+    buckets = LengthBuckets(np.random.default_rng(0).integers(32_000, 320_000, 300_000), 60 * 16_000, seed=1)
+    buckets.batch(0, 0)
+    tracemalloc.start()
+    for epoch in (1, 2):
+        buckets.batch(epoch, 77)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 20_000  # bytes
 
 
 def test_what_cannot_be_batched_is_refused() -> None:

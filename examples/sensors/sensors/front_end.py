@@ -6,7 +6,7 @@ from d2v.model.example_inputs import ExampleInputs
 from d2v.model.front_end import FrontEnd
 from d2v.model.masked_input import DropMasked
 from d2v.nn.positional import ALiBi, ConvPositions
-from d2v.nn.transformer import Transformer, init_weights
+from d2v.nn.transformer import Transformer
 from d2v.types import TokenSequence
 
 
@@ -39,7 +39,6 @@ class SensorFrontEnd(FrontEnd):
             positions=ConvPositions(trunk.width, num_layers=2, kernel_size=5, groups=4),
             attention_bias=ALiBi(trunk.num_heads),
         )
-        init_weights(self.feature_extractor)
         self.channels, self.patch = channels, patch
 
     def example_inputs(self) -> ExampleInputs:

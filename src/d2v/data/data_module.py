@@ -96,6 +96,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
         self.accumulation = 1
         self._skipped: dict[str, SkippedSamples] = {}
         self._train_sampler: StreamSampler | None = None
+        self._buckets: LengthBuckets | None = None
         self._resume: dict[str, int] | None = None
         self._train_data: SampleDataset | None = None
         self._step: OptimizerStep | None = None  # of ...
@@ -156,7 +157,8 @@ class PretrainingDataModule(LightningDataModule, ABC):
         trainer = self.trainer
         set_by_user = 1 if trainer is None else trainer.accumulate_grad_batches
         self.accumulation = derive_accumulation(self.batch_size, self.global_batch_size, self.world_size, set_by_user)
-        self._train_sampler, self._step_batches = None, range(0)
+        self._train_sampler = self._buckets = None
+        self._step_batches = range(0)
         if trainer is None:
             return
         if self.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
@@ -230,8 +232,9 @@ class PretrainingDataModule(LightningDataModule, ABC):
         """A stream of samples, or one of batches of samples of about the same length."""
         if self.values_per_unit is None:
             return self.stream(len(dataset), int(self.batch_size))
-        buckets = LengthBuckets(dataset.lengths, self.batch_size * self.values_per_unit, self.seed)
-        return self.stream(len(buckets), 1, buckets.batch)
+        if self._buckets is None or self._buckets.num_samples != len(dataset):  # to sort many takes seconds
+            self._buckets = LengthBuckets(dataset.lengths, self.batch_size * self.values_per_unit, self.seed)
+        return self.stream(len(self._buckets), 1, self._buckets.batch)
 
     def stream(
         self, num_entries: int, batch_size: int, unpack: Callable[[int, int], Sequence[int]] | None = None

@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
-from d2v.data.samples import stable_seed
+from d2v.data.permutation import permuted
 
 # A bucket's longest sample is at most so much longer than its shortest: about half of that is padding on average ...
 _WIDEST = 1.02
@@ -16,15 +15,15 @@ _FEWEST_BATCHES = 8
 class LengthBuckets:
     """Divides samples into batches whose padded size (longest x samples) stays within a limit.
 
-    The samples are sorted by length and cut into buckets once. Each data epoch shuffles every bucket and cuts it into
-    batches of equal numbers of samples (or one less). So every data epoch has the same number of batches and holds
-    every sample exactly once, and batch b of epoch e is a function of (seed, e, b). The order of batches is the
-    sampler's business.
+    The samples are sorted by length and cut into buckets once. In each data epoch every bucket is in another order, and
+    is cut into batches of equal numbers of samples (or one less). So every data epoch has the same number of batches
+    and holds every sample exactly once, and batch b of epoch e is a function of (seed, e, b), computed from nothing but
+    the bucket's own bounds. The order of batches is the sampler's business.
 
     Args:
-        lengths: of each sample, above 0, in any unit.
+        lengths: int [n], of each sample, above 0, in any unit.
         limit: padded size of a batch in the same unit, at least the largest length.
-        seed: of the shuffles.
+        seed: of the orders.
 
     Raises:
         ValueError: a length is above the limit, or there is no sample.
@@ -35,37 +34,23 @@ class LengthBuckets:
             raise ValueError("there is no sample to make batches of")
         if lengths.max() > limit:
             raise ValueError(f"a sample of length {lengths.max()} is above the limit of {limit}")
+        self.num_samples = len(lengths)
         self._seed = seed
-        self._by_length = np.argsort(lengths, kind="stable")
-        self._buckets = _cut(lengths[self._by_length], limit)
-        self._num_batches = sum(batches for _, _, batches in self._buckets)
-        self._epoch = -1
-        self._order = self._by_length
-        self._starts = np.zeros(1, dtype=np.int64)
-        self._sizes = np.zeros(0, dtype=np.int64)
+        self._by_length = np.argsort(lengths, kind="stable").astype(np.min_scalar_type(-len(lengths)))
+        self._bounds, self._first = _cut(lengths, self._by_length, limit)
 
     def __len__(self) -> int:
         """Batches of a data epoch."""
-        return self._num_batches
+        return int(self._first[-1])
 
     def batch(self, epoch: int, number: int) -> list[int]:
         """Samples of one batch."""
-        if epoch != self._epoch:
-            self._shuffle(epoch)
-        start = self._starts[number]
-        return self._order[start : start + self._sizes[number]].tolist()
-
-    def _shuffle(self, epoch: int) -> None:
-        keys = torch.rand(len(self._by_length), generator=torch.Generator().manual_seed(stable_seed(self._seed, epoch)))
-        order, starts, sizes = self._by_length.copy(), [], []
-        for start, stop, batches in self._buckets:
-            members = order[start:stop]
-            order[start:stop] = members[np.argsort(keys[start:stop].numpy(), kind="stable")]
-            bounds = start + np.arange(batches + 1) * (stop - start) // batches
-            starts.append(bounds[:-1])
-            sizes.append(np.diff(bounds))
-        self._order, self._starts, self._sizes = order, np.concatenate(starts), np.concatenate(sizes)
-        self._epoch = epoch
+        bucket = int(np.searchsorted(self._first, number, "right")) - 1
+        start, stop = self._bounds[bucket : bucket + 2].tolist()
+        first, end = self._first[bucket : bucket + 2].tolist()
+        size, part, parts = stop - start, number - first, end - first
+        places = np.arange(part * size // parts, (part + 1) * size // parts)
+        return self._by_length[start + permuted(places, size, self._seed, epoch, bucket)].tolist()
 
 
 def consecutive_batches(lengths: Sequence[int] | np.ndarray, limit: float) -> list[range]:
@@ -82,15 +67,15 @@ def consecutive_batches(lengths: Sequence[int] | np.ndarray, limit: float) -> li
     return batches
 
 
-def _cut(ascending: np.ndarray, limit: float) -> list[tuple[int, int, int]]:
-    """Buckets of ascending lengths as (start, stop, batches)."""
-    buckets = []
-    stop = len(ascending)
-    while stop > 0:  # from the longest, which tells how many fit into a batch
-        longest = float(ascending[stop - 1])
+def _cut(lengths: np.ndarray, by_length: np.ndarray, limit: float) -> tuple[np.ndarray, np.ndarray]:
+    """Where the buckets begin and end in ``by_length`` [b + 1], and the number of each one's first batch [b + 1]."""
+    bounds, batches = [len(lengths)], []
+    while bounds[-1] > 0:  # from the longest, which tells how many fit into a batch
+        stop = bounds[-1]
+        longest = float(lengths[by_length[stop - 1]])
         fit = int(limit / longest)
-        narrow = int(np.searchsorted(ascending, longest / _WIDEST))
-        start = max(0, min(narrow, stop - _FEWEST_BATCHES * fit))
-        buckets.append((start, stop, -(-(stop - start) // fit)))
-        stop = start
-    return buckets[::-1]
+        # A whole number, for which numpy need not make floats of all lengths.
+        narrow = int(np.searchsorted(lengths, lengths.dtype.type(np.ceil(longest / _WIDEST)), sorter=by_length))
+        bounds.append(max(0, min(narrow, stop - _FEWEST_BATCHES * fit)))
+        batches.append(-(-(stop - bounds[-1]) // fit))
+    return np.array(bounds[::-1]), np.cumsum([0, *batches[::-1]])

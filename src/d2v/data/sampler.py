@@ -1,19 +1,20 @@
 """The order of samples: one endless stream, of which every rank takes its share."""
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, repeat
+from itertools import chain, islice, repeat
 
-import torch
-from torch import Tensor
+import numpy as np
 from torch.utils.data import Sampler
 
-from d2v.data.samples import stable_seed
+from d2v.data.permutation import permuted
+
+_TOGETHER = 256  # positions whose entries are computed in one go
 
 
 class StreamSampler(Sampler[list[tuple[int, int]]]):
     """Batch sampler that yields micro-batches of (data epoch, index), in an order that depends on the seed alone.
 
-    The stream has no end: its position p is sample ``permutation(seed, p // n)[p % n]`` of data epoch ``p // n``.
+    The stream has no end: its position p is sample ``permuted(p % n, n, seed, p // n)`` of data epoch ``p // n``.
     With B samples a micro-batch and W ranks, micro-batch b of rank r is positions ``[(b*W + r)*B, (b*W + r + 1)*B)``.
     A Lightning epoch is the whole optimizer steps that fit into one pass, ``L = max(1, n // G) * G`` positions with
     G = B * W * accumulation, and the next one goes on where it ended: no step is partial, no sample is left out for
@@ -53,7 +54,6 @@ class StreamSampler(Sampler[list[tuple[int, int]]]):
         self._unpack = unpack
         self._samples_per_epoch = max(1, num_samples // (self._stride * accumulation)) * self._stride * accumulation
         self._origin = 0  # where the run would have started, had it always had today's sizes
-        self._permutations: dict[int, Tensor] = {}
         self._start = 0
         self.set_epoch(0)
 
@@ -100,25 +100,24 @@ class StreamSampler(Sampler[list[tuple[int, int]]]):
         # Not itself a generator: where to start is decided now, and not when the first batch is drawn.
         return self._batches(self._start + self._rank * self._batch_size)
 
+    def at(self, positions: range | np.ndarray) -> Iterator[list[tuple[int, int]]]:
+        """What these positions of the stream hold, whatever rank they are for: (data epoch, index) of each sample."""
+        epochs, offsets = np.divmod(positions, self.num_samples)
+        entries = permuted(offsets, self.num_samples, self.seed, epochs)
+        for epoch, entry in zip(epochs.tolist(), entries.tolist(), strict=True):
+            if self._unpack is None:
+                yield [(epoch, entry)]
+            else:
+                yield [(epoch, index) for index in self._unpack(epoch, entry)]
+
     def _batches(self, start: int) -> Iterator[list[tuple[int, int]]]:
-        for first in range(start, start + self._samples_per_epoch, self._stride):
-            yield list(chain.from_iterable(map(self._samples, range(first, first + self._batch_size))))
-
-    def _samples(self, position: int) -> list[tuple[int, int]]:
-        data_epoch, offset = divmod(position, self.num_samples)
-        entry = int(self._permutation(data_epoch)[offset])
-        if self._unpack is None:
-            return [(data_epoch, entry)]
-        return [(data_epoch, index) for index in self._unpack(data_epoch, entry)]
-
-    def _permutation(self, data_epoch: int) -> Tensor:
-        if data_epoch not in self._permutations:
-            generator = torch.Generator().manual_seed(stable_seed(self.seed, data_epoch))
-            self._permutations[data_epoch] = torch.randperm(self.num_samples, generator=generator)
-            # Ranks and workers only ever move forward: the one before is enough for a batch on the border.
-            for old in self._permutations.keys() - {data_epoch, data_epoch - 1}:
-                del self._permutations[old]
-        return self._permutations[data_epoch]
+        firsts = range(start, start + self._samples_per_epoch, self._stride)
+        together = -(-_TOGETHER // self._batch_size)
+        for number in range(0, len(firsts), together):
+            positions = np.add.outer(firsts[number : number + together], range(self._batch_size))
+            entries = self.at(positions.ravel())
+            for _ in positions:
+                yield list(chain.from_iterable(islice(entries, self._batch_size)))
 
 
 class OrderedSampler(Sampler[tuple[int, int]]):

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from itertools import islice
+from multiprocessing import get_context
+from multiprocessing.sharedctypes import RawArray
 from struct import pack
 from typing import ClassVar, NamedTuple
 
@@ -128,44 +130,53 @@ class SkippedSamples:
     def __init__(self, name: Callable[[int], str], num_samples: int, max_fraction: float) -> None:
         self.name = name
         self._max_fraction = max_fraction
-        self._state = torch.zeros(num_samples, dtype=torch.uint8).share_memory_()
-        # Set when a sample is marked broken, and cleared by the check, which need not count for every batch then.
-        self._changed = torch.zeros((), dtype=torch.uint8).share_memory_()
+        # Shared memory of a kind that any way of starting a process can hand on; the second has a lock of its own.
+        self._state = RawArray("B", num_samples)
+        self._numbers = get_context("spawn").Array("q", 3)  # how many samples are in each state
 
     @property
     def count(self) -> int:
         """Distinct samples that could not be read so far."""
-        return int((self._state == _BROKEN).sum())
+        return self._numbers[_BROKEN]
 
     def is_broken(self, index: int) -> bool:
-        return int(self._state[index]) == _BROKEN
+        return self._state[index] == _BROKEN
 
     def mark_good(self, index: int) -> None:
-        if not self.is_broken(index):
-            self._state[index] = _GOOD
+        if self._state[index] == _UNSEEN:
+            self._move(index, _GOOD)
 
     def mark_broken(self, index: int, reason: BrokenSample) -> None:
         """Count the sample, and name it once in the log."""
-        if not self.is_broken(index):
-            self._state[index] = _BROKEN
-            self._changed.fill_(1)
+        if self._move(index, _BROKEN):
             log.warning("data: skipped %s: %s", self.name(index), reason)
 
     def check(self) -> None:
         """Raise UserError if too many were broken. Call it in the main process, which shows the error unchanged."""
-        if not self._changed:
-            return
-        self._changed.fill_(0)
-        tried = int((self._state != _UNSEEN).sum())
-        if too_many_broken(self.count, tried, self._max_fraction):
-            raise self._error(tried, "more than")
+        if too_many_broken(self.count, self._tried, self._max_fraction):
+            raise self._error(self._tried, "more than")
 
     def all_broken(self) -> UserError:
         """The error for a data set without any readable sample."""
         return self._error(len(self._state), "nothing is left to train on,")
 
+    @property
+    def _tried(self) -> int:
+        return self._numbers[_GOOD] + self._numbers[_BROKEN]
+
+    def _move(self, index: int, state: int) -> bool:
+        """Whether a sample was not yet in this state or a later one; it and the numbers are then moved on."""
+        with self._numbers.get_lock():  # two processes may try one sample, in place of a broken one
+            before = self._state[index]
+            if before >= state:
+                return False
+            self._state[index] = state
+            self._numbers[before] -= 1
+            self._numbers[state] += 1
+            return True
+
     def _error(self, tried: int, why: str) -> UserError:
-        names = map(self.name, (self._state == _BROKEN).nonzero().flatten().tolist())
+        names = map(self.name, np.flatnonzero(np.frombuffer(self._state, np.uint8) == _BROKEN).tolist())
         limit = f"{why} data.max_skipped_fraction = {self._max_fraction}"
         return broken_error(f"{self.count} of {tried} files tried so far", names, limit)
 

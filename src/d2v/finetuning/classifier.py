@@ -36,10 +36,12 @@ class Classifier(FinetuningModule):
         head: One linear layer, or RoBERTa's two with a tanh between them.
         norm: Whether pooled features are normalised before the head.
         dropout: Of what a linear layer of the head reads.
+        head_std: Deviation of the head's first weights, whose biases are zero; null: torch's own start, with biases.
         label_smoothing: Share of the target that goes to all classes alike, in training.
         mixing: Mixup and CutMix, of pictures; null: none.
         layer_decay: Factor of the learning rate from each block to the one below it, counted from the head, whose rate
             is the optimizer's; 1: all have that one.
+        layer_decay_input: Whether what lies before the blocks has the lowest rate, or the head's.
         score_scale: Of a regression: the head learns scores divided by it (and so is the loss), and predictions are
             multiplied by it; with 5, scores from 0 to 5 are learned as 0 to 1.
         start: Arguments of :class:`FinetuningModule`.
@@ -56,9 +58,11 @@ class Classifier(FinetuningModule):
         head: HeadKind = "linear",
         norm: bool = True,
         dropout: float = 0.0,
+        head_std: float | None = 0.02,
         label_smoothing: float = 0.0,
         mixing: Mixing | None = None,
         layer_decay: float = 1.0,
+        layer_decay_input: bool = True,
         score_scale: float = 1.0,
         **start: Any,
     ) -> None:
@@ -86,16 +90,19 @@ class Classifier(FinetuningModule):
         self.head_kind = head
         self.norm = norm
         self.dropout = dropout
+        self.head_std = head_std
         self.label_smoothing = label_smoothing
         self.mixing = mixing
         self.layer_decay = layer_decay
+        self.layer_decay_input = layer_decay_input
         self.score_scale = score_scale
         self._data_classes: tuple[str, ...] = ()
 
     def make_head(self, num_outputs: int) -> nn.Module:
         kind = {"linear": ClassifierHead, "tanh": TanhHead}[self.head_kind]
         # The eps of imported heads is their encoder's: 1e-6 of BEiT's and fairseq's, 1e-12 of Hugging Face's.
-        return kind(self.student.width, num_outputs, self.norm, self.dropout, self.student.trunk.eps)
+        eps = self.student.trunk.eps
+        return kind(self.student.width, num_outputs, self.norm, self.dropout, eps, self.head_std)
 
     def names_in_data(self, datamodule: Any) -> tuple[str, ...]:
         """Names of the classes; of a score, its own alone.
@@ -125,7 +132,8 @@ class Classifier(FinetuningModule):
     def parameter_groups(self) -> list[dict[str, Any]]:
         if self.layer_decay == 1:
             return super().parameter_groups()
-        return layer_decayed_groups(self, self.student, self.layer_decay)
+        decaying, input_too = self.weight_decay_on, self.layer_decay_input
+        return layer_decayed_groups(self, self.student, self.layer_decay, decaying, input_too)
 
     def weights_from(self, head: StoredHead) -> tuple[Sequence[str], dict[str, Tensor]] | None:
         """Those of a classifier that is built like this one; else a notice says where they differ.

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from d2v.model.masked_input import gather_tokens
+from d2v.nn.initial_weights import WeightInit, init_weights
 from d2v.types import EncoderOutput, Mask
 
 
@@ -29,13 +30,15 @@ class LinearHead(Head):
 
     Args:
         width: D of encoder and targets.
+        weight_init: First weights, "beit" in 1.0 vision (``d2v.nn.initial_weights``).
     """
 
     reads_masked_tokens = True
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, weight_init: WeightInit = "torch") -> None:
         super().__init__()
         self.proj = nn.Linear(width, width)
+        init_weights(self.proj, weight_init)
 
     def forward(self, context: EncoderOutput, mask: Mask, grid: tuple[int, ...]) -> Float[Tensor, "r k d"]:
         return self.proj(gather_tokens(context.tokens, mask.masked_index))
@@ -53,11 +56,8 @@ class MLPHead(Head):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        first, last = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
-        for layer in (first, last):
-            nn.init.normal_(layer.weight, std=0.02)
-            nn.init.zeros_(layer.bias)
-        self.proj = nn.Sequential(first, nn.GELU(), last)
+        self.proj = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+        init_weights(self.proj, "bert")
 
     def forward(self, context: EncoderOutput, mask: Mask, grid: tuple[int, ...]) -> Float[Tensor, "r k d"]:
         return self.proj(gather_tokens(context.tokens, mask.masked_index))
@@ -97,6 +97,7 @@ class ConvDecoder(Head):
         residual: Whether a layer's input is added to its output where their widths agree.
         projection_layers: 1, or 2 with GELU between them (text).
         projection_ratio: Hidden width of a projection of two layers over ``decoder_width``.
+        projection_init: First weights of the projection, "bert" in text (``d2v.nn.initial_weights``).
     """
 
     convolution: type[nn.Conv1d | nn.Conv2d]
@@ -113,6 +114,7 @@ class ConvDecoder(Head):
         residual: bool = True,
         projection_layers: Literal[1, 2] = 1,
         projection_ratio: float = 2.0,
+        projection_init: WeightInit = "torch",
     ) -> None:
         super().__init__()
         if kernel_size % 2 == 0:
@@ -131,6 +133,7 @@ class ConvDecoder(Head):
         if projection_layers == 2:
             hidden = int(decoder_width * projection_ratio)
             self.proj = nn.Sequential(nn.Linear(decoder_width, hidden), nn.GELU(), nn.Linear(hidden, width))
+        init_weights(self.proj, projection_init)
 
     def forward(self, context: EncoderOutput, mask: Mask, grid: tuple[int, ...]) -> Float[Tensor, "r k d"]:
         visible = self.input_dropout(context.tokens)

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from d2v.model.randomness import keyed_uniform
+from d2v.nn.initial_weights import draw
 from d2v.types import Mask, TokenSequence
 
 
@@ -28,7 +29,7 @@ class ReplaceMasked(MaskedInput):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.mask_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(width), std=0.02))
+        self.mask_token = nn.Parameter(draw(torch.empty(width)))
 
     def hide(self, sequence: TokenSequence, mask: Mask, positions_mix: bool) -> Float[Tensor, "r n d"]:
         tokens = sequence.tokens.repeat_interleave(mask.num_masks, dim=0)

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from d2v.errors import UserError
+from d2v.nn.initial_weights import draw
 from d2v.types import TokenSequence
 
 
@@ -45,12 +46,12 @@ class PositionTable(PositionalEncoding):
         if sincos:
             values = sincos_table_2d(grid, width)
         else:
-            values = nn.init.trunc_normal_(torch.empty(grid[0] * grid[1], width), std=0.02)
+            values = draw(torch.empty(grid[0] * grid[1], width))
         # A frozen parameter and not a buffer, as in the official code: it is in every checkpoint, and may be another's.
         self.table = nn.Parameter(values, requires_grad=not sincos)
         self.cls_table: nn.Parameter | None = None
         if num_cls:
-            self.cls_table = nn.Parameter(nn.init.trunc_normal_(torch.empty(num_cls, width), std=0.02))
+            self.cls_table = nn.Parameter(draw(torch.empty(num_cls, width)))
 
     def forward(self, sequence: TokenSequence) -> Float[Tensor, "1 n d"]:
         return self.table_for(sequence.grid)[None]
@@ -79,7 +80,7 @@ class LearnedPositions(PositionalEncoding):
 
     def __init__(self, max_positions: int, width: int) -> None:
         super().__init__()
-        self.table = nn.Parameter(nn.init.normal_(torch.empty(max_positions, width), std=0.02))
+        self.table = nn.Parameter(draw(torch.empty(max_positions, width)))
 
     def forward(self, sequence: TokenSequence) -> Float[Tensor, "1 n d"]:
         length = sequence.grid[0]

@@ -14,7 +14,7 @@ HeadKind = Literal["linear", "tanh"]
 
 @remember_arguments
 class ClassifierHead(nn.Module):
-    """[LayerNorm], dropout, one linear layer with small weights.
+    """[LayerNorm], dropout, one linear layer.
 
     Args:
         width: D.
@@ -22,13 +22,22 @@ class ClassifierHead(nn.Module):
         norm: Whether pooled features are normalised first.
         dropout: Of what the linear layer reads.
         eps: Of the norm.
+        init_std: Deviation of the first weights, whose biases are zero; None: torch's own start.
     """
 
-    def __init__(self, width: int, num_classes: int, norm: bool, dropout: float = 0.0, eps: float = 1e-6) -> None:
+    def __init__(
+        self,
+        width: int,
+        num_classes: int,
+        norm: bool,
+        dropout: float = 0.0,
+        eps: float = 1e-6,
+        init_std: float | None = 0.02,
+    ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=eps) if norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
-        self.proj = small_linear(width, num_classes)
+        self.proj = _linear(width, num_classes, init_std)
 
     def forward(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b c"]:
         """Scores before softmax or sigmoid, in fp32."""
@@ -45,14 +54,23 @@ class TanhHead(nn.Module):
         norm: Whether pooled features are normalised first.
         dropout: Of what each linear layer reads.
         eps: Of the norm.
+        init_std: As in :class:`ClassifierHead`.
     """
 
-    def __init__(self, width: int, num_classes: int, norm: bool, dropout: float = 0.0, eps: float = 1e-6) -> None:
+    def __init__(
+        self,
+        width: int,
+        num_classes: int,
+        norm: bool,
+        dropout: float = 0.0,
+        eps: float = 1e-6,
+        init_std: float | None = 0.02,
+    ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=eps) if norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
-        self.hidden = small_linear(width, width)
-        self.proj = small_linear(width, num_classes)
+        self.hidden = _linear(width, width, init_std)
+        self.proj = _linear(width, num_classes, init_std)
 
     def forward(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b c"]:
         """Scores before softmax or sigmoid, in fp32."""
@@ -91,9 +109,9 @@ def _in_fp32(layer: nn.Linear, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b c"
         return F.linear(x.float(), layer.weight.float(), layer.bias.float())
 
 
-def small_linear(num_inputs: int, num_outputs: int) -> nn.Linear:
-    """A linear layer whose first outputs are near zero."""
+def _linear(num_inputs: int, num_outputs: int, init_std: float | None) -> nn.Linear:
     layer = nn.Linear(num_inputs, num_outputs)
-    nn.init.trunc_normal_(layer.weight, std=0.02)
-    nn.init.zeros_(layer.bias)
+    if init_std is not None:
+        nn.init.normal_(layer.weight, std=init_std)
+        nn.init.zeros_(layer.bias)
     return layer

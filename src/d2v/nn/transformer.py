@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from d2v.nn.block import Block, BlockOutput
+from d2v.nn.initial_weights import init_weights
 from d2v.nn.remembered_arguments import remember_arguments
 
 
@@ -92,7 +93,8 @@ class Transformer(nn.Module):
         drop_path: Stochastic depth of the last block; it grows from 0 at the first block, prenet included.
         layer_drop: Probability that a whole block is left out of a training step.
         checkpoint_activations: Save memory, spend about a third more time.
-        weight_init: BERT's, or BEiT's (1.0 vision), which divides what enters the residuals of block i by sqrt(2 i).
+        weight_init: BERT's, or BEiT's (1.0 vision), which also divides what enters the residuals of block i by
+            sqrt(2 i); a front end's tokens, patches and learned positions follow. See ``d2v.nn.initial_weights``.
     """
 
     def __init__(
@@ -153,7 +155,7 @@ class Transformer(nn.Module):
         blocks = []
         for number in range(1, depth + 1):
             block = self._make_block()
-            init_weights(block)
+            init_weights(block, self.weight_init)
             if self.weight_init == "beit":
                 with torch.no_grad():  # BEiT's fix_init_weight
                     for name in ("attention.proj.weight", "mlp.2.weight"):
@@ -171,19 +173,6 @@ class Transformer(nn.Module):
         """Contextualise. ``bias`` has one entry a block, or one for all; -inf hides a key."""
         x, outputs = self.blocks(x, bias)
         return TransformerOutput(self.output_norm(x), outputs)
-
-
-@torch.no_grad()
-def init_weights(module: nn.Module) -> None:
-    """BERT's: N(0, 0.02) for linear layers and embeddings, zero for biases (fairseq ``init_bert_params``).
-
-    BEiT's is the same: it cuts at 2 in absolute value, which is 100 deviations.
-    """
-    for part in module.modules():
-        if isinstance(part, nn.Linear | nn.Embedding):
-            nn.init.normal_(part.weight, std=0.02)
-        if isinstance(part, nn.Linear) and part.bias is not None:
-            nn.init.zeros_(part.bias)
 
 
 def _left_out(block: nn.Module, x: Float[Tensor, "b t d"]) -> BlockOutput:

@@ -82,7 +82,8 @@ def beit_method(student: Recipe, args: dict[str, Any], grid: vision.Grid, notes:
     """The recipe of 1.0's method on pictures around a student, by BEiT's settings."""
     masking = vision.block_masking(args, grid, notes)
     targets = _targets(args, student["trunk"]["depth"], notes)
-    return method_recipe(student, masking, targets, node("d2v.model.heads.LinearHead"), _loss(args, notes), shared=[])
+    head = node("d2v.model.heads.LinearHead", weight_init="beit")
+    return method_recipe(student, masking, targets, head, _loss(args, notes), shared=[])
 
 
 def _state_of(state: dict[str, Any]) -> str:

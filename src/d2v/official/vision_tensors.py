@@ -197,7 +197,8 @@ def v1_student(weights: StateDict, grid: Grid, num_heads: int, **trunk: Any) -> 
         num_cls=1,
     )
     key_bias = "student.trunk.blocks.0.attention.query_bias" not in weights
-    trunk = {**trunk_sizes(weights), "num_heads": num_heads, "norm_first": True, "key_bias": key_bias, **trunk}
+    fixed = {"num_heads": num_heads, "norm_first": True, "key_bias": key_bias, "weight_init": "beit"}
+    trunk = {**trunk_sizes(weights), **fixed, **trunk}
     return {"front": front, "trunk": trunk}
 
 

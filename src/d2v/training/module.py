@@ -1,7 +1,7 @@
 """The one LightningModule of pretraining: a method, its teacher's decay and its optimizer."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
@@ -14,6 +14,7 @@ from d2v.model.data2vec import Data2Vec, Method
 from d2v.model.encoder import Encoder
 from d2v.model.task import Task
 from d2v.training.callbacks.ema_teacher import EMATeacherCallback
+from d2v.training.optimizer import Decaying
 from d2v.training.schedules import EMADecay, LRSchedule
 from d2v.training.step import TrainingModule
 from d2v.types import Batch, by_encoder
@@ -31,7 +32,9 @@ class Data2VecModule(TrainingModule):
         optimizer: Built from the parameter groups; its ``lr`` is the peak.
         schedule: Of the learning rate.
         init_from: Checkpoint (ours or imported) whose weights to start from; null: random.
+        init_teacher: Which weights of ``init_from`` the teacher starts as: its own average, or the student's.
         seed: Of masks and of everything random in a step; the command line sets it from ``seed_everything``.
+        weight_decay_on: What decays: "matrices" and kernels; "beit": all but vectors, CLS and positions; "all".
     """
 
     reads_labels = False
@@ -43,16 +46,18 @@ class Data2VecModule(TrainingModule):
         optimizer: Callable[[Iterable], Optimizer],
         schedule: LRSchedule,
         init_from: str | None = None,
+        init_teacher: Literal["teacher", "student"] = "teacher",
         seed: int = 0,
+        weight_decay_on: Decaying = "matrices",
     ) -> None:
-        super().__init__(optimizer, schedule, seed)
+        super().__init__(optimizer, schedule, seed, weight_decay_on)
         self.method = method
         self.ema = ema
         self.init_from = init_from
         if init_from is not None:
             from d2v.checkpoints.load import init_weights
 
-            for note in init_weights(method, init_from):
+            for note in init_weights(method, init_from, init_teacher):
                 rank_zero_info(f"init_from: {note}")
 
     @property
@@ -125,7 +130,9 @@ class Pretraining(Data2VecModule):
         optimizer: Built from the parameter groups; its ``lr`` is the peak.
         schedule: Of the learning rate.
         init_from: Checkpoint (ours or imported) whose weights to start from; null: random.
+        init_teacher: Which weights of ``init_from`` the teacher starts as: its own average, or the student's.
         seed: Of masks and of everything random in a step; the command line sets it from ``seed_everything``.
+        weight_decay_on: What decays: "matrices" and kernels; "beit": all but vectors, CLS and positions; "all".
         task: Arguments of :class:`~d2v.model.task.Task`.
     """
 
@@ -136,7 +143,10 @@ class Pretraining(Data2VecModule):
         optimizer: Callable[[Iterable], Optimizer],
         schedule: LRSchedule,
         init_from: str | None = None,
+        init_teacher: Literal["teacher", "student"] = "teacher",
         seed: int = 0,
+        weight_decay_on: Decaying = "matrices",
         **task: Any,
     ) -> None:
-        super().__init__(Data2Vec(student, Task(student, **task)), ema, optimizer, schedule, init_from, seed)
+        method = Data2Vec(student, Task(student, **task))
+        super().__init__(method, ema, optimizer, schedule, init_from, init_teacher, seed, weight_decay_on)

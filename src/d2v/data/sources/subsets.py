@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from d2v.data.permutation import permuted
 from d2v.data.sources.source import Categories
 from d2v.errors import UserError
 from d2v.text_files import read_lines
@@ -53,10 +54,12 @@ def hold_out(total: int, fraction: float, noun: str, groups: np.ndarray | None =
     if count >= len(names):
         raise UserError(f"data.val_fraction {fraction}: of {len(names)} {noun} none would be left to train on.")
     rank_zero_info(f"data: {count:,} of {len(names):,} {noun} are held out for validation, always the same ones")
-    chosen = names[permutation(len(names), HOLD_OUT_SEED)[:count]]
-    if groups is None:
-        groups = names
-    return np.isin(groups, chosen)
+    chosen = names[permuted(np.arange(count), len(names), HOLD_OUT_SEED)]
+    if groups is not None:
+        return np.isin(groups, chosen)
+    mask = np.zeros(total, dtype=bool)
+    mask[chosen] = True
+    return mask
 
 
 @dataclass(frozen=True)

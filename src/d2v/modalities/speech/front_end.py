@@ -10,8 +10,9 @@ from d2v.model.example_inputs import ExampleInputs
 from d2v.model.front_end import FrontEnd
 from d2v.model.masked_input import DropMasked, MaskedInput, ReplaceMasked
 from d2v.nn.feature_extractor import WAV2VEC, ConvFeatureExtractor
+from d2v.nn.initial_weights import WeightInit, init_weights
 from d2v.nn.positional import ALiBi, ConvPositions
-from d2v.nn.transformer import Transformer, init_weights
+from d2v.nn.transformer import Transformer
 
 
 class SpeechFrontEnd(FrontEnd):
@@ -26,6 +27,7 @@ class SpeechFrontEnd(FrontEnd):
         position_groups: Groups of channels of each.
         alibi: Whether attention falls with distance (2.0).
         prenet_depth: Blocks before those that targets can be taken from (2.0 Large).
+        projection_init: First weights of the projection of frames to the trunk's width.
     """
 
     def __init__(
@@ -38,14 +40,14 @@ class SpeechFrontEnd(FrontEnd):
         position_groups: int = 16,
         alibi: bool = True,
         prenet_depth: int = 0,
+        projection_init: WeightInit = "torch",
     ) -> None:
         frames = ConvFeatureExtractor(trunk.width, extractor)
+        init_weights(frames.proj, projection_init)
         hidden: MaskedInput = DropMasked()
         if masked_input == "replace":
             hidden = ReplaceMasked(trunk.width)
             nn.init.uniform_(hidden.mask_token)  # fairseq's mask_emb
-        else:
-            init_weights(frames)  # as published: 2.0's projection begins like the Transformer, 1.0's does not
         super().__init__(
             trunk,
             frames,

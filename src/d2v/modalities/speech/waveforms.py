@@ -1,5 +1,6 @@
 """Waveforms: crops of clips, and batches of them."""
 
+import functools
 import math
 from collections.abc import Iterator
 
@@ -51,8 +52,6 @@ class SpeechDataset(SampleDataset):
         self._random_crop = random_crop
         self._normalize = normalize
         self._keep_silent = keep_silent
-        self._by_length = np.argsort(self.lengths, kind="stable")
-        self._rank = np.argsort(self._by_length, kind="stable")
 
     @property
     def lengths(self) -> np.ndarray:
@@ -60,9 +59,17 @@ class SpeechDataset(SampleDataset):
 
     def candidates(self, index: int) -> Iterator[int]:
         """A broken clip is replaced by a shorter one, which keeps the batch within its seconds, or else by a longer."""
-        rank = int(self._rank[index])
-        yield from map(int, self._by_length[rank::-1])
-        yield from map(int, self._by_length[rank + 1 :])
+        yield index
+        length, by_length = self._lengths[index], self._by_length
+        first, end = (int(np.searchsorted(self._lengths, length, side, by_length)) for side in ("left", "right"))
+        rank = first + int(np.searchsorted(by_length[first:end], index))  # equal ones lie in the order of their index
+        yield from map(int, by_length[:rank][::-1])
+        yield from map(int, by_length[rank + 1 :])
+
+    @functools.cached_property
+    def _by_length(self) -> np.ndarray:
+        """Made in the loading process that meets the first broken clip; most never do."""
+        return np.argsort(self._lengths, kind="stable")
 
     def load(self, index: int) -> tuple[Tensor, int | Tensor | None]:
         length, whole = int(self.lengths[index]), int(self._clips.num_samples[index])

@@ -3,13 +3,15 @@
 from typing import Literal
 
 import torch
+from torch import nn
 
 from d2v.model.example_inputs import ExampleInputs
 from d2v.model.front_end import FrontEnd
 from d2v.model.masked_input import DropMasked, MaskedInput, ReplaceTokens
 from d2v.nn.feature_extractor import TokenEmbedding
+from d2v.nn.initial_weights import init_weights
 from d2v.nn.positional import ALiBi, LearnedPositions
-from d2v.nn.transformer import Transformer, init_weights
+from d2v.nn.transformer import Transformer
 
 
 class TextFrontEnd(FrontEnd):
@@ -44,7 +46,8 @@ class TextFrontEnd(FrontEnd):
         if masked_input == "drop" and random_tokens + unchanged_tokens > 0:
             raise ValueError("random_tokens and unchanged_tokens are for masked_input replace: others are dropped")
         embedding = TokenEmbedding(vocab_size, trunk.width)
-        init_weights(embedding)
+        init_weights(embedding, "bert")
+        nn.init.zeros_(embedding.embedding.weight[1])  # fairseq's <pad>
         hidden: MaskedInput = DropMasked()
         if masked_input == "replace":
             hidden = ReplaceTokens(vocab_size - 1, random_tokens, unchanged_tokens)

@@ -2,13 +2,13 @@
 
 from typing import Literal
 
-import torch
 from torch import nn
 
 from d2v.model.example_inputs import ExampleInputs
 from d2v.model.front_end import FrontEnd
 from d2v.model.masked_input import DropMasked, MaskedInput, ReplaceMasked
 from d2v.nn.feature_extractor import PatchEmbedding
+from d2v.nn.initial_weights import draw, init_weights
 from d2v.nn.positional import AttentionBias, PositionalEncoding, PositionTable, RelativePositionBias
 from d2v.nn.transformer import Transformer
 
@@ -51,24 +51,30 @@ class VisionFrontEnd(FrontEnd):
             table = PositionTable(grid, trunk.width, sincos=True)
         elif positions == "learned":
             table = PositionTable(grid, trunk.width, sincos=False, num_cls=num_cls)
+        patches = PatchEmbedding(patch_size, trunk.width, in_channels)
         bias: AttentionBias | None = None
         if relative_bias is not None:
             num_tables = 1 if relative_bias == "shared" else prenet_depth + trunk.depth
             bias = RelativePositionBias(grid, trunk.num_heads, num_tables)
         super().__init__(
             trunk,
-            PatchEmbedding(patch_size, trunk.width, in_channels),
+            patches,
             hidden,
             positions=table,
             attention_bias=bias,
             num_cls=num_cls,
-            # fairseq's images draw the extra token from N(0, 1): `init_extra_token_zero: false`
-            cls_std=0.02 if trunk.norm_first else 1.0,
+            cls_std=1.0,  # fairseq's images: `init_extra_token_zero: false`
             prenet_depth=prenet_depth,
         )
         self.image_size = size
         self.patch_size = patch_size
-        self._init_patches(pre_norm=trunk.norm_first)
+        kernel = patches.proj.weight.detach()
+        nn.init.xavier_uniform_(kernel.view(len(kernel), -1))  # MAE's
+        if trunk.weight_init == "beit":
+            init_weights(patches, "beit")
+            for name, parameter in self.named_parameters():
+                if parameter.requires_grad and name.startswith(("cls_token", "masked_input.", "positions.")):
+                    draw(parameter, "beit")
 
     def example_inputs(self) -> ExampleInputs:
         patches = (self.patch_size, 2, 4096)
@@ -78,13 +84,3 @@ class VisionFrontEnd(FrontEnd):
             f"deviation); H and W are multiples of {self.patch_size}, at least {2 * self.patch_size}",
             (channels, patches, patches),
         )
-
-    @torch.no_grad()
-    def _init_patches(self, pre_norm: bool) -> None:
-        """BEiT's for pre-norm (1.0), MAE's for post-norm (2.0)."""
-        kernel = self.get_parameter("feature_extractor.proj.weight")
-        if pre_norm:
-            nn.init.normal_(kernel, std=0.02)
-            nn.init.zeros_(self.get_parameter("feature_extractor.proj.bias"))
-        else:
-            nn.init.xavier_uniform_(kernel.view(len(kernel), -1))

@@ -22,7 +22,7 @@ _REFUSED = ("prenet_depth", "num_extra_tokens", "use_alibi_encoder", "no_token_p
 _WANTED = ("learned_pos", "layernorm_embedding", "no_scale_embedding")
 _PUBLISHED_DECODER = {
     "decoder_width": 768, "num_layers": 5, "kernel_size": 9, "groups": 1, "input_dropout": 0.1, "residual": False,
-    "projection_layers": 2, "projection_ratio": 2.0,
+    "projection_layers": 2, "projection_ratio": 2.0, "projection_init": "bert",
 }  # fmt: skip
 
 
