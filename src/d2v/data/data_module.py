@@ -5,6 +5,7 @@ import signal
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -374,11 +375,12 @@ class PretrainingDataModule(LightningDataModule, ABC):
             accumulation = trainer.accumulate_grad_batches
             left_in_epoch = max(1, trainer.num_training_batches - in_epoch)
             count = int(min(accumulation - in_epoch % accumulation, left_in_epoch))
-            num_samples, lengths = sampler.position(count) - sampler.position(0), None
+            positions, lengths = range(sampler.position(consumed), sampler.position(consumed + count)), None
+            num_samples = len(positions)
             if self.values_per_unit is not None:
                 assert self._train_data is not None
-                lengths = self._train_data.lengths_of(sampler.indices(consumed, count))
-                num_samples = len(lengths)
+                indices = [index for _, index in chain.from_iterable(sampler.at(positions))]
+                lengths, num_samples = self._train_data.lengths_of(indices), len(indices)
             self._step_batches = range(consumed, consumed + count)
             self._step = OptimizerStep(num_samples, lengths, self.world_size * accumulation)
         return self._step

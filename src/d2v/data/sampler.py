@@ -82,11 +82,6 @@ class StreamSampler(Sampler[list[tuple[int, int]]]):
         """Position in the stream, all ranks together, after ``batches`` micro-batches of each rank."""
         return self._origin + batches * self._stride
 
-    def indices(self, batches: int, count: int) -> list[int]:
-        """Samples that all ranks read in ``count`` micro-batches each, after ``batches`` ones."""
-        positions = range(self.position(batches), self.position(batches + count))
-        return [index for _, index in chain.from_iterable(map(self._samples, positions))]
-
     def seek(self, position: int, batches: int) -> None:
         """Resume: the next iteration starts at ``position``, and ``batches`` micro-batches have been consumed.
 
