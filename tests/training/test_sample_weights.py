@@ -28,7 +28,7 @@ from d2v.finetuning.classifier import Classifier
 from d2v.finetuning.ctc import CTCModule
 from d2v.model.encoder import Encoder
 from d2v.model.heads import ConvDecoder1d, LinearHead
-from d2v.model.masking import SpanMasking
+from d2v.model.masking import Masking, RandomSpanMasking, SpanMasking
 from d2v.model.targets import TopKTargets
 from d2v.training.callbacks.checkpoint import RunCheckpoint
 from d2v.types import Batch, OptimizerStep
@@ -100,7 +100,7 @@ def module_of(kind: str) -> L.LightningModule:
     optimizer = {"optimizer": lambda groups: torch.optim.SGD(groups, lr=0.1)}
     if kind == "1.0":
         return make_module(
-            student=encoder(masked_input="replace"), masking=SpanMasking(0.49, 4, 0.16, whole_spans=True), num_masks=1,
+            student=encoder(masked_input="replace"), masking=RandomSpanMasking(0.65, 4, 1000), num_masks=1,
             head=LinearHead, targets=TopKTargets(2), cls_loss=None, **optimizer,
         )  # fmt: skip
     if kind == "2.0":
@@ -250,9 +250,9 @@ def test_each_clip_has_a_weight_of_one() -> None:
 
 @pytest.mark.parametrize(
     ("masking", "num_masks", "seconds"),
-    [(SpanMasking(0.49, 10, 0.16, whole_spans=True), 1, 237.5), (SpanMasking(0.5, 5), 8, 62.5)],
+    [(RandomSpanMasking(0.65, 10, 11_875), 1, 237.5), (SpanMasking(0.5, 5), 8, 62.5)],
 )
-def test_each_masked_frame_has_a_weight_of_one(masking: SpanMasking, num_masks: int, seconds: float) -> None:
+def test_each_masked_frame_has_a_weight_of_one(masking: Masking, num_masks: int, seconds: float) -> None:
     """As the recipes of 1.0 and 2.0 speech mask."""
     data = ClipModule(count=5_000, batch_size=seconds)
     module = module_of("2.0")
