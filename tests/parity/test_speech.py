@@ -112,7 +112,7 @@ def assert_one_step(case: Case) -> None:
         # they are averaged here. Its mask embedding is never used.
         return name.startswith((positions, f"{TEACHER}front.masked_input.")) and "mask_emb" in after
 
-    assert_step(case, fairseq_checkpoint(case.golden, dict(after)), no_decay=lambda name, value: False, skip=skip)
+    assert_step(case, fairseq_checkpoint(case.golden, dict(after)), decaying="all", skip=skip)
 
 
 def test_features_and_layers_of_the_student(case: Case) -> None:

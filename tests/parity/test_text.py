@@ -150,7 +150,7 @@ def test_one_step_of_optimizer_and_teacher(case: Case) -> None:
         # averaged here.
         return name.startswith(tuple(f"{TEACHER}front.{part}." for part in BEFORE_BLOCKS))
 
-    assert_step(case, checkpoint(case.golden, dict(after)), no_decay=lambda name, value: False, skip=skip)
+    assert_step(case, checkpoint(case.golden, dict(after)), decaying="all", skip=skip)
 
 
 def test_teacher_of_the_goldens(case: Case) -> None:
@@ -184,7 +184,7 @@ def test_every_gradient_with_padding(leaky: Case) -> None:
 
 def test_one_step_with_padding(leaky: Case) -> None:
     after = checkpoint(leaky.golden, dict(leaky.golden["state_dict_after"]))
-    assert_step(leaky, after, no_decay=lambda name, value: False, skip=lambda name: False)
+    assert_step(leaky, after, decaying="all", skip=lambda name: False)
 
 
 def test_features_of_what_is_no_padding_need_no_leak(padded: Case) -> None:

@@ -35,6 +35,9 @@ PRETRAINING = {
 FINETUNING = {
     "finetune/imagenet.yaml": (125_100, 12_510),  # [b] 100 and 10 epochs of 1,251 steps
     "finetune/imagenet_v2.yaml": (250_200, 16_000),  # [m]
+    "finetune/imagenet.yaml finetune/sizes/imagenet_large.yaml": (62_550, 6_255),  # [b] 50 and 5 epochs of 1,251 steps
+    "finetune/imagenet_v2.yaml finetune/sizes/imagenet_v2_large.yaml": (125_200, 16_000),
+    "finetune/imagenet_v2.yaml finetune/sizes/imagenet_v2_huge.yaml": (125_200, 16_000),
     "finetune/audioset.yaml": (30_000, 5_000),  # [a]
     "learn/vision_cifar10_finetune.yaml": (1_500, 100),
 }

@@ -17,6 +17,7 @@ from d2v.finetuning.augmentation import Mixing
 from d2v.finetuning.classifier_tasks import Task, check_metrics, describe, describe_label, make_metrics
 from d2v.finetuning.finetuning_module import FinetuningModule
 from d2v.model.encoder import mean_of_tokens
+from d2v.nn.initial_weights import init_weights
 from d2v.nn.task_heads import ClassifierHead, HeadKind, TanhHead
 from d2v.training.optimizer import layer_decayed_groups
 from d2v.types import Batch, EncoderOutput, Rows
@@ -101,8 +102,10 @@ class Classifier(FinetuningModule):
     def make_head(self, num_outputs: int) -> nn.Module:
         kind = {"linear": ClassifierHead, "tanh": TanhHead}[self.head_kind]
         # The eps of imported heads is their encoder's: 1e-6 of BEiT's and fairseq's, 1e-12 of Hugging Face's.
-        eps = self.student.trunk.eps
-        return kind(self.student.width, num_outputs, self.norm, self.dropout, eps, self.head_std)
+        head = kind(self.student.width, num_outputs, self.norm, self.dropout, self.student.trunk.eps)
+        if self.head_std is not None:
+            init_weights(head, "bert", self.head_std)
+        return head
 
     def names_in_data(self, datamodule: Any) -> tuple[str, ...]:
         """Names of the classes; of a score, its own alone.
