@@ -28,6 +28,8 @@ from d2v.types import Batch
 MODULE = "d2v.training.module.Pretraining"
 GRID = 6
 STEPS = 180
+# An overlay with these keys alone is another run of a model that is tested (training/test_published_settings.py).
+OF_THE_RUN = {"optimizer", "schedule", "ema", "init_from", "init_teacher", "weight_decay_on"}
 # Parameters that get no gradient by design: (config, name) -> why. None so far.
 WITHOUT_GRADIENT: dict[tuple[str, str], str] = {}
 
@@ -57,7 +59,8 @@ def recipes() -> dict[str, list[Path]]:
             assert command, f"{name}: its header must show the command with its base before it"
             stack = re.findall(r"--config (\S+)", command)
             stack = [SHIPPED / part for part in stack[: stack.index(name) + 1]]
-            if yaml.safe_load(stack[0].read_text())["model"]["class_path"] == MODULE:
+            another_run = content["model"]["init_args"].keys() <= OF_THE_RUN
+            if yaml.safe_load(stack[0].read_text())["model"]["class_path"] == MODULE and not another_run:
                 found[name] = stack
     return found
 

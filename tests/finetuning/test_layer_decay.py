@@ -65,7 +65,7 @@ def test_pictures_have_the_rates_of_beit() -> None:
     assert found == pytest.approx({name: beit(name, 12) for name in found})
     assert found["student.front.cls_token"] == pytest.approx(0.65**13)
     assert found["student.trunk.blocks.11.mlp.0.weight"] == pytest.approx(0.65)
-    # BEiT's get_parameter_groups: nothing of one dimension, and of the named ones no pos_embed and cls_token.
+    # Of what decays nothing has one dimension; unlike in BEiT the mask token and the table of the bias are spared.
     parameters = dict(Model(encoder).named_parameters())
     assert all(parameters[name].ndim > 1 for name in decaying)
     spared = {"student.front.cls_token", "student.front.masked_input.mask_token", "student.front.positions.table",

@@ -114,10 +114,12 @@ AUDIOSET = {  # [a]
 
 def ctc(lr: float, time: float, channel: float, layer_drop: float = 0.1, **batch: float) -> dict[str, Any]:
     """[w]; the batch is ``max_tokens`` in seconds, the global one times devices and accumulation."""
+    frames = 50 * batch.get("batch", 200)
     return {
         "optimizer.lr": lr, "optimizer.betas": [0.9, 0.98], "optimizer.weight_decay": None, "start_lr": lr / 100,
         "end_lr": lr * 0.05, "schedule.warmup": 0.1, "schedule.hold": 0.4, "schedule.decay": 0.5,
         "masks.time_prob": time, "masks.time_length": 10, "masks.channel_prob": channel, "masks.channel_length": 64,
+        "masks.shared_by": frames,
         "encoder_changes.layer_drop": layer_drop, "encoder_changes.dropout": 0.0,
         "encoder_changes.attention_dropout": 0.0, "encoder_changes.activation_dropout": 0.1, "batch": 200,
         "global_batch": 2 * 200 * 4, **batch,
@@ -217,7 +219,10 @@ def overlay_of(stack: str) -> str:
     return "as_published_vision.yaml" if name == "vision.yaml" else "as_published.yaml"
 
 
-@pytest.mark.parametrize("stack", OFFICIAL)
+GLUE = [f"finetune/glue/{path.name}" for path in (SHIPPED / "finetune/glue").glob("*.yaml")]
+
+
+@pytest.mark.parametrize("stack", [*OFFICIAL, *GLUE, "text.yaml text_bert_masking.yaml"])
 def test_the_overlay_changes_what_is_known_to_differ_and_nothing_else(stack: str) -> None:
     plain, published = load(stack), load(f"{stack} {overlay_of(stack)}")
     assert published["trainer"] == plain["trainer"] | {"precision": "16-mixed"}

@@ -122,7 +122,7 @@ class FinetuningModule(TrainingModule):
 
     @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
-        """Loss of a batch."""
+        """Loss of a batch, a mean over its samples."""
 
     @abstractmethod
     def weights_from(self, head: StoredHead) -> tuple[Sequence[str], dict[str, Tensor]] | None:
@@ -295,7 +295,7 @@ class FinetuningModule(TrainingModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         self.seed_step()
-        loss = self.loss(batch)
+        loss = self.loss(batch) * batch.sample_weight
         if self.encoder_is_frozen and self.trainer.world_size > 1:
             # Plain DDP waits for a gradient of every parameter that can have one.
             loss = loss + 0.0 * sum(p.sum() for p in self.student.parameters() if p.requires_grad)

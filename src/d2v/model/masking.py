@@ -57,9 +57,9 @@ class Masking(nn.Module):
     def num_masked(self, grid: tuple[int, ...]) -> int:
         """K, the same in every row."""
 
-    def count(self, num_tokens: Count) -> Count:
+    def count(self, num_tokens: np.ndarray) -> np.ndarray:
         """How many are masked of sequences of so many tokens, none of them padding; a function of the length alone."""
-        raise NotImplementedError(f"{type(self).__name__} masks no sequences")
+        return np.array([self.num_masked((length,)) for length in num_tokens.tolist()])
 
 
 class RandomMasking(Masking):

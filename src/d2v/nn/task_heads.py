@@ -79,13 +79,13 @@ class CTCHead(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n a"]:
         """Log-probabilities of the symbols, in fp32."""
-        return self.proj(self.dropout(tokens)).float().log_softmax(dim=-1)
+        return _in_fp32(self.proj, self.dropout(tokens)).log_softmax(dim=-1)
 
 
 TaskHead = CTCHead | ClassifierHead | TanhHead
 
 
-def _in_fp32(layer: nn.Linear, x: Float[Tensor, "b d"]) -> Float[Tensor, "b c"]:
+def _in_fp32(layer: nn.Linear, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b c"]:
     """Whatever the precision around it and that of the weights: bf16 would round scores to three digits."""
     with torch.autocast(x.device.type, enabled=False):
         return F.linear(x.float(), layer.weight.float(), layer.bias.float())
