@@ -140,7 +140,7 @@ def _reason(text: str) -> str:
     if wrong := re.search(r"expects a function or a callable class: (.*?)(?:\. Got value:|$)", text, re.MULTILINE):
         return _callable_reason(wrong[1], text)
     if wrong := re.search(r"Expected an instantiatable class, but (\S+) is abstract", text):
-        missing = ", ".join(sorted(_class_at(wrong[1]).__abstractmethods__))
+        missing = ", ".join(sorted(class_at(wrong[1]).__abstractmethods__))
         return f"{wrong[1]} cannot be built, because it does not define: {missing}"
     no_class = re.search(r"Expected a dot import path string: (\S+)", text)
     expected = _expected(text)
@@ -210,7 +210,7 @@ def _arguments(class_path: str, below: str = "") -> list[str]:
         below: An argument that is itself a group of keys, such as ``student.trunk``, whose names are wanted.
     """
     parser = ArgumentParser()
-    named = parser.add_class_arguments(_class_at(class_path), fail_untyped=False, sub_configs=True)
+    named = parser.add_class_arguments(class_at(class_path), fail_untyped=False, sub_configs=True)
     if not below:
         return list(named)
     names: list[str] = []
@@ -221,7 +221,8 @@ def _arguments(class_path: str, below: str = "") -> list[str]:
     return names
 
 
-def _class_at(class_path: str) -> Any:
+def class_at(class_path: str) -> Any:
+    """The class or function of that name."""
     module, _, name = class_path.rpartition(".")
     return getattr(import_module(module), name)
 

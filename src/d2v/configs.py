@@ -58,6 +58,19 @@ def _suggestions(path: Path) -> list[str]:
     return [*recipes, f"and {len(shipped) - len(recipes)} more: see `d2v configs`"]
 
 
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML lets the last of two equal keys win, without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for name, _ in node.value:
+            if name.value in seen and name.value != "<<":
+                problem = f"{name.value} is there twice"
+                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=name.start_mark)
+            seen.add(name.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_config(path: Path) -> dict[str, Any]:
     """The sections of a config file; an empty file has none.
 
@@ -65,7 +78,7 @@ def read_config(path: Path) -> dict[str, Any]:
         UserError: The file cannot be read, or is not a YAML mapping.
     """
     try:
-        content = yaml.safe_load(read_text(path, "--config"))
+        content = yaml.load(read_text(path, "--config"), _UniqueKeys)  # noqa: S506  (a safe loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""

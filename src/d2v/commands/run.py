@@ -18,6 +18,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.utilities import rank_zero_info
 from lightning_utilities.core.rank_zero import rank_zero_only
 
+from d2v.commands.built_parts import require_parts
 from d2v.commands.caption_files import CaptionFiles
 from d2v.commands.early_checks import SECTIONS
 from d2v.commands.predictions import FeatureFile, Table, metrics_line, read_another_root
@@ -39,6 +40,7 @@ from d2v.commands.run_folder import (
 from d2v.commands.run_metrics import METRICS, RunMetrics
 from d2v.commands.started_again import mark
 from d2v.commands.stated_length import settle
+from d2v.commands.value_ranges import require_sensible
 from d2v.config_messages import key_of, one_line, parser_message
 from d2v.configs import read_config
 from d2v.errors import Interrupted, UserError
@@ -156,6 +158,8 @@ class RunCLI(LightningCLI):
         for name, subcommand_parser in self._subcommand_parsers.items():
             subcommand_parser.prog = f"d2v {name}"  # for --help
         super().parse_arguments(parser, args)
+        require_sensible(self.config[self.config.subcommand])
+        require_parts(self.config[self.config.subcommand])
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would merge the checkpoint's hyperparameters over the config and the command line. Never."""
@@ -333,6 +337,8 @@ def _check(config: jsonargparse.Namespace, command: str) -> None:
     trainer = config.trainer
     if config.get("data") is None:
         raise UserError("data: the config has no such section; give one, or --data CLASS --data.root DIR")
+    if config.get("resume") is not None and config.ckpt_path is not None:
+        raise UserError(f"--resume {config.resume} and --ckpt_path {config.ckpt_path}: give one of them")
     name = config.run_name
     if name is not None and (not name or Path(name).name != name):
         raise UserError(f"--run_name {name}: must be a plain name; --trainer.default_root_dir sets the place")
