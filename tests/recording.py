@@ -20,7 +20,7 @@ class Recorder(LightningModule):
         self.seen: list[Batch] = []
 
     def training_step(self, batch: Batch, _: int) -> Tensor:
-        self.seen.append(batch)
+        self.seen.append(batch._replace(step=None))  # which has tests of its own
         return self.layer(batch.inputs.float().mean().reshape(1)).mean()
 
     def validation_step(self, batch: Batch, _: int) -> None:

@@ -8,9 +8,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+
+
+class OptimizerStep(NamedTuple):
+    """What all devices read for an update, so that each sample or masked token weighs the same in all micro-batches.
+
+    The gradient of an update is then the sum over all of them divided by their number, as in fairseq (``trainer.py``
+    multiplies gradients by 1 / ``sample_size`` of all ranks); here each device knows that number beforehand. A sample
+    that stands in for a broken one counts with the length of that one: the number may be a little off.
+    """
+
+    num_samples: int
+    lengths: Int64[np.ndarray, "s"] | None
+    """Values of each sample's input; None where all have the same."""
+    micro_batches: int
+    """What the sum of their gradients is divided by: devices x accumulation, also where an epoch ends within a step."""
+
+    def weight(self, own: int | Tensor, total: int) -> float | Tensor:
+        """Of a mean over ``own`` of all the ``total`` things that count; exactly 1 if each micro-batch has as many."""
+        return own * self.micro_batches / total
 
 
 class Batch(NamedTuple):
@@ -27,6 +47,15 @@ class Batch(NamedTuple):
     hold, float32 [B, classes]. None where nothing is."""
     padding_mask: Bool[Tensor, "b _"] | None = None
     """True = padding, at the rate of ``inputs``; None when nothing is padded."""
+    step: OptimizerStep | None = None
+    """Whose micro-batch it is, in training; None where that is not known: then all micro-batches weigh the same."""
+
+    @property
+    def sample_weight(self) -> float:
+        """Of a mean over the samples; see :class:`OptimizerStep`."""
+        if self.step is None:
+            return 1.0
+        return float(self.step.weight(len(self.inputs), self.step.num_samples))
 
 
 class Rows(NamedTuple):
@@ -103,6 +132,11 @@ class Mask:
         return cls(masked, order[:, :num_visible], masked_index, num_masks, scored, padding, keys)
 
     @property
+    def num_scored(self) -> int | Tensor:
+        """Masked tokens that enter the loss; a tensor on its device where rows have fewer than K."""
+        return self.masked_index.numel() if self.scored is None else self.scored.sum()
+
+    @property
     def restore_index(self) -> Int64[Tensor, "r n"]:
         """Where position n stands in ``cat([visible, masked], dim=1)``."""
         return torch.cat([self.visible_index, self.masked_index], dim=1).argsort(dim=1)
@@ -129,6 +163,7 @@ class Data2VecOutput:
     """One training step's loss and what is worth logging about it."""
 
     loss: Float[Tensor, ""]
+    """Weighted by the micro-batch's part of the optimizer step (:class:`OptimizerStep`); the others are plain means."""
     regression_loss: Float[Tensor, ""]
     cls_loss: Float[Tensor, ""] | None
     predictions: Float[Tensor, "r k d"]

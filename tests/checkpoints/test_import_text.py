@@ -195,17 +195,17 @@ def test_of_several_classifiers_the_usual_one_is_taken(import_content: Import) -
 @pytest.mark.parametrize(
     ("task", "masking", "tokens"),
     [
-        ({"mask_prob": 0.5, "mask_multiple_length": 2}, {"mask_ratio": 0.44, "span": 2, "adjust": 0.06}, (0.1, 0.1)),
+        ({"mask_prob": 0.5, "mask_multiple_length": 2}, {"mask_prob": 0.5, "span": 2}, (0.1, 0.1)),
         ({"mask_prob": 0.2, "random_token_prob": 0.3, "leave_unmasked_prob": 0}, {"mask_ratio": 0.2}, (0.3, 0)),
         ({"_name": "masked_lm"}, {"mask_ratio": 0.15}, (0.1, 0.1)),  # BERT's, the code's default
-        ({"_name": "sentence_prediction"}, {"mask_ratio": 0.31, "span": 4, "adjust": 0.04}, (0, 0)),
+        ({"_name": "sentence_prediction"}, {"mask_prob": 0.35, "span": 4}, (0, 0)),
     ],
 )
 def test_masking_of_v1(
     task: State, masking: dict[str, float], tokens: tuple[float, float], import_content: Import
 ) -> None:
     method = read_config(import_content(v1_text(task=task)))["method"]
-    expected = {**masking, "whole_spans": True} if "span" in masking else masking
+    expected = {**masking, "shared_by": None, "inside": False} if "span" in masking else masking
     assert method["masking"]["init_args"] == expected
     student = arguments(method["student"])
     assert (student["random_tokens"], student["unchanged_tokens"]) == tokens

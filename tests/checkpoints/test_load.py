@@ -243,6 +243,19 @@ def test_init_weights_tells_what_starts_otherwise(tmp_path: Path) -> None:
     assert same(method.teacher.encoder, source.student)
 
 
+def test_a_teacher_starts_as_the_student_where_that_is_asked_for(tmp_path: Path) -> None:
+    """As in 1.0's second run of ViT-L: run_cyclical.py reads --seed_model into the model, and then copies the model."""
+    source = make()
+    for parameter in source.teacher.parameters():
+        parameter.data += 1.0
+    path = save(source, tmp_path / "a.ckpt")
+    method = make()
+    assert init_weights(method, path, "student") == ["the teacher starts as the student"]
+    assert same(method.student, source.student)
+    assert same(method.teacher.encoder, source.student)
+    assert same(method.task, source.task)
+
+
 def test_init_weights_refuses_another_student(tmp_path: Path) -> None:
     path = save(make(), tmp_path / "a.ckpt")
     method = make(width=32)

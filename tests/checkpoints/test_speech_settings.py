@@ -35,18 +35,18 @@ def test_what_is_no_list_of_layers(setting: Any) -> None:
         convolutions(setting, "x")
 
 
-@pytest.mark.parametrize(
-    ("probability", "span", "ratio", "adjust"), [(0.65, 10, 0.49, 0.16), (0.5, 1, 0.5, 0.0), (0.35, 4, 0.31, 0.04)]
-)
-def test_span_masking(probability: float, span: int, ratio: float, adjust: float) -> None:
+@pytest.mark.parametrize(("probability", "span"), [(0.65, 10), (0.5, 1)])
+@pytest.mark.parametrize("shared_by", [11_875, None])
+def test_span_masking(probability: float, span: int, shared_by: int | None) -> None:
     notes: list[str] = []
-    masking = span_masking({"mask_prob": probability, "mask_length": span}, (0.65, 10), notes)
-    assert masking["init_args"] == {"mask_ratio": ratio, "span": span, "adjust": adjust, "whole_spans": True}
+    masking = span_masking({"mask_prob": probability, "mask_length": span}, (0.65, 10), shared_by, notes)
+    expected = {"mask_prob": probability, "span": span, "shared_by": shared_by, "inside": shared_by is not None}
+    assert masking["init_args"] == expected
     assert notes == []
 
 
 @pytest.mark.parametrize("settings", [{"mask_prob": 0.0}, {"mask_prob": "x"}, {"mask_length": 0}, {"mask_prob": 99}])
 def test_span_masking_that_makes_no_sense(settings: dict[str, Any]) -> None:
     notes: list[str] = []
-    assert span_masking(settings, (0.65, 10), notes)["init_args"]["mask_ratio"] == 0.49
+    assert span_masking(settings, (0.65, 10), None, notes)["init_args"]["mask_prob"] == 0.65
     assert "makes no sense" in notes[0]

@@ -75,9 +75,13 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file, delimiter="\t"))
 
 
-@pytest.mark.parametrize("name", sorted(p.name for p in (SHIPPED / "finetune").glob("librispeech_*.yaml")))
-def test_every_recognition_config_runs(d2v: D2V, overlay: Path, name: str) -> None:
-    code, _, err = d2v("fit", "--config", f"finetune/{name}", "--config", overlay)
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("name", sorted(p.stem for p in (SHIPPED / "finetune").glob("librispeech_*.yaml")))
+def test_every_recognition_config_runs(d2v: D2V, overlay: Path, name: str, large: bool) -> None:
+    stack = ["--config", f"finetune/{name}.yaml"]
+    if large:
+        stack += ["--config", f"finetune/sizes/{name}_large.yaml", "--config", "as_published.yaml"]
+    code, _, err = d2v("fit", *stack, "--config", overlay)
     assert code == 0, err
     assert not [line for line in err.splitlines() if "Warning" in line]
 

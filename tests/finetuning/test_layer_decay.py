@@ -27,12 +27,12 @@ class Model(nn.Module):
         self.head = ClassifierHead(encoder.width, 3, norm=True, dropout=0.0)
 
 
-def scales(encoder: Encoder) -> tuple[dict[str, float], set[str]]:
+def scales(encoder: Encoder, *options: Any) -> tuple[dict[str, float], set[str]]:
     """Factor of each parameter's rate, and the names of those that decay."""
     model = Model(encoder)
     names = {parameter: name for name, parameter in model.named_parameters()}
     found, decaying = {}, set()
-    for group in layer_decayed_groups(model, encoder, DECAY):
+    for group in layer_decayed_groups(model, encoder, DECAY, *options):
         for parameter in group["params"]:
             assert names[parameter] not in found, "no parameter is in two groups"
             found[names[parameter]] = group["lr_scale"]
@@ -65,12 +65,35 @@ def test_pictures_have_the_rates_of_beit() -> None:
     assert found == pytest.approx({name: beit(name, 12) for name in found})
     assert found["student.front.cls_token"] == pytest.approx(0.65**13)
     assert found["student.trunk.blocks.11.mlp.0.weight"] == pytest.approx(0.65)
-    # BEiT's get_parameter_groups: nothing of one dimension, and of the named ones no pos_embed and cls_token.
+    # Of what decays nothing has one dimension; unlike in BEiT the mask token and the table of the bias are spared.
     parameters = dict(Model(encoder).named_parameters())
     assert all(parameters[name].ndim > 1 for name in decaying)
     spared = {"student.front.cls_token", "student.front.masked_input.mask_token", "student.front.positions.table",
               "student.front.positions.cls_table", "student.front.attention_bias.table"}  # fmt: skip
     assert set(parameters) - decaying == {n for n, p in parameters.items() if p.ndim == 1} | spared
+
+
+def test_what_decays_in_beit() -> None:
+    """Nothing of one dimension, no pos_embed and no cls_token; its mask_token has the shape [1, 1, D]."""
+    encoder = vision_encoder(image_size=16, patch_size=4, width=16, depth=2, num_heads=2, **V1)  # type: ignore[arg-type]
+    _, decaying = scales(encoder, "beit")
+    parameters = dict(Model(encoder).named_parameters())
+    spared = {"student.front.cls_token", "student.front.positions.table", "student.front.positions.cls_table"}
+    spared |= {name for name, p in parameters.items() if p.ndim == 1 and not name.endswith("mask_token")}
+    assert set(parameters) - decaying == spared
+
+
+def test_fairseq_scales_the_blocks_alone_and_lets_everything_decay() -> None:
+    """mae_image_classification.py: ``decay ** (blocks + 1 - number)`` for the blocks of prenet and trunk."""
+    found, decaying = scales(
+        vision_encoder(image_size=16, patch_size=4, width=16, depth=3, prenet_depth=2, num_heads=2), "all", False
+    )
+    assert decaying == set(found)
+    blocks = [f"student.front.prenet.{i}." for i in range(2)] + [f"student.trunk.blocks.{i}." for i in range(3)]
+    for number, block in enumerate(blocks, start=1):
+        rates = [rate for name, rate in found.items() if name.startswith(block)]
+        assert rates == pytest.approx([0.65 ** (6 - number)] * len(rates))
+    assert {rate for name, rate in found.items() if not name.startswith(tuple(blocks))} == {1.0}
 
 
 def test_prenet_blocks_are_blocks() -> None:

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from d2v.finetuning.augmentation import TokenMasks, random_spans
+from d2v.finetuning.augmentation import TokenMasks
+from d2v.model.random_spans import RandomSpans
 from d2v.types import TokenSequence
 
 KEYS = torch.arange(2000)
@@ -19,8 +20,8 @@ def runs(row: Tensor) -> list[int]:
 def test_the_share_is_that_of_spans_that_overlap_at_random(length: int):
     """p * n / length distinct spans: a position is free if none of the `length` starts before it is taken."""
     size, prob = 400, 0.65
-    masked = random_spans(KEYS, torch.full_like(KEYS, size), size, prob, length, stream=0)
-    starts = size - length + 1
+    masked = RandomSpans(prob, length).draw(KEYS, torch.full_like(KEYS, size), size)
+    starts = size - length
     expected = 1 - (1 - prob * size / length / starts) ** length
     inner = masked[:, length:-length] if length > 1 else masked
     assert inner.float().mean().item() == pytest.approx(expected, abs=0.02)
@@ -28,21 +29,25 @@ def test_the_share_is_that_of_spans_that_overlap_at_random(length: int):
 
 
 def test_the_number_of_spans_is_rounded_at_random():
-    masked = random_spans(KEYS, torch.full_like(KEYS, 30), 30, 0.5, 10, stream=0)  # 1.5 spans
+    masked = RandomSpans(0.5, 10).draw(KEYS, torch.full_like(KEYS, 30), 30)  # 1.5 spans
     one = sum(runs(row) == [10] for row in masked)
     assert 0.4 < one / len(KEYS) < 0.6
     assert masked.any(dim=1).all()
 
 
-def test_masks_never_touch_padding_and_do_not_depend_on_it():
+@pytest.mark.parametrize("shared_by", [None, 500])
+def test_masks_never_touch_padding_and_do_not_depend_on_it(shared_by: int | None):
     lengths = torch.tensor([0, 5, 10, 11, 40, 100]).repeat(50)
-    keys = torch.arange(len(lengths))
-    masked = random_spans(keys, lengths, 100, 0.65, 10, stream=0)
-    assert not (masked & (torch.arange(100) >= lengths[:, None])).any()
+    keys, masks = torch.arange(len(lengths)), TokenMasks(0.65, 10, 0.5, 4, shared_by)
+    padding = torch.arange(100) >= lengths[:, None]
+    hidden, masked = masks.apply(TokenSequence(torch.ones(300, 100, 16), (100,), padding), keys)
+    assert not (masked & padding).any()
     assert not masked[lengths <= 10].any(), "a clip that is not longer than a span would be hidden as a whole"
     shorter = lengths < 50
-    alone = random_spans(keys[shorter], lengths[shorter], 40, 0.65, 10, stream=0)
-    assert torch.equal(alone, masked[shorter, :40])
+    sequence = TokenSequence(torch.ones(250, 40, 16), (40,), padding[shorter, :40])
+    alone, masked_alone = masks.apply(sequence, keys[shorter])
+    assert torch.equal(masked_alone, masked[shorter, :40])
+    assert torch.equal(alone.tokens, hidden.tokens[shorter, :40])
 
 
 def test_masked_steps_get_the_token_and_masked_channels_zero():
@@ -63,14 +68,15 @@ def test_masked_steps_get_the_token_and_masked_channels_zero():
 
 
 def test_each_clip_and_epoch_has_masks_of_its_own():
-    masked = random_spans(KEYS[:50], torch.full((50,), 200), 200, 0.65, 10, stream=0)
+    sequence, masks = TokenSequence(torch.ones(50, 200, 4), (200,)), TokenMasks(0.65, 10)
+    _, masked = masks.apply(sequence, KEYS[:50])
     assert len({tuple(row.tolist()) for row in masked}) == 50
-    assert torch.equal(masked, random_spans(KEYS[:50], torch.full((50,), 200), 200, 0.65, 10, stream=0))
+    assert torch.equal(masked, masks.apply(sequence, KEYS[:50])[1])
 
 
 def test_nothing_is_masked_without_a_probability():
     sequence = TokenSequence(torch.randn(2, 30, 16), (30,))
-    out, steps = TokenMasks().apply(sequence, torch.arange(2))
+    out, steps = TokenMasks(shared_by=100).apply(sequence, torch.arange(2))
     assert torch.equal(out.tokens, sequence.tokens)
     assert not steps.any()
 

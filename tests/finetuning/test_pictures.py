@@ -84,6 +84,17 @@ def test_every_config_runs(d2v: D2V, root: Path, tmp_path: Path, name: str) -> N
     assert code == 0, err
 
 
+@pytest.mark.parametrize("name", ["imagenet_large", "imagenet_v2_large", "imagenet_v2_huge"])
+def test_every_size_runs_as_published(d2v: D2V, root: Path, tmp_path: Path, name: str) -> None:
+    base = name.rpartition("_")[0]
+    checkpoint = pretrained(tmp_path, **KINDS[f"finetune/{base}.yaml"])
+    stack = ["--config", f"finetune/{base}.yaml", "--config", f"finetune/sizes/{name}.yaml"]
+    stack += ["--config", f"finetune/as_published_{base}.yaml", "--config", overlay(tmp_path, root)]
+    code, _, err = d2v("fit", *stack, "--model.checkpoint", checkpoint)
+    assert code == 0, err
+    assert not [line for line in err.splitlines() if "Warning" in line], err
+
+
 def test_few_labels_and_whom_predict_reads(d2v: D2V, root: Path, tmp_path: Path) -> None:
     checkpoint = pretrained(tmp_path)
     recipe = ["--config", "finetune/imagenet_v2.yaml", "--config", overlay(tmp_path, root, label_fraction=0.25)]

@@ -18,7 +18,7 @@ from d2v.model.encoder import Encoder
 from d2v.model.heads import ConvDecoder1d, MLPHead
 from d2v.model.losses import RegressionLoss
 from d2v.model.masked_input import ReplaceTokens
-from d2v.model.masking import RandomMasking, SpanMasking
+from d2v.model.masking import RandomMasking, RandomSpanMasking
 from d2v.model.targets import TopKTargets
 from d2v.nn.positional import LearnedPositions
 from d2v.training.module import Data2VecModule, Pretraining
@@ -51,7 +51,7 @@ def parts(version: str) -> dict[str, Any]:
         )
         targets = TopKTargets(2, layer_norm="instance")
         return {**common, "masking": RandomMasking(0.48), "targets": targets, "head": head, "num_masks": 3}
-    masking = SpanMasking(0.31, 4, 0.04, whole_spans=True) if version == "1.0" else RandomMasking(0.5)
+    masking = RandomSpanMasking(0.35, 4, inside=False) if version == "1.0" else RandomMasking(0.5)
     return {**common, "masking": masking, "targets": TopKTargets(2, layer_norm="layer"), "head": MLPHead}
 
 

@@ -18,6 +18,7 @@ from d2v.commands import import_
 from d2v.model.data2vec import Data2Vec
 from d2v.model.masking import Masking
 from d2v.official import recognise
+from d2v.training.optimizer import Decaying, parameter_groups
 from d2v.types import Batch, Mask
 
 FIXTURES = Path(__file__).parents[2].parent / "shared" / "reference" / "fixtures"
@@ -138,15 +139,13 @@ def assert_gradients(case: Case, checkpoint: Callable[[dict[str, Any]], dict[str
         assert (grad - official[name]).norm() <= 1e-4 * official[name].norm(), name
 
 
-def assert_step(
-    case: Case, after: dict[str, Any], no_decay: Callable[[str, Tensor], bool], skip: Callable[[str], bool]
-) -> None:
+def assert_step(case: Case, after: dict[str, Any], decaying: Decaying, skip: Callable[[str], bool]) -> None:
     """One step of Adam and of the teacher.
 
     Args:
         case: Changed in place.
         after: Content of the official checkpoint after the step.
-        no_decay: Which parameters have no weight decay.
+        decaying: What has weight decay.
         skip: Which tensors, by our names, cannot be compared.
     """
     golden, method = case.golden, case.method
@@ -154,13 +153,9 @@ def assert_step(
     eps = optim["eps"]
     if "fairseq" in optim["kind"]:
         eps /= (1 - optim["betas"][1]) ** 0.5  # fairseq adds eps before the bias correction
-    named = [(name, value) for name, value in method.named_parameters() if value.requires_grad]
-    groups = [
-        {"params": [value for name, value in named if no_decay(name, value) is excluded], "weight_decay": weight_decay}
-        for excluded, weight_decay in ((False, optim["weight_decay"]), (True, 0.0))
-    ]
+    groups = parameter_groups(method, decaying)
     optimizer = torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=optim["lr"], betas=optim["betas"], eps=eps
+        groups, lr=optim["lr"], betas=optim["betas"], eps=eps, weight_decay=optim["weight_decay"]
     )
     step(method, case.batch).loss.backward()
     if "clip" in optim:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from d2v.model.masking import InverseBlockMasking, SpanMasking
+from d2v.model.random_spans import RandomSpans
 from d2v.model.randomness import combine_keys
 from d2v.nn.feature_extractor import ConvFeatureExtractor
 from d2v.nn.positional import ALiBi, sincos_table_2d
@@ -97,20 +98,29 @@ def assert_same_distribution(counts: Tensor, official: Tensor) -> None:
     assert ((ours - theirs).abs() <= 4.5 * deviation + 0.002).all()
 
 
-def test_span_masks_of_1_look_like_the_official_ones(misc: dict[str, Any]) -> None:
-    """fairseq's counts differ from row to row, then all rows are cut to the smallest; ours all have the mean count."""
-    wanted = {"mask_prob": 0.65, "mask_length": 10, "min_masks": 1, "require_same_masks": False}
-    official = next(
-        entry["mask"] for entry in misc["span_masks"] if entry["kwargs"] == wanted and entry["padding_mask"] is None
+def test_spans_of_1_are_the_official_ones(misc: dict[str, Any]) -> None:
+    """Their distribution at the published settings is compared in tests/model/test_random_spans.py."""
+    free, thinned = (
+        next(
+            entry["mask"]
+            for entry in misc["span_masks"]
+            if entry["padding_mask"] is None
+            and entry["kwargs"] == {"mask_prob": 0.65, "mask_length": 10, "min_masks": 1, "require_same_masks": same}
+        )
+        for same in (False, True)
     )
-    assert run_lengths(official).min() == 10
-    assert official.float().mean().item() == pytest.approx(0.49, abs=0.1)  # 4 rows of deviation 0.06
+    assert (thinned.sum(dim=1) == free.sum(dim=1).min()).all()
+    assert not (thinned & ~free).any(), "random frames of the same spans are uncovered"
 
-    masking = SpanMasking(0.49, 10, 0.16, whole_spans=True)
-    masked = masking.sample(combine_keys(7, torch.arange(NUM_MASKS)), (499,))
-    assert (masked.sum(dim=1) == int(0.49 * 499)).all()
-    lengths = run_lengths(masked)
-    assert lengths[lengths >= 10].sum() > 0.8 * lengths.sum()  # the others were cut or filled up to the exact count
-    middle = masked[:, 20:-20].float().mean(dim=0)
-    assert middle.std() < 0.01  # no place is preferred
-    assert masked[:, 0].float().mean() < 0.2  # a span that begins before the clip does not count
+    keys, lengths = combine_keys(7, torch.arange(NUM_MASKS)), torch.full((NUM_MASKS,), 120)
+    spans = RandomSpans(0.65, 10)
+    ours = spans.draw(keys, lengths, 120)
+    counts = torch.full_like(lengths, int(spans.counts(120, shared_by=4 * 120)[120]))
+    ours_thinned = spans.draw(keys, lengths, 120, counts)
+    for official, masked in ((free, ours), (thinned, ours_thinned & ours)):
+        share = masked.float().mean(dim=1)
+        deviation = max(share.std().item(), ours.float().mean(dim=1).std().item())
+        assert official.float().mean().item() == pytest.approx(share.mean().item(), abs=3 * deviation)
+    assert run_lengths(free).min() == run_lengths(ours).min() == 10
+    assert not free[:, -1].any()
+    assert not ours[:, -1].any()

@@ -112,7 +112,7 @@ def assert_one_step(case: Case) -> None:
         # they are averaged here. Its mask embedding is never used.
         return name.startswith((positions, f"{TEACHER}front.masked_input.")) and "mask_emb" in after
 
-    assert_step(case, fairseq_checkpoint(case.golden, dict(after)), no_decay=lambda name, value: False, skip=skip)
+    assert_step(case, fairseq_checkpoint(case.golden, dict(after)), decaying="all", skip=skip)
 
 
 def test_features_and_layers_of_the_student(case: Case) -> None:
@@ -207,7 +207,7 @@ def test_recipe_of_the_goldens(case: Case) -> None:
     masking = config["masking"]["init_args"]
     assert config["student"]["front"]["init_args"]["extractor"] == [[16, 10, 5], [16, 3, 2], [16, 3, 2], [16, 2, 2]]
     if case.golden["name"].startswith("v1"):
-        assert masking == {"mask_ratio": 0.49, "span": 10, "adjust": 0.16, "whole_spans": True}
+        assert masking == {"mask_prob": 0.65, "span": 10, "shared_by": 11_875, "inside": True}
     else:
         assert masking == {"mask_ratio": 0.5, "span": 5, "adjust": 0.05}
         assert config["num_masks"] == 3

@@ -150,7 +150,7 @@ def test_one_step_of_optimizer_and_teacher(case: Case) -> None:
         # averaged here.
         return name.startswith(tuple(f"{TEACHER}front.{part}." for part in BEFORE_BLOCKS))
 
-    assert_step(case, checkpoint(case.golden, dict(after)), no_decay=lambda name, value: False, skip=skip)
+    assert_step(case, checkpoint(case.golden, dict(after)), decaying="all", skip=skip)
 
 
 def test_teacher_of_the_goldens(case: Case) -> None:
@@ -184,7 +184,7 @@ def test_every_gradient_with_padding(leaky: Case) -> None:
 
 def test_one_step_with_padding(leaky: Case) -> None:
     after = checkpoint(leaky.golden, dict(leaky.golden["state_dict_after"]))
-    assert_step(leaky, after, no_decay=lambda name, value: False, skip=lambda name: False)
+    assert_step(leaky, after, decaying="all", skip=lambda name: False)
 
 
 def test_features_of_what_is_no_padding_need_no_leak(padded: Case) -> None:
@@ -236,8 +236,8 @@ def test_recipe_of_the_goldens(case: Case) -> None:
     student, masking = arguments(config["student"]), config["masking"]
     assert (student["vocab_size"], student["max_positions"], student["eps"]) == (50, 32, 1e-5)
     if case.golden["name"].startswith("v1"):
-        assert masking["class_path"] == "d2v.model.masking.SpanMasking"
-        assert masking["init_args"] == {"mask_ratio": 0.31, "span": 4, "adjust": 0.04, "whole_spans": True}
+        assert masking["class_path"] == "d2v.model.masking.RandomSpanMasking"
+        assert masking["init_args"] == {"mask_prob": 0.35, "span": 4, "shared_by": None, "inside": False}
         assert config["loss"]["init_args"] == {"kind": "smooth_l1", "beta": 4.0, "reduction": "sum"}
         assert config["head"]["class_path"] == "d2v.model.heads.MLPHead"
         assert (student["random_tokens"], student["unchanged_tokens"]) == (0, 0)

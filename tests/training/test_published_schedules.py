@@ -14,6 +14,7 @@ from d2v.training.schedules import EMADecay, in_steps
 PRETRAINING = {
     "vision.yaml": (500_000, 6_250, 0),  # [b] 800 and 10 epochs of 625 steps
     "vision.yaml sizes/large.yaml": (249_600, 24_960, 0),  # [b] 800 and 80 epochs of 312 steps
+    "vision.yaml sizes/large.yaml sizes/large_second_run.yaml": (249_600, 12_480, 0),  # [b] 40 epochs of 312 steps
     "speech.yaml": (400_000, 12_000, 30_000),  # [f1] max_update, phase_ratio 0.03, ema_anneal_end_step
     "text.yaml": (1_000_000, 10_000, 300_000),  # [f1] max_update, warmup_updates, ema_anneal_end_step
     "text.yaml text_bert_masking.yaml": (1_000_000, 10_000, 300_000),
@@ -34,6 +35,9 @@ PRETRAINING = {
 FINETUNING = {
     "finetune/imagenet.yaml": (125_100, 12_510),  # [b] 100 and 10 epochs of 1,251 steps
     "finetune/imagenet_v2.yaml": (250_200, 16_000),  # [m]
+    "finetune/imagenet.yaml finetune/sizes/imagenet_large.yaml": (62_550, 6_255),  # [b] 50 and 5 epochs of 1,251 steps
+    "finetune/imagenet_v2.yaml finetune/sizes/imagenet_v2_large.yaml": (125_200, 16_000),
+    "finetune/imagenet_v2.yaml finetune/sizes/imagenet_v2_huge.yaml": (125_200, 16_000),
     "finetune/audioset.yaml": (30_000, 5_000),  # [a]
     "learn/vision_cifar10_finetune.yaml": (1_500, 100),
 }

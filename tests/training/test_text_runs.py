@@ -14,7 +14,7 @@ from d2v.errors import UserError
 from d2v.modalities.text.data import TextDataModule
 from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.model.heads import ConvDecoder1d, MLPHead
-from d2v.model.masking import RandomMasking, SpanMasking
+from d2v.model.masking import RandomMasking, RandomSpanMasking
 from d2v.model.targets import TopKTargets
 from d2v.training.callbacks.checkpoint import RunCheckpoint
 from d2v.training.module import Data2VecModule
@@ -63,7 +63,7 @@ def module(kind: str, **changes: Any) -> Data2VecModule:
     )
     return make_module(
         student=student,
-        masking=SpanMasking(0.3, 2, 0.04, whole_spans=True) if one else RandomMasking(0.48),
+        masking=RandomSpanMasking(0.34, 2, inside=False) if one else RandomMasking(0.48),
         head=MLPHead if one else lambda width: ConvDecoder1d(width, 8, 2, 3, 1, 0.1, 0.1, False, 2),
         targets=TopKTargets(2),
         cls_loss=None,

@@ -134,15 +134,17 @@ def _adapt_weights(weights: StateDict, original: Encoder, changed: Encoder, chan
     return weights
 
 
-def init_weights(method: Method, path: str | Path) -> list[str]:
+def init_weights(method: Method, path: str | Path, teacher_from: Weights = "teacher") -> list[str]:
     """Start a pretraining from the weights of another (``model.init_from``).
 
     All weights of the student are taken. The teacher takes the weights of the checkpoint's teacher, or the student's
-    where it has none. The head is taken if it has the same tensors.
+    where it has none or ``teacher_from`` says so (as ``--seed_model`` does in data2vec_vision). The head is taken if it
+    has the same tensors.
 
     Args:
         method: Changed in place.
         path: As in :func:`load`.
+        teacher_from: What the teacher starts as.
 
     Returns:
         Notes for the log on weights that do not come from the same part of the checkpoint.
@@ -159,7 +161,7 @@ def init_weights(method: Method, path: str | Path) -> list[str]:
     _require_equal(prefixed(expected, _STUDENT), student, "student", path)
     teacher, borrowed = {}, set()
     for name in prefixed(expected, _TEACHER):
-        if name in stored:
+        if name in stored and teacher_from == "teacher":
             teacher[name] = stored[name]
         else:
             teacher[name] = student[name.replace(_TEACHER, _STUDENT, 1)]
@@ -168,7 +170,7 @@ def init_weights(method: Method, path: str | Path) -> list[str]:
     notes = []
     if borrowed:
         note = "the teacher starts as the student"
-        if any_begins(stored, _TEACHER):
+        if any_begins(stored, _TEACHER) and teacher_from == "teacher":
             note += f" in {', '.join(sorted(borrowed))}"
         notes.append(note)
     rest, head = prefixed(expected, _TASK), prefixed(stored, _TASK)

@@ -16,7 +16,7 @@ from d2v.configs import read_config
 
 _AUTO = "auto"
 _OF_THE_MACHINE = ("num_workers", "max_skipped_fraction")
-_OF_TRAINING = ("optimizer", "schedule", "ema", "init_from", "checkpoint", "seed")
+_OF_TRAINING = ("optimizer", "schedule", "ema", "init_from", "init_teacher", "checkpoint", "seed")
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,11 @@ import signal
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
@@ -21,7 +22,7 @@ from d2v.data.sampler import OrderedBatches, OrderedSampler, StreamSampler
 from d2v.data.samples import Sample, SampleDataset, SkippedSamples, collate_samples
 from d2v.errors import UserError
 from d2v.model.encoder import Encoder
-from d2v.types import Batch
+from d2v.types import Batch, OptimizerStep
 
 Split = Literal["train", "val"]
 
@@ -98,6 +99,9 @@ class PretrainingDataModule(LightningDataModule, ABC):
         self._train_sampler: StreamSampler | None = None
         self._buckets: LengthBuckets | None = None
         self._resume: dict[str, int] | None = None
+        self._train_data: SampleDataset | None = None
+        self._step: OptimizerStep | None = None  # of ...
+        self._step_batches = range(0)  # ... these micro-batches of the run
 
     # What a modality provides.
 
@@ -155,6 +159,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
         set_by_user = 1 if trainer is None else trainer.accumulate_grad_batches
         self.accumulation = derive_accumulation(self.batch_size, self.global_batch_size, self.world_size, set_by_user)
         self._train_sampler = self._buckets = None
+        self._step_batches = range(0)
         if trainer is None:
             return
         if self.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:
@@ -202,6 +207,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
         if self._resume is not None:
             self._seek(self._train_sampler, self._resume)
             self._resume = None
+        self._train_data = dataset
         workers = self._workers()
         return _ResumableLoader(
             dataset,
@@ -346,11 +352,38 @@ class PretrainingDataModule(LightningDataModule, ABC):
         """Distinct samples that this rank could not read so far, all splits together."""
         return sum(record.count for record in self._skipped.values())
 
+    # The optimizer step that a batch is of.
+
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
-        """Lightning calls this in the main process for each batch: the place to stop on too many broken samples."""
+        """Lightning calls this in the main process for each batch, in the order in which they are trained on.
+
+        Stops on too many broken samples, and tells a training batch what its whole optimizer step is made of. A
+        DataModule of several ``parts`` calls it for the batch of each.
+        """
         for record in self._skipped.values():
             record.check()
-        return batch
+        if self._train_sampler is None or self.trainer is None or not self.trainer.training:
+            return batch
+        return batch._replace(step=self._optimizer_step(self.trainer, self._train_sampler))
+
+    def _optimizer_step(self, trainer: Trainer, sampler: StreamSampler) -> OptimizerStep | None:
+        """The one under way, from the order that every rank knows; worked out at its first micro-batch."""
+        consumed = self._consumed()
+        if consumed not in self._step_batches:
+            # Lightning counts the micro-batches of its epoch, whose last step may have fewer of them than the others.
+            in_epoch = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+            accumulation = trainer.accumulate_grad_batches
+            left_in_epoch = max(1, trainer.num_training_batches - in_epoch)
+            count = int(min(accumulation - in_epoch % accumulation, left_in_epoch))
+            positions, lengths = range(sampler.position(consumed), sampler.position(consumed + count)), None
+            num_samples = len(positions)
+            if self.values_per_unit is not None:
+                assert self._train_data is not None
+                indices = [index for _, index in chain.from_iterable(sampler.at(positions))]
+                lengths, num_samples = self._train_data.lengths_of(indices), len(indices)
+            self._step_batches = range(consumed, consumed + count)
+            self._step = OptimizerStep(num_samples, lengths, self.world_size * accumulation)
+        return self._step
 
     # Resuming.
 

@@ -225,6 +225,10 @@ class SampleDataset(Dataset[Sample], ABC):
         """int64 [n]: values of each sample, for a DataModule that has ``values_per_unit``."""
         raise NotImplementedError
 
+    def lengths_of(self, indices: Sequence[int]) -> np.ndarray:
+        """int64 [s]: those of some samples."""
+        return self.lengths[indices]
+
     def candidates(self, index: int) -> Iterator[int]:
         """The sample, then the ones that replace it if it is broken."""
         return ((index + offset) % self._num_samples for offset in range(self._num_samples))

@@ -8,7 +8,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from d2v.errors import UserError
-from d2v.model.randomness import keyed_uniform
+from d2v.model.random_spans import RandomSpans, require_shared_by
+from d2v.model.randomness import combine_keys
 from d2v.types import TokenSequence
 
 
@@ -17,26 +18,29 @@ class TokenMasks:
     """Hides random spans of time steps and of channels (wav2vec 2.0 in fine-tuning, after SpecAugment).
 
     It is applied in training only, to extracted tokens before positions are added. Spans may overlap: a probability of
-    0.65 masks about half of the steps. fairseq then thins out the masks of a batch to the count of its shortest clip
-    and draws at least two spans; here a clip's masks depend on its own length alone.
+    0.65 masks about half of the steps. How much is masked of a clip depends on its own length alone.
 
     Args:
         time_prob: Share of the time steps that the spans would mask without overlaps.
         time_length: Steps of a span; a clip that is not longer has none.
         channel_prob: The same for channels, which are zero for the whole clip.
         channel_length: Neighbouring channels of a span.
+        shared_by: Tokens of a batch, in which fairseq masks as many of each clip as of the one with fewest, steps and
+            channels, by uncovering random ones (:meth:`~d2v.model.random_spans.RandomSpans.counts`); null: whole spans.
     """
 
     time_prob: float = 0.0
     time_length: int = 10
     channel_prob: float = 0.0
     channel_length: int = 64
+    shared_by: int | None = None
 
     def __post_init__(self) -> None:
         _require_probabilities(time_prob=self.time_prob, channel_prob=self.channel_prob)
         for name, value in (("time_length", self.time_length), ("channel_length", self.channel_length)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, not {value}")
+        require_shared_by(self.shared_by)
 
     def apply(
         self, sequence: TokenSequence, keys: Int64[Tensor, "b"], mask_token: Tensor | None = None
@@ -53,35 +57,28 @@ class TokenMasks:
         lengths = torch.full_like(keys, num_tokens)
         if sequence.padding_mask is not None:
             lengths = (~sequence.padding_mask).sum(dim=1)
-        steps = random_spans(keys, lengths, num_tokens, self.time_prob, self.time_length, stream=0)
-        widths = torch.full_like(keys, width)
-        channels = random_spans(keys, widths, width, self.channel_prob, self.channel_length, stream=2)
+        steps = torch.zeros(len(keys), num_tokens, dtype=torch.bool, device=keys.device)
         if self.time_prob:
-            if mask_token is None:
-                mask_token = tokens.new_zeros(())
-            tokens = torch.where(steps[..., None], mask_token.to(tokens.dtype), tokens)
+            steps = self._draw(RandomSpans(self.time_prob, self.time_length), keys, lengths, num_tokens)
+            steps &= (lengths > self.time_length)[:, None]
+            hidden = tokens.new_zeros(()) if mask_token is None else mask_token.to(tokens.dtype)
+            tokens = torch.where(steps[..., None], hidden, tokens)
         if self.channel_prob:
+            spans = RandomSpans(self.channel_prob, self.channel_length)
+            channels = self._draw(spans, combine_keys(keys, 1), lengths, num_tokens, width)
             tokens = tokens.masked_fill(channels[:, None], 0)
         return TokenSequence(tokens, sequence.grid, sequence.padding_mask), steps
 
-
-def random_spans(
-    keys: Int64[Tensor, "b"], lengths: Int64[Tensor, "b"], size: int, prob: float, length: int, stream: int
-) -> Bool[Tensor, "b n"]:
-    """Distinct spans that lie wholly inside the first ``lengths`` of ``size`` positions of each row.
-
-    ``prob * lengths / length`` spans a row, the fraction being rounded up or down at random.
-    """
-    if prob == 0:
-        return torch.zeros(len(keys), size, dtype=torch.bool, device=keys.device)
-    rounding = keyed_uniform(keys, 1, stream)[:, 0]
-    count = (prob * lengths / length + rounding).floor()
-    position = torch.arange(size, device=keys.device)
-    possible = (position + length <= lengths[:, None]) & (lengths > length)[:, None]
-    order = keyed_uniform(keys, size, stream + 1).masked_fill(~possible, 2.0).argsort(dim=1, stable=True)
-    starts = (order.argsort(dim=1) < count[:, None]) & possible
-    # A position is masked if one of the last `length` positions is a start.
-    return F.max_pool1d(F.pad(starts.float(), (length - 1, 0)), length, stride=1) > 0
+    def _draw(
+        self, spans: RandomSpans, keys: Int64[Tensor, "b"], lengths: Int64[Tensor, "b"], longest: int, width: int = 0
+    ) -> Bool[Tensor, "b _"]:
+        """Masks of a clip's steps, or of ``width`` channels."""
+        counts = None
+        if self.shared_by is not None:
+            counts = spans.counts(longest, self.shared_by, width or None, keys.device)[lengths]
+        if width:
+            lengths = torch.full_like(lengths, width)
+        return spans.draw(keys, lengths, width or longest, counts)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from d2v.finetuning.augmentation import Mixing
 from d2v.finetuning.classifier_tasks import Task, check_metrics, describe, describe_label, make_metrics
 from d2v.finetuning.finetuning_module import FinetuningModule
 from d2v.model.encoder import mean_of_tokens
+from d2v.nn.initial_weights import init_weights
 from d2v.nn.task_heads import ClassifierHead, HeadKind, TanhHead
 from d2v.training.optimizer import layer_decayed_groups
 from d2v.types import Batch, EncoderOutput, Rows
@@ -41,6 +42,7 @@ class Classifier(FinetuningModule):
         mixing: Mixup and CutMix, of pictures; null: none.
         layer_decay: Factor of the learning rate from each block to the one below it, counted from the head, whose rate
             is the optimizer's; 1: all have that one.
+        layer_decay_input: Whether what lies before the blocks has the lowest rate, or the head's.
         score_scale: Of a regression: the head learns scores divided by it (and so is the loss), and predictions are
             multiplied by it; with 5, scores from 0 to 5 are learned as 0 to 1.
         start: Arguments of :class:`FinetuningModule`.
@@ -61,6 +63,7 @@ class Classifier(FinetuningModule):
         label_smoothing: float = 0.0,
         mixing: Mixing | None = None,
         layer_decay: float = 1.0,
+        layer_decay_input: bool = True,
         score_scale: float = 1.0,
         **start: Any,
     ) -> None:
@@ -92,14 +95,17 @@ class Classifier(FinetuningModule):
         self.label_smoothing = label_smoothing
         self.mixing = mixing
         self.layer_decay = layer_decay
+        self.layer_decay_input = layer_decay_input
         self.score_scale = score_scale
         self._data_classes: tuple[str, ...] = ()
 
     def make_head(self, num_outputs: int) -> nn.Module:
         kind = {"linear": ClassifierHead, "tanh": TanhHead}[self.head_kind]
         # The eps of imported heads is their encoder's: 1e-6 of BEiT's and fairseq's, 1e-12 of Hugging Face's.
-        eps = self.student.trunk.eps
-        return kind(self.student.width, num_outputs, self.norm, self.dropout, eps, self.head_std)
+        head = kind(self.student.width, num_outputs, self.norm, self.dropout, self.student.trunk.eps)
+        if self.head_std is not None:
+            init_weights(head, "bert", self.head_std)
+        return head
 
     def names_in_data(self, datamodule: Any) -> tuple[str, ...]:
         """Names of the classes; of a score, its own alone.
@@ -129,7 +135,8 @@ class Classifier(FinetuningModule):
     def parameter_groups(self) -> list[dict[str, Any]]:
         if self.layer_decay == 1:
             return super().parameter_groups()
-        return layer_decayed_groups(self, self.student, self.layer_decay)
+        decaying, input_too = self.weight_decay_on, self.layer_decay_input
+        return layer_decayed_groups(self, self.student, self.layer_decay, decaying, input_too)
 
     def weights_from(self, head: StoredHead) -> tuple[Sequence[str], dict[str, Tensor]] | None:
         """Those of a classifier that is built like this one; else a notice says where they differ.

@@ -85,7 +85,7 @@ class CTCModule(FinetuningModule):
     def parameter_groups(self) -> list[dict[str, Any]]:
         if self.head_lr_scale == 1:
             return super().parameter_groups()
-        return groups_with_rate(self, self.head, self.head_lr_scale)
+        return groups_with_rate(self, self.head, self.head_lr_scale, self.weight_decay_on)
 
     def names_in_data(self, datamodule: Any) -> tuple[str, ...]:
         self._data_alphabet = getattr(datamodule, "alphabet", None)

@@ -24,6 +24,7 @@ from d2v.model.masked_input import ReplaceMasked
 from d2v.model.randomness import combine_keys
 from d2v.training.callbacks.log import is_logged
 from d2v.training.callbacks.run_plan import total_steps
+from d2v.training.optimizer import Decaying
 from d2v.training.schedules import LRSchedule, in_steps, require_share_or_steps
 from d2v.training.step import TrainingModule
 from d2v.types import Batch, EncoderOutput
@@ -61,6 +62,7 @@ class FinetuningModule(TrainingModule):
         chunk_seconds: Longest piece of sound to encode at once outside of training; null: everything as a whole.
         overlap_seconds: What neighbouring pieces share.
         seed: Of masks and of everything random in a step; the command line sets it from ``seed_everything``.
+        weight_decay_on: What decays: "matrices" and kernels; "beit": all but vectors, CLS and positions; "all".
     """
 
     keeps_best = True
@@ -85,8 +87,9 @@ class FinetuningModule(TrainingModule):
         chunk_seconds: float | None = None,
         overlap_seconds: float = 5.0,
         seed: int = 0,
+        weight_decay_on: Decaying = "matrices",
     ) -> None:
-        super().__init__(optimizer, schedule, seed)
+        super().__init__(optimizer, schedule, seed, weight_decay_on)
         require_share_or_steps("model.freeze_encoder_steps", freeze_encoder_steps)
         if chunk_seconds is not None and not 0 <= overlap_seconds < chunk_seconds:
             raise UserError(
@@ -119,7 +122,7 @@ class FinetuningModule(TrainingModule):
 
     @abstractmethod
     def loss(self, batch: Batch) -> Tensor:
-        """Loss of a batch."""
+        """Loss of a batch, a mean over its samples."""
 
     @abstractmethod
     def weights_from(self, head: StoredHead) -> tuple[Sequence[str], dict[str, Tensor]] | None:
@@ -292,7 +295,7 @@ class FinetuningModule(TrainingModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         self.seed_step()
-        loss = self.loss(batch)
+        loss = self.loss(batch) * batch.sample_weight
         if self.encoder_is_frozen and self.trainer.world_size > 1:
             # Plain DDP waits for a gradient of every parameter that can have one.
             loss = loss + 0.0 * sum(p.sum() for p in self.student.parameters() if p.requires_grad)

@@ -63,10 +63,11 @@ def step(student: Encoder, teacher: EMATeacher, task: Task, batch: Batch, seed: 
     predictions = task.head(context, mask, features.grid)  # [R, K, D]   K masked tokens
     masked_targets = gather_tokens(targets, mask.masked_index)  # [R, K, D]
 
-    loss = regression_loss = task.loss(predictions, masked_targets, mask.scored)
+    regression_loss = task.loss(predictions, masked_targets, mask.scored)
+    loss = regression_loss * task.token_weight(student, batch, mask)
     cls_loss = None
     if task.cls_loss is not None:
         assert context.cls is not None  # the task made sure
         cls_loss = task.cls_loss(context.cls[:, -1], targets, task.num_masks)
-        loss = regression_loss + cls_loss
+        loss = loss + cls_loss * batch.sample_weight  # a mean over rows, which are as many of each sample
     return Data2VecOutput(loss, regression_loss, cls_loss, predictions, masked_targets, mask, features)

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from d2v.errors import UserError
@@ -99,6 +100,13 @@ class FrontEnd(nn.Module):
             shape = list(sequence.tokens.shape)
             raise ValueError(f"{extractor} returned tokens {shape}; they must be [batch, tokens, {self.width}]")
         return sequence
+
+    def num_tokens(self, num_values: Int64[np.ndarray, "b"]) -> Int64[np.ndarray, "b"] | None:
+        """Tokens of inputs of so many values; None if the feature extractor does not say how many values one sees."""
+        extractor: Any = self.feature_extractor
+        if not hasattr(extractor, "stride") or not hasattr(extractor, "receptive_field"):
+            return None
+        return np.maximum((num_values - extractor.receptive_field) // extractor.stride + 1, 0)
 
     def example_inputs(self) -> ExampleInputs:
         """What an exported program is called with; only `d2v export` to a program asks.

@@ -10,15 +10,17 @@ import math
 from abc import abstractmethod
 from typing import TypeVar
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
-from d2v.model.randomness import combine_keys, keyed_uniform
+from d2v.model.random_spans import RandomSpans, require_shared_by
+from d2v.model.randomness import combine_keys, keyed_uniform, with_exact_count
 from d2v.types import Batch, Mask
 
-Count = TypeVar("Count", int, Tensor)
+Count = TypeVar("Count", int, Tensor, np.ndarray)
 
 
 class Masking(nn.Module):
@@ -55,22 +57,9 @@ class Masking(nn.Module):
     def num_masked(self, grid: tuple[int, ...]) -> int:
         """K, the same in every row."""
 
-
-def with_exact_count(
-    chosen: Bool[Tensor, "r n"],
-    count: int | Int64[Tensor, "r"],
-    keys: Int64[Tensor, "r"],
-    num_valid: Int64[Tensor, "r"] | None = None,
-) -> Bool[Tensor, "r n"]:
-    """Add or remove random tokens until ``count`` are chosen in every row, all among its first ``num_valid``."""
-    position = torch.arange(chosen.shape[1], device=keys.device)
-    # Chosen tokens rank before the others, in random order within each group; the first `count` win.
-    rank = chosen.float() + keyed_uniform(keys, chosen.shape[1], stream=0)
-    if num_valid is not None:
-        rank = torch.where(position < num_valid[:, None], rank, -1.0)
-    order = rank.argsort(dim=1, descending=True, stable=True)
-    count = count if isinstance(count, int) else count[:, None]
-    return torch.zeros_like(chosen).scatter_(1, order, (position < count).expand_as(order))
+    def count(self, num_tokens: np.ndarray) -> np.ndarray:
+        """How many are masked of sequences of so many tokens, none of them padding; a function of the length alone."""
+        return np.array([self.num_masked((length,)) for length in num_tokens.tolist()])
 
 
 class RandomMasking(Masking):
@@ -89,7 +78,9 @@ class RandomMasking(Masking):
         self.mask_ratio = mask_ratio
 
     def num_masked(self, grid: tuple[int, ...]) -> int:
-        num_tokens = math.prod(grid)
+        return self.count(math.prod(grid))
+
+    def count(self, num_tokens: Count) -> Count:
         return num_tokens - _share(num_tokens, 1 - self.mask_ratio)
 
     def sample(
@@ -98,27 +89,25 @@ class RandomMasking(Masking):
         nothing = torch.zeros(len(keys), math.prod(grid), dtype=torch.bool, device=keys.device)
         if num_valid is None:
             return with_exact_count(nothing, self.num_masked(grid), keys)
-        return with_exact_count(nothing, num_valid - _share(num_valid, 1 - self.mask_ratio), keys, num_valid)
+        return with_exact_count(nothing, self.count(num_valid), keys, num_valid)
 
 
 class SpanMasking(Masking):
-    """Masks random spans of a sequence (2.0: fairseq ``compute_block_mask_1d``; 1.0: ``compute_mask_indices``).
+    """Masks random spans of a sequence (2.0: fairseq ``compute_block_mask_1d``).
 
     As many spans are drawn as would mask ``mask_ratio + adjust`` without overlaps; they overlap, and random tokens are
     then added or removed until exactly ``int(mask_ratio * N)`` are masked, N being the tokens that are no padding.
+    Centres lie anywhere, with repetition, and spans are cut at the ends.
 
-    fairseq's 1.0 gives every row of a batch the smallest count of its rows, so that a mask depends on who shares the
-    batch; its 2.0 makes a mask before a clip is cropped, which then shows some masked frames to the student.
+    fairseq makes a mask before a clip is cropped, which then shows some masked frames to the student.
 
     Args:
         mask_ratio: Share of the tokens that is masked.
         span: Tokens of a span.
         adjust: Added to the share when the number of spans is computed, because they overlap.
-        whole_spans: False (2.0): centres anywhere, with repetition, and spans cut at the ends. True (1.0): distinct
-            spans that lie wholly inside.
     """
 
-    def __init__(self, mask_ratio: float = 0.5, span: int = 5, adjust: float = 0.05, whole_spans: bool = False) -> None:
+    def __init__(self, mask_ratio: float = 0.5, span: int = 5, adjust: float = 0.05) -> None:
         super().__init__()
         if not 0 < mask_ratio < 1:
             raise ValueError(f"mask_ratio must lie between 0 and 1, not {mask_ratio}")
@@ -127,10 +116,12 @@ class SpanMasking(Masking):
         self.mask_ratio = mask_ratio
         self.span = span
         self.adjust = adjust
-        self.whole_spans = whole_spans
+
+    def count(self, num_tokens: Count) -> Count:
+        return _share(num_tokens, self.mask_ratio)
 
     def num_masked(self, grid: tuple[int, ...]) -> int:
-        masked = _share(math.prod(grid), self.mask_ratio)
+        masked = self.count(math.prod(grid))
         if masked == 0:
             raise ValueError(f"mask_ratio {self.mask_ratio} masks nothing of {math.prod(grid)} tokens: too short")
         return masked
@@ -142,28 +133,67 @@ class SpanMasking(Masking):
         if num_valid is None:
             num_valid = torch.full_like(keys, num_tokens)
         length = num_valid[:, None]  # [R, 1]
-        position = torch.arange(num_tokens, device=keys.device)
-        if self.whole_spans:
-            # The first of the starts, ranked by random numbers, where a whole span still fits.
-            start_u, round_u = keyed_uniform(keys, num_tokens, stream=1), keyed_uniform(keys, 1, stream=2)
-            start_u = torch.where(position <= length - self.span, start_u, 2.0)
-            drawn = (length * ((self.mask_ratio + self.adjust) / self.span) + round_u).long()
-            starts = (start_u.argsort(dim=1).argsort(dim=1) < drawn) & (start_u < 2)
-            before, after = self.span - 1, 0  # a token is masked if one of the last `span` positions is a start
-        else:
-            drawn = _share(length, self.mask_ratio + self.adjust) // self.span
-            most = _share(num_tokens, self.mask_ratio + self.adjust) // self.span
-            centre_u = keyed_uniform(keys, most, stream=1)
-            centres = (centre_u * length).long()
-            used = torch.arange(most, device=keys.device) < drawn
-            starts = torch.zeros(len(keys), num_tokens + 1, dtype=torch.bool, device=keys.device)
-            starts = starts.scatter_(1, torch.where(used, centres, num_tokens), True)[:, :num_tokens]
-            after = self.span // 2  # of an even span the centre is the right of the two in the middle, as in fairseq
-            before = self.span - 1 - after
-        # A span around each start is a dilation: the maximum over a window.
-        padded = F.pad(starts.float()[:, None], (before, after))
+        drawn = _share(length, self.mask_ratio + self.adjust) // self.span
+        most = _share(num_tokens, self.mask_ratio + self.adjust) // self.span
+        centres = (keyed_uniform(keys, most, stream=1) * length).long()
+        used = torch.arange(most, device=keys.device) < drawn
+        starts = torch.zeros(len(keys), num_tokens + 1, dtype=torch.bool, device=keys.device)
+        starts = starts.scatter_(1, torch.where(used, centres, num_tokens), True)[:, :num_tokens]
+        after = self.span // 2  # of an even span the centre is the right of the two in the middle, as in fairseq
+        # A span around each centre is a dilation: the maximum over a window.
+        padded = F.pad(starts.float()[:, None], (self.span - 1 - after, after))
         masked = F.max_pool1d(padded, self.span, stride=1)[:, 0] > 0
-        return with_exact_count(masked, _share(num_valid, self.mask_ratio), keys, num_valid)
+        return with_exact_count(masked, self.count(num_valid), keys, num_valid)
+
+
+class RandomSpanMasking(Masking):
+    """Masks whole spans from random starts; the share follows from how they overlap (1.0: ``compute_mask_indices``).
+
+    How many tokens are masked is a function of the length: see :meth:`RandomSpans.counts`.
+
+    Args:
+        mask_prob: Share of the tokens that the spans would mask without overlaps.
+        span: Tokens of a span.
+        shared_by: Speech: tokens of a batch, in which fairseq masks as many of each row as of the one with fewest, by
+            uncovering random ones; null (text): what the spans cover on average, and the last one is cut.
+        inside: Spans end before the last token (speech); false (text): they start anywhere and are cut at the end.
+    """
+
+    def __init__(
+        self, mask_prob: float = 0.65, span: int = 10, shared_by: int | None = None, inside: bool = True
+    ) -> None:
+        super().__init__()
+        if span < 1:
+            raise ValueError(f"span must be at least 1 token, not {span}")
+        if not 0 < mask_prob <= span:
+            raise ValueError(f"mask_prob must lie between 0 and {span}, the span, not {mask_prob}")
+        require_shared_by(shared_by)
+        self.spans = RandomSpans(mask_prob, span, inside)
+        self.shared_by = shared_by
+
+    def _counts(self, longest: int, device: torch.device | str = "cpu") -> Int64[Tensor, "_"]:
+        return self.spans.counts(longest, self.shared_by, device=device)
+
+    def count(self, num_tokens: Count) -> Count:
+        if isinstance(num_tokens, int):
+            return int(self._counts(num_tokens)[num_tokens])
+        counts = self._counts(int(num_tokens.max()))
+        return counts[num_tokens] if isinstance(num_tokens, Tensor) else counts.numpy()[num_tokens]
+
+    def num_masked(self, grid: tuple[int, ...]) -> int:
+        masked = self.count(math.prod(grid))
+        if masked == 0:
+            raise ValueError(f"{math.prod(grid)} token is too short to be masked")
+        return masked
+
+    def sample(
+        self, keys: Int64[Tensor, "r"], grid: tuple[int, ...], num_valid: Int64[Tensor, "r"] | None = None
+    ) -> Bool[Tensor, "r n"]:
+        num_tokens = math.prod(grid)
+        if num_valid is None:
+            num_valid = torch.full_like(keys, num_tokens)
+        counts = self._counts(num_tokens, keys.device)[num_valid]
+        return self.spans.draw(keys, num_valid, num_tokens, counts, uncover=self.shared_by is not None)
 
 
 def _share(count: Count, ratio: float) -> Count:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from torch import nn
+from torch import Tensor, nn
 
 from d2v.model.encoder import Encoder
 from d2v.model.heads import Head
@@ -11,6 +11,7 @@ from d2v.model.masked_input import DropMasked
 from d2v.model.masking import Masking
 from d2v.model.targets import TopKTargets
 from d2v.model.teacher import Part
+from d2v.types import Batch, Mask
 
 
 class Task(nn.Module):
@@ -63,3 +64,16 @@ class Task(nn.Module):
         self.cls_loss = cls_loss
         self.num_masks = num_masks
         self.shared_with_teacher = tuple(shared_with_teacher)
+
+    def token_weight(self, student: Encoder, batch: Batch, mask: Mask) -> float | Tensor:
+        """Of the mean over a micro-batch's masked tokens, so that each weighs the same in the whole optimizer step.
+
+        How many the other micro-batches have follows from the lengths of their samples; nothing waits for a device.
+        """
+        if batch.step is None or batch.step.lengths is None:
+            return batch.sample_weight
+        num_tokens = student.front.num_tokens(batch.step.lengths)
+        if num_tokens is None:
+            return 1.0
+        total = self.num_masks * int(self.masking.count(num_tokens).sum())
+        return batch.step.weight(mask.num_scored, max(total, 1))

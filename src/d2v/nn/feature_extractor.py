@@ -86,7 +86,6 @@ class ConvFeatureExtractor(nn.Module):
 
     def __init__(self, width: int, layers: Sequence[Sequence[int]] = WAV2VEC) -> None:
         super().__init__()
-        self.spec = [(int(kernel), int(stride)) for _, kernel, stride in layers]
         self.layers = nn.ModuleList()
         self.stride = 1
         """Samples from one frame to the next."""
@@ -103,11 +102,8 @@ class ConvFeatureExtractor(nn.Module):
 
     def num_frames(self, num_samples: Count) -> Count:
         """Frames of clips of so many samples; 0 for those that are too short."""
-        for kernel, stride in self.spec:
-            num_samples = (num_samples - kernel) // stride + 1
-        if isinstance(num_samples, int):
-            return max(num_samples, 0)
-        return num_samples.clamp(min=0)
+        frames = (num_samples - self.receptive_field) // self.stride + 1
+        return max(frames, 0) if isinstance(frames, int) else frames.clamp(min=0)
 
     def forward(self, waveform: Float[Tensor, "b l"], padding_mask: Bool[Tensor, "b l"] | None = None) -> TokenSequence:
         """Frames of clips of one length, or padded to it at their ends.

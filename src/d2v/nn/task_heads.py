@@ -22,22 +22,13 @@ class ClassifierHead(nn.Module):
         norm: Whether pooled features are normalised first.
         dropout: Of what the linear layer reads.
         eps: Of the norm.
-        init_std: Deviation of the first weights, whose biases are zero; None: torch's own start.
     """
 
-    def __init__(
-        self,
-        width: int,
-        num_classes: int,
-        norm: bool,
-        dropout: float = 0.0,
-        eps: float = 1e-6,
-        init_std: float | None = 0.02,
-    ) -> None:
+    def __init__(self, width: int, num_classes: int, norm: bool, dropout: float = 0.0, eps: float = 1e-6) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=eps) if norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
-        self.proj = _linear(width, num_classes, init_std)
+        self.proj = nn.Linear(width, num_classes)
 
     def forward(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b c"]:
         """Scores before softmax or sigmoid, in fp32."""
@@ -54,23 +45,14 @@ class TanhHead(nn.Module):
         norm: Whether pooled features are normalised first.
         dropout: Of what each linear layer reads.
         eps: Of the norm.
-        init_std: As in :class:`ClassifierHead`.
     """
 
-    def __init__(
-        self,
-        width: int,
-        num_classes: int,
-        norm: bool,
-        dropout: float = 0.0,
-        eps: float = 1e-6,
-        init_std: float | None = 0.02,
-    ) -> None:
+    def __init__(self, width: int, num_classes: int, norm: bool, dropout: float = 0.0, eps: float = 1e-6) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=eps) if norm else nn.Identity()
         self.dropout = nn.Dropout(dropout)
-        self.hidden = _linear(width, width, init_std)
-        self.proj = _linear(width, num_classes, init_std)
+        self.hidden = nn.Linear(width, width)
+        self.proj = nn.Linear(width, num_classes)
 
     def forward(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b c"]:
         """Scores before softmax or sigmoid, in fp32."""
@@ -97,21 +79,13 @@ class CTCHead(nn.Module):
 
     def forward(self, tokens: Float[Tensor, "b n d"]) -> Float[Tensor, "b n a"]:
         """Log-probabilities of the symbols, in fp32."""
-        return self.proj(self.dropout(tokens)).float().log_softmax(dim=-1)
+        return _in_fp32(self.proj, self.dropout(tokens)).log_softmax(dim=-1)
 
 
 TaskHead = CTCHead | ClassifierHead | TanhHead
 
 
-def _in_fp32(layer: nn.Linear, x: Float[Tensor, "b d"]) -> Float[Tensor, "b c"]:
+def _in_fp32(layer: nn.Linear, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b c"]:
     """Whatever the precision around it and that of the weights: bf16 would round scores to three digits."""
     with torch.autocast(x.device.type, enabled=False):
         return F.linear(x.float(), layer.weight.float(), layer.bias.float())
-
-
-def _linear(num_inputs: int, num_outputs: int, init_std: float | None) -> nn.Linear:
-    layer = nn.Linear(num_inputs, num_outputs)
-    if init_std is not None:
-        nn.init.normal_(layer.weight, std=init_std)
-        nn.init.zeros_(layer.bias)
-    return layer

@@ -1,7 +1,7 @@
 """The one LightningModule of pretraining: a method, its teacher's decay and its optimizer."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
@@ -13,7 +13,9 @@ from d2v.metrics import TEST_LOSS, VAL_LOSS, of_encoder
 from d2v.model.data2vec import Data2Vec, Method
 from d2v.model.encoder import Encoder
 from d2v.model.task import Task
+from d2v.training.callbacks.collapse import PUBLISHED, CollapseCallback, CollapseLimits
 from d2v.training.callbacks.ema_teacher import EMATeacherCallback
+from d2v.training.optimizer import Decaying
 from d2v.training.schedules import EMADecay, LRSchedule
 from d2v.training.step import TrainingModule
 from d2v.types import Batch, by_encoder
@@ -31,7 +33,10 @@ class Data2VecModule(TrainingModule):
         optimizer: Built from the parameter groups; its ``lr`` is the peak.
         schedule: Of the learning rate.
         init_from: Checkpoint (ours or imported) whose weights to start from; null: random.
+        init_teacher: Which weights of ``init_from`` the teacher starts as: its own average, or the student's.
         seed: Of masks and of everything random in a step; the command line sets it from ``seed_everything``.
+        collapse: Where the run ends, because targets or predictions have become too alike.
+        weight_decay_on: What decays: "matrices" and kernels; "beit": all but vectors, CLS and positions; "all".
     """
 
     reads_labels = False
@@ -43,16 +48,20 @@ class Data2VecModule(TrainingModule):
         optimizer: Callable[[Iterable], Optimizer],
         schedule: LRSchedule,
         init_from: str | None = None,
+        init_teacher: Literal["teacher", "student"] = "teacher",
         seed: int = 0,
+        collapse: CollapseLimits = PUBLISHED,
+        weight_decay_on: Decaying = "matrices",
     ) -> None:
-        super().__init__(optimizer, schedule, seed)
+        super().__init__(optimizer, schedule, seed, weight_decay_on)
         self.method = method
         self.ema = ema
+        self.collapse = collapse
         self.init_from = init_from
         if init_from is not None:
             from d2v.checkpoints.load import init_weights
 
-            for note in init_weights(method, init_from):
+            for note in init_weights(method, init_from, init_teacher):
                 rank_zero_info(f"init_from: {note}")
 
     @property
@@ -85,7 +94,8 @@ class Data2VecModule(TrainingModule):
         return features
 
     def configure_callbacks(self) -> list[L.Callback]:
-        return [*super().configure_callbacks(), EMATeacherCallback(self.method, self.ema)]
+        needed = [CollapseCallback(self.collapse), EMATeacherCallback(self.method, self.ema)]
+        return [*super().configure_callbacks(), *needed]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As for any training; and the data must mean what they meant.
@@ -107,8 +117,13 @@ class Data2VecModule(TrainingModule):
     def _log_losses(self, metric: str, batches: Batches, prog_bar: bool) -> None:
         batches = by_encoder(batches)
         for name, output in self.method(batches, self.seed).items():
-            size = len(batches[name].inputs)
-            self.log(of_encoder(metric, name), output.loss, batch_size=size, sync_dist=True, prog_bar=prog_bar)
+            self.log(
+                of_encoder(metric, name),
+                output.loss,
+                batch_size=output.mask.num_scored,
+                sync_dist=True,
+                prog_bar=prog_bar,
+            )
 
 
 class Pretraining(Data2VecModule):
@@ -120,7 +135,10 @@ class Pretraining(Data2VecModule):
         optimizer: Built from the parameter groups; its ``lr`` is the peak.
         schedule: Of the learning rate.
         init_from: Checkpoint (ours or imported) whose weights to start from; null: random.
+        init_teacher: Which weights of ``init_from`` the teacher starts as: its own average, or the student's.
         seed: Of masks and of everything random in a step; the command line sets it from ``seed_everything``.
+        collapse: Where the run ends, because targets or predictions have become too alike.
+        weight_decay_on: What decays: "matrices" and kernels; "beit": all but vectors, CLS and positions; "all".
         task: Arguments of :class:`~d2v.model.task.Task`.
     """
 
@@ -131,7 +149,11 @@ class Pretraining(Data2VecModule):
         optimizer: Callable[[Iterable], Optimizer],
         schedule: LRSchedule,
         init_from: str | None = None,
+        init_teacher: Literal["teacher", "student"] = "teacher",
         seed: int = 0,
+        collapse: CollapseLimits = PUBLISHED,
+        weight_decay_on: Decaying = "matrices",
         **task: Any,
     ) -> None:
-        super().__init__(Data2Vec(student, Task(student, **task)), ema, optimizer, schedule, init_from, seed)
+        method = Data2Vec(student, Task(student, **task))
+        super().__init__(method, ema, optimizer, schedule, init_from, init_teacher, seed, collapse, weight_decay_on)

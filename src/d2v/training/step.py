@@ -19,7 +19,7 @@ from d2v.training.callbacks.log import LogCallback
 from d2v.training.callbacks.run_plan import RunPlan, total_steps
 from d2v.training.callbacks.throughput import ThroughputCallback
 from d2v.training.finite_updates import FiniteUpdates
-from d2v.training.optimizer import Groups, parameter_groups
+from d2v.training.optimizer import Decaying, Groups, parameter_groups
 from d2v.training.plain_batches import as_batch
 from d2v.training.schedules import LRSchedule
 from d2v.types import Batch
@@ -36,11 +36,14 @@ class TrainingModule(FiniteUpdates):
     keeps_best: ClassVar[bool] = False
     """Whether the best checkpoint by the first of :attr:`validation_metrics` is kept, if nobody names another."""
 
-    def __init__(self, optimizer: Callable[[Iterable], Optimizer], schedule: LRSchedule, seed: int) -> None:
+    def __init__(
+        self, optimizer: Callable[[Iterable], Optimizer], schedule: LRSchedule, seed: int, weight_decay_on: Decaying
+    ) -> None:
         super().__init__()
         self.optimizer = optimizer
         self.schedule = schedule
         self.seed = seed
+        self.weight_decay_on = weight_decay_on
         self._seeded_step = -1
         self._micro_batch = 0
 
@@ -82,7 +85,7 @@ class TrainingModule(FiniteUpdates):
 
     def parameter_groups(self) -> Groups:
         """Groups of the optimizer, which may have rates of their own."""
-        return parameter_groups(self)
+        return parameter_groups(self, self.weight_decay_on)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, and a schedule that steps with it."""
@@ -138,8 +141,8 @@ class TrainingModule(FiniteUpdates):
             if sizes != [len(group["params"]) for group in now]:
                 raise UserError(
                     "--resume: the optimizer has other groups of parameters than the checkpoint's; give "
-                    "model.layer_decay, model.head_lr_scale and model.freeze as they were, or start a new run from it "
-                    "with model.checkpoint"
+                    "model.layer_decay, model.head_lr_scale, model.weight_decay_on and model.freeze as they were, or "
+                    "start a new run from it with model.checkpoint"
                 )
             for group, fresh in zip(groups, now, strict=True):
                 lr, initial_lr = group["lr"], group["initial_lr"]

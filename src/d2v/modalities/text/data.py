@@ -1,7 +1,7 @@
 """Text for pretraining: blocks of a corpus that was prepared before, or is prepared once when training begins."""
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -55,6 +55,9 @@ class TextDataset(SampleDataset):
     def lengths(self) -> np.ndarray:
         """int64 [n]: tokens of each block, ``<s>`` included."""
         return self._blocks.lengths
+
+    def lengths_of(self, indices: Sequence[int]) -> np.ndarray:
+        return np.array([stop - start + 1 for start, stop in map(self._blocks.span, indices)])  # of a few, not of all
 
     def candidates(self, index: int) -> Iterator[int]:
         """A broken block is replaced by one that is no longer, so that the batch keeps to its number of tokens."""

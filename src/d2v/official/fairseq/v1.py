@@ -68,13 +68,15 @@ def num_heads(settings: Mapping[str, Any], key: str, found: Imported) -> int:
     return heads
 
 
-def span_masking(settings: Mapping[str, Any], published: tuple[float, int], notes: list[str]) -> Recipe:
-    """Recipe of 1.0's masking. A token starts a span of ``mask_length`` with the probability mask_prob / mask_length;
-    where spans overlap, fewer tokens are masked than ``mask_prob`` says (0.65 in spans of 10: 49%).
+def span_masking(
+    settings: Mapping[str, Any], published: tuple[float, int], shared_by: int | None, notes: list[str]
+) -> Recipe:
+    """Recipe of 1.0's masking.
 
     Args:
         settings: With fairseq's or Hugging Face's ``mask_prob`` and ``mask_length``.
         published: These two of the published Base run.
+        shared_by: Of speech: tokens of the published batch, whose rows all have as many masked as the one with fewest.
         notes: Extended if the settings make no sense.
     """
     probability, span = settings.get("mask_prob", published[0]), settings.get("mask_length", published[1])
@@ -84,11 +86,10 @@ def span_masking(settings: Mapping[str, Any], published: tuple[float, int], note
             f"{published[1]} is taken"
         )
         probability, span = published
-    ratio = min(max(round(1 - (1 - probability / span) ** span, 2), 0.01), 0.99)
     return node(
-        "d2v.model.masking.SpanMasking",
-        mask_ratio=ratio,
+        "d2v.model.masking.RandomSpanMasking",
+        mask_prob=probability,
         span=span,
-        adjust=round(probability - ratio, 4),
-        whole_spans=True,
+        shared_by=shared_by,
+        inside=shared_by is not None,
     )

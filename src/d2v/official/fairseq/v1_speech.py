@@ -21,6 +21,8 @@ PUBLISHED = {
     "encoder_layerdrop": 0.05,
 }
 """What the published Base run sets and the code's defaults do not (config/audio/pretraining/base_librispeech.yaml)."""
+_BATCH = 11_875
+"""Frames of a batch of the published Base run, of 3,800,000 samples (max_tokens of the same file)."""
 
 _ROWS = (
     (r"^feature_extractor\.conv_layers\.(\d+)\.0\.", r"front.feature_extractor.layers.\1.conv."),
@@ -106,7 +108,7 @@ def v1_speech_method(student: Recipe, settings: dict[str, Any], shared: list[str
     """The recipe of 1.0's method on speech around a student, by fairseq's settings."""
     return method_recipe(
         student,
-        v1.span_masking(settings, (0.65, 10), notes),
+        v1.span_masking(settings, (0.65, 10), _BATCH, notes),
         cfg.targets(settings, student["trunk"]["depth"], end_of_block=False, notes=notes),
         node("d2v.model.heads.LinearHead"),
         cfg.regression_loss(settings, notes),

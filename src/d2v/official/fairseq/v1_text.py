@@ -167,4 +167,4 @@ def _masking(task: dict[str, Any], notes: list[str]) -> tuple[Recipe, dict[str, 
         return node("d2v.model.masking.RandomMasking", mask_ratio=task["mask_prob"]), tokens
     spans = {"mask_prob": task["mask_prob"], "mask_length": task["mask_multiple_length"]}
     usual = (_MASKING["mask_prob"], int(_MASKING["mask_multiple_length"]))
-    return v1.span_masking(spans, usual, notes), tokens
+    return v1.span_masking(spans, usual, None, notes), tokens
