@@ -184,7 +184,7 @@ def test_a_failure_while_running_is_one_line_with_the_run_folder(
     def fail(*args: object) -> None:
         raise RuntimeError("something broke\nand more")
 
-    monkeypatch.setattr("d2v.training.callbacks.log.describe", fail)
+    monkeypatch.setattr("d2v.training.callbacks.collapse.measure", fail)
     code, _, err = d2v("fit", *tiny, "--run_name", "a")
     last = err.strip().splitlines()[-1]
     assert code == 1

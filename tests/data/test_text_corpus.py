@@ -25,12 +25,17 @@ DOCUMENTS = [
     ["one line"],
     ["two", "lines, größer"],
     ["漢字 and مرحبا 👩\u200d👧"],
-    ["  kept  spaces ", "\ttab"],
+    ["spaces  within", "and\ttabs"],
     ["last"],
 ]
 
 
 def documents(corpus: Corpus, size: int = 1 << 30) -> list[list[str]]:
+    """Lines of documents, without the empty ones between them."""
+    return [[line for line in lines if line] for lines in all_lines(corpus, size)]
+
+
+def all_lines(corpus: Corpus, size: int = 1 << 30) -> list[list[str]]:
     """Lines of documents, each file cut into segments of about ``size`` bytes."""
     found: list[list[str]] = []
     lines: list[str] = []
@@ -55,11 +60,11 @@ def plain(content: list[list[str]]) -> str:
 
 
 def write_plain(path: Path) -> None:
-    path.write_text(plain(DOCUMENTS), encoding="utf-8")
+    path.write_text(plain(DOCUMENTS).replace("\n", " \r\n\t"), encoding="utf-8", newline="")
 
 
 def write_json(path: Path) -> None:
-    rows = [json.dumps({"id": i, "text": "\n".join(lines)}) for i, lines in enumerate(DOCUMENTS)]
+    rows = [json.dumps({"id": i, "text": " \n".join(lines)}) for i, lines in enumerate(DOCUMENTS)]
     path.write_text("\n".join([*rows, json.dumps({"id": 9, "text": None}), "", json.dumps({"text": " \n "})]))
 
 
@@ -135,21 +140,38 @@ def test_a_cut_never_changes_documents(
     data = b"".join(content)
     path.write_bytes(data)
     corpus = Corpus([TextFile(str(path), len(data), kind)], "text")  # type: ignore[arg-type]
-    lines = [line.rstrip(b"\r") for line in data.split(b"\n")]
+    lines = [line.decode("utf-8", "replace").strip() for line in data.split(b"\n")]
+    official = lines[:-1] if data.endswith(b"\n") else lines  # Python's lines of the file, stripped: fairseq's
     if kind == "lines":
-        expected = [[line] for line in lines if line.strip()]
+        expected = [[line] for line in lines if line]
+        official = [part for line in lines if line for part in (line, "")]
     else:
-        runs = itertools.groupby(lines, key=lambda line: bool(line.strip()))
-        expected = [list(run) for full, run in runs if full]
+        expected = [list(run) for full, run in itertools.groupby(lines, key=bool) if full]
+        official = official if expected else []
     before, reading._LONGEST = reading._LONGEST, longest
     try:
         # A long line of nothing but spaces is a line; short, it is blank. Content of 5 bytes and more never is.
-        if not any(not line.strip() and len(line) >= longest for line in lines):
-            found = documents(corpus, size)
-            assert found == [[line.decode("utf-8", "replace") for line in lines] for lines in expected]
-            assert documents(corpus) == found
+        if not any(not line.strip() and len(line) >= longest for line in data.split(b"\n")):
+            found = all_lines(corpus, size)
+            assert [[line for line in document if line] for document in found] == expected
+            assert [line for document in all_lines(corpus) for line in document] == official
+            leading = next((i for i, line in enumerate(official) if line), 0)
+            stream = [line for document in found for line in document]
+            assert stream in (official, official[leading:])  # blank lines at the beginning may fill a segment
     finally:
         reading._LONGEST = before
+
+
+def test_lines_are_fairseqs(tmp_path: Path) -> None:
+    """By ``multiprocessing_bpe_encoder.py --keep-empty``: each line of Python's file is stripped, empty ones stay."""
+    first = b" \n = Title = \r\n\r\n\t two\xc2\xa0words \n\x0b\n\n \nlast of it"
+    (tmp_path / "a.txt").write_bytes(first)
+    expected = ["", "= Title =", "", "two\xa0words", "", "", "", "last of it"]
+    assert [line.strip() for line in first.decode().replace("\r\n", "\n").split("\n")] == expected
+    assert [line for lines in all_lines(Corpus.open([str(tmp_path)])) for line in lines] == expected
+    (tmp_path / "b.txt").write_text("\nother file\n\n")
+    both = [*expected, "", "", "other file", ""]  # a file is a document, or more: something stands between two
+    assert [line for lines in all_lines(Corpus.open([str(tmp_path)])) for line in lines] == both
 
 
 def test_a_long_line_comes_in_parts_between_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,15 +182,16 @@ def test_a_long_line_comes_in_parts_between_words(tmp_path: Path, monkeypatch: p
     for name in ("a.txt", "b.jsonl"):
         (file,) = Corpus.open([str(tmp_path / name)]).files
         items = list(SegmentReader(file.segments(1 << 20)[0], "text").read())
-        assert [mark for _, mark in items[-3:]] == [LINE, LINE, END]
-        assert "".join(text for text, _ in items[:-2]) == line
+        separator = 1 if name == "b.jsonl" else 0
+        assert [mark for _, mark in items[-3 - separator :]] == [LINE] * (2 + separator) + [END]
+        assert "".join(text for text, _ in items[: -2 - separator]) == line
         assert max(len(text) for text, _ in items) <= 2 * 64
         assert all(text[0] == " " for text, _ in items[1:10])  # each part begins with a word
         assert any(text.endswith("。") for text, mark in items if mark == PART)
 
 
 def test_plain_text_without_blank_lines_has_a_document_a_line(tmp_path: Path) -> None:
-    lines = [f"review {i} " + "word " * 100 for i in range(3000)]
+    lines = [f"review {i}" + " word" * 100 for i in range(3000)]
     (tmp_path / "reviews.txt").write_text("\n".join(lines))
     (tmp_path / "short.txt").write_text("\n".join(lines[:5]))
     corpus = Corpus.open([str(tmp_path)])

@@ -333,8 +333,9 @@ def test_what_is_read_back_is_the_text(tmp_path: Path) -> None:
     assert dataset is not None
     ids = [int(i) for n in range(len(dataset)) for i in dataset[(0, n)].inputs[1:]]
     documents = [document.split("\n") for document in (text / "a.txt").read_text().split("\n\n")]
-    found = data.tokenizer.decode(ids).split("</s>")
-    assert all([sentence, "It was the dog's, and the dog did not like it."] in documents for sentence in found[:-1:2])
+    found = data.tokenizer.decode(ids).split("</s></s>")[:-1]  # the last block may be cut or left out
+    assert len(found) > 2
+    assert all(document.split("</s>") in documents for document in found)
 
 
 def test_wrong_roots(tmp_path: Path) -> None:

@@ -91,15 +91,105 @@ def test_a_skipped_update_changes_nothing(tmp_path: Path, where: str, value: flo
     assert [state["rates"].tolist() for state in broken.states] == [rates[n] for n in (0, 1, 2, 2, 3, 3, 4, 5)]
 
 
+class OfSteps(L.Callback):
+    """Counts the updates that were skipped until the end of each micro-batch."""
+
+    def __init__(self) -> None:
+        self.skipped: list[int] = []
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
+        self.skipped.append(pl_module.skipped_updates)
+
+
+def fp16(scale: float, growth_interval: int = 1000) -> MixedPrecision:
+    return MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", scale, growth_interval=growth_interval))
+
+
 def test_the_scaler_of_fp16_moves_nothing_else_when_it_skips(tmp_path: Path) -> None:
-    module, callback = make_module(), Break(set())
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40, growth_interval=1000)
-    precision = MixedPrecision("16-mixed", "cpu", scaler)
-    trainer = make_trainer(tmp_path, max_steps=30, callbacks=[callback], plugins=[precision])
-    with pytest.raises(FloatingPointError, match="10 times in a row"):
+    """And is given time to find its scale, but not for ever."""
+    module, callback, precision = make_module(), Break(set()), fp16(2.0**60)
+    trainer = make_trainer(tmp_path, max_steps=60, callbacks=[callback], plugins=[precision])
+    with pytest.raises(FloatingPointError, match="36 times in a row"):
         trainer.fit(module, datamodule=PictureModule())
-    assert scaler.get_scale() == 2.0**30
+    assert precision.scaler.get_scale() == 2.0**24  # type: ignore[union-attr]
     assert largest_difference(callback.states[0], callback.states[-1]) == 0
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_scale_that_is_too_large_for_the_first_dozen_steps_stops_nothing(tmp_path: Path, fused: bool) -> None:
+    """Nor does a skipped step move weights, teacher, moments or rates; the others do, at the rates of fp32."""
+
+    def optimizer(groups: Any) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(groups, lr=3e-3, fused=fused)
+
+    clip = None if fused else 4.0  # Lightning clips nothing for an optimizer that takes the scale away by itself
+    states, counts = Break(set()), OfSteps()
+    module = make_module(optimizer=optimizer)
+    trainer = make_trainer(
+        tmp_path, max_steps=24, callbacks=[states, counts], plugins=[fp16(2.0**33, 5)], gradient_clip_val=clip,
+        log_every_n_steps=1,
+    )  # fmt: skip
+    trainer.fit(module, datamodule=PictureModule(64, 4, 8))
+    skipped = torch.tensor([0, *counts.skipped[1::2]]).diff().tolist()
+    assert skipped[:12] == [1] * 12, "that many in a row"
+    assert sum(skipped[12:]) > 0, "and another one, after the scale has grown"
+    assert module.updates == 24 - sum(skipped) > 3
+    for step in range(12, 24):  # there are no moments before the first update
+        before, after = states.states[step], states.states[step + 1]
+        if before.keys() == after.keys():
+            assert (largest_difference(before, after) == 0) == bool(skipped[step])
+    whole = Break(set())
+    make_trainer(tmp_path, max_steps=24, callbacks=[whole]).fit(make_module(), datamodule=PictureModule(64, 4, 8))
+    assert states.states[-1]["rates"].tolist() == whole.states[module.updates]["rates"].tolist()
+    assert 0.01 < float(trainer.callback_metrics["train/grad_norm"]) < 100, "without the scale"
+
+
+def test_a_resumed_run_in_fp16_repeats_an_uninterrupted_one(tmp_path: Path) -> None:
+    """With the scale, and what was skipped."""
+    ends = []
+    path = None
+    checkpoint = RunCheckpoint(every_n_train_steps=1, keep=-1, dirpath=str(tmp_path))
+    for callbacks in ([checkpoint], []):
+        module, precision = make_module(), fp16(2.0**25, 3)
+        trainer = make_trainer(
+            tmp_path, max_steps=20, plugins=[precision], callbacks=callbacks, enable_checkpointing=path is None
+        )
+        trainer.fit(module, datamodule=PictureModule(64, 4, 8), ckpt_path=path)
+        assert trainer.global_step == 20
+        ends.append((module.skipped_updates, precision.state_dict(), weights(module)))
+        path = str(max(tmp_path.glob("step-1[0-8].ckpt")))
+    assert torch.load(path, weights_only=True)["d2v"]["skipped_updates"] >= 4
+    assert ends[0][:2] == ends[1][:2]
+    assert largest_difference(ends[0][2], ends[1][2]) == 0
+
+
+@pytest.mark.parametrize("algorithm", ["norm", "value"])
+def test_gradients_are_clipped_as_by_lightning_and_logged_as_they_were_before(tmp_path: Path, algorithm: str) -> None:
+    """To the last bit, though their norm is computed once."""
+
+    class Compare(L.Callback):
+        def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: Any, optimizer: Any) -> None:
+            self.copies: list[torch.Tensor] = []
+            for parameter in trainer.precision_plugin.main_params(optimizer):
+                copy = torch.zeros_like(parameter)
+                copy.grad = parameter.grad.clone()
+                self.copies.append(copy)
+            self.norm = torch.nn.utils.get_total_norm([copy.grad for copy in self.copies])
+            if algorithm == "norm":
+                torch.nn.utils.clip_grad_norm_(self.copies, 0.01)
+            else:
+                torch.nn.utils.clip_grad_value_(self.copies, 0.01)
+
+        def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
+            parameters = list(trainer.precision_plugin.main_params(trainer.optimizers[0]))
+            for parameter, copy in zip(parameters, self.copies, strict=True):
+                assert torch.equal(parameter.grad, copy.grad)
+
+    settings: dict[str, Any] = {"gradient_clip_val": 0.01, "gradient_clip_algorithm": algorithm, "log_every_n_steps": 1}
+    compare = Compare()
+    trainer = make_trainer(tmp_path, max_steps=3, callbacks=[compare], **settings)
+    trainer.fit(make_module(), datamodule=PictureModule())
+    assert compare.norm == trainer.callback_metrics["train/grad_norm"] > 0.02
 
 
 def test_ten_in_a_row_stop_the_run_and_leave_the_weights_of_before(tmp_path: Path) -> None:

@@ -137,11 +137,17 @@ def test_two_processes_equal_one(tmp_path, two_processes, kind):
     """Two devices x 2 pictures x 2 accumulated are one device x 8 pictures: student, teacher and head."""
     ranks = [torch.load(two_processes / f"{kind}.{rank}", weights_only=True) for rank in range(2)]
     assert largest_difference(*ranks) == 0
-    one, _ = fit(tmp_path, kind, data={"num_samples": 50, "batch_size": 8})
+    one, trainer = fit(tmp_path, kind, data={"num_samples": 50, "batch_size": 8})
     assert any(name.startswith("method.teacher.") for name in ranks[0])
     difference = largest_difference(ranks[0], weights(one))
     print(f"two processes, {kind}: {difference:.2e}")
     assert difference < 1e-5
+    logged = [torch.load(two_processes / f"{kind}.metrics.{rank}", weights_only=True) for rank in range(2)]
+    for metric, value in trainer.callback_metrics.items():
+        if metric.startswith("train/"):
+            assert float(logged[0][metric]) == pytest.approx(float(value), rel=1e-4), metric
+    for metric in ("loss", "grad_norm", "target_std", "prediction_std", "masked_fraction", "regression_loss"):
+        assert logged[1][f"train/{metric}"] == logged[0][f"train/{metric}"]
 
 
 def test_processes_skip_an_update_together(two_processes):

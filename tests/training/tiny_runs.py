@@ -123,13 +123,14 @@ def largest_difference(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 
 
 class SaveWeights(L.Callback):
-    """Each process writes its own."""
+    """Each process writes its own, and what it has logged about the last step."""
 
     def __init__(self, path: str) -> None:
         self.path = path
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         torch.save(weights(pl_module), f"{self.path}.{trainer.global_rank}")
+        torch.save(trainer.callback_metrics, f"{self.path}.metrics.{trainer.global_rank}")
 
 
 class BreakLoss(L.Callback):

@@ -1,4 +1,4 @@
-"""Updates whose numbers are not finite are skipped, and too many in a row stop the run."""
+"""Updates whose numbers are not finite are skipped, and too many in a row stop the run; what stops one is kept here."""
 
 from typing import Any
 
@@ -11,6 +11,9 @@ from torch.optim import Optimizer
 from d2v.metrics import SKIPPED_UPDATES
 
 MOST_IN_A_ROW = 10
+# The scaler of fp16 halves its scale each time. Torch's first, 65,536, may be far too large; after so many it is below
+# 1e-6, where the official runs give up (min_loss_scale).
+MOST_WITH_SCALER = 36
 
 
 class FiniteUpdates(L.LightningModule):
@@ -24,7 +27,12 @@ class FiniteUpdates(L.LightningModule):
         super().__init__()
         self.skipped_updates = 0
         self.skipped_in_a_row = 0
-        self._last_step = 0
+        self.step_ended = False
+        """For callbacks at the end of a micro-batch: whether it ended an optimizer step."""
+        self.grad_norm: Tensor | None = None
+        """Of the last optimizer step, before clipping."""
+        self.failure: Exception | None = None
+        """Ends the run after this step, when the run's checkpoint has been saved; all devices have it or none."""
         self._last_loss: Tensor | None = None
 
     @property
@@ -43,49 +51,61 @@ class FiniteUpdates(L.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip the gradients, or take them away, so that the optimizer leaves weights and moments as they are."""
-        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        self.step_ended = True
+        precision = self.trainer.precision_plugin
+        scaler = getattr(precision, "scaler", None)
+        # Such an optimizer (fused) takes the scale away by itself, and finds out by itself what is not finite.
+        scaled = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
+        parameters = list(precision.main_params(optimizer))
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        self.grad_norm = norm / scaler.get_scale() if scaled else norm  # type: ignore[union-attr]
         if norm.isfinite():
             self.skipped_in_a_row = 0
-            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            if scaled or not gradient_clip_val or gradient_clip_algorithm == "value":
+                self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            else:  # the same, but for a norm of its own
+                torch.nn.utils.clip_grads_with_norm_(parameters, gradient_clip_val, norm)
             return
         self.skipped_in_a_row += 1
         self.skipped_updates += 1
         step = self.trainer.global_step + 1
         if self.skipped_in_a_row == 1:
+            lowered = "" if scaler is None else ", and the scale of fp16 halved"
             rank_zero_info(
-                f"step {step:,}: the loss or a gradient is not finite; this update is skipped "
+                f"step {step:,}: the loss or a gradient is not finite; this update is skipped{lowered} "
                 f"({self.skipped_updates:,} so far)"
             )
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        if scaler is None or not getattr(optimizer, "_step_supports_amp_scaling", False):
-            for parameter in self.parameters():
+        if self.skipped_in_a_row >= (MOST_IN_A_ROW if scaler is None else MOST_WITH_SCALER):
+            self.failure = FloatingPointError(self._advice(step))
+        if not scaled:
+            for parameter in parameters:
                 parameter.grad = None
-        # else the scaler still has to find out by itself, and the optimizer asks it
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         if self.skipped_in_a_row == 0:
             super().lr_scheduler_step(scheduler, metric)
 
     def on_train_start(self) -> None:
-        self._last_step = self.trainer.global_step
+        self.step_ended = False
+        self.skipped_in_a_row = 0
+        self.failure = None
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """After the callbacks, so that the run's checkpoint has been saved.
 
         Raises:
-            FloatingPointError: Too many updates in a row were skipped.
+            FloatingPointError: Too many updates in a row were skipped; or whatever else :attr:`failure` is.
         """
-        step = self.trainer.global_step
-        if step == self._last_step:
+        if not self.step_ended:
             return  # gradients are still being accumulated
-        self._last_step = step
+        self.step_ended = False
         if self.skipped_updates:
             self.log(SKIPPED_UPDATES, float(self.skipped_updates), rank_zero_only=True)
+        if self.failure is not None:
+            self.trainer._logger_connector.update_train_step_metrics()  # which Lightning would do after this
+            raise self.failure
         if self.skipped_in_a_row == 0:
             self._last_loss = outputs["loss"].detach() * self.trainer.accumulate_grad_batches
-        elif self.skipped_in_a_row >= MOST_IN_A_ROW:
-            raise FloatingPointError(self._advice(step))
 
     def require_finite_weights(self) -> None:
         """Before a checkpoint is written.

@@ -13,6 +13,7 @@ from d2v.metrics import TEST_LOSS, VAL_LOSS, of_encoder
 from d2v.model.data2vec import Data2Vec, Method
 from d2v.model.encoder import Encoder
 from d2v.model.task import Task
+from d2v.training.callbacks.collapse import PUBLISHED, CollapseCallback, CollapseLimits
 from d2v.training.callbacks.ema_teacher import EMATeacherCallback
 from d2v.training.optimizer import Decaying
 from d2v.training.schedules import EMADecay, LRSchedule
@@ -34,6 +35,7 @@ class Data2VecModule(TrainingModule):
         init_from: Checkpoint (ours or imported) whose weights to start from; null: random.
         init_teacher: Which weights of ``init_from`` the teacher starts as: its own average, or the student's.
         seed: Of masks and of everything random in a step; the command line sets it from ``seed_everything``.
+        collapse: Where the run ends, because targets or predictions have become too alike.
         weight_decay_on: What decays: "matrices" and kernels; "beit": all but vectors, CLS and positions; "all".
     """
 
@@ -48,11 +50,13 @@ class Data2VecModule(TrainingModule):
         init_from: str | None = None,
         init_teacher: Literal["teacher", "student"] = "teacher",
         seed: int = 0,
+        collapse: CollapseLimits = PUBLISHED,
         weight_decay_on: Decaying = "matrices",
     ) -> None:
         super().__init__(optimizer, schedule, seed, weight_decay_on)
         self.method = method
         self.ema = ema
+        self.collapse = collapse
         self.init_from = init_from
         if init_from is not None:
             from d2v.checkpoints.load import init_weights
@@ -90,7 +94,8 @@ class Data2VecModule(TrainingModule):
         return features
 
     def configure_callbacks(self) -> list[L.Callback]:
-        return [*super().configure_callbacks(), EMATeacherCallback(self.method, self.ema)]
+        needed = [CollapseCallback(self.collapse), EMATeacherCallback(self.method, self.ema)]
+        return [*super().configure_callbacks(), *needed]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As for any training; and the data must mean what they meant.
@@ -132,6 +137,7 @@ class Pretraining(Data2VecModule):
         init_from: Checkpoint (ours or imported) whose weights to start from; null: random.
         init_teacher: Which weights of ``init_from`` the teacher starts as: its own average, or the student's.
         seed: Of masks and of everything random in a step; the command line sets it from ``seed_everything``.
+        collapse: Where the run ends, because targets or predictions have become too alike.
         weight_decay_on: What decays: "matrices" and kernels; "beit": all but vectors, CLS and positions; "all".
         task: Arguments of :class:`~d2v.model.task.Task`.
     """
@@ -145,8 +151,9 @@ class Pretraining(Data2VecModule):
         init_from: str | None = None,
         init_teacher: Literal["teacher", "student"] = "teacher",
         seed: int = 0,
+        collapse: CollapseLimits = PUBLISHED,
         weight_decay_on: Decaying = "matrices",
         **task: Any,
     ) -> None:
         method = Data2Vec(student, Task(student, **task))
-        super().__init__(method, ema, optimizer, schedule, init_from, init_teacher, seed, weight_decay_on)
+        super().__init__(method, ema, optimizer, schedule, init_from, init_teacher, seed, collapse, weight_decay_on)

@@ -18,7 +18,6 @@ from d2v.errors import Interrupted, UserError
 from d2v.training.callbacks.best import BEST, BestCheckpoint, Mode
 from d2v.training.callbacks.run_plan import total_steps
 from d2v.training.checkpoint_io import SafeCheckpointIO, remove_unfinished, replace_link
-from d2v.training.finite_updates import MOST_IN_A_ROW
 from d2v.training.schedules import in_steps, require_share_or_steps
 
 MOST_STEPS = 5000  # between two checkpoints, unless more are asked for
@@ -102,10 +101,10 @@ class RunCheckpoint(ModelCheckpoint):
             most = MOST_STEPS if self.every < 1 else self.every
             self._every_n_train_steps = int(max(1, min(in_steps(self.every, total_steps(trainer)), most)))
         skipped = getattr(pl_module, "skipped_in_a_row", 0)
-        if skipped <= 1:  # while numbers are not finite, older checkpoints may be the better ones
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        elif skipped == MOST_IN_A_ROW:  # the module is going to stop the run
+        if getattr(pl_module, "failure", None) is not None:  # the module is going to stop the run
             self._save_checkpoint(trainer, f"{self.dirpath}/{LAST}")
+        elif skipped <= 1:  # while numbers are not finite, older checkpoints may be the better ones
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return  # half an optimizer step cannot be saved
         self.best.update(trainer, str(self.dirpath), validated=False)

@@ -6,7 +6,7 @@ import lightning as L
 
 from d2v.metrics import EMA_DECAY
 from d2v.model.data2vec import Method
-from d2v.training.callbacks.log import is_logged
+from d2v.training.callbacks.log import step_is_logged
 from d2v.training.callbacks.run_plan import total_steps
 from d2v.training.finite_updates import FiniteUpdates
 from d2v.training.schedules import EMADecay
@@ -23,21 +23,14 @@ class EMATeacherCallback(L.Callback):
     def __init__(self, method: Method, decay: EMADecay) -> None:
         self.method = method
         self.decay = decay
-        self._step = 0
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._step = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step == self._step:  # gradients are still being accumulated
-            return
-        self._step = trainer.global_step
         assert isinstance(pl_module, FiniteUpdates)
-        if pl_module.skipped_in_a_row:  # neither did the student move
+        if not pl_module.step_ended or pl_module.skipped_in_a_row:  # neither did the student move
             return
         decay = self.decay.at(pl_module.updates, total_steps(trainer))
         self.method.move_teacher(decay)
-        if is_logged(trainer, self._step):  # sending a number to the device waits for it
+        if step_is_logged(trainer, pl_module):  # sending a number to the device waits for it
             pl_module.log(EMA_DECAY, decay, rank_zero_only=True)

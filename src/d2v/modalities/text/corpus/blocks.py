@@ -70,14 +70,15 @@ class SentenceBlocks(Blocks):
     """``complete_doc``: whole sentences of one document, as many as fit. Takes 12 bytes of memory per block.
 
     Args:
-        cuts: int64 [m + 1], ascending: where blocks begin and end, including those that are too short.
+        cuts: int64 [m + 1], ascending: where blocks begin and end, including those that are too short and the single
+            ``</s>`` between documents.
     """
 
     def __init__(self, cuts: np.ndarray) -> None:
         tokens = np.diff(cuts)
         kept = tokens + 1 >= LEAST_TOKENS
         self._starts, self._tokens = cuts[:-1][kept], tokens[kept].astype(np.int32)
-        self.num_short = len(tokens) - len(self._starts)
+        self.num_short = int((tokens > 1).sum()) - len(self._starts)
 
     def __len__(self) -> int:
         return len(self._starts)
@@ -117,7 +118,11 @@ def _find_cuts(shards: Shards, room: int) -> np.ndarray:
             stop = min(position + window, total)
             sentence_ends = position + 1 + np.flatnonzero(shards.read(position, stop) == eos)
             first, last = np.searchsorted(document_ends, (position, stop), side="right")
-            found = _cut_window(position, stop, sentence_ends, document_ends[first:last], room)
+            # A sentence without words lies between documents, and is in no block (fairseq's document_sep_len).
+            whole = position == 0 or shards.read(position - 1, position)[0] == eos
+            empty = sentence_ends[np.diff(sentence_ends, prepend=position if whole else -1) == 1]
+            ends = np.unique(np.concatenate([document_ends[first:last], empty - 1, empty]))
+            found = _cut_window(position, stop, sentence_ends, ends[ends > position], room)
             cuts.append(found)
             bar.update(int(found[-1]) - position)
             position = int(found[-1])

@@ -10,7 +10,7 @@ import logging
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -58,6 +58,8 @@ class Segment:
     stop: int
     size: int
     """Approximate bytes on the disk."""
+    in_last_file: bool = False
+    """Whether no other file comes after its own."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ class TextFile:
     """Number of row groups, for Parquet."""
     utf16: bool = False
     """Whether it is in UTF-16, and recoded from its beginning on."""
+    is_last: bool = False
+    """Whether no other file comes after it."""
 
     @property
     def compressed(self) -> bool:
@@ -84,12 +88,14 @@ class TextFile:
     def segments(self, size: int) -> list[Segment]:
         """Cut into parts of about this size; a file that cannot be cut is one part."""
         if not (self.divisible or self.groups):
-            return [Segment(self.path, self.kind, 0, END, self.size)]
+            return [Segment(self.path, self.kind, 0, END, self.size, self.is_last)]
         units = self.groups or self.size
         count = max(1, min(units, round(self.size / size)))
         ends = [units * i // count for i in range(count + 1)]
         return [
-            Segment(self.path, self.kind, start, stop, self.size * stop // units - self.size * start // units)
+            Segment(
+                self.path, self.kind, start, stop, self.size * stop // units - self.size * start // units, self.is_last
+            )
             for start, stop in itertools.pairwise(ends)
         ]
 
@@ -103,7 +109,7 @@ class Corpus:
     """
 
     def __init__(self, files: Sequence[TextFile], column: str) -> None:
-        self.files = list(files)
+        self.files = [*files[:-1], replace(files[-1], is_last=True)]
         self.column = column
         self.size = sum(file.size for file in files)
 

@@ -18,11 +18,11 @@ PART, LINE, END = range(3)
 
 Item = tuple[str, int]
 
+_END_OF_RECORD: tuple[Item, Item] = (("", LINE), ("", END))
 _LONGEST = 1 << 16
 # GPT-2's regular expression always splits at a single space within a line and at the end of punctuation. So cutting a
 # line there does not change its tokens.
 _BORDER = re.compile(r"(?<=\S) (?=\S)|(?<=[^\s\w'])(?=[^\W_])")
-_BLANK = " \t\r\v\f"
 
 
 class SegmentReader:
@@ -44,7 +44,10 @@ class SegmentReader:
         self._done = False
 
     def read(self) -> Iterator[Item]:
-        """Lines that are not blank, and ends of documents; each document has at least one line.
+        """Lines without the blanks around them, and ends of documents; each document has at least one line with text.
+
+        As in fairseq (``multiprocessing_bpe_encoder.py --keep-empty``) empty lines between documents are lines: they
+        come with the document before them. A line or record that is a document has one after it.
 
         Raises:
             UserError: the file is damaged, or not what its name says.
@@ -89,22 +92,27 @@ class SegmentReader:
 
     def _text(self, file: IO[bytes]) -> Iterator[Item]:
         """Documents whose preceding blank line begins in the segment, and the first document of the file."""
-        begun, inside = self.segment.start == 0, False
+        ours, inside, blanks = self.segment.start == 0, False, 0
         while True:
             position = self._position
             line = self._read_line(file, _LONGEST)
             whole = len(line) < _LONGEST or line.endswith(b"\n")
-            if whole and not line.strip():  # blank, or the end of the file
-                if inside:
-                    yield "", END
-                if not line or position >= self.segment.stop:
-                    return
-                begun, inside = True, False
-            elif begun:
-                inside = True
-                yield from self._long_line(line, file, first=position == 0)
-            elif position >= self.segment.stop:
+            if line and whole and not line.strip():
+                ours = position < self.segment.stop
+                blanks += inside or self.segment.start == 0
+                continue
+            if not line and inside and not self.segment.in_last_file:
+                blanks = max(blanks, 1)
+            if inside and (blanks or not line):
+                yield from [("", LINE)] * blanks
+                yield "", END
+                inside, blanks = False, 0
+            if not line or (position >= self.segment.stop and not ours):
                 return
+            if ours:
+                yield from [("", LINE)] * blanks  # that the file begins with
+                inside, blanks = True, 0
+                yield from self._long_line(line, file, first=position == 0)
             elif not whole:
                 self._skip_line(file)
 
@@ -115,21 +123,26 @@ class SegmentReader:
                 return
             if line.strip():
                 yield from self._long_line(line, file, first=start == 0)
-                yield "", END
+                yield from _END_OF_RECORD
 
     def _long_line(self, line: bytes, file: IO[bytes], first: bool) -> Iterator[Item]:
         """A line whose beginning was read already, in parts if it is long."""
         if first:
             line = line.removeprefix(BOM)
-        rest = ""
+        rest, begun = "", False
         while len(line) == _LONGEST and not line.endswith(b"\n"):
             line, broken = _whole_characters(line)
             text = rest + self._decode(line)
-            cut = last_border(text)
-            yield text[:cut], PART
+            if not begun:
+                text = text.lstrip()
+            cut = min(last_border(text), len(text.rstrip()))
+            if cut:
+                yield text[:cut], PART
+                begun = True
             rest = text[cut:]
             line = broken + self._read_line(file, _LONGEST - len(broken))
-        yield rest + self._decode(line), LINE
+        text = (rest + self._decode(line)).rstrip()
+        yield text if begun else text.lstrip(), LINE
 
     def _read_line(self, file: IO[bytes], limit: int) -> bytes:
         line = file.readline(limit)
@@ -150,8 +163,8 @@ def document(text: str) -> Iterator[Item]:
     """The lines of a whole document that are not blank, and its end; nothing if all are blank."""
     empty = True
     for line in text.split("\n"):
-        line = line.rstrip("\r")
-        if not line.strip(_BLANK):
+        line = line.strip()
+        if not line:
             continue
         empty = False
         while len(line) > _LONGEST:
@@ -160,7 +173,7 @@ def document(text: str) -> Iterator[Item]:
             line = line[cut:]
         yield line, LINE
     if not empty:
-        yield "", END
+        yield from _END_OF_RECORD
 
 
 def last_border(text: str) -> int:

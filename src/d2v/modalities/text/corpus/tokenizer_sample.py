@@ -5,7 +5,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 
 from d2v.modalities.text.corpus.corpus_files import Corpus, Segment, TextFile, spread
-from d2v.modalities.text.corpus.documents import END, SegmentReader, last_border, utf8_size
+from d2v.modalities.text.corpus.documents import SegmentReader, last_border, utf8_size
 
 SAMPLE_BYTES = 128 << 20
 """At most so much text is sampled."""
@@ -116,6 +116,6 @@ def _of_stream(file: TextFile, start: int, room: dict[int, int], corpus: Corpus)
 
 
 def _texts(reader: SegmentReader) -> Iterator[str]:
-    for text, mark in reader.read():
-        if mark != END:
+    for text, _ in reader.read():
+        if text:
             yield text

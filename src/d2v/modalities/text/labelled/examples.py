@@ -90,11 +90,11 @@ def read_examples(
             meaning = table.class_names(chosen[-1])
             class_names = class_names or meaning
         for place, cells in table.rows(chosen):
-            found = [cell or "" for cell in cells[: len(texts)]]
+            found = [(cell or "").strip() for cell in cells[: len(texts)]]  # as fairseq before its BPE
             if labelled:
                 label = _label(cells[-1], meaning)
                 problem: str | None = "has no label"
-                if not all(map(str.strip, found)):
+                if not all(found):
                     problem = "has no text"
                 elif place in table.too_wide:
                     problem = f"has more than {len(table.columns)} cells (a tab in the text?)"

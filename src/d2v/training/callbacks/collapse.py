@@ -1,0 +1,178 @@
+"""Logs what shows a collapse, and ends a run that has collapsed."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from d2v import metrics
+from d2v.evaluation.effective_rank import effective_rank
+from d2v.training.callbacks.log import in_logged_step, step_is_logged
+from d2v.training.finite_updates import FiniteUpdates
+from d2v.types import Data2VecOutput
+
+RANK_SAMPLES = 1024  # rows that the effective rank is computed from: enough for a trend, cheap for any width
+
+
+@dataclass(frozen=True)
+class CollapseLimits:
+    """Where a run ends, because targets or predictions have become too alike: fairseq's ``min_target_var`` and
+    ``min_pred_var``, which are deviations in spite of their names (``compute_var`` in ``data2vec2.py``).
+
+    Args:
+        min_target_std: Least deviation of the targets; 0: none. The official 1.0 speech and 2.0 speech and text.
+        min_prediction_std: Of the predictions; 0: none.
+        after: So many updates are let go; in a shorter run, the command says so at the end.
+    """
+
+    min_target_std: float = 0.1
+    min_prediction_std: float = 0.01
+    after: int = 5000
+
+
+PUBLISHED = CollapseLimits()
+
+
+class CollapseCallback(L.Callback):
+    """Logs spreads, ranks and losses of all micro-batches and devices of a step that is logged, and holds the spreads
+    against the limits. In other steps it does nothing.
+
+    Args:
+        limits: The least spreads.
+    """
+
+    def __init__(self, limits: CollapseLimits) -> None:
+        self.limits = limits
+        self._parts: dict[str, list[dict[str, Tensor]]] = {}
+        self._low = ""
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._parts = {}
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if not in_logged_step(trainer, pl_module):
+            return
+        rows = max(1, RANK_SAMPLES // (trainer.world_size * trainer.accumulate_grad_batches))
+        for name, output in outputs.get("outputs", {}).items():
+            self._parts.setdefault(name, []).append(measure(output, rows))
+        if not step_is_logged(trainer, pl_module):
+            return
+        self._low = ""
+        for name, parts in sorted(of_all_devices(trainer, self._parts).items()):
+            values = pooled(parts)
+            if trainer.is_global_zero:
+                for metric, key in ((metrics.TARGET_RANK, "target rows"), (metrics.EXTRACTOR_RANK, "token rows")):
+                    rank = effective_rank(torch.cat([part[key] for part in parts]))
+                    pl_module.log(metrics.of_encoder(metric, name), rank, rank_zero_only=True)
+            for metric, value in values.items():
+                pl_module.log(metrics.of_encoder(metric, name), value)
+            self._judge(trainer, pl_module, name, values)
+        self._parts = {}
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self._low:
+            rank_zero_info(f"warning: {self._low}. {_WHAT_TO_TRY}")
+
+    def _judge(self, trainer: L.Trainer, pl_module: L.LightningModule, name: str, values: Mapping[str, float]) -> None:
+        assert isinstance(pl_module, FiniteUpdates)
+        limits = {
+            metrics.TARGET_STD: ("min_target_std", self.limits.min_target_std),
+            metrics.PREDICTION_STD: ("min_prediction_std", self.limits.min_prediction_std),
+        }
+        for metric, (key, limit) in limits.items():
+            if values[metric] < limit:
+                self._low = (
+                    f"step {trainer.global_step:,}: {metrics.of_encoder(metric, name)} is {values[metric]:.3g}, "
+                    f"below model.collapse.{key} {limit:g}: the model has collapsed, and more steps will not help"
+                )
+                if pl_module.updates - 1 > self.limits.after:  # those before the forward pass that is judged
+                    pl_module.failure = RuntimeError(f"{self._low}; its weights are in last.ckpt")
+                    pl_module.failure.add_note(_WHAT_TO_TRY)
+
+
+_WHAT_TO_TRY = (  # the causes that the first paper names
+    "Start again, or from an earlier checkpoint, with a lower model.optimizer.lr or a longer model.schedule.warmup; "
+    "with model.ema.start and end nearer to 1, or a shorter model.ema.anneal; in speech, whose neighbouring targets "
+    "are much alike, with a longer model.masking.span and model.targets.layer_norm instance"
+)
+
+
+@torch.no_grad()
+def measure(output: Data2VecOutput, rows: int) -> dict[str, Tensor]:
+    """Of one micro-batch: what :func:`pooled` needs, and so many rows for each rank; on the CPU, because a GPU finds
+    eigenvalues more slowly."""
+    predictions, targets = output.predictions.flatten(0, 1).float(), output.targets.flatten(0, 1).float()
+    if output.mask.scored is not None:
+        scored = output.mask.scored.flatten()
+        predictions, targets = predictions[scored], targets[scored]
+    tokens, padding = output.features.tokens.flatten(0, 1).float(), output.features.padding_mask
+    if padding is not None:
+        tokens = tokens[~padding.flatten()]
+    mask = output.mask
+    part = {
+        "count": torch.tensor(len(targets)),
+        "targets": torch.stack(torch.var_mean(targets, dim=0, correction=0)),  # [2, D]
+        "predictions": torch.stack(torch.var_mean(predictions, dim=0, correction=0)),
+        "target rows": _sample(targets, rows),
+        "token rows": _sample(tokens, rows),
+        "masked": mask.masked.sum(),
+        "tokens": torch.tensor(mask.masked.numel()) if mask.padding is None else (~mask.padding).sum(),
+        "regression loss": output.regression_loss,
+        "rows": torch.tensor(len(mask.masked)),
+    }
+    if output.cls_loss is not None:
+        part["cls loss"] = output.cls_loss
+    return {key: value.detach().cpu() for key, value in part.items()}
+
+
+def pooled(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
+    """The metrics of some micro-batches together, as if they were one."""
+    columns = {}
+    for key in parts[0]:
+        if not key.endswith(" rows"):
+            columns[key] = torch.stack([part[key].double() for part in parts])
+    count = columns["count"]
+    values = {
+        metrics.REGRESSION_LOSS: (columns["regression loss"] * count).sum() / count.sum(),
+        metrics.TARGET_STD: _pooled_std(count, columns["targets"]),
+        metrics.PREDICTION_STD: _pooled_std(count, columns["predictions"]),
+        metrics.MASKED_FRACTION: columns["masked"].sum() / columns["tokens"].sum(),
+    }
+    if "cls loss" in columns:
+        values[metrics.CLS_LOSS] = (columns["cls loss"] * columns["rows"]).sum() / columns["rows"].sum()
+    return {metric: float(value) for metric, value in values.items()}
+
+
+def _pooled_std(count: Tensor, moments: Tensor) -> Tensor:
+    """Mean over D of the deviation of all vectors, from the variance and mean of each part [P, 2, D], as fairseq's
+    ``compute_var`` (which loses it to rounding where the mean is large)."""
+    variances, means = moments.unbind(dim=1)
+    weights, total = count[:, None], count.sum()
+    mean = (weights * means).sum(dim=0) / total
+    variance = (weights * (variances + (means - mean) ** 2)).sum(dim=0) / (total - 1)
+    return (variance + 1e-6).sqrt().mean()
+
+
+def _sample(x: Tensor, rows: int) -> Tensor:
+    """Evenly spaced rows of [n, D]."""
+    rows = min(rows, len(x))
+    return x[torch.arange(rows, device=x.device) * len(x) // max(rows, 1)]
+
+
+def of_all_devices(trainer: L.Trainer, parts: dict[str, list[dict[str, Tensor]]]) -> dict[str, list[dict[str, Tensor]]]:
+    """The lists of all devices joined; encoders and shapes may differ between them."""
+    if trainer.world_size == 1:
+        return parts
+    gathered: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(gathered, parts)
+    joined: dict[str, list[dict[str, Tensor]]] = {}
+    for one in gathered:
+        for name, of_encoder in one.items():
+            joined.setdefault(name, []).extend(of_encoder)
+    return joined
