@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
@@ -10,6 +11,10 @@ from pathlib import Path
 import numpy as np
 
 log = logging.getLogger(__name__)
+
+MANY = 100_000
+"""Files of a folder from which on their list is kept, and the folders are asked for changes instead of each file."""
+_SETTLED_NS = 2 * 10**9  # so old a change of a folder is surely another one than the next, whatever the disk's clock
 
 
 class PackedStrings:
@@ -35,6 +40,26 @@ class PackedStrings:
         """The two arrays, to be stored in a file."""
         return {name: self._bytes, f"{name} ends": self._ends}
 
+    @classmethod
+    def joined(cls, parts: "Sequence[tuple[str, PackedStrings]]") -> "PackedStrings":
+        """The strings of all parts, each with its part's prefix before it."""
+        whole, size = cls(()), 0
+        contents, ends = [], [np.zeros(1, dtype=np.int64)]
+        for prefix, strings in parts:
+            letters = os.fsencode(prefix)
+            own_ends = strings._ends + np.arange(len(strings) + 1) * len(letters)
+            content = np.empty(len(strings._bytes) + len(strings) * len(letters), dtype=np.uint8)
+            own = np.ones(len(content), dtype=bool)
+            for place, letter in enumerate(letters):
+                content[own_ends[:-1] + place] = letter
+                own[own_ends[:-1] + place] = False
+            content[own] = strings._bytes
+            contents.append(content)
+            ends.append(size + own_ends[1:])
+            size += len(content)
+        whole._bytes, whole._ends = np.concatenate(contents), np.concatenate(ends)
+        return whole
+
     def select(self, chosen: Iterable[int]) -> "PackedStrings":
         """The strings at these positions."""
         return PackedStrings(map(self.__getitem__, chosen))
@@ -57,7 +82,12 @@ def list_files(folder: Path, suffixes: tuple[str, ...], exclude: str | None = No
         suffixes: possible endings of the files in lower case; the files' own case does not matter.
         exclude: name of a folder directly below ``folder`` to leave out.
     """
-    found, visited = [], set()
+    return [name for name in _walked(folder, exclude)[0] if name.lower().endswith(suffixes)]
+
+
+def _walked(folder: Path, exclude: str | None) -> tuple[list[str], list[str]]:
+    """The files below a folder, sorted, and the folders that they were looked for in."""
+    found, visited, parents = [], set(), []
     for parent, folders, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(parent)
         if real in visited:  # a link to a folder above would never end
@@ -68,10 +98,65 @@ def list_files(folder: Path, suffixes: tuple[str, ...], exclude: str | None = No
         if parent == str(folder) and exclude in folders:
             folders.remove(exclude)
         prefix = parent.removeprefix(str(folder)).lstrip(os.sep)
+        parents.append(prefix)
         for name in files:
-            if name.lower().endswith(suffixes) and not name.startswith("."):
+            if not name.startswith("."):
                 found.append(os.path.join(prefix, name))
-    return sorted(found)
+    return sorted(found), parents
+
+
+def folder_index(
+    folder: Path,
+    exclude: str | None,
+    made_for: object,
+    compute: Callable[[list[str]], dict[str, np.ndarray]],
+) -> dict[str, np.ndarray]:
+    """What is computed from the names of all files below a folder; kept in the user's cache folder if they are many.
+
+    It is computed anew when a folder has changed since, as it does when a file in it is made, renamed or removed. That
+    a file was written over is not to be seen there: ``stamp`` in the result, uint8 [12], changes with names and
+    folders alone.
+
+    Args:
+        folder: where the files lie.
+        exclude: name of a folder directly below it to leave out.
+        made_for: as in :func:`fingerprint`.
+        compute: computes it from paths relative to the folder, sorted.
+    """
+    cache = cache_folder() / f"file-index-{fingerprint((), (os.path.abspath(folder), exclude, made_for))}.npz"
+    from lightning.pytorch.utilities import rank_zero_info
+
+    stored = _load(cache)
+    if stored is not None and np.array_equal(
+        _changes(folder, PackedStrings.unpacked(stored, "folders")), stored["changes"]
+    ):
+        rank_zero_info(f"data: {folder} is as it was listed in {cache}, which you may remove to have it listed anew")
+        return stored
+    began = time.time_ns()
+    names, parents = _walked(folder, exclude)
+    arrays = compute(names)
+    if len(names) < MANY:
+        return arrays
+    arrays |= PackedStrings(parents).packed("folders")
+    changes = _changes(folder, parents)
+    digest = blake2b(digest_size=12)
+    for part in (*arrays.values(), changes):
+        digest.update(part.tobytes())
+    arrays["stamp"] = np.frombuffer(digest.digest(), dtype=np.uint8)
+    arrays["changes"] = np.where(changes > began - _SETTLED_NS, -1, changes)
+    _store(cache, "list of files", arrays)
+    return arrays
+
+
+def _changes(folder: Path, parents: Iterable[str]) -> np.ndarray:
+    """int64 [n]: when each folder was changed, in nanoseconds; 0 where there is none any more."""
+    changes = []
+    for parent in parents:
+        try:
+            changes.append(os.stat(os.path.join(folder, parent)).st_mtime_ns)
+        except OSError:
+            changes.append(0)
+    return np.array(changes, dtype=np.int64)
 
 
 def fingerprint(files: Iterable[str | Path], made_for: object = None) -> str:
@@ -123,6 +208,11 @@ def cached_arrays(
         arrays = renew(stored)
         if arrays is stored:
             return stored
+    _store(cache, name, arrays)
+    return arrays
+
+
+def _store(cache: Path, name: str, arrays: dict[str, np.ndarray]) -> None:
     part = cache.with_suffix(f".{os.getpid()}.npz")
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -133,7 +223,6 @@ def cached_arrays(
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-    return arrays
 
 
 def _load(cache: Path) -> dict[str, np.ndarray] | None:

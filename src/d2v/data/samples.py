@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from itertools import islice
 from multiprocessing import get_context
-from multiprocessing.sharedctypes import RawArray
+from multiprocessing.context import get_spawning_popen
 from struct import pack
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -130,20 +130,30 @@ class SkippedSamples:
     def __init__(self, name: Callable[[int], str], num_samples: int, max_fraction: float) -> None:
         self.name = name
         self._max_fraction = max_fraction
-        # Shared memory of a kind that any way of starting a process can hand on; the second has a lock of its own.
-        self._state = RawArray("B", num_samples)
-        self._numbers = get_context("spawn").Array("q", 3)  # how many samples are in each state
+        self._state = torch.zeros(num_samples, dtype=torch.uint8).share_memory_()
+        self._numbers = torch.zeros(3, dtype=torch.int64).share_memory_()  # how many samples are in each state
+        self._lock = get_context("spawn").Lock()  # of a kind that any way of starting a process can hand on
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        if get_spawning_popen() is None:  # a copy that shares nothing
+            del state["_lock"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._lock = get_context("spawn").Lock()
+        self.__dict__.update(state)
 
     @property
     def count(self) -> int:
         """Distinct samples that could not be read so far."""
-        return self._numbers[_BROKEN]
+        return int(self._numbers[_BROKEN])
 
     def is_broken(self, index: int) -> bool:
-        return self._state[index] == _BROKEN
+        return int(self._state[index]) == _BROKEN
 
     def mark_good(self, index: int) -> None:
-        if self._state[index] == _UNSEEN:
+        if int(self._state[index]) == _UNSEEN:
             self._move(index, _GOOD)
 
     def mark_broken(self, index: int, reason: BrokenSample) -> None:
@@ -162,12 +172,12 @@ class SkippedSamples:
 
     @property
     def _tried(self) -> int:
-        return self._numbers[_GOOD] + self._numbers[_BROKEN]
+        return int(self._numbers[_GOOD:].sum())
 
     def _move(self, index: int, state: int) -> bool:
         """Whether a sample was not yet in this state or a later one; it and the numbers are then moved on."""
-        with self._numbers.get_lock():  # two processes may try one sample, in place of a broken one
-            before = self._state[index]
+        with self._lock:  # two processes may try one sample, in place of a broken one
+            before = int(self._state[index])
             if before >= state:
                 return False
             self._state[index] = state
@@ -176,7 +186,7 @@ class SkippedSamples:
             return True
 
     def _error(self, tried: int, why: str) -> UserError:
-        names = map(self.name, np.flatnonzero(np.frombuffer(self._state, np.uint8) == _BROKEN).tolist())
+        names = map(self.name, (self._state == _BROKEN).nonzero().flatten().tolist())
         limit = f"{why} data.max_skipped_fraction = {self._max_fraction}"
         return broken_error(f"{self.count} of {tried} files tried so far", names, limit)
 

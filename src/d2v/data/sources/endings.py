@@ -33,15 +33,19 @@ def divide(names: Iterable[str], medium: Medium) -> tuple[list[str], list[str]]:
     return samples, others
 
 
-def count_endings(names: Iterable[str]) -> str:
-    """The endings of files in words, the most frequent first: 12 .png, 3 .jpg."""
-    counts = Counter(_ending(name) or "without an ending" for name in names)
-    return ", ".join(f"{count:,} {kind}" for kind, count in counts.most_common())
+def count_endings(names: Iterable[str]) -> Counter[str]:
+    """How many files have which ending."""
+    return Counter(_ending(name) or "without an ending" for name in names)
+
+
+def in_words(endings: Counter[str]) -> str:
+    """The endings of files, the most frequent first: 12 .png, 3 .jpg."""
+    return ", ".join(f"{count:,} {kind}" for kind, count in endings.most_common())
 
 
 def how_to_read(others: Sequence[str], medium: Medium) -> str:
     """What to do with files that are left out; nothing if they are no samples."""
-    missed = list(filter(_may_be_sample, others))
+    missed = list(filter(may_be_sample, others))
     if not missed:
         return ""
     kinds = sorted({os.path.splitext(name)[1] for name in missed if _ending(name) in medium.unreadable})  # also .HEIC
@@ -58,19 +62,19 @@ def report_endings(where: str, medium: Medium, sources: Sequence[Source | None])
         medium: of the samples.
         sources: all that was opened of it.
     """
-    names: list[str] = []
+    endings = Counter[str]()
     others = set[str]()
     for source in sources:
         if isinstance(source, Files):
-            names += source.ids()
-            others.update(filter(_may_be_sample, source.left_out))
+            endings.update(source.endings or count_endings(source.ids()))
+            others.update(filter(may_be_sample, source.left_out))
     left_out = sorted(others)
-    read = count_endings(names)
+    read = in_words(endings)
     if getattr(rank_zero_only, "rank", None) not in (None, 0) or not (left_out or "," in read):
         return
     text = f"data: {where}: reading {read}"
     if left_out:
-        text += f"; left out: {count_endings(left_out)}. {how_to_read(left_out, medium)}"
+        text += f"; left out: {in_words(count_endings(left_out))}. {how_to_read(left_out, medium)}"
     log.warning(text)
 
 
@@ -78,6 +82,7 @@ def _ending(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def _may_be_sample(name: str) -> bool:
+def may_be_sample(name: str) -> bool:
+    """Whether somebody may miss a file of this name that is left out."""
     kind = _ending(name)
     return kind not in _NO_SAMPLES and not (kind == "" and os.path.basename(name).lower() in _NO_SAMPLES_NAMED)

@@ -2,6 +2,7 @@
 
 import os
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -87,6 +88,20 @@ class Categories:
         numbers = np.array([*map(int, found.names), -1], dtype=np.int32)
         return cls(tuple(map(str, range(numbers.max() + 1))), numbers[found.ids])
 
+    @classmethod
+    def joined(cls, parts: "Sequence[Categories | None]", sizes: Sequence[int]) -> "Categories | None":
+        """The categories of several numbers of samples, one after the other; None if no part has any."""
+        names = tuple(sorted(set(chain.from_iterable(part.names for part in parts if part is not None))))
+        if not names:
+            return None
+        ids = []
+        for part, size in zip(parts, sizes, strict=True):
+            if part is None:
+                ids.append(np.full(size, -1, dtype=np.int32))
+            else:
+                ids.append(part.numbered_as(names, "").ids)
+        return cls(names, np.concatenate(ids))
+
     def numbered_as(self, names: tuple[str, ...], where: str) -> "Categories":
         """The same categories, numbered by the names of the training split.
 
@@ -134,7 +149,7 @@ class Source(ABC):
 
     archives: Sequence[str] = ()
     """Files that hold several samples each."""
-    left_out: Sequence[str] = ()
+    left_out: Sequence[str] | PackedStrings = ()
     """Files beside the samples that have other endings."""
 
     @abstractmethod
@@ -206,22 +221,28 @@ class Files(Source):
         medium: of the files.
         folder: that their names are relative to.
         names: of the files.
-        tops: the top folder of each, which can serve as its class; None: by their names.
         texts: texts of the files, empty where there is none; None: texts may lie beside the files.
+        known: what is known of their ``folder`` and ``speaker``; None: what their names say.
+        stamp: changes when a file does; empty: the files themselves are asked.
     """
+
+    endings: Mapping[str, int] | None = None
+    """How many have which ending, where that was counted."""
 
     def __init__(
         self,
         medium: Medium,
         folder: str | Path,
-        names: Sequence[str],
-        tops: Categories | None = None,
+        names: Sequence[str] | PackedStrings,
         texts: Iterable[str] | None = None,
+        known: Mapping[str, Categories | None] | None = None,
+        stamp: str = "",
     ) -> None:
         self.folder = os.path.abspath(folder)
         self._medium = medium
-        self._names = PackedStrings(names)
-        self._tops = tops or Categories.of(map(_top_folder, names))
+        self._names = names if isinstance(names, PackedStrings) else PackedStrings(names)
+        self._known = dict(known or {})
+        self._stamp = stamp
         self._texts: PackedStrings | None = None
         if texts is not None:
             self._texts = PackedStrings(texts)
@@ -232,21 +253,51 @@ class Files(Source):
         if len(parts) == 1:
             return parts[0]
         folder = os.path.commonpath([part.folder for part in parts])
-        names: list[str] = []
-        tops: list[str] = []
-        texts: list[str] = []
+        names = []
         for part in parts:
-            names += [os.path.relpath(part.name(index), folder) for index in range(len(part))]
-            if part._tops is None:
-                tops += [""] * len(part)
-            else:
-                tops += map((*part._tops.names, "").__getitem__, part._tops.ids)  # the last is that of -1
+            prefix = os.path.join(os.path.relpath(part.folder, folder), "")
+            names.append((prefix.removeprefix(f".{os.sep}"), part._names))
+        known = {}
+        for column in ("folder", "speaker"):
+            found = [part.categories(column) for part in parts]
+            known[column] = Categories.joined(found, list(map(len, parts)))
+        texts: list[str] = []
         if any(part._texts is not None for part in parts):
             for part in parts:
                 texts += part.texts() or [""] * len(part)
-        whole = cls(parts[0]._medium, folder, names, Categories.of(tops), texts or None)
+        stamp = ""
+        if any(part._stamp for part in parts):
+            stamp = " ".join(part.fingerprint() for part in parts)
+        whole = cls(parts[0]._medium, folder, PackedStrings.joined(names), texts or None, known, stamp)
         whole.left_out = list(chain.from_iterable(part.left_out for part in parts))
+        if all(part.endings is not None for part in parts):
+            whole.endings = sum((Counter(part.endings) for part in parts), Counter())
         return whole
+
+    @classmethod
+    def unpacked(cls, medium: Medium, folder: str | Path, arrays: Mapping[str, np.ndarray]) -> "Files":
+        """The files that :meth:`packed` stored; ``stamp`` may be among the arrays."""
+        known: dict[str, Categories | None] = {}
+        for column in ("folder", "speaker"):
+            names = tuple(PackedStrings.unpacked(arrays, f"{column} names"))
+            known[column] = Categories(names, arrays[column]) if names else None
+        stamp = arrays["stamp"].tobytes().hex() if "stamp" in arrays else ""
+        files = cls(medium, folder, PackedStrings.unpacked(arrays, "names"), None, known, stamp)
+        files.left_out = PackedStrings.unpacked(arrays, "left out")
+        kinds = PackedStrings.unpacked(arrays, "endings")
+        files.endings = dict(zip(kinds, arrays["numbers"].tolist(), strict=True))
+        return files
+
+    def packed(self) -> dict[str, np.ndarray]:
+        """All about the files as arrays, to be stored in a file."""
+        assert self.endings is not None
+        arrays = {**self._names.packed("names"), **PackedStrings(self.left_out).packed("left out")}
+        arrays |= PackedStrings(self.endings).packed("endings")
+        arrays["numbers"] = np.array([*self.endings.values()], dtype=np.int64)
+        for column in ("folder", "speaker"):
+            found = self.categories(column) or Categories((), np.zeros(0, dtype=np.int32))
+            arrays |= {column: found.ids, **PackedStrings(found.names).packed(f"{column} names")}
+        return arrays
 
     def without(self, other: "Files") -> "Files":
         """The files that are not among the other's."""
@@ -286,15 +337,19 @@ class Files(Source):
         return list(map(printable, self._names))
 
     def fingerprint(self) -> str:
+        if self._stamp:
+            return fingerprint((), (self.folder, self._stamp))
         return fingerprint(map(self.name, range(len(self))))
 
     def categories(self, column: str) -> Categories | None:
-        if column == "folder":
-            return self._tops
-        speaker_of = self._medium.speaker_of
-        if column != "speaker" or speaker_of is None:
-            return None
-        return Categories.of(map(speaker_of, self._names))
+        if column not in self._known:
+            found = None
+            if column == "folder":
+                found = Categories.of(map(_top_folder, self._names))
+            elif column == "speaker" and self._medium.speaker_of is not None:
+                found = Categories.of(map(self._medium.speaker_of, self._names))
+            self._known[column] = found
+        return self._known[column]
 
     def texts(self) -> PackedStrings | None:
         if self._texts is None and self._medium.texts_beside is not None:

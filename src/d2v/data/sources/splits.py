@@ -11,11 +11,10 @@ A root is one of
 import glob
 import os
 from collections.abc import Callable, Sequence
-from itertools import repeat
 from pathlib import Path
 
-from d2v.data.file_index import list_files
-from d2v.data.sources.endings import count_endings, divide, how_to_read, report_endings
+from d2v.data.file_index import folder_index, list_files
+from d2v.data.sources.endings import count_endings, divide, how_to_read, in_words, may_be_sample, report_endings
 from d2v.data.sources.rows import Rows, open_rows
 from d2v.data.sources.source import Files, Medium, Source
 from d2v.data.sources.tars import Tars
@@ -46,9 +45,9 @@ def files_in(folder: Path, endings: Sequence[str], ending_of: Callable[[str], st
     """Files directly in a folder that have one of these endings, sorted; none if there is no such folder."""
     found: list[Path] = []
     if folder.is_dir():
-        for path in sorted(folder.iterdir()):
-            if ending_of(path.name) in endings and not path.name.startswith(".") and not path.is_dir():
-                found.append(path)
+        for name in sorted(os.listdir(folder)):  # names, of which there may be very many, and no paths
+            if ending_of(name) in endings and not name.startswith(".") and not (folder / name).is_dir():
+                found.append(folder / name)
     return found
 
 
@@ -88,9 +87,9 @@ def find_split(
     itself = root / name
     if itself.is_dir() or (itself.is_file() and ending_of(name) in endings):
         return [itself]
-    for path in sorted(root.iterdir()):
-        if path.is_dir() and path.name.lower() == name.lower():
-            return [path]
+    for there in sorted(os.listdir(root)):
+        if there.lower() == name.lower() and (root / there).is_dir():
+            return [root / there]
     for place in (root, root / "data"):
         exact, among_others = [], []
         for file in files_in(place, endings, ending_of):
@@ -152,7 +151,7 @@ def open_splits(
     if root.startswith(HUB):
         return _of_hub(root, medium, train_split, val_split)
     path, manifests = _existing(root, medium), tuple(medium.manifests)
-    whole_root = False
+    whole_root, exclude = False, None
     if path is None or path.is_file():
         folder = Path.cwd() if path is None else path.parent
         train, val_places = _whole(root, path, medium), _named(folder, manifests, val_split, "val_split")
@@ -171,15 +170,15 @@ def open_splits(
         if not train_places:
             raise UserError(f"data.root {root}: {val_places[0].name} is there, and nothing to train on.")
         whole_root = train_places == [folder] and train_split is None
-        exclude = None
-        if train_places == [folder] and val_places:
+        if train_places == [folder] and len(val_places) == 1 and val_places[0].parent == folder:
             exclude = val_places[0].name  # so that what is usual is not even listed
         train = _opened(train_places, medium, folder, exclude)
     val = None
     if val_places:
         val = _opened(val_places, medium, folder)
     report_endings(root, medium, (train, val))
-    if whole_root and isinstance(train, Files) and isinstance(val, Files):
+    listed_apart = exclude is not None and val_places[0].is_dir()
+    if whole_root and isinstance(train, Files) and isinstance(val, Files) and not listed_apart:
         others = train.without(val)  # the validation split lies in the folder that is for training, however deep
         if len(others):
             train = others
@@ -232,11 +231,13 @@ def open_everything(root: str, medium: Medium, key: str = "data.root") -> Source
 def _everything(root: str, path: Path | None, medium: Medium) -> Source:
     if path is None or path.is_file():
         return _whole(root, path, medium)
-    if not list_files(path, medium.suffixes):
+    try:
+        return _from_folder(path, medium)
+    except UserError:
         for suffix in (*ARCHIVES, *medium.manifests):
             if files := list_files(path, (suffix,)):
                 return _opened(list(map(path.joinpath, files)), medium, path)
-    return _from_folder(path, medium)
+        raise
 
 
 def _existing(root: str, medium: Medium) -> Path | None:
@@ -289,7 +290,15 @@ def _opened(places: Sequence[Path], medium: Medium, root: Path, exclude: str | N
 
 
 def _from_folder(folder: Path, medium: Medium, exclude: str | None = None) -> Files:
-    names, others = divide(list_files(folder, ("",), exclude), medium)
+    arrays = folder_index(
+        folder, exclude, (medium.noun, medium.suffixes), lambda names: _listed(folder, medium, names).packed()
+    )
+    return Files.unpacked(medium, folder, arrays)
+
+
+def _listed(folder: Path, medium: Medium, listed: list[str]) -> Files:
+    """The files of a medium among all files in a folder."""
+    names, others = divide(listed, medium)
     if not names:
         there = ""
         if saved := sorted(state.parent.name for state in folder.glob("*/state.json")):
@@ -297,10 +306,11 @@ def _from_folder(folder: Path, medium: Medium, exclude: str | None = None) -> Fi
                 f" There are data sets that `datasets` has saved: {some_of(saved, 8)}; name one in data.train_split."
             )
         elif others:
-            there = f" There are: {count_endings(others)}. {how_to_read(others, medium)}".rstrip()
+            there = f" There are: {in_words(count_endings(others))}. {how_to_read(others, medium)}".rstrip()
         raise UserError(f"data.root: no {medium.noun} ({some_of(medium.suffixes, 12)}) in {folder} or below.{there}")
     files = Files(medium, folder, names)
-    files.left_out = list(map(os.path.join, repeat(files.folder), others))
+    files.left_out = [os.path.join(files.folder, name) for name in others if may_be_sample(name)]
+    files.endings = count_endings(names)
     return files
 
 

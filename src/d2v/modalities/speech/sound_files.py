@@ -148,11 +148,12 @@ def read_headers(source: Source, retry: bool = True) -> Headers:
     """
     import soundfile
 
-    key = f"{source.fingerprint()}-{soundfile.__libsndfile_version__}"  # another version may read more
+    fingerprint = source.fingerprint()
+    key = f"{fingerprint}-{soundfile.__libsndfile_version__}"  # another version may read more
     renew = None
     if retry:
         renew = functools.partial(_retried, source)
-    if source.fingerprint():
+    if fingerprint:
         columns = cached_arrays("sound-headers", key, lambda: _columns(scan(source, audio_info)), renew)
     else:
         columns = _columns(scan(source, audio_info))

@@ -90,8 +90,8 @@ def _of_folders(source: Files, is_train: bool) -> Categories | None:
         text = "data: %d of %d images have no class, so the classes of the others are not used (the first: %s)"
         log.warning(text, len(without), len(source), first)
         return None
+    known = {*classes.names, *VAL_NAMES}
     for folder in sorted(Path(source.folder).iterdir()):
-        name = folder.name
-        if folder.is_dir() and not name.startswith(".") and name not in (*classes.names, *VAL_NAMES):
+        if folder.name not in known and not folder.name.startswith(".") and folder.is_dir():
             log.warning("data: %s has no images and is left out as a class", folder)
     return classes
