@@ -78,7 +78,7 @@ def read_config(path: Path) -> dict[str, Any]:
         UserError: The file cannot be read, or is not a YAML mapping.
     """
     try:
-        content = yaml.load(read_text(path, "--config"), _UniqueKeys)  # noqa: S506  (a safe loader)
+        content = yaml.load(read_text(path, "--config"), _UniqueKeys)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""

@@ -38,7 +38,7 @@ def require_sensible(config: jsonargparse.Namespace) -> None:
         if name in musts and not musts[name][1](value):
             raise UserError(f"{key} is {value}: it must {musts[name][0]}.")
     ema = config.get("model.init_args.ema")
-    if isinstance(ema, jsonargparse.Namespace) and ema.get("start", 0) > ema.get("end", 1):
+    if isinstance(ema, jsonargparse.Namespace) and 1 >= ema.get("start", 0) > ema.get("end", 1):
         text = "the teacher gets slower during a run, so that its decay rises; give the smaller one as start"
         raise UserError(f"model.ema.start is {ema.start} and model.ema.end is {ema.end}: {text}.")
 

@@ -1,6 +1,7 @@
 """The base of every DataModule: batch sizes, exact resuming, loaders."""
 
 import math
+import os
 import signal
 import warnings
 from abc import ABC, abstractmethod
@@ -25,6 +26,7 @@ from d2v.model.encoder import Encoder
 from d2v.types import Batch, OptimizerStep
 
 Split = Literal["train", "val"]
+_MOST_WORKERS = 8  # a core: more wait for each other, and thousands bring the machine down
 
 
 def require(valid: bool, key: str, value: object, must: str) -> None:
@@ -86,6 +88,9 @@ class PretrainingDataModule(LightningDataModule, ABC):
             raise TypeError(f"{type(self).__name__} does not define `unit`, the word for what batch_size counts")
         require(batch_size >= 1, "batch_size", batch_size, "be at least 1")
         require(num_workers is None or num_workers >= 0, "num_workers", num_workers, "be 0 (no extra process) or more")
+        most = _MOST_WORKERS * (os.cpu_count() or 1)
+        fits = f"fit this machine with its {os.cpu_count()} CPU cores: at most {most}"
+        require(num_workers is None or num_workers <= most, "num_workers", num_workers, fits)
         valid = 0 <= max_skipped_fraction <= 1
         require(valid, "max_skipped_fraction", max_skipped_fraction, "lie between 0 and 1")
         self.root = root

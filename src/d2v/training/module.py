@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import lightning as L
+import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
@@ -58,6 +59,7 @@ class Data2VecModule(TrainingModule):
         self.ema = ema
         self.collapse = collapse
         self.init_from = init_from
+        self._has_stepped = False
         if init_from is not None:
             from d2v.checkpoints.load import init_weights
 
@@ -75,7 +77,14 @@ class Data2VecModule(TrainingModule):
     def training_step(self, batches: Batches, batch_idx: int) -> dict[str, Any]:
         """The loss, and under ``outputs`` what each encoder's step gave: what callbacks log."""
         self.seed_step()
-        outputs = self.method(by_encoder(batches), self.seed)
+        try:
+            outputs = self.method(by_encoder(batches), self.seed)
+        except (RuntimeError, ValueError) as error:
+            if self._has_stepped or isinstance(error, (UserError, torch.OutOfMemoryError)):
+                raise
+            text = f"model: its parts do not fit each other, or the data: {' '.join(str(error).split())}"
+            raise UserError(text) from error
+        self._has_stepped = True
         return {"loss": sum(output.loss for output in outputs.values()), "outputs": outputs}
 
     def validation_step(self, batches: Batches, batch_idx: int) -> None:
