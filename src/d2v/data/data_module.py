@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
@@ -235,10 +236,13 @@ class PretrainingDataModule(LightningDataModule, ABC):
             return self.stream(len(dataset), int(self.batch_size))
         if self._buckets is None or self._buckets.num_samples != len(dataset):  # to sort many takes seconds
             self._buckets = LengthBuckets(dataset.lengths, self.batch_size * self.values_per_unit, self.seed)
-        return self.stream(len(self._buckets), 1, self._buckets.batch)
+        return self.stream(len(self._buckets), 1, self._buckets.batches)
 
     def stream(
-        self, num_entries: int, batch_size: int, unpack: Callable[[int, int], Sequence[int]] | None = None
+        self,
+        num_entries: int,
+        batch_size: int,
+        unpack: Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]] | None = None,
     ) -> StreamSampler:
         """The stream of entries, of which each rank gets its share; see :class:`StreamSampler`."""
         consumed = None if self.trainer is None else self._consumed
