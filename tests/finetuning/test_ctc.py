@@ -36,6 +36,7 @@ from d2v.errors import UserError
 from d2v.finetuning.captions import text_of as text_of_words
 from d2v.finetuning.ctc import CTCModule, ctc_loss
 from d2v.finetuning.decoders import BeamSearchDecoder, GreedyDecoder
+from d2v.nn.task_heads import CTCHead
 from d2v.training.callbacks.checkpoint import RunCheckpoint
 from d2v.types import Batch
 
@@ -277,6 +278,20 @@ def test_the_loss_is_the_mean_over_clips_of_the_negative_log_likelihood():
     alone = ctc_loss(log_probs[:1], torch.tensor([6]), letters[:1])
     both = ctc_loss(log_probs, torch.tensor([6, 4]), letters)
     assert float(both) == pytest.approx((float(alone) - math.log(sum(ways))) / 2, rel=1e-5)
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.bfloat16])
+def test_letters_are_scored_in_fp32_under_autocast(weights):
+    """Rounded to bf16, two of them are often the same, and another one is the best."""
+    head = CTCHead(64, 32).to(weights)
+    torch.nn.init.normal_(head.proj.bias, 4.0, 0.02)
+    frames = torch.randn(1, 2000, 64).to(weights) * 0.1
+    exact = F.linear(frames.float(), head.proj.weight.float(), head.proj.bias.float()).log_softmax(dim=-1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        scores = head(frames)
+    assert scores.dtype == torch.float32
+    assert torch.equal(scores.argmax(dim=-1), exact.argmax(dim=-1))
+    assert torch.allclose(scores, exact, atol=1e-5)
 
 
 def test_a_clip_too_short_for_its_letters_has_neither_loss_nor_gradient():
