@@ -72,7 +72,7 @@ def test_speech_masks_are_distributed_as_in_a_published_batch(size: int) -> None
 @pytest.mark.parametrize(("seconds", "official"), [(15.6, 0.452), (10.0, 0.433)])
 def test_share_of_published_pretraining(seconds: float, official: float) -> None:
     frames = int(seconds * 50) - 1
-    assert SPEECH.count(frames) / frames == pytest.approx(official, abs=0.003)
+    assert SPEECH.num_masked((frames,)) / frames == pytest.approx(official, abs=0.003)
 
 
 @pytest.mark.parametrize(("prob", "official"), [(0.5, 0.308), (0.25, 0.167), (0.1, 0.083)])
@@ -105,7 +105,7 @@ def test_time_masks_of_fine_tuning_are_distributed_as_in_a_published_batch(prob:
 def test_text_masks_are_distributed_as_fairseqs(size: int) -> None:
     theirs = fairseq_text(np.random.default_rng(0), 2000, size)
     ours = TEXT.sample(KEYS[:3000], (size,))
-    assert set(ours.sum(dim=1).tolist()) == {TEXT.count(size)}
+    assert set(ours.sum(dim=1).tolist()) == {TEXT.num_masked((size,))}
     assert_alike(ours, theirs, share=0.005, runs=0.05)
     shorter = (run_lengths(ours) < 4).float().mean() - (run_lengths(theirs) < 4).float().mean()
     assert shorter < 12 / size  # one span of each block is cut to reach the count
@@ -127,7 +127,7 @@ def test_counts_between_computed_lengths_are_straight() -> None:
     """Above 256 tokens every 16th is computed."""
     for size in (300, 331, 777):
         exact = (SPEECH.spans._at_least(size) ** (11_875 // size)).sum()
-        assert SPEECH.count(size) == pytest.approx(exact, abs=0.5 + 0.001 * size)
+        assert SPEECH.num_masked((size,)) == pytest.approx(exact, abs=0.5 + 0.001 * size)
 
 
 @settings(max_examples=25, deadline=None)
@@ -146,7 +146,7 @@ def test_masks_have_exact_counts_and_depend_on_nothing_else(lengths, prob, span,
     keys = torch.arange(key, key + len(lengths))
     masked = masking.sample(keys, (max(lengths),), torch.tensor(lengths))
     counts = masked.sum(dim=1)
-    assert counts.tolist() == [masking.count(length) for length in lengths]
+    assert counts.tolist() == [masking.num_masked((length,)) for length in lengths]
     assert counts.tolist() == masking.count(np.array(lengths)).tolist()
     for i, length in enumerate(lengths):
         assert 0 < counts[i] < length

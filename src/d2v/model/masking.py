@@ -171,17 +171,11 @@ class RandomSpanMasking(Masking):
         self.spans = RandomSpans(mask_prob, span, inside)
         self.shared_by = shared_by
 
-    def _counts(self, longest: int, device: torch.device | str = "cpu") -> Int64[Tensor, "_"]:
-        return self.spans.counts(longest, self.shared_by, device=device)
-
-    def count(self, num_tokens: Count) -> Count:
-        if isinstance(num_tokens, int):
-            return int(self._counts(num_tokens)[num_tokens])
-        counts = self._counts(int(num_tokens.max()))
-        return counts[num_tokens] if isinstance(num_tokens, Tensor) else counts.numpy()[num_tokens]
+    def count(self, num_tokens: int | np.ndarray) -> np.ndarray:
+        return np.asarray(self.spans.counts(int(np.max(num_tokens)), self.shared_by).numpy()[num_tokens])
 
     def num_masked(self, grid: tuple[int, ...]) -> int:
-        masked = self.count(math.prod(grid))
+        masked = int(self.count(math.prod(grid)))
         if masked == 0:
             raise ValueError(f"{math.prod(grid)} token is too short to be masked")
         return masked
@@ -192,7 +186,7 @@ class RandomSpanMasking(Masking):
         num_tokens = math.prod(grid)
         if num_valid is None:
             num_valid = torch.full_like(keys, num_tokens)
-        counts = self._counts(num_tokens, keys.device)[num_valid]
+        counts = self.spans.counts(num_tokens, self.shared_by, device=keys.device)[num_valid]
         return self.spans.draw(keys, num_valid, num_tokens, counts, uncover=self.shared_by is not None)
 
 
