@@ -4,11 +4,10 @@ import math
 import signal
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import chain
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
@@ -19,7 +18,7 @@ from torch.utils.data import DataLoader
 from d2v.data.batching import TrainingSize, derive_accumulation, plain_number
 from d2v.data.cores import available_cores
 from d2v.data.length_buckets import LengthBuckets, consecutive_batches
-from d2v.data.sampler import OrderedBatches, OrderedSampler, StreamSampler
+from d2v.data.sampler import OrderedBatches, OrderedSampler, StreamSampler, Unpack
 from d2v.data.samples import Sample, SampleDataset, SkippedSamples, collate_samples
 from d2v.errors import UserError
 from d2v.model.encoder import Encoder
@@ -238,12 +237,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
             self._buckets = LengthBuckets(dataset.lengths, self.batch_size * self.values_per_unit, self.seed)
         return self.stream(len(self._buckets), 1, self._buckets.batches)
 
-    def stream(
-        self,
-        num_entries: int,
-        batch_size: int,
-        unpack: Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]] | None = None,
-    ) -> StreamSampler:
+    def stream(self, num_entries: int, batch_size: int, unpack: Unpack | None = None) -> StreamSampler:
         """The stream of entries, of which each rank gets its share; see :class:`StreamSampler`."""
         consumed = None if self.trainer is None else self._consumed
         return StreamSampler(

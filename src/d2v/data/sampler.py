@@ -8,6 +8,7 @@ from torch.utils.data import Sampler
 
 from d2v.data.permutation import permuted
 
+Unpack = Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]]
 _TOGETHER = 256  # positions whose entries are computed in one go
 
 
@@ -43,7 +44,7 @@ class StreamSampler(Sampler[list[tuple[int, int]]]):
         world_size: int = 1,
         accumulation: int = 1,
         consumed: Callable[[], int] | None = None,
-        unpack: Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]] | None = None,
+        unpack: Unpack | None = None,
     ) -> None:
         self.num_samples = num_samples
         self.seed = seed
