@@ -40,7 +40,7 @@ def test_ranks_share_the_stream_and_a_resume_goes_on_in_it(
     buckets = LengthBuckets(lengths, limit, seed)
 
     def sampler(rank: int, ranks: int = world) -> StreamSampler:
-        return StreamSampler(len(buckets), 1, seed, rank, ranks, accumulation, unpack=buckets.batch)
+        return StreamSampler(len(buckets), 1, seed, rank, ranks, accumulation, unpack=buckets.batches)
 
     def epochs(rank: int, count: int) -> list[list[tuple[int, int]]]:
         ours, seen = sampler(rank), []
@@ -68,7 +68,7 @@ def test_ranks_share_the_stream_and_a_resume_goes_on_in_it(
 
 def _in_order(buckets: LengthBuckets, seed: int, epoch: int) -> list[list[tuple[int, int]]]:
     """The batches of a data epoch, in the order of the stream."""
-    whole = StreamSampler(len(buckets), 1, seed, unpack=buckets.batch)
+    whole = StreamSampler(len(buckets), 1, seed, unpack=buckets.batches)
     whole.set_epoch(epoch)
     return list(whole)
 

@@ -5,7 +5,7 @@ import os
 import signal
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from itertools import chain
 from typing import Any, ClassVar, Literal
 
@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from d2v.data.batching import TrainingSize, derive_accumulation, plain_number
 from d2v.data.cores import available_cores
 from d2v.data.length_buckets import LengthBuckets, consecutive_batches
-from d2v.data.sampler import OrderedBatches, OrderedSampler, StreamSampler
+from d2v.data.sampler import OrderedBatches, OrderedSampler, StreamSampler, Unpack
 from d2v.data.samples import Sample, SampleDataset, SkippedSamples, collate_samples
 from d2v.errors import UserError
 from d2v.model.encoder import Encoder
@@ -240,11 +240,9 @@ class PretrainingDataModule(LightningDataModule, ABC):
             return self.stream(len(dataset), int(self.batch_size))
         if self._buckets is None or self._buckets.num_samples != len(dataset):  # to sort many takes seconds
             self._buckets = LengthBuckets(dataset.lengths, self.batch_size * self.values_per_unit, self.seed)
-        return self.stream(len(self._buckets), 1, self._buckets.batch)
+        return self.stream(len(self._buckets), 1, self._buckets.batches)
 
-    def stream(
-        self, num_entries: int, batch_size: int, unpack: Callable[[int, int], Sequence[int]] | None = None
-    ) -> StreamSampler:
+    def stream(self, num_entries: int, batch_size: int, unpack: Unpack | None = None) -> StreamSampler:
         """The stream of entries, of which each rank gets its share; see :class:`StreamSampler`."""
         consumed = None if self.trainer is None else self._consumed
         return StreamSampler(

@@ -45,12 +45,24 @@ class LengthBuckets:
 
     def batch(self, epoch: int, number: int) -> list[int]:
         """Samples of one batch."""
-        bucket = int(np.searchsorted(self._first, number, "right")) - 1
-        start, stop = self._bounds[bucket : bucket + 2].tolist()
-        first, end = self._first[bucket : bucket + 2].tolist()
-        size, part, parts = stop - start, number - first, end - first
-        places = np.arange(part * size // parts, (part + 1) * size // parts)
-        return self._by_length[start + permuted(places, size, self._seed, epoch, bucket)].tolist()
+        return self.batches(np.array([epoch]), np.array([number]))[0].tolist()
+
+    def batches(self, epochs: np.ndarray, numbers: np.ndarray) -> list[np.ndarray]:
+        """Samples of several batches in one go, which is hardly more work than a single one.
+
+        Args:
+            epochs: int64 [b], the data epoch of each.
+            numbers: int64 [b], their numbers in it.
+        """
+        buckets = np.searchsorted(self._first, numbers, "right") - 1
+        start, first = self._bounds[buckets], self._first[buckets]
+        size, parts, part = self._bounds[buckets + 1] - start, self._first[buckets + 1] - first, numbers - first
+        begin, end = part * size // parts, (part + 1) * size // parts
+        ends = (end - begin).cumsum()
+        batch = np.repeat(np.arange(len(numbers)), end - begin)  # of each sample
+        places = np.arange(len(batch)) + (end - ends)[batch]
+        entries = permuted(places, size[batch], self._seed, epochs[batch], buckets[batch])
+        return np.split(self._by_length[start[batch] + entries], ends[:-1])
 
 
 def consecutive_batches(lengths: Sequence[int] | np.ndarray, limit: float) -> list[range]:

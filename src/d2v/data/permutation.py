@@ -7,7 +7,7 @@ _FEW = 64
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def permuted(positions: np.ndarray, size: int, *key: int | np.ndarray) -> np.ndarray:
+def permuted(positions: np.ndarray, size: int | np.ndarray, *key: int | np.ndarray) -> np.ndarray:
     """Entries of the permutation of ``range(size)`` that belongs to a key.
 
     A Feistel network over two digits, left < a and right < b, where a * b is hardly more than ``size``: each round adds
@@ -17,7 +17,7 @@ def permuted(positions: np.ndarray, size: int, *key: int | np.ndarray) -> np.nda
 
     Args:
         positions: int [n], from 0 to ``size - 1``.
-        size: of the permutation, below 2**62.
+        size: of the permutation, below 2**62, or int64 [n]: one for each position.
         key: integers that fit into 64 signed bits, or int64 [n] of them: a key for each position.
 
     Returns:
@@ -25,25 +25,28 @@ def permuted(positions: np.ndarray, size: int, *key: int | np.ndarray) -> np.nda
     """
     entries = np.array(positions, dtype=np.uint64)
     keys = np.broadcast_to(_hashed(key), entries.shape)
-    _encipher(entries, keys, size)
-    while len(outside := np.flatnonzero(entries >= size)):
+    sizes = np.broadcast_to(np.asarray(size, dtype=np.uint64), entries.shape)
+    _encipher(entries, keys, sizes)
+    while len(outside := np.flatnonzero(entries >= sizes)):
         again = entries[outside]
-        _encipher(again, keys[outside], size)
+        _encipher(again, keys[outside], sizes[outside])
         entries[outside] = again
     return entries.view(np.int64)
 
 
-def _encipher(values: np.ndarray, keys: np.ndarray, size: int) -> None:
+def _encipher(values: np.ndarray, keys: np.ndarray, sizes: np.ndarray) -> None:
     """Replace uint64 values in place by what the network makes of them."""
-    root = int(np.ceil(np.sqrt(size)))
+    root = np.ceil(np.sqrt(sizes)).astype(np.uint64)
     a = root + root % 2  # even, so that a round can be an odd permutation, without which half of all are never met
-    b = -(-size // a)
+    b = (sizes + a - 1) // a
     right, left = np.divmod(values, a)
-    for number in range(_ROUNDS if size > _FEW else _ROUNDS_OF_FEW):
+    few = sizes <= _FEW
+    for number in range(_ROUNDS_OF_FEW if few.any() else _ROUNDS):
+        more = 0 if number < _ROUNDS else ~few  # these have had all of their rounds
         if number % 2:
-            right = (right + (_mix(left + keys) >> 2)) % b
+            right = np.where(more, right, (right + (_mix(left + keys) >> 2)) % b)
         else:
-            left = (left + (_mix(right + keys) >> 2)) % a
+            left = np.where(more, left, (left + (_mix(right + keys) >> 2)) % a)
         keys = keys + _GOLDEN  # another hash in each round
     values[:] = right * a + left
 

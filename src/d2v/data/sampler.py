@@ -8,6 +8,7 @@ from torch.utils.data import Sampler
 
 from d2v.data.permutation import permuted
 
+Unpack = Callable[[np.ndarray, np.ndarray], Sequence[np.ndarray]]
 _TOGETHER = 256  # positions whose entries are computed in one go
 
 
@@ -30,8 +31,8 @@ class StreamSampler(Sampler[list[tuple[int, int]]]):
         consumed: how many micro-batches this rank has trained on, since the first epoch of the run. Each epoch starts
             there, because workers fetch ahead, epochs can be cut short (``limit_train_batches``), and Lightning counts
             an epoch too many after a resume from the end of one. None: epoch e starts at ``e * L``.
-        unpack: indices that entry i of data epoch e stands for, given (e, i), where the stream is one of groups (of
-            similar length) and n counts those. None: each entry is an index.
+        unpack: indices that entries of data epochs stand for, given (epochs, entries), where the stream is one of
+            groups (of similar length) and n counts those. None: each entry is an index.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class StreamSampler(Sampler[list[tuple[int, int]]]):
         world_size: int = 1,
         accumulation: int = 1,
         consumed: Callable[[], int] | None = None,
-        unpack: Callable[[int, int], Sequence[int]] | None = None,
+        unpack: Unpack | None = None,
     ) -> None:
         self.num_samples = num_samples
         self.seed = seed
@@ -99,11 +100,11 @@ class StreamSampler(Sampler[list[tuple[int, int]]]):
         """What these positions of the stream hold, whatever rank they are for: (data epoch, index) of each sample."""
         epochs, offsets = np.divmod(positions, self.num_samples)
         entries = permuted(offsets, self.num_samples, self.seed, epochs)
-        for epoch, entry in zip(epochs.tolist(), entries.tolist(), strict=True):
-            if self._unpack is None:
-                yield [(epoch, entry)]
-            else:
-                yield [(epoch, index) for index in self._unpack(epoch, entry)]
+        groups: Sequence[np.ndarray] = entries[:, None]  # type: ignore[assignment]
+        if self._unpack is not None:
+            groups = self._unpack(epochs, entries)
+        for epoch, group in zip(epochs.tolist(), groups, strict=True):
+            yield [(epoch, index) for index in group.tolist()]
 
     def _batches(self, start: int) -> Iterator[list[tuple[int, int]]]:
         firsts = range(start, start + self._samples_per_epoch, self._stride)

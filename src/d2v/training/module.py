@@ -126,13 +126,8 @@ class Data2VecModule(TrainingModule):
     def _log_losses(self, metric: str, batches: Batches, prog_bar: bool) -> None:
         batches = by_encoder(batches)
         for name, output in self.method(batches, self.seed).items():
-            self.log(
-                of_encoder(metric, name),
-                output.loss,
-                batch_size=output.mask.num_scored,
-                sync_dist=True,
-                prog_bar=prog_bar,
-            )
+            size = output.mask.num_scored  # of what the loss is a mean
+            self.log(of_encoder(metric, name), output.loss, batch_size=size, sync_dist=True, prog_bar=prog_bar)
 
 
 class Pretraining(Data2VecModule):
