@@ -34,7 +34,7 @@ def newest_intact(folder: Path) -> tuple[Path | None, list[str]]:
     last = [file for file in files.values() if file.name == "last.ckpt"]
     others = [file for file in files.values() if file not in last and file.exists()]
     others.sort(key=lambda file: file.stat().st_mtime_ns, reverse=True)
-    damaged = []
+    damaged: list[str] = []
     for file in [*last, *others]:
         wrong = damage(file)
         if wrong is None:
