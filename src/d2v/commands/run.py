@@ -38,7 +38,7 @@ from d2v.commands.run_folder import (
     run_of,
 )
 from d2v.commands.run_metrics import METRICS, RunMetrics
-from d2v.commands.started_again import mark
+from d2v.commands.started_again import mark, meet_anew
 from d2v.commands.stated_length import settle
 from d2v.commands.value_ranges import require_sensible
 from d2v.config_messages import key_of, one_line, parser_message
@@ -166,6 +166,7 @@ class RunCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         config = self.config[self.subcommand]
+        meet_anew()
         settle(config, self._words)
         _check(config, self.subcommand)
         if self.subcommand == "predict":

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import socket
 from pathlib import Path
 
 JOB = ".job"
@@ -42,3 +43,25 @@ def is_of_this_job(run: Path) -> bool:
         if job in before and (before[job] < number or (before[job] == number and not own)):
             return True
     return False
+
+
+def meet_anew() -> None:
+    """Let the processes that torchrun has started again meet at a place of their own.
+
+    Since torchrun shares one store among all starts, they would read the addresses of those that were killed, and wait
+    for them (torch 2.14, ``torch/distributed/rendezvous.py``).
+    """
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if start == "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True):
+        return
+    from torch.distributed import TCPStore
+
+    host = os.environ["MASTER_ADDR"]
+    store = TCPStore(host, int(os.environ["MASTER_PORT"]), is_master=False)
+    key = f"d2v.port.{start}"
+    if os.environ["RANK"] == "0":
+        with socket.socket() as free:
+            free.bind(("", 0))
+            store.set(key, str(free.getsockname()[1]))
+    os.environ["MASTER_PORT"] = store.get(key).decode()
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = str(False)
