@@ -92,7 +92,7 @@ def make(root: Path, task: str, tmp_path: Path, **values: Any) -> GlueDataModule
     ("task", "first", "label", "classes"),
     [
         ("cola", "it is</s>", "1", ("0", "1")),
-        ("sst2", "it is </s>", "1", ("0", "1")),
+        ("sst2", "it is</s>", "1", ("0", "1")),
         ("mrpc", "it is</s></s>they say</s>", "1", ("0", "1")),
         ("stsb", "it is</s></s>they say</s>", 5.0, ()),
         ("qqp", "it is</s></s>they say</s>", "0", ("0", "1")),

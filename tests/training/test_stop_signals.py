@@ -208,7 +208,8 @@ def test_under_slurm_the_job_is_requeued_once_the_checkpoint_is_there(
     monkeypatch.setenv("SLURM_JOB_ID", "12")
     with pytest.raises(Interrupted):
         train(tmp_path / "run", Stop("data", signal.SIGUSR1))
-    assert (tmp_path / "asked").read_text().split() == ["requeue", "12", "last.ckpt", f"step-{STOPPED}.ckpt"]
+    saved = ["last.ckpt", "step-5.ckpt", f"step-{STOPPED}.ckpt"]
+    assert (tmp_path / "asked").read_text().split() == ["requeue", "12", *saved]
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
     requeue_job()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from d2v.data.file_index import fingerprint, list_files
-from d2v.data.sources.endings import count_endings
+from d2v.data.sources.endings import count_endings, in_words
 from d2v.errors import UserError
 from d2v.modalities.text.line_blocks import COMPRESSED, ending_of, open_binary, require_text
 from d2v.modalities.text.records import END, Parquet, Reading, open_records
@@ -241,7 +241,7 @@ def _files_below(folder: Path, given: str, column: str, exclude: Path | None) ->
         what = f"; {len(others)} other files are not text, such as {others[0]}" if others else ""
         raise UserError(f"input {given}: the folder holds no text{what}")
     if others:
-        kinds = count_endings(others)
+        kinds = in_words(count_endings(others))
         log.warning("%s: %d files are not text and are left out (%s), such as %s", given, len(others), kinds, others[0])
     return texts
 
