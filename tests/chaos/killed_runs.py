@@ -16,8 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-TESTS = Path(__file__).parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS / "training")]
+sys.path.insert(0, str(Path(__file__).parents[1] / "training"))
 
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
