@@ -80,7 +80,7 @@ class CollapseCallback(L.Callback):
             rank_zero_info(f"warning: {self._low}. {_WHAT_TO_TRY}")
 
     def _judge(self, trainer: L.Trainer, pl_module: L.LightningModule, name: str, values: Mapping[str, float]) -> None:
-        updates: int = getattr(pl_module, "updates", trainer.global_step)
+        updates = getattr(pl_module, "updates", trainer.global_step)
         limits = {
             metrics.TARGET_STD: ("min_target_std", self.limits.min_target_std),
             metrics.PREDICTION_STD: ("min_prediction_std", self.limits.min_prediction_std),

@@ -28,9 +28,9 @@ class EMATeacherCallback(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # A module that is not ours skips no update.
-        if not step_ended(trainer) or getattr(pl_module, "skipped_in_a_row", 0):  # neither did the student move
+        if not step_ended(trainer) or getattr(pl_module, "skipped_in_a_row", False):  # neither did the student move
             return
-        updates: int = getattr(pl_module, "updates", trainer.global_step)
+        updates = getattr(pl_module, "updates", trainer.global_step)
         decay = self.decay.at(updates, total_steps(trainer))
         self.method.move_teacher(decay)
         if step_is_logged(trainer):  # sending a number to the device waits for it
