@@ -32,7 +32,10 @@ class LogCallback(L.Callback):
         if in_logged_step(trainer):
             self._losses.append(loss)
             if step_is_logged(trainer):
-                loss = trainer.strategy.reduce(torch.stack(self._losses).mean(), reduce_op="mean")
+                count = len(self._losses)
+                if getattr(batch, "step", None) is not None:  # weighted: few of them, where an epoch ends, weigh more
+                    count = trainer.accumulate_grad_batches
+                loss = trainer.strategy.reduce(torch.stack(self._losses).sum() / count, reduce_op="mean")
                 self._losses = []
                 if isinstance(pl_module, FiniteUpdates):
                     assert pl_module.grad_norm is not None
