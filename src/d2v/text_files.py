@@ -46,12 +46,12 @@ def read_text(path: str | Path, named: str = "", errors: str = "strict") -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_lines(path: str | Path, named: str, errors: str = "strict") -> list[str]:
+def read_lines(path: str | Path, named: str) -> list[str]:
     """The lines of a small file without their ends; only line feeds and carriage returns end a line.
 
     Args and errors are those of :func:`read_text`.
     """
-    return read_text(path, named, errors).removesuffix("\n").split("\n")
+    return read_text(path, named).removesuffix("\n").split("\n")
 
 
 def why_not_text(head: bytes, path: str | Path) -> str | None:

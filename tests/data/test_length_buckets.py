@@ -15,12 +15,17 @@ lengths = st.lists(st.integers(1, 100), min_size=1, max_size=150).map(np.array)
 limits = st.integers(100, 400)
 
 
+def batches_of(buckets: LengthBuckets, epoch: int) -> list[list[int]]:
+    numbers = np.arange(len(buckets))
+    return [batch.tolist() for batch in buckets.batches(np.full_like(numbers, epoch), numbers)]
+
+
 @settings(max_examples=100, deadline=None)
 @given(lengths=lengths, limit=limits, seed=st.integers(0, 5))
 def test_every_epoch_holds_every_sample_once_within_the_limit(lengths: np.ndarray, limit: int, seed: int) -> None:
     buckets = LengthBuckets(lengths, limit, seed)
     for epoch in (0, 1, 7):
-        batches = [buckets.batch(epoch, number) for number in range(len(buckets))]
+        batches = batches_of(buckets, epoch)
         assert sorted(chain.from_iterable(batches)) == list(range(len(lengths)))
         assert all(0 < len(batch) * lengths[batch].max() <= limit for batch in batches)
 
@@ -77,11 +82,11 @@ def test_batches_are_mixed_anew_and_little_is_padding() -> None:
     lengths = np.random.default_rng(0).integers(32_000, 320_000, 5_000)
     limit = 60 * 16_000
     buckets = LengthBuckets(lengths, limit, seed=1)
-    first, second = ({frozenset(buckets.batch(epoch, n)) for n in range(len(buckets))} for epoch in (0, 1))
+    first, second = (set(map(frozenset, batches_of(buckets, epoch))) for epoch in (0, 1))
     assert len(first & second) < len(first) / 10
     same, other = LengthBuckets(lengths, limit, seed=1), LengthBuckets(lengths, limit, seed=2)
-    assert first == {frozenset(same.batch(0, n)) for n in range(len(same))}
-    assert first != {frozenset(other.batch(0, n)) for n in range(len(other))}
+    assert first == set(map(frozenset, batches_of(same, 0)))
+    assert first != set(map(frozenset, batches_of(other, 0)))
     padded = sum(len(batch) * lengths[list(batch)].max() for batch in first)
     assert 1 - lengths.sum() / padded < 0.02
     assert padded / len(first) > 0.85 * limit
@@ -89,10 +94,10 @@ def test_batches_are_mixed_anew_and_little_is_padding() -> None:
 
 def test_a_batch_of_a_new_epoch_costs_no_look_at_all_samples() -> None:
     buckets = LengthBuckets(np.random.default_rng(0).integers(32_000, 320_000, 300_000), 60 * 16_000, seed=1)
-    buckets.batch(0, 0)
+    buckets.batches(np.array([0]), np.array([0]))
     tracemalloc.start()
     for epoch in (1, 2):
-        buckets.batch(epoch, 77)
+        buckets.batches(np.array([epoch]), np.array([77]))
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 20_000  # bytes

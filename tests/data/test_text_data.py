@@ -20,6 +20,8 @@ from d2v.modalities.text.corpus.shards import Shards
 from d2v.modalities.text.data import TextDataModule
 from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.model.encoder import Encoder
+from d2v.training.callbacks.collapse import CollapseCallback, CollapseLimits
+from d2v.training.callbacks.log import LogCallback
 from d2v.training.callbacks.throughput import ThroughputCallback
 from d2v.types import Batch
 
@@ -395,10 +397,12 @@ def test_a_resumed_run_sees_what_the_uninterrupted_one_sees(
 
 @pytest.mark.parametrize("mode", ["none", "complete_doc"])
 def test_padding_and_speed_are_logged(root: Path, mode: str, caplog: pytest.LogCaptureFixture) -> None:
-    fit = trainer(max_steps=4, log_every_n_steps=4, callbacks=[ThroughputCallback()])
+    callbacks = [ThroughputCallback(), LogCallback(), CollapseCallback(CollapseLimits())]
+    fit = trainer(max_steps=4, log_every_n_steps=4, callbacks=callbacks)
     module = Recorder()
     with caplog.at_level(logging.INFO):
         fit.fit(module, make(root, break_mode=mode, global_batch_size=192))
+    assert fit.callback_metrics["train/loss"].isfinite()
     assert "192 tokens an optimizer step = 96 tokens x 1 devices x 2 accumulated" in caplog.text
     assert "data: train: " in caplog.text
     padding = sum(int(batch.padding_mask.sum()) for batch in module.seen if batch.padding_mask is not None)

@@ -295,6 +295,14 @@ def test_pictures_and_batches_from_elsewhere_weigh_one() -> None:
     assert data.on_before_batch_transfer(collate_samples([data.train_dataset()[0, 0]]), 0).sample_weight == 1
 
 
+def test_the_loss_of_a_step_that_an_epoch_cuts_short_is_logged_as_any_other(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"max_steps": 1, "accumulate_grad_batches": 3, "limit_train_batches": 1}
+    trainer = make_trainer(tmp_path, log_every_n_steps=1, **options)
+    trainer.fit(make_module(), datamodule=PictureModule())
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    assert logged["train/loss"] == pytest.approx(logged["train/regression_loss"] + logged["train/cls_loss"], rel=1e-4)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     all_runs(sys.argv[1])

@@ -1,12 +1,12 @@
 """What is wrong with a command line and can be told from its words and config files alone, before torch is imported."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from d2v.commands.stacked_configs import config_of_resumed_run, with_added_lists
+from d2v.commands.stacked_configs import config_of_resumed_run, options, with_added_lists
 from d2v.config_messages import suggest
 from d2v.configs import SHIPPED, find_config, read_config
 from d2v.errors import UserError
@@ -47,7 +47,7 @@ def checked_words(command: str, words: Sequence[str]) -> list[str]:
     return [command, *with_added_lists(prepared, contents)]
 
 
-def require_root(recipes: dict[Path, dict[str, Any]], words: Iterable[str]) -> None:
+def require_root(recipes: dict[Path, dict[str, Any]], words: Sequence[str]) -> None:
     """Refuse data that cannot be there.
 
     A relative name that the user gave may be more than a path, and is left to the DataModule.
@@ -70,13 +70,11 @@ def require_root(recipes: dict[Path, dict[str, Any]], words: Iterable[str]) -> N
             root, shipped = stated, path.is_relative_to(SHIPPED)
         if (data.get("init_args") or data).get("dataset") is not None:
             return  # which is read instead
-    words = list(words)
-    for number, word in enumerate(words):
-        option, equals, value = word.partition("=")
+    for option, value in options(words):
         if option in ("--data.dataset", "--data.init_args.dataset"):
             return
         if option in ("--data.root", "--data.init_args.root"):
-            root, shipped = value if equals else "".join(words[number + 1 : number + 2]), False
+            root, shipped = value, False
         if option == "--data":
             class_path = value
     is_path = shipped or root.startswith(("/", "./", "../", "~"))

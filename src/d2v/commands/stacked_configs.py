@@ -14,7 +14,7 @@ _LISTS = ("logger", "callbacks")
 def config_of_resumed_run(words: Sequence[str]) -> dict[str, Any]:
     """The config of the run that a command line continues by its path; empty if it does not."""
     resume = ""
-    for option, value in _options(words):
+    for option, value in options(words):
         if option == "--resume":
             resume = value
     path = Path(resume).expanduser()
@@ -98,7 +98,8 @@ def _class_of(entry: Any) -> str:
     return str(_as_dict(entry).get("class_path")).rpartition(".")[2]
 
 
-def _options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+def options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The words of a command line, each with its value: what follows its ``=``, else the next word."""
     for number, word in enumerate(words):
         option, equals, value = word.partition("=")
         yield option, value if equals else "".join(words[number + 1 : number + 2])

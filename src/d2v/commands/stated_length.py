@@ -1,9 +1,9 @@
 """Two keys can say how long a run is, and two when it validates: whichever is stated last holds."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 
-from d2v.commands.stacked_configs import content_of
+from d2v.commands.stacked_configs import content_of, options
 
 # Ours, and Lightning's of the section `trainer`.
 _RIVALS = {
@@ -12,7 +12,7 @@ _RIVALS = {
 }
 
 
-def settle(config: Any, words: Iterable[str]) -> None:
+def settle(config: Any, words: Sequence[str]) -> None:
     """Overrule one of each two; of a config with both, Lightning's is overruled.
 
     Args:
@@ -21,23 +21,22 @@ def settle(config: Any, words: Iterable[str]) -> None:
     """
     stated: set[str] = set()
     for ours, theirs in _RIVALS.items():
-        last, file_follows = ours, False
-        for word in words:
-            option, _, value = word.removeprefix("--").partition("=")
-            if file_follows or (option == "config" and value):
-                content = content_of(word if file_follows else value)
+        last = ours
+        for option, value in options(words):
+            name = option.removeprefix("--trainer.")
+            if option == "--config":
+                content = content_of(value)
                 trainer = content.get("trainer") or {}
                 stated |= trainer.keys()
                 if any(trainer.get(key) is not None for key in theirs):
                     last = "trainer"
                 if content.get(ours) is not None:
                     last = ours
-            elif option == ours:
+            elif option == f"--{ours}":
                 last = ours
-            elif option.removeprefix("trainer.") in theirs:
-                stated.add(option.removeprefix("trainer."))
+            elif name in theirs:
+                stated.add(name)
                 last = "trainer"
-            file_follows = word == "--config"
         if last != ours:
             config[ours] = None
     if config.length is not None:

@@ -74,15 +74,14 @@ class PackedStrings:
         return os.fsdecode(self._bytes[self._ends[index] : self._ends[index + 1]].tobytes())
 
 
-def list_files(folder: Path, suffixes: tuple[str, ...], exclude: str | None = None) -> list[str]:
+def list_files(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
     """Paths of files below a folder, at any depth, relative to it and sorted; links are followed.
 
     Args:
         folder: where to look; names that begin with a dot are left out.
         suffixes: possible endings of the files in lower case; the files' own case does not matter.
-        exclude: name of a folder directly below ``folder`` to leave out.
     """
-    return [name for name in _walked(folder, exclude)[0] if name.lower().endswith(suffixes)]
+    return [name for name in _walked(folder, None)[0] if name.lower().endswith(suffixes)]
 
 
 def _walked(folder: Path, exclude: str | None) -> tuple[list[str], list[str]]:

@@ -43,10 +43,6 @@ class LengthBuckets:
         """Batches of a data epoch."""
         return int(self._first[-1])
 
-    def batch(self, epoch: int, number: int) -> list[int]:
-        """Samples of one batch."""
-        return self.batches(np.array([epoch]), np.array([number]))[0].tolist()
-
     def batches(self, epochs: np.ndarray, numbers: np.ndarray) -> list[np.ndarray]:
         """Samples of several batches in one go, which is hardly more work than a single one.
 

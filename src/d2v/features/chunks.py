@@ -30,10 +30,6 @@ class Chunk:
     keep: slice
     """Which of the chunk's own frames are kept."""
 
-    @property
-    def num_kept(self) -> int:
-        return self.keep.stop - self.keep.start
-
 
 def plan_chunks(num_samples: int, chunk: int, overlap: int, stride: int, receptive_field: int) -> list[Chunk]:
     """Cut a clip into chunks whose kept frames, put together, are the frames of the whole clip.

@@ -16,6 +16,11 @@ MOST_IN_A_ROW = 10
 MOST_WITH_SCALER = 36
 
 
+def step_ended(trainer: L.Trainer) -> bool:
+    """At the end of a micro-batch: whether it ended an optimizer step, of whatever module. All devices agree."""
+    return not trainer.fit_loop._should_accumulate()
+
+
 class FiniteUpdates(L.LightningModule):
     """A module whose weights, optimizer, schedules and teacher never meet a loss or a gradient that is not finite.
 
@@ -27,8 +32,6 @@ class FiniteUpdates(L.LightningModule):
         super().__init__()
         self.skipped_updates = 0
         self.skipped_in_a_row = 0
-        self.step_ended = False
-        """For callbacks at the end of a micro-batch: whether it ended an optimizer step."""
         self.grad_norm: Tensor | None = None
         """Of the last optimizer step, before clipping."""
         self.failure: Exception | None = None
@@ -51,7 +54,6 @@ class FiniteUpdates(L.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip the gradients, or take them away, so that the optimizer leaves weights and moments as they are."""
-        self.step_ended = True
         precision = self.trainer.precision_plugin
         scaler = getattr(precision, "scaler", None)
         # Such an optimizer (fused) takes the scale away by itself, and finds out by itself what is not finite.
@@ -86,7 +88,6 @@ class FiniteUpdates(L.LightningModule):
             super().lr_scheduler_step(scheduler, metric)
 
     def on_train_start(self) -> None:
-        self.step_ended = False
         self.skipped_in_a_row = 0
         self.failure = None
 
@@ -96,9 +97,8 @@ class FiniteUpdates(L.LightningModule):
         Raises:
             FloatingPointError: Too many updates in a row were skipped; or whatever else :attr:`failure` is.
         """
-        if not self.step_ended:
+        if not step_ended(self.trainer):
             return  # gradients are still being accumulated
-        self.step_ended = False
         if self.skipped_updates:
             self.log(SKIPPED_UPDATES, float(self.skipped_updates), rank_zero_only=True)
         if self.failure is not None:

@@ -13,19 +13,8 @@ from d2v.data.sources.own_datasets import entry
 from d2v.errors import BrokenSample
 
 _NAMES = (
-    "image",
-    "img",
-    "picture",
-    "photo",
-    "pixel_values",
-    "pixels",
-    "inputs",
-    "x",
-    "data",
-    "file_name",
-    "path",
-    "file",
-)
+    "image", "img", "picture", "photo", "pixel_values", "pixels", "inputs", "x", "data", "file_name", "path", "file",
+)  # fmt: skip
 _LARGEST_CHANNELS = 4
 _OVERSHOOT = 0.1  # of floats from 0 to 1 that were resized
 _LARGEST_NORMALISED = 8.0

@@ -56,12 +56,12 @@ class CollapseCallback(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if not in_logged_step(trainer, pl_module):
+        if not in_logged_step(trainer):
             return
         rows = max(1, RANK_SAMPLES // (trainer.world_size * trainer.accumulate_grad_batches))
         for name, output in outputs.get("outputs", {}).items():
             self._parts.setdefault(name, []).append(measure(output, rows))
-        if not step_is_logged(trainer, pl_module):
+        if not step_is_logged(trainer):
             return
         self._low = ""
         for name, parts in sorted(of_all_devices(trainer, self._parts).items()):
@@ -80,7 +80,7 @@ class CollapseCallback(L.Callback):
             rank_zero_info(f"warning: {self._low}. {_WHAT_TO_TRY}")
 
     def _judge(self, trainer: L.Trainer, pl_module: L.LightningModule, name: str, values: Mapping[str, float]) -> None:
-        assert isinstance(pl_module, FiniteUpdates)
+        updates = getattr(pl_module, "updates", trainer.global_step)
         limits = {
             metrics.TARGET_STD: ("min_target_std", self.limits.min_target_std),
             metrics.PREDICTION_STD: ("min_prediction_std", self.limits.min_prediction_std),
@@ -91,9 +91,12 @@ class CollapseCallback(L.Callback):
                     f"step {trainer.global_step:,}: {metrics.of_encoder(metric, name)} is {values[metric]:.3g}, "
                     f"below model.collapse.{key} {limit:g}: the model has collapsed, and more steps will not help"
                 )
-                if pl_module.updates - 1 > self.limits.after:  # those before the forward pass that is judged
-                    pl_module.failure = RuntimeError(f"{self._low}; its weights are in last.ckpt")
-                    pl_module.failure.add_note(_WHAT_TO_TRY)
+                if updates - 1 > self.limits.after:  # those before the forward pass that is judged
+                    failure = RuntimeError(f"{self._low}; its weights are in last.ckpt")
+                    failure.add_note(_WHAT_TO_TRY)
+                    if not isinstance(pl_module, FiniteUpdates):
+                        raise failure  # nobody would raise it after the checkpoint
+                    pl_module.failure = failure
 
 
 _WHAT_TO_TRY = (  # the causes that the first paper names

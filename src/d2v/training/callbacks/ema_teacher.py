@@ -8,7 +8,7 @@ from d2v.metrics import EMA_DECAY
 from d2v.model.data2vec import Method
 from d2v.training.callbacks.log import step_is_logged
 from d2v.training.callbacks.run_plan import total_steps
-from d2v.training.finite_updates import FiniteUpdates
+from d2v.training.finite_updates import step_ended
 from d2v.training.schedules import EMADecay
 
 
@@ -27,10 +27,11 @@ class EMATeacherCallback(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        assert isinstance(pl_module, FiniteUpdates)
-        if not pl_module.step_ended or pl_module.skipped_in_a_row:  # neither did the student move
+        # A module that is not ours skips no update.
+        if not step_ended(trainer) or getattr(pl_module, "skipped_in_a_row", False):  # neither did the student move
             return
-        decay = self.decay.at(pl_module.updates, total_steps(trainer))
+        updates = getattr(pl_module, "updates", trainer.global_step)
+        decay = self.decay.at(updates, total_steps(trainer))
         self.method.move_teacher(decay)
-        if step_is_logged(trainer, pl_module):  # sending a number to the device waits for it
+        if step_is_logged(trainer):  # sending a number to the device waits for it
             pl_module.log(EMA_DECAY, decay, rank_zero_only=True)

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from d2v import metrics
-from d2v.training.finite_updates import FiniteUpdates
+from d2v.training.finite_updates import FiniteUpdates, step_ended
 
 
 class LogCallback(L.Callback):
@@ -29,14 +29,17 @@ class LogCallback(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         loss = outputs["loss"].detach() * trainer.accumulate_grad_batches  # Lightning has divided by it
-        if in_logged_step(trainer, pl_module):
+        if in_logged_step(trainer):
             self._losses.append(loss)
-            if step_is_logged(trainer, pl_module):
-                loss = trainer.strategy.reduce(torch.stack(self._losses).mean(), reduce_op="mean")
+            if step_is_logged(trainer):
+                count = len(self._losses)
+                if getattr(batch, "step", None) is not None:  # weighted: few of them, where an epoch ends, weigh more
+                    count = trainer.accumulate_grad_batches
+                loss = trainer.strategy.reduce(torch.stack(self._losses).sum() / count, reduce_op="mean")
                 self._losses = []
-                assert isinstance(pl_module, FiniteUpdates)
-                assert pl_module.grad_norm is not None
-                pl_module.log(metrics.GRAD_NORM, pl_module.grad_norm)
+                if isinstance(pl_module, FiniteUpdates):
+                    assert pl_module.grad_norm is not None
+                    pl_module.log(metrics.GRAD_NORM, pl_module.grad_norm)
         pl_module.log(metrics.TRAIN_LOSS, loss, prog_bar=True)
 
 
@@ -46,13 +49,11 @@ def is_logged(trainer: L.Trainer, step: int) -> bool:
     return step % log_every == 0
 
 
-def in_logged_step(trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
+def in_logged_step(trainer: L.Trainer) -> bool:
     """At the end of a micro-batch: whether it belongs to an optimizer step that is logged. All devices agree."""
-    assert isinstance(pl_module, FiniteUpdates)
-    return is_logged(trainer, trainer.global_step + (not pl_module.step_ended))
+    return is_logged(trainer, trainer.global_step + (not step_ended(trainer)))
 
 
-def step_is_logged(trainer: L.Trainer, pl_module: L.LightningModule) -> bool:
+def step_is_logged(trainer: L.Trainer) -> bool:
     """At the end of a micro-batch: whether it ended an optimizer step that is logged. All devices agree."""
-    assert isinstance(pl_module, FiniteUpdates)
-    return pl_module.step_ended and is_logged(trainer, trainer.global_step)
+    return step_ended(trainer) and is_logged(trainer, trainer.global_step)

@@ -60,7 +60,7 @@ class ThroughputCallback(L.Callback):
             parts = dict.fromkeys(by_encoder(batch), _OTHER_DATA)
         for name, part in by_encoder(batch).items():
             self._count(self._counts.setdefault(name, _Counts()), parts[name], part, trainer.world_size, counted)
-        if step_is_logged(trainer, pl_module):
+        if step_is_logged(trainer):
             for name, counts in self._counts.items():
                 self._log(pl_module, name, parts[name], counts)
             self._reset()
