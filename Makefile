@@ -13,7 +13,7 @@ SYSTEM_CERTS = $(BIN)/uv --system-certs --offline pip compile --quiet --python $
 UV = UV_SYSTEM_CERTS=$${UV_SYSTEM_CERTS:-$$($(SYSTEM_CERTS) && echo true || echo false)} $(BIN)/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-speech demo-text pretrain-vision pretrain-speech pretrain-text test notebooks lint lock clean
+.PHONY: help setup demo demo-speech demo-text pretrain-vision pretrain-speech pretrain-text test chaos notebooks lint lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,9 @@ pretrain-text: setup ## the published 2.0 recipe on a folder of text: make pretr
 
 test: setup ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+
+chaos: setup ## kill a run 100 times at random moments, and compare its weights with those of a run that nothing stopped
+	D2V_CHAOS_KILLS=100 $(BIN)/python -m pytest tests/chaos $(ARGS)
 
 notebooks: setup ## make the notebooks from their scripts
 	$(BIN)/jupytext --quiet --to ipynb notebooks/*.py

@@ -11,13 +11,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 SCRIPT = Path(__file__).parent / "killed_runs.py"
-KILLS = int(os.environ.get("D2V_CHAOS_KILLS", "3"))
+KILLS = int(os.environ.get("D2V_CHAOS_KILLS", "2"))
 
 
 def killed(folder: Path, kills: int, *control: str) -> Any:
     words = [sys.executable, str(SCRIPT), str(folder), str(kills), "1", *control]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=1200)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -32,6 +34,7 @@ def test_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
     assert report["left"] == []
 
 
+@pytest.mark.skipif("D2V_CHAOS_KILLS" not in os.environ, reason="of `make chaos`")
 def test_plain_checkpoints_lose_what_a_signal_stops(tmp_path: Path) -> None:
     """The control: without d2v's callback a signal saves nothing, so that the codes above are no matter of course."""
     report = killed(tmp_path, 2, "control")

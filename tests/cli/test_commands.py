@@ -138,16 +138,8 @@ def test_what_a_checkpoint_holds_never_overrides_the_config(
     torch.save(checkpoint, path)
     seen = {}
     monkeypatch.setattr(RunCLI, "after_fit", lambda cli: seen.update(cli=cli))
-    options = [
-        "--model.ema.start",
-        "0.4",
-        "--model.ema.end",
-        "0.5",
-        "--model.num_masks",
-        "2",
-        "--trainer.max_steps",
-        "4",
-    ]
+    options = ["--model.ema.start", "0.4", "--model.ema.end", "0.5", "--model.num_masks", "2"]
+    options += ["--trainer.max_steps", "4"]
     assert d2v("fit", *tiny, *options, "--resume", path)[0] == 0
     model = seen["cli"].model
     assert (model.method.task.num_masks, model.ema.end, model.seed) == (2, 0.5, 1)

@@ -54,7 +54,7 @@ def meet_anew() -> None:
     start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
     if start == "0" or os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != str(True):
         return
-    from torch.distributed import TCPStore
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
     host = os.environ["MASTER_ADDR"]
     store = TCPStore(host, int(os.environ["MASTER_PORT"]), is_master=False)
