@@ -423,12 +423,13 @@ class PretrainingDataModule(LightningDataModule, ABC):
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:
-    """A terminal, `timeout` and queues send Ctrl-C and SIGTERM to all processes: the last step still needs its batch.
+    """A terminal, `timeout` and queues send their signals to all processes: the last step still needs its batch.
 
     A worker whose main process is gone ends by itself.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # Windows has not all of them
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 class _ResumableLoader(DataLoader[Any]):
