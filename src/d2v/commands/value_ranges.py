@@ -38,6 +38,12 @@ _MUST = {
 }
 """By the names of keys, which mean the same in all of our classes. Of a list each number must."""
 
+_CONTRADICT = (
+    "StochasticWeightAveraging WeightAveraging EMAWeightAveraging BatchSizeFinder LearningRateFinder "
+    "GradientAccumulationScheduler RunPlan RunCheckpoint"
+)
+"""Callbacks that would overrule what a recipe states elsewhere, or that are there anyway."""
+
 
 def require_sensible(config: jsonargparse.Namespace) -> None:
     """Check the numbers of a config that is parsed.
@@ -64,6 +70,11 @@ def require_sensible(config: jsonargparse.Namespace) -> None:
         raise UserError(f"trainer.overfit_batches is {trainer.overfit_batches}: {text}")
     if str(trainer.strategy).endswith("spawn"):
         raise UserError(f"trainer.strategy is {trainer.strategy}: set it to ddp, which starts whole processes")
+    callbacks = trainer.callbacks if isinstance(trainer.callbacks, list) else [trainer.callbacks]
+    for callback in callbacks:
+        name = str(callback.get("class_path")).rpartition(".")[2] if callback is not None else ""
+        if name in _CONTRADICT.split():
+            raise UserError(f"trainer.callbacks: {name} would change what the recipe and d2v do already: leave it out")
     ema = config.get("model.init_args.ema")
     if isinstance(ema, jsonargparse.Namespace) and 1 >= ema.get("start", 0) > ema.get("end", 1):
         text = "the teacher gets slower during a run, so that its decay rises; give the smaller one as start"
