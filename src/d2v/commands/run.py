@@ -41,7 +41,7 @@ from d2v.commands.run_folder import (
 from d2v.commands.run_metrics import METRICS, RunMetrics
 from d2v.commands.started_again import mark, meet_anew
 from d2v.commands.stated_length import settle
-from d2v.commands.value_ranges import require_sensible
+from d2v.commands.value_ranges import require_consistent, require_sensible
 from d2v.config_messages import key_of, one_line, parser_message
 from d2v.configs import read_config
 from d2v.errors import Interrupted, UserError
@@ -172,7 +172,7 @@ class RunCLI(LightningCLI):
         config = self.config[self.subcommand]
         meet_anew()
         settle(config, self._words)
-        _check(config, self.subcommand)
+        require_consistent(config, self.subcommand)
         if self.subcommand == "predict":
             read_another_root(config.data, self._words)
         root = Path(config.trainer.default_root_dir)
@@ -339,29 +339,6 @@ def _options() -> dict[str, Iterable[str]]:
         "trainer": tuple(inspect.signature(L.Trainer).parameters),
         "checkpoint": tuple(inspect.signature(RunCheckpoint).parameters),
     }
-
-
-def _check(config: jsonargparse.Namespace, command: str) -> None:
-    """What can be told from the config alone."""
-    trainer = config.trainer
-    if config.get("data") is None:
-        raise UserError("data: the config has no such section; give one, or --data CLASS --data.root DIR")
-    if config.get("resume") is not None and config.ckpt_path is not None:
-        raise UserError(f"--resume {config.resume} and --ckpt_path {config.ckpt_path}: give one of them")
-    name = config.run_name
-    if name is not None and (not name or Path(name).name != name):
-        raise UserError(f"--run_name {name}: must be a plain name; --trainer.default_root_dir sets the place")
-    if trainer.log_every_n_steps is not None and trainer.log_every_n_steps < 1:
-        raise UserError(f"trainer.log_every_n_steps is {trainer.log_every_n_steps}: it must be at least 1.")
-    if str(trainer.precision) in ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16"):
-        needed = "the teacher's average needs fp32 weights; set it to bf16-mixed"
-        raise UserError(f"trainer.precision is {trainer.precision}: {needed}")
-    limits = (config.length, trainer.max_steps, trainer.max_epochs, trainer.max_time)
-    if command == "fit" and not set(limits) - {None, -1} and not trainer.fast_dev_run:
-        raise UserError(
-            "trainer.max_steps is not set, so training would never end: set it, or how long to train: --length auto, "
-            "--length '20 minutes', --length '100 epochs'"
-        )
 
 
 def _as_list(value: Any) -> list[Any]:

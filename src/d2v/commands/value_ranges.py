@@ -1,6 +1,7 @@
-"""Numbers of a config that would train something senseless, or fail with an error that names no key."""
+"""Values of a config that would train something senseless, or fail with an error that names no key."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jsonargparse
@@ -26,7 +27,7 @@ _MUST = {
     "mlp_ratio projection_ratio layer_scale lr std val_check_interval": _POSITIVE,
     "num_heads in_channels kernel_size groups rows span block_size top_k vocab_size max_positions": _AT_LEAST_ONE,
     "position_kernel position_groups accumulate_grad_batches min_block max_block extractor": _AT_LEAST_ONE,
-    "check_val_every_n_epoch num_nodes": _AT_LEAST_ONE,
+    "check_val_every_n_epoch num_nodes log_every_n_steps": _AT_LEAST_ONE,
     "num_sanity_val_steps": ("be -1 (all), 0 or more", lambda value: value >= -1),
     "width decoder_width patch_size image_size": _WIDE,
     "depth num_layers position_layers num_masks": _FEW,
@@ -60,7 +61,43 @@ def require_sensible(config: jsonargparse.Namespace) -> None:
             raise UserError(f"{key} is {value}: it must be a number, and none above {_LARGEST:g}.")
         if name in musts and not musts[name][1](value):
             raise UserError(f"{key} is {value}: it must {musts[name][0]}.")
+    ema = config.get("model.init_args.ema")
+    if isinstance(ema, jsonargparse.Namespace) and 1 >= ema.get("start", 0) > ema.get("end", 1):
+        text = "the teacher gets slower during a run, so that its decay rises; give the smaller one as start"
+        raise UserError(f"model.ema.start is {ema.start} and model.ema.end is {ema.end}: {text}.")
+
+
+def require_consistent(config: jsonargparse.Namespace, command: str) -> None:
+    """Check what keys say together, and against what d2v does by itself.
+
+    Raises:
+        UserError: They contradict each other, or leave nothing to do.
+    """
     trainer = config.trainer
+    if config.get("data") is None:
+        raise UserError("data: the config has no such section; give one, or --data CLASS --data.root DIR")
+    if config.get("resume") is not None and config.ckpt_path is not None:
+        raise UserError(f"--resume {config.resume} and --ckpt_path {config.ckpt_path}: give one of them")
+    name = config.run_name
+    if name is not None and (not name.strip() or name == ".." or Path(name).name != name):
+        raise UserError(f"--run_name {name}: must be a plain name; --trainer.default_root_dir sets the place")
+    if config.checkpoint.dirpath is not None:
+        text = "checkpoints lie in the run's folder; --trainer.default_root_dir and --run_name say where"
+        raise UserError(f"checkpoint.dirpath is {config.checkpoint.dirpath}: {text}")
+    if config.get("weights_only") is False:
+        raise UserError("--weights_only false would run code out of the checkpoint: leave it out")
+    limit = f"limit_{'val' if command == 'validate' else command}_batches"
+    if trainer.get(limit) == 0:
+        raise UserError(f"trainer.{limit} is 0: there would be nothing to {command}; leave it out")
+    if str(trainer.precision) in ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16"):
+        needed = "the teacher's average needs fp32 weights; set it to bf16-mixed"
+        raise UserError(f"trainer.precision is {trainer.precision}: {needed}")
+    limits = (config.length, trainer.max_steps, trainer.max_epochs, trainer.max_time)
+    if command == "fit" and not set(limits) - {None, -1} and not trainer.fast_dev_run:
+        raise UserError(
+            "trainer.max_steps is not set, so training would never end: set it, or how long to train: --length auto, "
+            "--length '20 minutes', --length '100 epochs'"
+        )
     for unit in ("steps", "epochs"):
         least, most = trainer[f"min_{unit}"], trainer[f"max_{unit}"]
         if least is not None and most not in (None, -1) and least > most:
@@ -75,10 +112,6 @@ def require_sensible(config: jsonargparse.Namespace) -> None:
         name = str(callback.get("class_path")).rpartition(".")[2] if callback is not None else ""
         if name in _CONTRADICT.split():
             raise UserError(f"trainer.callbacks: {name} would change what the recipe and d2v do already: leave it out")
-    ema = config.get("model.init_args.ema")
-    if isinstance(ema, jsonargparse.Namespace) and 1 >= ema.get("start", 0) > ema.get("end", 1):
-        text = "the teacher gets slower during a run, so that its decay rises; give the smaller one as start"
-        raise UserError(f"model.ema.start is {ema.start} and model.ema.end is {ema.end}: {text}.")
 
 
 def _numbers(node: Any, key: str = "") -> Iterator[tuple[str, float]]:
