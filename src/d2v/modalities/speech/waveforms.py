@@ -91,9 +91,7 @@ def _read(reader: AudioReader, start: int, length: int) -> Tensor:
     for first in range(0, length, _SLICE):
         part = reader.read(start + first, start + min(first + _SLICE, length))
         if len(part) < min(_SLICE, length - first):
-            raise BrokenSample(
-                "it has become shorter since its header was read; `d2v cache clear sound-headers` to have all read anew"
-            )
+            raise BrokenSample("it has become shorter since its header was read; `d2v cache clear` has all read anew")
         wave[first : first + len(part)] = part
     return wave
 
