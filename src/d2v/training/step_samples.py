@@ -26,6 +26,8 @@ class StepSamples:
                 sums = output.predictions.detach().sum((1, 2), dtype=torch.float32)  # [R]
                 sums = sums + output.targets.sum((1, 2), dtype=torch.float32)
                 broken = ~sums.view(len(broken), -1).isfinite().all(dim=1)
+            elif batch.inputs.is_floating_point():
+                broken = ~batch.inputs.flatten(1).sum(1, dtype=torch.float32).isfinite()
             self._parts.append((encoder, outputs["loss"].detach(), batch.sample_ids, broken))
 
     def clear(self) -> None:
@@ -36,7 +38,8 @@ class StepSamples:
         return all(bool(broken.all()) for *_, broken in self._parts)
 
     def names(self, trainer: L.Trainer, whole: bool) -> list[str]:
-        """Those whose predictions or targets are not finite; where none is, all of a micro-batch whose loss is not.
+        """Those whose predictions, targets or inputs are not finite; where none is, all of a micro-batch whose loss is
+        not.
 
         Args:
             trainer: Whose DataModule knows the names.
