@@ -70,7 +70,7 @@ test: setup ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 chaos: setup ## kill a run 100 times at random moments, and compare its weights with those of a run that nothing stopped
-	D2V_CHAOS_KILLS=100 $(BIN)/python -m pytest tests/chaos $(ARGS)
+	D2V_CHAOS_KILLS=100 D2V_CHAOS_CONFIGS=500 $(BIN)/python -m pytest tests/chaos $(ARGS)
 
 notebooks: setup ## make the notebooks from their scripts
 	$(BIN)/jupytext --quiet --to ipynb notebooks/*.py
