@@ -68,8 +68,8 @@ pretrain-text: setup ## the published 2.0 recipe on a folder of text: make pretr
 test: setup ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-chaos: setup ## kill a run 100 times at random moments, and compare its weights with those of a run that nothing stopped
-	D2V_CHAOS_KILLS=100 D2V_CHAOS_STEPS=5000 $(BIN)/python -m pytest tests/chaos $(ARGS)
+chaos: setup ## at full count: kills and what they change, random configs, thousands of steps
+	D2V_CHAOS_KILLS=100 D2V_CHAOS_CONFIGS=500 D2V_CHAOS_STEPS=5000 $(BIN)/python -m pytest tests/chaos $(ARGS)
 
 notebooks: setup ## make the notebooks from their scripts
 	$(BIN)/jupytext --quiet --to ipynb notebooks/*.py
