@@ -35,7 +35,7 @@ class Loader(DataLoader[Any]):
 def _kill(process: Any, iterator: int) -> None:
     """Also one that still waits for a file: they ignore SIGTERM, and would be waited for."""
     with suppress(ValueError):
-        signal_handling._remove_worker_pids(iterator)  # else torch would take it for an accident
+        signal_handling._remove_worker_pids(iterator)  # type: ignore[attr-defined]  # else torch would take it for an accident
     process.kill()
 
 
