@@ -133,7 +133,7 @@ class TrainingModule(FiniteUpdates):
     # Checkpoints.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.require_finite_weights()
+        self.require_finite(checkpoint)
         # Plain values only: a checkpoint of ours loads with weights_only=True and names no code but the encoder's.
         encoders = {}
         for name, encoder in self.encoders.items():

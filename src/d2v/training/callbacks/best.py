@@ -82,7 +82,7 @@ class BestCheckpoint:
         if self.metric not in logged:
             raise UserError(f"checkpoint.monitor is {self.metric}: this run {_offered(list(logged), trainer)}")
         value = float(logged[self.metric])
-        if not math.isnan(value) and (self.value is None or self._is_better(value, self.value)):
+        if math.isfinite(value) and (self.value is None or self._is_better(value, self.value)):
             self.value, self.step = value, trainer.global_step
             trainer.save_checkpoint(Path(folder) / BEST)
 
