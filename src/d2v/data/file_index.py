@@ -4,11 +4,12 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
+
+from d2v.whole_files import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -212,16 +213,12 @@ def cached_arrays(
 
 
 def _store(cache: Path, name: str, arrays: dict[str, np.ndarray]) -> None:
-    part = cache.with_suffix(f".{os.getpid()}.npz")
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(part, **arrays)  # type: ignore[arg-type]  # numpy's stubs confuse the names with allow_pickle
-        part.replace(cache)
+        with whole_file(cache) as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stubs confuse the names with allow_pickle
     except OSError as error:
         log.warning("data: the %s could not be kept in %s (%s); it is built anew each time", name, cache, error)
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
 
 
 def _load(cache: Path) -> dict[str, np.ndarray] | None:

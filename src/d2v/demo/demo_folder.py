@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from d2v.errors import UserError
+from d2v.whole_files import write_text
 
 _MARKER = "demo.json"
 
@@ -86,7 +87,4 @@ class DemoFolder:
         return count
 
     def _write_marker(self, found: dict[str, Any] | None) -> None:
-        """In one step, so that there is never half a note."""
-        part = self.root / f"{_MARKER}.part"
-        part.write_text(json.dumps({"demo": self._kind, "wanted": self._wanted, "found": found}))
-        part.replace(self.root / _MARKER)
+        write_text(self.root / _MARKER, json.dumps({"demo": self._kind, "wanted": self._wanted, "found": found}))

@@ -16,6 +16,7 @@ from d2v.errors import UserError
 from d2v.modalities.speech.audio_reader import SAMPLE_RATE
 from d2v.modalities.speech.sound_files import SOUND, Clips
 from d2v.modalities.speech.survey import Survey, describe, hours_text, survey
+from d2v.whole_files import whole_text_file, write_text
 
 _WRITTEN = ("report.json", "lengths.png", "manifest.tsv")
 _DIGEST = "manifest_sha256"
@@ -133,14 +134,14 @@ def write_report(figures: Survey, clips: Clips, folder: Path) -> list[Path]:
     if isinstance(clips.source, Files):
         root = clips.source.folder
         frames = np.rint(clips.num_samples * (clips.sample_rate / SAMPLE_RATE)).astype(np.int64)
-        with manifest.open("w", encoding="utf-8", errors="surrogateescape") as file:
+        with whole_text_file(manifest, errors="surrogateescape") as file:
             file.write(f"{root}\n")
             for index in range(len(clips)):
                 file.write(f"{os.path.relpath(clips.name(index), root)}\t{frames[index]}\n")
         digest = _digest(manifest)
     text = json.dumps({**asdict(figures), _DIGEST: digest}, indent=2, ensure_ascii=False)
     # Names that are not UTF-8 become JSON's own escapes.
-    report.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+    write_text(report, text + "\n", errors="backslashreplace")
     written = [report, picture]
     if digest:
         written.append(manifest)

@@ -22,7 +22,7 @@ from d2v.data.file_index import cache_folder, cached_arrays, fingerprint
 from d2v.errors import UserError
 from d2v.modalities.text.corpus.corpus_files import NAME_IT, Corpus
 from d2v.modalities.text.corpus.jobs import Job, run_jobs
-from d2v.modalities.text.corpus.shard_writer import PART, write_index, write_json, write_text
+from d2v.modalities.text.corpus.shard_writer import PART, write_index, write_json
 from d2v.modalities.text.corpus.shards import FORMAT, SPLITS, Shards, is_prepared, read_index
 from d2v.modalities.text.corpus.tokenizer_sample import sample
 from d2v.modalities.text.tokenizer import TextTokenizer
