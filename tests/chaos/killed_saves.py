@@ -1,4 +1,4 @@
-"""A run that saves at every step and is killed (SIGKILL) in the middle of a save, again and again; a process of its own.
+"""A run that saves at every step and is killed (SIGKILL) in the middle of a save again and again; its own process.
 
 python killed_saves.py FOLDER TMPDIR KILLS KEEP SEED [CONTROL]
 
