@@ -36,6 +36,13 @@ class _Continued(ExperimentWriter):
             with path.open(newline="", encoding="utf-8") as file:
                 self.metrics_keys = next(csv.reader(file), [])
 
+    def save(self) -> None:
+        try:
+            super().save()
+        except OSError as error:
+            text = f"{self.metrics_file_path}: cannot be written ({error.strerror or error}). Checkpoints stay: make room"
+            raise OSError(f"{text}, and continue with --resume {self.log_dir}") from error
+
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         """Lightning would lose all rows if it was killed meanwhile."""
         path = Path(self.metrics_file_path)

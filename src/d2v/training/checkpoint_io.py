@@ -36,6 +36,9 @@ def _why_not(path: Path, error: Exception) -> str:
     free = shutil.disk_usage(path.parent).free
     if isinstance(error, RuntimeError) or free < 10_000_000:
         reason = f"no space left on the disk, or too little: {free / 1e6:,.1f} MB are free"
+        others = [file.stat().st_size for file in path.parent.glob("*.ckpt") if file.exists()]
+        if others:
+            reason += f", and one takes about {max(others) / 1e6:,.1f} MB until an older one is removed"
     return (
         f"{path}: the checkpoint cannot be written ({reason}). Earlier ones stay: make room, and continue with "
         f"--resume {path.parent.parent}"
