@@ -40,8 +40,8 @@ class _Continued(ExperimentWriter):
         try:
             super().save()
         except OSError as error:
-            text = f"{self.metrics_file_path}: cannot be written ({error.strerror or error}). Checkpoints stay: make room"
-            raise OSError(f"{text}, and continue with --resume {self.log_dir}") from error
+            how = f"Checkpoints stay: make room, and continue with --resume {self.log_dir}"
+            raise OSError(f"{self.metrics_file_path}: cannot be written ({error.strerror or error}). {how}") from error
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         """Lightning would lose all rows if it was killed meanwhile."""
