@@ -78,7 +78,7 @@ for file in glob.glob("{run}/*.ckpt"): torch.load(file, weights_only=True)"""
     content = best.read_bytes()
     weight = max(torch.load(best, weights_only=True)["state_dict"].values(), key=torch.numel).numpy().tobytes()
     flip(best, content.index(weight) + 3)
-    message = r"best\.ckpt: is damaged \(the checksum of archive/data/\d+ is wrong\); \S+/last\.ckpt beside it is"
+    message = r"best\.ckpt: is damaged \(the checksum of archive/data/\d+ is wrong\); beside it is \S+/last\.ckpt"
     with pytest.raises(UserError, match=message):
         library.load(best)
     library.load("runs/a")
@@ -86,7 +86,7 @@ for file in glob.glob("{run}/*.ckpt"): torch.load(file, weights_only=True)"""
     code_and_text = d2v("validate", *tiny, "--ckpt_path", str(best))
     assert code_and_text[0] == 2
     assert f"--ckpt_path {best}: is damaged (" in code_and_text[2]
-    assert "take the one before it: --ckpt_path runs/a/checkpoints/last.ckpt" in code_and_text[2]
+    assert "beside it is --ckpt_path runs/a/checkpoints/last.ckpt" in code_and_text[2]
     code_and_text = d2v("fit", "--resume", "runs/a", "--trainer.max_steps", "4")
     assert code_and_text[0] == 0, code_and_text[2]
     assert "best.ckpt is damaged (" in code_and_text[2]

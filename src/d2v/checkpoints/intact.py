@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 from d2v.checkpoints.unpickle import foreign_names, refusal
+from d2v.errors import UserError
 
-LAST = "last.ckpt"
+BEST, LAST = "best.ckpt", "last.ckpt"
 
 
 def damage(file: Path, of_a_run: bool = True) -> str | None:
@@ -53,11 +54,24 @@ def _damage(file: Path, of_a_run: bool, size: int, changed: int) -> str | None:
     return None
 
 
-def newest_intact(folder: Path) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint in a folder that can be read, and what is wrong with those that are newer.
+def require_intact(file: Path, option: str = "", of_a_run: bool = True) -> None:
+    """Refuse a file that the user has named (with an option), if it is damaged.
+
+    Raises:
+        UserError: It is; the message says what there is in its place.
+    """
+    if wrong := damage(file, of_a_run):
+        intact, _ = newest_intact(file.parent)
+        instead = "give another" if intact is None else f"beside it is {f'{option} {intact}'.strip()}"
+        raise UserError(f"{f'{option} {file}'.strip()}: is damaged ({wrong}); {instead}")
+
+
+def newest_intact(folder: Path, best_first: bool = False) -> tuple[Path | None, list[str]]:
+    """The newest checkpoint in a folder that can be read, and what is wrong with those that would come before it.
 
     Args:
         folder: Of a run's checkpoints.
+        best_first: Whether ``best.ckpt`` comes before the newest.
     """
     found: list[Path] = []
     last = folder / LAST
@@ -70,6 +84,8 @@ def newest_intact(folder: Path) -> tuple[Path | None, list[str]]:
         found = [*newer, last, *(file for file in found if file not in newer)]
     elif last.is_symlink():
         found.insert(0, last)
+    if best_first:
+        found.sort(key=lambda file: file.name != BEST)
     damaged: list[str] = []
     for file in found:
         wrong = damage(file)

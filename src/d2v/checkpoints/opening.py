@@ -20,7 +20,7 @@ from d2v.checkpoints.folder import (
     read_weights,
 )
 from d2v.checkpoints.head_files import StoredHead, read_head, restore_head
-from d2v.checkpoints.intact import damage, newest_intact
+from d2v.checkpoints.intact import newest_intact, require_intact
 from d2v.checkpoints.recipe import checked_recipe
 from d2v.checkpoints.unpickle import load_untrusted
 from d2v.errors import UserError
@@ -145,12 +145,8 @@ def checkpoint_of_run(folder: Path) -> Path:
     places = [folder / "checkpoints", folder, *versions[-1:]]
     damaged: list[str] = []
     for place in places:
-        best = place / "best.ckpt"
-        wrong = damage(best) if best.is_file() else ""
-        found, newer = (best, []) if wrong is None else newest_intact(place)
-        if wrong:
-            newer = [f"{best} is damaged ({wrong})", *newer]
-        damaged += newer
+        found, better = newest_intact(place, best_first=True)
+        damaged += better
         if found is not None:
             for text in damaged:
                 log.warning("%s: %s is taken in its place", text, found)
@@ -168,13 +164,8 @@ def _open_folder(path: Path) -> Checkpoint:
 
 
 def _open_file(file: Path) -> Checkpoint:
-    wrong = None
     if file.is_file() and (file.suffix == ".ckpt" or zipfile.is_zipfile(file)):
-        wrong = damage(file, of_a_run=False)
-    if wrong:
-        intact, _ = newest_intact(file.parent)
-        instead = "give another" if intact is None else f"{intact} beside it is intact"
-        raise UserError(f"{file}: is damaged ({wrong}); {instead}")
+        require_intact(file, of_a_run=False)
     content = load_untrusted(file)
     state, ours = content.get("state_dict"), content.get("d2v")
     if not isinstance(state, dict) or not isinstance(ours, dict) or not isinstance(ours.get("encoders"), dict):

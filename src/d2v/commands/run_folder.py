@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from d2v.checkpoints.folder import in_short, mismatches
-from d2v.checkpoints.intact import damage, newest_intact
+from d2v.checkpoints.intact import newest_intact, require_intact
 from d2v.checkpoints.opening import checkpoint_of_run
 from d2v.checkpoints.unpickle import refusal
 from d2v.commands.started_again import JOB
@@ -47,15 +47,8 @@ def checkpoint_of(option: str, name: str) -> str:
         return str(found)
     if not path.is_file():
         raise UserError(f"{option} {name}: no checkpoint there; give its file or a run's folder")
-    _require_intact(option, path)
+    require_intact(path, option)
     return str(path)
-
-
-def _require_intact(option: str, path: Path) -> None:
-    if wrong := damage(path):
-        intact, _ = newest_intact(path.parent)
-        before = "give another" if intact is None else f"take the one before it: {option} {intact}"
-        raise UserError(f"{option} {path}: is damaged ({wrong}); {before}")
 
 
 def checkpoint_to_resume(name: str | Path) -> Path:
@@ -66,7 +59,7 @@ def checkpoint_to_resume(name: str | Path) -> Path:
     """
     path = Path(name).expanduser()
     if path.is_file() or path.is_symlink():
-        _require_intact("--resume", path)
+        require_intact(path, "--resume")
         return path
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     intact, damaged = newest_intact(folder)

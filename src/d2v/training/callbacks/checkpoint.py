@@ -12,9 +12,9 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
-from d2v.checkpoints.intact import LAST, damage
+from d2v.checkpoints.intact import BEST, LAST, damage
 from d2v.errors import Interrupted, UserError
-from d2v.training.callbacks.best import BEST, BestCheckpoint, Mode
+from d2v.training.callbacks.best import BestCheckpoint, Mode
 from d2v.training.callbacks.run_plan import total_steps
 from d2v.training.checkpoint_io import SafeCheckpointIO
 from d2v.training.schedules import in_steps, require_share_or_steps
