@@ -102,6 +102,7 @@ def write_files(folder: Path, tensors: Mapping[str, StateDict], texts: Mapping[s
             # safetensors refuses tensors that share memory.
             separate = {key: value.detach().clone(memory_format=CONTIGUOUS) for key, value in state.items()}
             save_file(separate, unfinished / name, {"format": "pt", _CHECKSUM: _checksum(separate)})
+            _order_notes(unfinished / name)
         for name, text in texts.items():
             (unfinished / name).write_text(text, encoding="utf-8")
             for file in tensors:  # safetensors makes its files readable for their owner only
@@ -194,6 +195,16 @@ def read_tensors(file: Path) -> StateDict:
     if stored is not None and stored != _checksum(tensors):
         raise UserError(f"{file}: is damaged (its checksum is wrong); write it anew with d2v import or d2v export")
     return tensors
+
+
+def _order_notes(file: Path) -> None:
+    """The library writes the notes of a file in random order: make equal files equal."""
+    with file.open("r+b") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        opened.seek(8)
+        opened.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size))
 
 
 def _checksum(tensors: StateDict) -> str:
