@@ -5,6 +5,7 @@ Several processes may write the same one at once: each writes its own, and the l
 """
 
 import errno
+import importlib
 import io
 import itertools
 import os
@@ -13,11 +14,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TextIO
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 _ENDING = ".unfinished"
 _LONGEST = 60  # letters of a name, so that there is room for the ending in what file systems allow
@@ -149,8 +145,10 @@ def _own_name(path: Path, is_folder: bool = False) -> Iterator[Path]:
 
 def _lock(path: Path) -> int | None:
     """What holds a lock on a file or folder until it is closed; None: another process has it."""
-    if fcntl is None:
-        raise OSError("no locks on Windows")
+    try:
+        fcntl = importlib.import_module("fcntl")
+    except ImportError as error:  # Windows
+        raise OSError("no locks") from error
     lock = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

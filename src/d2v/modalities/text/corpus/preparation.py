@@ -28,6 +28,7 @@ from d2v.modalities.text.corpus.shards import FORMAT, SPLITS, Shards, is_prepare
 from d2v.modalities.text.corpus.tokenizer_sample import sample
 from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.modalities.text.tokenizer_files import TOKENIZER
+from d2v.whole_files import write_text
 
 log = logging.getLogger(__name__)
 
