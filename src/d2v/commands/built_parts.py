@@ -39,6 +39,7 @@ def require_parts(config: jsonargparse.Namespace) -> None:
         UserError: Something is neither a part of a training, nor of a package that the user allows.
     """
     for key, class_path in _named(config, ""):
+        _require_whole(key, class_path)
         package = class_path.partition(".")[0]
         if package == _OURS or is_allowed(package) or _is_part(class_path):
             continue
@@ -46,6 +47,21 @@ def require_parts(config: jsonargparse.Namespace) -> None:
             f"{key}: {class_path} is no part of a training (a module, an optimizer, a data set, a callback), and its "
             f"code would run. If you trust it: --allow {package}"
         )
+
+
+def _require_whole(key: str, class_path: str) -> None:
+    """A base class lacks what its subclasses define; torch's modules do not check that when they are built."""
+    found = _found(class_path)
+    for name in dir(found) if isinstance(found, type) else ():
+        if getattr(getattr(found, name, None), "__isabstractmethod__", False):
+            raise UserError(f"{key}: {class_path} is only a base, without {name}(); name a class that is made of it")
+
+
+def _found(class_path: str) -> Any:
+    try:
+        return class_at(class_path)
+    except (ImportError, AttributeError, ValueError):
+        return None
 
 
 def _named(node: Any, key: str) -> Iterator[tuple[str, str]]:
@@ -61,9 +77,8 @@ def _named(node: Any, key: str) -> Iterator[tuple[str, str]]:
 
 
 def _is_part(class_path: str) -> bool:
-    try:
-        found = class_at(class_path)
-    except (ImportError, AttributeError, ValueError):
+    found = _found(class_path)
+    if found is None:
         return False
     if _lies_here(found):  # it came with what the user works on
         return True

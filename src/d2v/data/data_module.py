@@ -355,6 +355,13 @@ class PretrainingDataModule(LightningDataModule, ABC):
         """Distinct samples that this rank could not read so far, all splits together."""
         return sum(record.count for record in self._skipped.values())
 
+    def training_sample(self, sample_id: int) -> str:
+        """What a sample of a training batch is called, in messages."""
+        assert self._train_data is not None
+        skipped = self._train_data.skipped
+        name = skipped.name(sample_id)
+        return f"what stood in for {name}" if skipped.is_broken(sample_id) else name
+
     # The optimizer step that a batch is of.
 
     def on_before_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

@@ -147,6 +147,8 @@ class Source(ABC):
     be pickled for them.
     """
 
+    folder: str = ""
+    """Where it lies, if that is known."""
     archives: Sequence[str] = ()
     """Files that hold several samples each."""
     left_out: Sequence[str] | PackedStrings = ()

@@ -14,9 +14,9 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 from tqdm import tqdm
 
-from d2v.data.file_index import cached_arrays
 from d2v.data.samples import broken_error, too_many_broken
 from d2v.data.sources.source import Categories, Encoded, Files, Medium, Part, Source
+from d2v.data.user_cache import cached_arrays
 from d2v.errors import BrokenSample, UserError
 from d2v.modalities.speech.audio_reader import (
     NOT_READ,
@@ -154,7 +154,7 @@ def read_headers(source: Source, retry: bool = True) -> Headers:
     if retry:
         renew = functools.partial(_retried, source)
     if fingerprint:
-        columns = cached_arrays("sound-headers", key, lambda: _columns(scan(source, audio_info)), renew)
+        columns = cached_arrays("sound-headers", key, lambda: _columns(scan(source, audio_info)), renew, source.folder)
     else:
         columns = _columns(scan(source, audio_info))
     frames, rates, channels = columns["frames"], columns["rates"], columns["channels"]

@@ -75,8 +75,9 @@ class TextDataset(SampleDataset):
             tokens[:] = self._shards.read(start, stop)
         except OSError as error:
             raise BrokenSample(error.strerror or str(error)) from error
-        if tokens.max() >= self._vocabulary:  # on an accelerator the error would name no cause
-            raise BrokenSample(f"it holds the id {tokens.max()}, and the tokenizer has {self._vocabulary:,} ids")
+        for token in (tokens.min(), tokens.max()):
+            if not 0 <= token < self._vocabulary:  # on an accelerator the error would name no cause
+                raise BrokenSample(f"it holds the id {token}, and the tokenizer has {self._vocabulary:,} ids")
         return ids, None
 
 

@@ -18,6 +18,7 @@ _NAMES = (
 _LARGEST_CHANNELS = 4
 _OVERSHOOT = 0.1  # of floats from 0 to 1 that were resized
 _LARGEST_NORMALISED = 8.0
+_LARGEST = 1e6
 
 
 def picture_in(item: Any) -> bytes | Image.Image | Tensor:
@@ -61,9 +62,9 @@ def _from_tensor(pixels: Tensor) -> Image.Image | Tensor:
             f"its picture has the shape {shape}; expected [H, W], [C, H, W] or [H, W, C] with C 1, 3 or 4"
         )
     if pixels.is_floating_point():
-        if not bool(torch.isfinite(pixels).all()):
-            raise BrokenSample("its picture holds values that are not finite (NaN or infinity)")
-        low, high = float(pixels.min()), float(pixels.max())
+        low, high = float(pixels.min()), float(pixels.max())  # NaN where there is one
+        if not max(high, -low) <= _LARGEST:
+            raise BrokenSample(f"its picture holds values from {low:.3g} to {high:.3g}: not finite, or no colours")
         if low < -_OVERSHOOT or 1 + _OVERSHOOT < high <= _LARGEST_NORMALISED:
             return pixels.float()
         if high <= _LARGEST_NORMALISED:
