@@ -12,7 +12,8 @@ from tiny_runs import PictureModule, Pictures, largest_difference, make_module, 
 
 import d2v
 from d2v.cli import _describe
-from d2v.data.samples import SampleDataset, SkippedSamples
+from d2v.data.broken_samples import SkippedSamples
+from d2v.data.samples import SampleDataset
 from d2v.errors import UserError
 from d2v.model.losses import RegressionLoss
 from d2v.training.callbacks.checkpoint import RunCheckpoint

@@ -16,11 +16,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from d2v.data.batching import TrainingSize, derive_accumulation, plain_number
+from d2v.data.broken_samples import SkippedSamples
 from d2v.data.cores import available_cores
 from d2v.data.length_buckets import LengthBuckets, consecutive_batches
-from d2v.data.loaders import Loader, ResumableLoader, leave_signals_to_the_main_process
+from d2v.data.loading_processes import Loader, ResumableLoader, begin
 from d2v.data.sampler import OrderedBatches, OrderedSampler, StreamSampler, Unpack
-from d2v.data.samples import Sample, SampleDataset, SkippedSamples, collate_samples
+from d2v.data.samples import Sample, SampleDataset, collate_samples
 from d2v.errors import UserError
 from d2v.model.encoder import Encoder
 from d2v.types import Batch, OptimizerStep
@@ -219,7 +220,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
             batch_sampler=self._train_sampler,
             collate_fn=self.collate,
             num_workers=workers,
-            worker_init_fn=leave_signals_to_the_main_process,
+            worker_init_fn=begin,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
@@ -322,7 +323,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
 
     def _loader(self, dataset: SampleDataset, **options: Any) -> DataLoader[Any]:
         """A loader of this DataModule's batches; ``options`` of torch's DataLoader state at least the order."""
-        options = {"num_workers": self._workers(), "worker_init_fn": leave_signals_to_the_main_process, **options}
+        options = {"num_workers": self._workers(), "worker_init_fn": begin, **options}
         return Loader(dataset, collate_fn=self.collate, pin_memory=torch.cuda.is_available(), **options)
 
     def _workers(self) -> int:

@@ -24,7 +24,7 @@ from d2v.features.journal import RowJournal, discard, read_settings
 from d2v.features.pieces import Pieces, plan_lengths
 from d2v.model.encoder import Encoder, Layer, Pooling
 
-_NAMED = 20  # so many skipped inputs are named; the others are counted
+_NAMED = 1_000  # so many skipped inputs are named; the others are counted
 
 
 @dataclass(frozen=True)

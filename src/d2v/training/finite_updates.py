@@ -54,6 +54,7 @@ class FiniteUpdates(L.LightningModule):
         """Why the last optimizer step was skipped; empty: it was not."""
         self._named: list[str] = []
         """Samples of the steps in a row that were skipped."""
+        self._said = 0
 
     @property
     def updates(self) -> int:
@@ -112,6 +113,7 @@ class FiniteUpdates(L.LightningModule):
         self.skipped_in_a_row = 0
         self.failure = None
         self._samples.clear()
+        self._said = 0
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """After the callbacks, so that the run's checkpoint has been saved.
@@ -148,15 +150,17 @@ class FiniteUpdates(L.LightningModule):
         elif not had:  # fp16 is looking for its scale, and no sample is to blame
             lowered = ", and the scale of fp16 halved"
         self._named = list(dict.fromkeys([*self._named, *names]))
-        if self.skipped_updates > _MOST_SAID or not (names or (lowered and self.skipped_in_a_row == 1)):
+        lowers_first = lowered and self.skipped_in_a_row == 1 and trainer.is_global_zero
+        if self._said >= _MOST_SAID or not (names or lowers_first):
             return
+        self._said += 1
         text = f"step {trainer.global_step:,}: {self._objection}; this update is skipped{lowered}"
         text += f" ({self.skipped_updates:,} so far)"
         if names and self._samples.all_are_broken():
             text += f": each of its samples, {some_of(names, 2)}"
         elif names:
             text += f": {some_of(names, _MOST_NAMED)}"
-        if self.skipped_updates == _MOST_SAID:
+        if self._said == _MOST_SAID:
             text += f". {SKIPPED_UPDATES} counts those to come"
         log.warning(text)
 

@@ -14,6 +14,7 @@ import numpy as np
 from d2v.data.file_index import PackedStrings, fingerprint
 from d2v.data.sources.source import COLUMNS, Categories, Medium, Source, printable
 from d2v.errors import BrokenSample, UserError
+from d2v.regular_files import read_regular
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -108,7 +109,7 @@ class Rows(Source):
             place = os.path.join(folder, path)
             if os.path.isfile(place):
                 try:
-                    return Path(place).read_bytes()
+                    return read_regular(place)
                 except OSError as error:
                     raise BrokenSample(error.strerror or str(error)) from error
         raise BrokenSample(f"there is no file {path}, here or beside the table")

@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from d2v.data.samples import SampleDataset, SkippedSamples
+from d2v.data.broken_samples import SkippedSamples
+from d2v.data.samples import SampleDataset
 from d2v.errors import BrokenSample
 from d2v.modalities.speech.audio_reader import SAMPLE_RATE, AudioReader
 from d2v.modalities.speech.labels import SpeechSplit

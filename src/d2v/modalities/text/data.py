@@ -9,9 +9,10 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from d2v.data.broken_samples import SkippedSamples
 from d2v.data.data_module import PretrainingDataModule, Split
 from d2v.data.sampler import StreamSampler
-from d2v.data.samples import Sample, SampleDataset, SkippedSamples, collate_samples
+from d2v.data.samples import Sample, SampleDataset, collate_samples
 from d2v.errors import BrokenSample, UserError
 from d2v.modalities.text.corpus.blocks import LEAST_TOKENS, Blocks, EvenBlocks, sentence_blocks
 from d2v.modalities.text.corpus.preparation import open_shards, verify_once

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from d2v.data.sources.own_datasets import entry
 from d2v.errors import BrokenSample
+from d2v.regular_files import read_regular
 
 _NAMES = (
     "image", "img", "picture", "photo", "pixel_values", "pixels", "inputs", "x", "data", "file_name", "path", "file",
@@ -38,7 +39,7 @@ def picture_in(item: Any) -> bytes | Image.Image | Tensor:
         return item
     if isinstance(item, str | Path):
         try:
-            return Path(item).read_bytes()
+            return read_regular(item)
         except OSError as error:
             raise BrokenSample(f"{item}: {error.strerror or error}") from error
     if isinstance(item, np.ndarray):

@@ -10,7 +10,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from d2v.data.samples import SampleDataset, SkippedSamples
+from d2v.data.broken_samples import SkippedSamples
+from d2v.data.samples import SampleDataset
 from d2v.data.user_cache import cached_arrays
 from d2v.errors import UserError
 from d2v.modalities.text.labelled.examples import Examples
