@@ -7,11 +7,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from multiprocessing import resource_tracker
 from typing import Any
 
 from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +33,15 @@ class Loader(DataLoader[Any]):
         if self.num_workers == 0:
             watch()
         for worker in getattr(iterator, "_workers", ()):
-            worker._popen.terminate = worker._popen.kill  # of one that still waits for a file; they ignore SIGTERM
+            worker._popen.terminate = partial(_kill, worker._popen, id(iterator))
         return iterator
+
+
+def _kill(process: Any, iterator: int) -> None:
+    """Also one that still waits for a file: they ignore SIGTERM, and would be waited for."""
+    with suppress(ValueError):
+        signal_handling._remove_worker_pids(iterator)  # type: ignore[attr-defined]  # else torch would take it for an accident
+    process.kill()
 
 
 class ResumableLoader(Loader):
