@@ -13,6 +13,7 @@ from d2v.errors import UserError
 from d2v.modalities.text import bpe
 from d2v.modalities.text.special_tokens import HIDDEN, NAMES, hide_special_tokens
 from d2v.modalities.text.tokenizer_files import UNKNOWN_FROM, read_tokenizer
+from d2v.whole_files import write_text
 
 
 class TextTokenizer:
@@ -93,7 +94,7 @@ class TextTokenizer:
 
     def save(self, path: str | Path) -> None:
         """Write ``tokenizer.json``."""
-        Path(path).write_text(self._json, encoding="utf-8")
+        write_text(path, self._json)
 
     @cached_property
     def fingerprint(self) -> str:
