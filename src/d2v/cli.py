@@ -14,6 +14,7 @@ from d2v.allowed_packages import allow_packages
 from d2v.commands.failure_message import cause_of, hints_for, in_one_line, message_of
 from d2v.errors import Interrupted, UserError
 from d2v.lean_imports import keep_torchmetrics_lean
+from d2v.service_keys import without_keys
 
 TRAINER_COMMANDS = {
     "fit": "pretrain or fine-tune by a recipe:  d2v fit --config vision.yaml --data.root DIR",
@@ -72,8 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGINT
     except Exception as error:
         if debug:
-            traceback.print_exc()
-        print(_describe(error, debug), file=sys.stderr)
+            print(without_keys(traceback.format_exc()), end="", file=sys.stderr)
+        print(without_keys(_describe(error, debug)), file=sys.stderr)
         return 2 if isinstance(cause_of(error), UserError) else 1
 
 

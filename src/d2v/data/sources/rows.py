@@ -13,6 +13,7 @@ import numpy as np
 
 from d2v.data.file_index import PackedStrings, fingerprint
 from d2v.data.sources.source import COLUMNS, Categories, Medium, Source, printable
+from d2v.data.unpacking import require_plausible_parquet
 from d2v.errors import BrokenSample, UserError
 
 if TYPE_CHECKING:
@@ -30,11 +31,15 @@ def open_rows(files: Sequence[Path], medium: Medium) -> "Rows":
     where, folder = f"data.root: {files[0]}", files[0].parent
     try:
         if files[0].suffix.lower() == ".parquet":
+            for file in files:
+                require_plausible_parquet(file)
             rows = datasets.load_dataset("parquet", data_files=list(map(str, files)), split="train")
         elif (folder / "state.json").is_file():  # without files that the library has cached beside them
             rows = datasets.Dataset.load_from_disk(str(folder))
         else:
             rows = datasets.concatenate_datasets([datasets.Dataset.from_file(str(file)) for file in files])
+    except UserError:
+        raise
     except Exception as error:  # the library wraps what goes wrong in many types of its own
         kind = files[0].suffix.lower().removeprefix(".")
         raise UserError(f"{where} (or one beside it) cannot be read as {kind}: {error.__cause__ or error}") from error

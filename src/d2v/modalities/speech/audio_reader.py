@@ -44,6 +44,8 @@ _PREROLL_SECONDS = 0.25
 _VORBIS_PAGE_SECONDS = 10
 # libsndfile gives the largest integer where a header does not state a length, as a streaming encoder leaves it.
 _LONGEST_SECONDS = 1_000 * 3600
+_RATES = (100, 20_000_000)
+"""Samples per second of what is sound: less would be resampled to hours, more is a header that lies."""
 _STDERR_LOCK = threading.Lock()
 
 
@@ -93,7 +95,9 @@ class AudioReader:
         try:
             if info.frames < 1:
                 raise BrokenSample("it holds no sound, or the recording was cut off before its header was finished")
-            if info.samplerate < 1 or self.info.duration > _LONGEST_SECONDS:
+            if not _RATES[0] <= info.samplerate <= _RATES[1]:
+                raise BrokenSample(f"its header states {info.samplerate:,} samples a second; encode it again")
+            if self.info.duration > _LONGEST_SECONDS:
                 raise BrokenSample("its header does not state its length; encode it again")
         except BrokenSample:
             self.close()
