@@ -56,7 +56,8 @@ def safetensors_of(path: Path, offsets: dict[str, tuple[int, int]], shape: list[
 def wav(path: Path, rate: int = 16_000, channels: int = 1, stated: int = 3200, bits: int = 16) -> None:
     """3,200 bytes of sound under a header that says what it likes."""
     size = min(stated + 36, 2**32 - 1)
-    fmt = struct.pack("<HHIIHH", 1, channels, rate, (rate * channels * bits // 8) % 2**32, channels * bits // 8 % 2**16, bits)
+    frame = channels * bits // 8
+    fmt = struct.pack("<HHIIHH", 1, channels, rate, rate * frame % 2**32, frame % 2**16, bits)
     path.write_bytes(
         b"RIFF" + struct.pack("<I", size) + b"WAVEfmt " + struct.pack("<I", 16) + fmt + b"data"
         + struct.pack("<I", stated) + bytes(range(256)) * 12 + bytes(128)

@@ -1,4 +1,4 @@
-"""Keys of services, such as Weights & Biases and the Hugging Face hub: of the environment, and in no config or message."""
+"""Keys of services (Weights & Biases, the Hugging Face hub) belong in the environment, and in no config or message."""
 
 import os
 import re

@@ -18,10 +18,11 @@ def require_plausible(path: str | Path, unpacked: int) -> None:
     Raises:
         UserError: That is so; the message begins with the path.
     """
-    if unpacked > max(_FREE, _LARGEST_RATIO * os.path.getsize(path)):
+    size = os.path.getsize(path)
+    if unpacked > max(_FREE, _LARGEST_RATIO * size):
         raise UserError(
-            f"{path}: {os.path.getsize(path) / 1e6:,.1f} MB that unpack to {unpacked / 1e9:,.1f} GB or more are refused, "
-            "because such a file would fill the memory; if it is right, write it anew without compression"
+            f"{path}: {size / 1e6:,.1f} MB that unpack to {unpacked / 1e9:,.1f} GB or more are refused, because such a "
+            "file would fill the memory; if it is right, write it anew without compression"
         )
 
 
