@@ -149,8 +149,8 @@ def _help() -> str:
             "",
             *(f"  {name:<{width}}  {summary}" for name, summary in rows),
             "",
-            "options of all commands: --debug shows the traceback of an error; --allow PACKAGE lets a checkpoint name",
-            "classes of that package, whose code then runs",
+            "options of all commands: --debug shows the traceback of an error; --allow PACKAGE lets a checkpoint or",
+            "a config name classes of that package, whose code then runs",
             "exit code: 0 done, 1 failed while running, 2 bad input",
         ]
     )

@@ -7,7 +7,7 @@ from typing import IO, Any
 
 from d2v.errors import UserError
 
-_FREE = 1 << 28
+_FREE, _BEGINNING = 1 << 28, 1 << 24
 _LARGEST_RATIO = 100
 """Text, numbers and tables are packed to a tenth, seldom to a fiftieth; zeros by gzip to a thousandth."""
 
@@ -27,10 +27,16 @@ def require_plausible(path: str | Path, unpacked: int) -> None:
 
 
 class Counted(io.RawIOBase):
-    """What is read from a packed file, which :func:`require_plausible` checks on the way."""
+    """What is read from a packed file; how large all of it is, is told from the beginning.
 
-    def __init__(self, file: IO[bytes], path: str | Path) -> None:
-        self._file, self._path, self._unpacked = file, path, 0
+    Args:
+        file: Unpacks it.
+        raw: The packed file, whose position tells how much of it was read.
+        path: Its name.
+    """
+
+    def __init__(self, file: IO[bytes], raw: IO[bytes], path: str | Path) -> None:
+        self._file, self._raw, self._path, self._unpacked = file, raw, path, 0
 
     def readable(self) -> bool:
         return True
@@ -39,7 +45,8 @@ class Counted(io.RawIOBase):
         data = self._file.read(len(buffer))
         buffer[: len(data)] = data
         self._unpacked += len(data)
-        require_plausible(self._path, self._unpacked)
+        if self._unpacked > _BEGINNING:
+            require_plausible(self._path, self._unpacked * os.path.getsize(self._path) // max(1, self._raw.tell()))
         return len(data)
 
 

@@ -55,7 +55,7 @@ def open_binary(path: str | Path, source: str) -> Iterator[tuple[IO[bytes], IO[b
 
                 file = pa.CompressedInputStream(raw, "zstd")
             if file is not raw:
-                file = io.BufferedReader(Counted(file, path), 1 << 18)
+                file = io.BufferedReader(Counted(file, raw, path), 1 << 18)
             if file.peek(2).startswith(UTF16):
                 file = io.BufferedReader(_Recoded(file), 1 << 18)
             yield file, raw

@@ -424,6 +424,8 @@ class Parquet(Records):
         batches = self._file.iter_batches(_PARQUET_ROWS, row_groups=groups, columns=list(dict.fromkeys(columns)))
         try:
             for batch in batches:
+                if not done:  # all rows are about as long as the first ones
+                    require_plausible(self.path, batch.nbytes * self._file.metadata.num_rows // max(1, len(batch)))
                 unpacked += batch.nbytes
                 require_plausible(self.path, unpacked)
                 yield from arrow_rows(self.path.name, done + 1, batch, columns)
