@@ -5,7 +5,6 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-UV_VERSION := 0.13.9
 # By default uv trusts only the certificates that it ships with. pip (since 24.2) also trusts the system's, where a company
 # installs that of its TLS proxy, so uv is told to read those too. Without a system store (slim containers) uv would refuse
 # to start, so it keeps its own there. UV_SYSTEM_CERTS and SSL_CERT_FILE override this.
@@ -20,11 +19,11 @@ help: ## list the targets
 
 setup: $(INSTALLED) ## install everything into .venv, once
 
-$(INSTALLED): requirements.lock pyproject.toml
+$(INSTALLED): requirements.lock installer.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
 		{ echo "d2v needs Python 3.11 to 3.13, and $(PYTHON) is $$($(PYTHON) --version 2>&1); name another: make PYTHON=python3.12 ..."; exit 2; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r installer.lock
 	@echo "installing into $(VENV)"
 	@$(UV) pip sync --quiet --compile-bytecode --require-hashes --python $(BIN)/python requirements.lock
 	@$(UV) pip install --quiet --no-deps --no-build-isolation --python $(BIN)/python --editable .
@@ -69,8 +68,8 @@ pretrain-text: setup ## the published 2.0 recipe on a folder of text: make pretr
 test: setup ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
-chaos: setup ## kill a run 100 times at random moments, and compare its weights with those of a run that nothing stopped
-	D2V_CHAOS_KILLS=100 $(BIN)/python -m pytest tests/chaos $(ARGS)
+chaos: setup ## at full count: kills and what they change, random configs, thousands of steps
+	D2V_CHAOS_KILLS=100 D2V_CHAOS_CONFIGS=500 D2V_CHAOS_STEPS=5000 $(BIN)/python -m pytest tests/chaos $(ARGS)
 
 notebooks: setup ## make the notebooks from their scripts
 	$(BIN)/jupytext --quiet --to ipynb notebooks/*.py
@@ -83,6 +82,7 @@ lint: setup ## style, types and import contracts
 
 lock: setup ## resolve the dependencies anew: versions and hashes only
 	$(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 --group dev pyproject.toml -o requirements.lock
+	echo "uv==$$($(BIN)/uv --version | cut -d' ' -f2)" | $(UV) pip compile --quiet --generate-hashes --no-header --no-annotate - -o installer.lock
 
 clean: ## remove the environment and what tools left behind; data and runs stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -100,7 +100,7 @@ def buckets() -> None:
 
 def skipped() -> None:
     """What `data/skipped` and the check cost at 1e8 samples, and the check after a sample turned out broken."""
-    from d2v.data.samples import SkippedSamples
+    from d2v.data.broken_samples import SkippedSamples
     from d2v.errors import BrokenSample
 
     before = peak()

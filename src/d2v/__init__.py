@@ -1,5 +1,6 @@
 """data2vec for people who pretrain: one self-supervised method for pictures, speech and text."""
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from d2v.monitoring.machine import check_machine
     from d2v.official.exporting import export_checkpoint
     from d2v.official.importing import import_checkpoint
+
+# oneDNN, with which torch computes on a CPU, keeps what it prepares for the last thousand shapes of convolutions and
+# products, and each length of sound is a shape. A training step has about fifty. It is read at the first of them.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
 __version__ = "0.1.0"
 __all__ = [

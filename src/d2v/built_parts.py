@@ -86,6 +86,22 @@ def require_parts(config: jsonargparse.Namespace) -> None:
     for key, class_path in named:
         if class_path.partition(".")[0] not in own and not _is_part(class_path):
             raise UserError(f"{key}: {no_part(class_path)}")
+        _require_whole(key, class_path)
+
+
+def _require_whole(key: str, class_path: str) -> None:
+    """A base class lacks what its subclasses define; torch's modules do not check that when they are built."""
+    found = _found(class_path)
+    for name in dir(found) if isinstance(found, type) else ():
+        if getattr(getattr(found, name, None), "__isabstractmethod__", False):
+            raise UserError(f"{key}: {class_path} is only a base, without {name}(); name a class that is made of it")
+
+
+def _found(class_path: str) -> Any:
+    try:
+        return class_at(class_path)
+    except (ImportError, AttributeError, ValueError):
+        return None
 
 
 def require_inside(config: jsonargparse.Namespace, words: Sequence[str]) -> None:
@@ -147,10 +163,7 @@ def _named(node: Any, key: str) -> Iterator[tuple[str, str]]:
 
 
 def _is_part(class_path: str) -> bool:
-    try:
-        found = class_at(class_path)
-    except (ImportError, AttributeError, ValueError):
-        return False
+    found = _found(class_path)
     is_ours = class_path.startswith("d2v.")
     if is_ours and isinstance(found, type):
         return True

@@ -39,6 +39,7 @@ COMMANDS = {
         "d2v.commands.prepare",
         "make or check data: prepare speech|text --input DIR,  prepare demo MODALITY",
     ),
+    "cache": ("d2v.commands.cache", "what d2v keeps of your data in ~/.cache/d2v, its size, and how to clear it"),
     "configs": ("d2v.commands.list_configs", "the configs that ship with d2v, a line each:  d2v configs [NAME]"),
     "doctor": ("d2v.commands.doctor", "what this machine can do, what is missing, how to get it"),
 }

@@ -6,7 +6,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from d2v.cli import _describe
-from d2v.data.samples import SampleDataset, SkippedSamples, collate_samples
+from d2v.data.broken_samples import SkippedSamples
+from d2v.data.samples import SampleDataset, collate_samples
 from d2v.errors import UserError
 
 

@@ -8,8 +8,9 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
+from d2v.data.broken_samples import SkippedSamples
 from d2v.data.data_module import PretrainingDataModule, Split
-from d2v.data.samples import Sample, SampleDataset, SkippedSamples
+from d2v.data.samples import Sample, SampleDataset
 from d2v.types import Batch
 
 NUM_SAMPLES = 21  # global batch 2 * 2 = 4: five steps, ten micro-batches an epoch, and one sample left for the next

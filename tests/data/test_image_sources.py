@@ -181,7 +181,7 @@ def test_tars(tmp_path: Path) -> None:
         assert train.name(2).endswith("set-train-1.tar: a.jpg")
         assert val is not None
         assert labels(val) == [2]
-    assert len(list((tmp_path / "cache/d2v").iterdir())) == 2
+    assert len(list((tmp_path / "cache/d2v/tar-index").iterdir())) == 2
 
 
 def test_tars_in_split_folders_without_labels(tmp_path: Path) -> None:

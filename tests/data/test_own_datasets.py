@@ -92,6 +92,14 @@ def test_normalised_tensors_are_used_as_they_are() -> None:
         pictures(Own(lambda index: torch.randn(3, 20, 20)))
 
 
+@pytest.mark.parametrize("value", [3e38, 1e300, -1e30, float("nan"), float("inf")])
+def test_pictures_with_values_that_are_no_colours_are_broken(value: float) -> None:
+    bad = torch.randn(3, 16, 16, dtype=torch.float64)
+    bad[1, 2, 3] = value
+    with pytest.raises(UserError, match=r"item 0 of Own is unusable: its picture holds values from "):
+        pictures(Own(lambda index: bad))
+
+
 def test_torchvisions_names_of_classes_and_a_validation_split() -> None:
     data = pictures(Named(picture), val_dataset=Named(picture))
     assert data.class_names == ("cat", "dog")

@@ -55,7 +55,7 @@ def test_each_reader_of_a_tar_has_an_index_of_its_own(tmp_path: Path) -> None:
         assert list(texts) == ["", "a text"]
     assert (only_b.categories("label"), only_b.texts()) == (None, None)
     assert (others.categories("label"), others.categories("speaker"), others.texts()) == (None, None, None)
-    assert len(list((tmp_path / "cache/d2v").iterdir())) == 3
+    assert len(list((tmp_path / "cache/d2v/tar-index").iterdir())) == 3
     assert both.fingerprint() == again.fingerprint()
     assert len({source.fingerprint() for source in (both, only_b, others)}) == 3
 

@@ -21,6 +21,7 @@ class Stream:
     """What the cutting asks of a split's shards."""
 
     tokenizer = SimpleNamespace(eos_id=EOS)
+    folder = Path("stream")
 
     def __init__(self, corpus: list[list[int]]) -> None:
         documents = [[token for words in sentences for token in [5] * words + [EOS]] for sentences in corpus]
@@ -97,4 +98,4 @@ def test_where_a_split_is_cut_is_kept(tmp_path: Path, monkeypatch: pytest.Monkey
     assert first.num_short == 1, "an empty line is no block"
     monkeypatch.setattr(stream, "read", None)
     assert spans(sentence_blocks(stream, 24)) == spans(first)
-    assert len(list(tmp_path.rglob("text-blocks-*.npz"))) == 1
+    assert len(list(tmp_path.rglob("text-blocks/stream-*.npz"))) == 1

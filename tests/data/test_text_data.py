@@ -316,7 +316,7 @@ def test_raw_text_is_prepared_once_and_anew_when_it_changes(tmp_path: Path, capl
     with caplog.at_level(logging.INFO):
         first = shards()
     assert f"{text} is raw text; its token shards are in {first[0]}" in caplog.text
-    assert first[0].parent == tmp_path / "cache" / "d2v"
+    assert first[0].parent == tmp_path / "cache" / "d2v" / "text-shards"
     assert shards() == first
     assert shards(block_size=16) == first
     assert shards(vocab_size=310)[0] != first[0]

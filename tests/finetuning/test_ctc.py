@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
@@ -352,6 +353,31 @@ def test_the_encoder_waits_for_the_head(tmp_path):
     assert any("trunk" in name for name in changed(module, before))
     steps = {float(state["step"]) for state in trainer.optimizers[0].state.values()}
     assert steps == {1.0, 4.0}
+
+
+@pytest.mark.parametrize(("kind", "labels"), [("ctc", "transcript"), ("classifier", "class")])
+def test_a_skipped_update_moves_nothing_and_the_encoder_waits_no_shorter(tmp_path, kind, labels, caplog):
+    """Steps of a schedule are updates; and of a batch the clip that is no clip is named."""
+
+    class Damage(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if trainer.global_step == 1:
+                self.before, self.clip = weights(pl_module), int(batch.sample_ids[2])
+                batch.inputs[2] = torch.inf
+
+        def on_train_batch_end(self, trainer, pl_module, *args):
+            if trainer.global_step == 2:
+                assert not changed(pl_module, self.before)
+
+    for steps in (4, 5):
+        damage = Damage()
+        module, _ = fit(
+            tmp_path, {"labels": labels}, {"kind": kind, "freeze_encoder_steps": 3}, max_steps=steps, callbacks=[damage]
+        )
+        assert module.updates == steps - 1
+        assert any("trunk" in name for name in changed(module, weights(make_module()))) == (steps == 5)
+        said = [text for text in caplog.messages if "is skipped" in text]
+        assert said[-1].endswith(f"this update is skipped (1 so far): {damage.clip}")
 
 
 def test_a_whole_encoder_can_be_frozen(tmp_path):

@@ -18,8 +18,9 @@ from torch import Tensor
 
 from d2v.commands.predictions import Table
 from d2v.data.alphabet import Alphabet
+from d2v.data.broken_samples import SkippedSamples
 from d2v.data.data_module import PretrainingDataModule, Split
-from d2v.data.samples import SampleDataset, SkippedSamples
+from d2v.data.samples import SampleDataset
 from d2v.finetuning.augmentation import TokenMasks
 from d2v.finetuning.classifier import Classifier
 from d2v.finetuning.ctc import CTCModule

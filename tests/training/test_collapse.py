@@ -1,8 +1,12 @@
 """What is logged is of the whole optimizer step, and a run whose targets or predictions have become too alike ends."""
 
+import csv
+import math
+import re
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
@@ -13,7 +17,7 @@ from d2v.cli import _describe
 from d2v.model.masking import Mask
 from d2v.training.callbacks import collapse
 from d2v.training.callbacks.checkpoint import RunCheckpoint
-from d2v.training.callbacks.collapse import CollapseLimits, measure, pooled
+from d2v.training.callbacks.collapse import CollapseCallback, CollapseLimits, measure, pooled
 from d2v.types import Data2VecOutput, TokenSequence
 
 
@@ -150,6 +154,48 @@ def test_a_short_run_is_told_and_one_without_limits_is_not(
     assert trainer.global_step == 4
     told = [text for text in caplog.messages if "warning: step 4: train/target_std is" in text]
     assert len(told) == (limits.after == 5000)
+
+
+class CollapseHead(L.Callback):
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, *args: Any) -> None:
+        if trainer.global_step == 5:
+            pl_module.method.task.head = Constant(pl_module.method.task.head)
+
+
+@pytest.mark.parametrize("limits", [CollapseLimits(), CollapseLimits(0, 0, 0)])
+def test_a_fall_is_told_once_whatever_the_limits(
+    tmp_path: Path, limits: CollapseLimits, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also after a resume, whose own steps were never above."""
+    checkpoint = RunCheckpoint(every_n_train_steps=4, dirpath=str(tmp_path), keep=-1)
+    for path in (None, str(tmp_path / "step-4.ckpt")):
+        caplog.clear()
+        trainer = make_trainer(
+            tmp_path, max_steps=12, log_every_n_steps=2, callbacks=[checkpoint, CollapseHead()],
+            enable_checkpointing=True,
+        )  # fmt: skip
+        trainer.fit(make_module(collapse=limits), datamodule=PictureModule(), ckpt_path=path, weights_only=True)
+        (told,) = [text for text in caplog.messages if "is collapsing" in text]
+        assert re.match(r"warning: step 6: train/prediction_std is 0\.001\d* and was 0\.\d+: ", told)
+        assert "model.ema.start" in told
+
+
+@pytest.mark.parametrize("run", ["speech_mini_librispeech", "vision_cifar10"])
+def test_what_happened_in_runs_that_learned_is_no_fall(run: str, caplog: pytest.LogCaptureFixture) -> None:
+    """But what an EMA decay of 0 did to a run is."""
+    caplog.set_level("INFO")
+    callback = CollapseCallback(CollapseLimits(0, 0, 0))
+    names = ("train/target_std", "train/prediction_std", "train/target_effective_rank")
+    path = Path(__file__).parents[2] / "benchmarks" / run / "metrics.csv"
+    with path.open() as file:
+        for row in csv.DictReader(file):
+            if row[names[0]]:
+                callback._warn_of_fall(int(row["step"]), "", {name: float(row[name]) for name in names})
+    assert not caplog.messages
+    assert callback._highest[names[2]] > 45
+    callback._warn_of_fall(9999, "", dict.fromkeys(names, math.nan))
+    callback._warn_of_fall(9999, "", {names[0]: 1.0, names[1]: 1.0, names[2]: 3.5})
+    assert "train/target_effective_rank is 3.5 and was" in caplog.text
 
 
 def test_what_published_recipes_say() -> None:

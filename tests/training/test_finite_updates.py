@@ -1,18 +1,23 @@
 """A loss or gradient that is not finite moves nothing, too many in a row stop the run, broken weights are not saved."""
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import pytest
 import torch
 from lightning.pytorch.plugins import MixedPrecision
-from tiny_runs import PictureModule, largest_difference, make_module, make_trainer, weights
+from tiny_runs import PictureModule, Pictures, largest_difference, make_module, make_trainer, weights
 
 import d2v
+from d2v.cli import _describe
+from d2v.data.broken_samples import SkippedSamples
+from d2v.data.samples import SampleDataset
 from d2v.errors import UserError
 from d2v.model.losses import RegressionLoss
 from d2v.training.callbacks.checkpoint import RunCheckpoint
+from d2v.training.callbacks.spikes import SkipSpikes
 
 INFINITY = float("inf")
 
@@ -58,14 +63,23 @@ class Break(L.Callback):
 
 
 @pytest.mark.parametrize(
-    ("where", "value", "accumulated"), [("loss", INFINITY, 1), ("loss", float("nan"), 2), ("gradient", float("nan"), 2)]
+    ("where", "value", "accumulated", "precision", "kind"),
+    [
+        ("loss", INFINITY, 1, "32", "2.0"),
+        ("loss", float("nan"), 2, "32", "2.0"),
+        ("gradient", float("nan"), 2, "32", "2.0"),
+        ("loss", float("nan"), 4, "bf16-mixed", "1.0"),
+        ("gradient", INFINITY, 1, "bf16-mixed", "2.0"),
+    ],
 )
-def test_a_skipped_update_changes_nothing(tmp_path: Path, where: str, value: float, accumulated: int) -> None:
+def test_a_skipped_update_changes_nothing(
+    tmp_path: Path, where: str, value: float, accumulated: int, precision: Any, kind: str
+) -> None:
     """Weights, teacher, moments and rates; and the next update has the rate and the decay that this one would have."""
     broken, whole = Break({3, 5}, value, where), Break(set())
     decays = []
     for callback in (broken, whole):
-        module = make_module()
+        module = make_module(kind, random=True)
         at = module.ema.at
         seen: list[float] = []
 
@@ -74,7 +88,7 @@ def test_a_skipped_update_changes_nothing(tmp_path: Path, where: str, value: flo
             return seen[-1]
 
         object.__setattr__(module.ema, "at", spy)
-        trainer = make_trainer(tmp_path, max_steps=7, callbacks=[callback])
+        trainer = make_trainer(tmp_path, max_steps=7, callbacks=[callback], precision=precision)
         trainer.fit(module, datamodule=PictureModule(64, 4, 4 * accumulated))
         assert len(callback.states) == 8
         assert all(value.isfinite().all() for value in callback.states[-1].values())
@@ -225,7 +239,7 @@ def test_weights_that_are_not_finite_are_neither_written_nor_read(tmp_path: Path
 
     checkpoint = RunCheckpoint(every_n_train_steps=2, dirpath=str(tmp_path))
     trainer = make_trainer(tmp_path, max_steps=40, callbacks=[checkpoint, Overflow()], enable_checkpointing=True)
-    with pytest.raises(FloatingPointError, match=r"^step 4: a weight is not finite, so no checkpoint is written"):
+    with pytest.raises(FloatingPointError, match=r"^step 4: a weight is not finite.*so no checkpoint is written"):
         trainer.fit(make_module(), datamodule=PictureModule())
     assert {file.name for file in tmp_path.iterdir()} == {"step-2.ckpt", "last.ckpt"}
     content = torch.load(tmp_path / "last.ckpt", weights_only=True)
@@ -236,3 +250,141 @@ def test_weights_that_are_not_finite_are_neither_written_nor_read(tmp_path: Path
         d2v.load(tmp_path / "broken.ckpt")
     with pytest.raises(UserError, match=r"model\.init_from .*hold numbers that are not finite"):
         make_module(init_from=str(tmp_path / "broken.ckpt"), loss=RegressionLoss())
+
+
+@pytest.mark.parametrize("where", ["state_dict", "optimizer_states"])
+def test_what_is_finite_but_of_no_use_is_not_written_either(tmp_path: Path, where: str) -> None:
+    """A weight whose square overflows; and what is not finite beside the weights."""
+
+    class Damage(L.Callback):
+        def on_train_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+            if trainer.global_step == 3 and where == "state_dict":
+                next(pl_module.parameters()).data[0] = 1e30
+            elif trainer.global_step == 3:
+                next(iter(trainer.optimizers[0].state.values()))["exp_avg_sq"][0] = INFINITY
+
+    checkpoint = RunCheckpoint(every_n_train_steps=2, dirpath=str(tmp_path))
+    trainer = make_trainer(tmp_path, max_steps=40, callbacks=[checkpoint, Damage()], enable_checkpointing=True)
+    what = {"state_dict": "a weight", "optimizer_states": "a moment of the optimizer"}[where]
+    with pytest.raises(
+        FloatingPointError, match=rf"{what} is not finite.* no checkpoint is written; earlier ones stay"
+    ):
+        trainer.fit(make_module(), datamodule=PictureModule())
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == 2
+
+
+class Unreadable(Pictures):
+    """Some have numbers that the model cannot take; their names are words."""
+
+    broken: ClassVar[set[int]] = {5, 11}
+
+    def load(self, index: int) -> tuple[torch.Tensor, int | None]:
+        pixels, label = super().load(index)
+        return pixels * (INFINITY if index in self.broken else 1), label
+
+
+class UnreadableModule(PictureModule):
+    def train_dataset(self) -> SampleDataset:
+        return Unreadable(self.num_samples, self.seed, SkippedSamples("{}.png".format, self.num_samples, 0.0))
+
+
+def test_the_samples_of_a_skipped_update_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Those that were the cause, in whatever micro-batch; once an update."""
+    trainer = make_trainer(tmp_path, max_steps=4, log_every_n_steps=4)
+    module = make_module()
+    trainer.fit(module, datamodule=UnreadableModule(32, 4, 8))
+    told = [text for text in caplog.messages if "this update is skipped" in text]
+    assert len(told) == module.skipped_updates in (1, 2)
+    named = set(re.findall(r"(\d+)\.png", " ".join(told)))
+    assert named == {"5", "11"}
+    assert trainer.callback_metrics["train/skipped_updates"] == module.skipped_updates
+
+
+def test_the_last_word_names_them_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all samples are the cause, two of them an update in the log, and the first ones in the error."""
+    monkeypatch.setattr(Unreadable, "broken", set(range(32)))
+    with pytest.raises(FloatingPointError, match="10 times in a row; there was no finite loss") as stop:
+        make_trainer(tmp_path).fit(make_module(), datamodule=UnreadableModule(32, 4, 4))
+    line = _describe(stop.value, debug=False)
+    assert "samples of what was skipped: " in line
+    assert line.count(".png") == 16
+
+
+def test_a_gradient_alone_is_nobodys_fault_so_that_all_samples_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = make_trainer(tmp_path, max_steps=3, callbacks=[Break({2}, where="gradient")])
+    trainer.fit(make_module(), datamodule=PictureModule(32, 4, 8))
+    (told,) = [text for text in caplog.messages if "this update is skipped" in text]
+    assert len(told.partition("so far): ")[2].split(", ")) == 8
+
+
+# Spikes
+
+
+class Spikes(L.Callback):
+    """The loss of some steps is a thousand times what it should be. (Pictures a thousand times too bright are nothing
+    to a model that normalises: neither loss nor gradients rise.)"""
+
+    def __init__(self, *steps: int) -> None:
+        self.steps = steps
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        step = pl_module.training_step
+
+        def training_step(batch: Any, batch_idx: int) -> dict[str, Any]:
+            output = step(batch, batch_idx)
+            if trainer.global_step + 1 in self.steps:
+                output["loss"] = output["loss"] * 1000
+            return output
+
+        pl_module.training_step = training_step  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("skips", [True, False])
+def test_a_spike_moves_nothing(tmp_path: Path, skips: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Where it is asked for; and what is skipped does not count as usual, so that the next one is skipped too."""
+    states = Break(set())
+    callbacks = [Spikes(20, 22), states]
+    if skips:
+        callbacks.append(SkipSpikes(window=24))
+    module = make_module(random=True)
+    make_trainer(tmp_path, max_steps=24, callbacks=callbacks).fit(module, datamodule=PictureModule(64, 4, 8))
+    for step in (20, 22):
+        difference = largest_difference(states.states[step - 1], states.states[step])
+        assert (difference == 0) == skips
+    assert largest_difference(states.states[20], states.states[21]) > 0
+    assert module.skipped_updates == 2 * skips
+    told = [text for text in caplog.messages if "deviations" in text]
+    assert len(told) == 2 * skips
+    for text in told:
+        assert re.match(r"step 2[02]: the norm of the gradients, \d.* this update is skipped \([12] so far\): ", text)
+
+
+def test_a_resumed_run_skips_the_spikes_of_an_uninterrupted_one(tmp_path: Path) -> None:
+    ends = []
+    path = None
+    for _ in range(2):
+        checkpoint = RunCheckpoint(every_n_train_steps=5, keep=-1, dirpath=str(tmp_path / str(len(ends))))
+        module = make_module(random=True)
+        callbacks = [Spikes(14, 18), SkipSpikes(window=16), checkpoint]
+        trainer = make_trainer(tmp_path, max_steps=20, callbacks=callbacks, enable_checkpointing=True)
+        trainer.fit(module, datamodule=PictureModule(64, 4, 8), ckpt_path=path, weights_only=True)
+        path = str(tmp_path / "0" / "step-15.ckpt")
+        last = torch.load(tmp_path / str(len(ends)) / "last.ckpt", weights_only=True)
+        ends.append((module.skipped_updates, last["callbacks"]["SkipSpikes"], weights(module)))
+    assert ends[0][:2] == ends[1][:2]
+    assert ends[0][0] == 2
+    assert largest_difference(ends[0][2], ends[1][2]) == 0
+
+
+def test_a_level_is_no_spike_and_stops_the_run(tmp_path: Path) -> None:
+    callbacks = [Spikes(*range(12, 40)), SkipSpikes(window=16)]
+    with pytest.raises(FloatingPointError, match=r"^step 21: the norm of the gradients.*, 10 times in a row; the last"):
+        make_trainer(tmp_path, max_steps=40, callbacks=callbacks).fit(make_module(), datamodule=PictureModule())
+
+
+@pytest.mark.parametrize("settings", [{"deviations": 0}, {"deviations": float("nan")}, {"window": 3}])
+def test_spikes_that_mean_nothing(settings: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="SkipSpikes: deviations"):
+        SkipSpikes(**settings)

@@ -129,6 +129,7 @@ def two_processes(tmp_path_factory) -> Path:
     )
     assert done.returncode == 0, done.stderr
     assert "find_unused_parameters" not in done.stderr
+    (folder / "stderr").write_text(done.stderr)
     return folder
 
 
@@ -151,7 +152,9 @@ def test_two_processes_equal_one(tmp_path, two_processes, kind):
 
 
 def test_processes_skip_an_update_together(two_processes):
-    """A loss that is not finite on one of them."""
+    """A loss that is not finite on one of them, which names its samples."""
+    said = (two_processes / "stderr").read_text()
+    assert said.count("this update is skipped (1 so far): each of its samples, ") == said.count("is skipped") == 1
     ranks = [torch.load(two_processes / f"broken.{rank}", weights_only=True) for rank in range(2)]
     assert [torch.load(two_processes / f"broken.skipped.{rank}") for rank in range(2)] == [1, 1]
     assert largest_difference(*ranks) == 0

@@ -22,8 +22,9 @@ from tiny_runs import PictureModule, make_module, make_trainer
 from torch import Tensor
 
 from d2v.data.alphabet import Alphabet
+from d2v.data.broken_samples import SkippedSamples
 from d2v.data.data_module import PretrainingDataModule, Split
-from d2v.data.samples import Sample, SampleDataset, SkippedSamples, collate_samples
+from d2v.data.samples import Sample, SampleDataset, collate_samples
 from d2v.finetuning.classifier import Classifier
 from d2v.finetuning.ctc import CTCModule
 from d2v.model.encoder import Encoder

@@ -15,8 +15,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from tiny_runs import PictureModule, Pictures, make_module, make_trainer
 from torch import Tensor
 
+from d2v.data.broken_samples import SkippedSamples
 from d2v.data.data_module import Split
-from d2v.data.samples import SampleDataset, SkippedSamples
+from d2v.data.samples import SampleDataset
 from d2v.errors import Interrupted
 from d2v.training.callbacks.checkpoint import RunCheckpoint
 from d2v.training.callbacks.probe import ProbeCallback

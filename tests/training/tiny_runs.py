@@ -15,8 +15,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # as a script
 from encoders import vision_encoder
 from torch import Tensor
 
+from d2v.data.broken_samples import SkippedSamples
 from d2v.data.data_module import PretrainingDataModule, Split
-from d2v.data.samples import SampleDataset, SkippedSamples
+from d2v.data.samples import SampleDataset
 from d2v.model.heads import ConvDecoder2d, LinearHead
 from d2v.model.losses import ClsLoss, RegressionLoss
 from d2v.model.masking import BlockMasking, InverseBlockMasking

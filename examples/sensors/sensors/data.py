@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from d2v.data.broken_samples import SkippedSamples
 from d2v.data.data_module import PretrainingDataModule, Split
-from d2v.data.samples import SampleDataset, SkippedSamples
+from d2v.data.samples import SampleDataset
 from d2v.data.sources.source import Medium, Source
 from d2v.data.sources.splits import open_splits
 from d2v.errors import BrokenSample

@@ -9,7 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
-from d2v.data.samples import SkippedSamples
+from d2v.data.broken_samples import SkippedSamples
 from d2v.errors import UserError
 from d2v.finetuning.captions import FORMATS
 

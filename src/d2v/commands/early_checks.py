@@ -14,7 +14,7 @@ from d2v.service_keys import require_no_keys
 
 SECTIONS = (
     "seed_everything", "trainer", "model", "data", "checkpoint", "run_name", "length", "validate_every", "resume",
-    "ckpt_path",
+    "ckpt_path", "for",
 )  # fmt: skip
 """Sections and keys at the top level of a config."""
 
@@ -33,6 +33,7 @@ def checked_words(command: str, words: Sequence[str]) -> list[str]:
     for word in prepared:
         _require_option(command, word)
     _require_one_recipe(recipes)
+    _require_meant(recipes)
     for number, word in enumerate(prepared):
         if word.startswith(("--model.", "--data.")) and word.endswith(".help"):
             stated = [name for name in prepared[number + 1 : number + 2] if not name.startswith("-")]
@@ -152,16 +153,49 @@ def _require_one_recipe(recipes: dict[Path, dict[str, Any]]) -> None:
     """Of stacked configs, one at most may be a whole recipe: two would be mixed key by key."""
     whole: dict[Path, str] = {}
     for path, recipe in recipes.items():
-        classes = []
-        for section in ("model", "data"):
-            content = recipe.get(section)
-            if isinstance(content, dict) and "class_path" in content:
-                classes.append(content["class_path"].rpartition(".")[2])
-        if len(classes) == 2:
-            whole[path] = " on ".join(classes)
+        if _is_whole(recipe):
+            whole[path] = " on ".join(name.rpartition(".")[2] for name in _classes(recipe)[:2])
     if len(whole) > 1:
         named = " and ".join(f"{path} ({classes})" for path, classes in whole.items())
         raise UserError(
             f"--config: {named} are whole recipes, and a run has one; give one of them, and beside it overlays, such "
             "as v2/sizes/large.yaml or a file of yours with the keys that differ, or single keys (--model.KEY VALUE)"
         )
+
+
+def _require_meant(recipes: dict[Path, dict[str, Any]]) -> None:
+    """An overlay that says what it is `for` lies on that: a shipped recipe by its name, another one by its classes."""
+    whole: Path | None = None
+    for path, recipe in recipes.items():
+        if _is_whole(recipe):
+            whole = path
+        meant = recipe.get("for")
+        if meant is None:
+            continue
+        text = f"--config {path} is for {meant if isinstance(meant, str) else ', '.join(meant)}"
+        if whole is None:
+            if any(map(_is_whole, recipes.values())):
+                raise UserError(f"{text}, and stands before a recipe, which would overrule it: give it after that")
+            continue  # that of a run that goes on
+        fitting = [meant] if isinstance(meant, str) else meant
+        if whole.is_relative_to(SHIPPED):
+            fits = whole.relative_to(SHIPPED).as_posix() in fitting
+        else:
+            fits = any(_classes(read_config(SHIPPED / name)) == _classes(recipes[whole]) for name in fitting)
+        if not fits:
+            raise UserError(f"{text}, and {whole} is another recipe: leave one of them out")
+
+
+def _is_whole(recipe: dict[str, Any]) -> bool:
+    return all(_classes(recipe)[:2])
+
+
+def _classes(recipe: dict[str, Any]) -> list[str]:
+    """Of the model, the data and the model's front end, by which a recipe is known; empty where it names none."""
+    model = recipe.get("model")
+    student = (model.get("init_args") or model).get("student") if isinstance(model, dict) else None
+    front = student.get("front") if isinstance(student, dict) else None
+    classes = []
+    for section in (model, recipe.get("data"), front):
+        classes.append(str(section.get("class_path", "")) if isinstance(section, dict) else "")
+    return classes

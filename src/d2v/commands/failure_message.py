@@ -7,10 +7,13 @@ _HIDE_THEIR_CAUSE = ("iter(combined_loader)", "exited unexpectedly")
 _HINTS = {
     ("out of memory",): "lower data.batch_size; data.global_batch_size keeps the optimizer step as it is",
     ("shared memory", "/dev/shm", "bus error", "</torch_", "(shm)"): (
-        "the loading processes hand over batches in shared memory, and /dev/shm is too small for them: set "
-        "data.num_workers 0, or enlarge it, in Docker with --shm-size 8g"
+        "the loading processes hand over batches in shared memory, and /dev/shm is too small for them (or an .arrow "
+        "file became shorter while it was read): set data.num_workers 0, or enlarge it, in Docker with --shm-size 8g"
     ),
-    ("killed by signal: killed",): "the system had no memory left for a loading process: lower data.num_workers",
+    ("killed by signal: killed",): (
+        "signal 9 ended a loading process, most likely because the system was out of memory: lower data.num_workers "
+        "or data.batch_size; --resume goes on from the last checkpoint"
+    ),
 }  # fmt: skip
 """What to try, by words of the message."""
 

@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from tqdm.auto import tqdm
 
-from d2v.data.samples import SkippedSamples
+from d2v.data.broken_samples import SkippedSamples
 from d2v.errors import BrokenSample
 from d2v.metrics import of_encoder
 from d2v.types import Batch, Rows, by_encoder

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import jsonargparse
 import lightning as L
 from filelock import BaseFileLock
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.callbacks import Callback, ProgressBar
@@ -41,7 +42,7 @@ from d2v.commands.run_metrics import METRICS, RunMetrics
 from d2v.commands.stacked_configs import contents_of
 from d2v.commands.started_again import mark, meet_anew
 from d2v.commands.stated_length import settle
-from d2v.commands.value_ranges import require_sensible
+from d2v.commands.value_ranges import require_consistent, require_sensible
 from d2v.config_messages import key_of, one_line, parser_message
 from d2v.configs import read_config
 from d2v.errors import Interrupted, UserError
@@ -84,6 +85,8 @@ def run_trainer(args: Sequence[str], cli: "RunCLI | None" = None) -> None:
             raise KeyboardInterrupt from stop
         raise
     except Exception as error:
+        if cli.run_dir is None and isinstance(error, (TypeError, ValueError, LookupError, ArithmeticError)):
+            raise UserError(f"the config cannot be read: {one_line(error)}") from error
         if cli.run_dir is not None:
             error.add_note(f"run folder: {cli.run_dir}")
         raise
@@ -145,6 +148,7 @@ class RunCLI(LightningCLI):
             "val_check_interval and check_val_every_n_epoch say."
         )
         parser.add_argument("--validate_every", type=float | None, default=0.05, help=text)
+        parser.add_argument("--for", type=str | list[str] | None, help="Recipes that an overlay is meant for.")
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
 
@@ -175,7 +179,7 @@ class RunCLI(LightningCLI):
         config = self.config[self.subcommand]
         meet_anew()
         settle(config, self._words)
-        _check(config, self.subcommand)
+        require_consistent(config, self.subcommand)
         if self.subcommand == "predict":
             read_another_root(config.data, self._words)
         root = Path(config.trainer.default_root_dir)
@@ -223,7 +227,7 @@ class RunCLI(LightningCLI):
         except Exception as error:
             if self._refusal is not None:
                 raise self._refusal from error
-            if isinstance(error, (TypeError, ValueError)):
+            if isinstance(error, (TypeError, ValueError, LookupError, ArithmeticError, ImportError)):
                 raise UserError(one_line(error)) from error
             raise
         require_fitting(self.config[self.subcommand].ckpt_path, self.model)
@@ -261,13 +265,17 @@ class RunCLI(LightningCLI):
                 config["val_check_interval"], config["check_val_every_n_epoch"] = NEVER, None
         try:
             trainer = super()._instantiate_trainer(config, callbacks)
-        except (MisconfigurationException, ValueError, TypeError) as error:
+        except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
             keys = ("accelerator", "devices", "num_nodes", "strategy", "precision")
             stated = ", ".join(f"{key} {config[key]}" for key in keys if config[key] is not None)
             raise UserError(f"trainer: {one_line(error)} (with {stated})") from error
         cores, devices = os.cpu_count() or 1, trainer.num_devices
         if isinstance(trainer.accelerator, CPUAccelerator) and devices > cores:
             raise UserError(f"trainer.devices is {devices}, and this machine has {cores} CPU cores: set it to 1.")
+        environment = getattr(trainer.strategy, "cluster_environment", None)
+        if trainer.num_nodes > 1 and type(environment) is LightningEnvironment and "MASTER_ADDR" not in os.environ:
+            text = "nothing says where the others are; start it with srun or torchrun, or set it to 1"
+            raise UserError(f"trainer.num_nodes is {trainer.num_nodes}: {text}")
         return trainer
 
     def after_fit(self) -> None:
@@ -328,10 +336,10 @@ class RunCLI(LightningCLI):
     def _config_text(self) -> str:
         """The parsed config, for any trainer command: without what belongs to this call alone."""
         config = self.config[self.subcommand].clone()
-        for name in self._subcommand_method_arguments[self.subcommand]:
+        for name in ("for", *self._subcommand_method_arguments[self.subcommand]):
             config.pop(name, None)
         # `null` stays: it differs from a default that is not null.
-        return self._parser(self.subcommand).dump(_without_enums(config), skip_none=False)
+        return self._parser(self.subcommand).dump(_without_enums(config), skip_none=False, skip_validation=True)
 
 
 def _options() -> dict[str, Iterable[str]]:
@@ -341,29 +349,6 @@ def _options() -> dict[str, Iterable[str]]:
         "trainer": tuple(inspect.signature(L.Trainer).parameters),
         "checkpoint": tuple(inspect.signature(RunCheckpoint).parameters),
     }
-
-
-def _check(config: jsonargparse.Namespace, command: str) -> None:
-    """What can be told from the config alone."""
-    trainer = config.trainer
-    if config.get("data") is None:
-        raise UserError("data: the config has no such section; give one, or --data CLASS --data.root DIR")
-    if config.get("resume") is not None and config.ckpt_path is not None:
-        raise UserError(f"--resume {config.resume} and --ckpt_path {config.ckpt_path}: give one of them")
-    name = config.run_name
-    if name is not None and (not name or Path(name).name != name):
-        raise UserError(f"--run_name {name}: must be a plain name; --trainer.default_root_dir sets the place")
-    if trainer.log_every_n_steps is not None and trainer.log_every_n_steps < 1:
-        raise UserError(f"trainer.log_every_n_steps is {trainer.log_every_n_steps}: it must be at least 1.")
-    if str(trainer.precision) in ("16-true", "bf16-true", "transformer-engine", "transformer-engine-float16"):
-        needed = "the teacher's average needs fp32 weights; set it to bf16-mixed"
-        raise UserError(f"trainer.precision is {trainer.precision}: {needed}")
-    limits = (config.length, trainer.max_steps, trainer.max_epochs, trainer.max_time)
-    if command == "fit" and not set(limits) - {None, -1} and not trainer.fast_dev_run:
-        raise UserError(
-            "trainer.max_steps is not set, so training would never end: set it, or how long to train: --length auto, "
-            "--length '20 minutes', --length '100 epochs'"
-        )
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -2,7 +2,6 @@
 
 import math
 import os
-import signal
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -17,10 +16,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from d2v.data.batching import TrainingSize, derive_accumulation, plain_number
+from d2v.data.broken_samples import SkippedSamples
 from d2v.data.cores import available_cores
 from d2v.data.length_buckets import LengthBuckets, consecutive_batches
+from d2v.data.loading_processes import Loader, ResumableLoader, begin
 from d2v.data.sampler import OrderedBatches, OrderedSampler, StreamSampler, Unpack
-from d2v.data.samples import Sample, SampleDataset, SkippedSamples, collate_samples
+from d2v.data.samples import Sample, SampleDataset, collate_samples
 from d2v.errors import UserError
 from d2v.model.encoder import Encoder
 from d2v.types import Batch, OptimizerStep
@@ -214,12 +215,12 @@ class PretrainingDataModule(LightningDataModule, ABC):
             self._resume = None
         self._train_data = dataset
         workers = self._workers()
-        return _ResumableLoader(
+        return ResumableLoader(
             dataset,
             batch_sampler=self._train_sampler,
             collate_fn=self.collate,
             num_workers=workers,
-            worker_init_fn=_leave_signals_to_the_main_process,
+            worker_init_fn=begin,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
         )
@@ -322,8 +323,8 @@ class PretrainingDataModule(LightningDataModule, ABC):
 
     def _loader(self, dataset: SampleDataset, **options: Any) -> DataLoader[Any]:
         """A loader of this DataModule's batches; ``options`` of torch's DataLoader state at least the order."""
-        options = {"num_workers": self._workers(), "worker_init_fn": _leave_signals_to_the_main_process, **options}
-        return DataLoader(dataset, collate_fn=self.collate, pin_memory=torch.cuda.is_available(), **options)
+        options = {"num_workers": self._workers(), "worker_init_fn": begin, **options}
+        return Loader(dataset, collate_fn=self.collate, pin_memory=torch.cuda.is_available(), **options)
 
     def _workers(self) -> int:
         if self.num_workers is not None:
@@ -354,6 +355,13 @@ class PretrainingDataModule(LightningDataModule, ABC):
     def skipped(self) -> int:
         """Distinct samples that this rank could not read so far, all splits together."""
         return sum(record.count for record in self._skipped.values())
+
+    def training_sample(self, sample_id: int) -> str:
+        """What a sample of a training batch is called, in messages."""
+        assert self._train_data is not None
+        skipped = self._train_data.skipped
+        name = skipped.name(sample_id)
+        return f"what stood in for {name}" if skipped.is_broken(sample_id) else name
 
     # The optimizer step that a batch is of.
 
@@ -420,26 +428,6 @@ class PretrainingDataModule(LightningDataModule, ABC):
             if resume[key] != now:
                 rank_zero_warn(f"data: {key} was {resume[key]} in the checkpoint and is {now}: the order changes here.")
         sampler.seek(resume["position"], resume["batches"])
-
-
-def _leave_signals_to_the_main_process(worker: int) -> None:
-    """A terminal, `timeout` and queues send their signals to all processes: the last step still needs its batch.
-
-    A worker whose main process is gone ends by itself.
-    """
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # Windows has not all of them
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-
-
-class _ResumableLoader(DataLoader[Any]):
-    """Tells Lightning, which looks for these two methods, not to warn: the DataModule keeps the position."""
-
-    def state_dict(self) -> dict[str, int]:
-        return {}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        pass
 
 
 def _evenly(num_samples: int, max_samples: int | None) -> range | list[int]:

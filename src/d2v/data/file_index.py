@@ -1,16 +1,14 @@
-"""Find files, hold many names in little memory, and cache what was computed from files."""
+"""Find files, and hold many names in little memory."""
 
-import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 
 import numpy as np
 
-log = logging.getLogger(__name__)
+from d2v.data.user_cache import entry_path, load_arrays, store_arrays
 
 MANY = 100_000
 """Files of a folder from which on their list is kept, and the folders are asked for changes instead of each file."""
@@ -122,10 +120,11 @@ def folder_index(
         made_for: as in :func:`fingerprint`.
         compute: computes it from paths relative to the folder, sorted.
     """
-    cache = cache_folder() / f"file-index-{fingerprint((), (os.path.abspath(folder), exclude, made_for))}.npz"
+    key = fingerprint((), (os.path.abspath(folder), exclude, made_for))
+    cache = entry_path("file-index", f"{key}.npz", folder)
     from lightning.pytorch.utilities import rank_zero_info
 
-    stored = _load(cache)
+    stored = load_arrays(cache)
     if stored is not None and np.array_equal(
         _changes(folder, PackedStrings.unpacked(stored, "folders")), stored["changes"]
     ):
@@ -143,7 +142,7 @@ def folder_index(
         digest.update(part.tobytes())
     arrays["stamp"] = np.frombuffer(digest.digest(), dtype=np.uint8)
     arrays["changes"] = np.where(changes > began - _SETTLED_NS, -1, changes)
-    _store(cache, "list of files", arrays)
+    store_arrays(cache, arrays)
     return arrays
 
 
@@ -176,61 +175,3 @@ def fingerprint(files: Iterable[str | Path], made_for: object = None) -> str:
         except OSError:
             digest.update(f"{os.path.abspath(file)}\0missing\n".encode("utf-8", "replace"))
     return digest.hexdigest()
-
-
-def cache_folder() -> Path:
-    """Folder of this user's caches of d2v (below ``XDG_CACHE_HOME``), which need not exist yet."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "d2v"
-
-
-def cached_arrays(
-    name: str,
-    key: str,
-    compute: Callable[[], dict[str, np.ndarray]],
-    renew: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] | None = None,
-) -> dict[str, np.ndarray]:
-    """Arrays from the user's cache folder (``XDG_CACHE_HOME``), computed and kept there if they are not in it.
-
-    Args:
-        name: what the arrays are, for the file's name and messages.
-        key: :func:`fingerprint` of what they are computed from.
-        compute: computes them.
-        renew: updates the cached arrays, or returns the same ones if they are still valid.
-    """
-    cache = cache_folder() / f"{name}-{key}.npz"
-    stored = _load(cache)
-    if stored is None:
-        arrays = compute()
-    elif renew is None:
-        return stored
-    else:
-        arrays = renew(stored)
-        if arrays is stored:
-            return stored
-    _store(cache, name, arrays)
-    return arrays
-
-
-def _store(cache: Path, name: str, arrays: dict[str, np.ndarray]) -> None:
-    part = cache.with_suffix(f".{os.getpid()}.npz")
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(part, **arrays)  # type: ignore[arg-type]  # numpy's stubs confuse the names with allow_pickle
-        part.replace(cache)
-    except OSError as error:
-        log.warning("data: the %s could not be kept in %s (%s); it is built anew each time", name, cache, error)
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-
-
-def _load(cache: Path) -> dict[str, np.ndarray] | None:
-    """None if it is not there, or damaged."""
-    if not cache.is_file():
-        return None
-    try:
-        with np.load(cache) as stored:
-            return dict(stored)
-    except Exception:  # zipfile, zlib and numpy raise many types of their own at a damaged file
-        log.warning("data: %s is damaged and is made anew", cache)
-        return None

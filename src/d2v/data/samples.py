@@ -1,15 +1,12 @@
 """One sample: its randomness, and what happens when it cannot be read."""
 
-import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
-from itertools import islice
-from multiprocessing import get_context
-from multiprocessing.context import get_spawning_popen
+from math import gcd
 from struct import pack
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -17,15 +14,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, default_collate
 
-from d2v.errors import BrokenSample, UserError
+from d2v.data.broken_samples import SkippedSamples
+from d2v.data.loading_processes import reading
+from d2v.errors import BrokenSample
 from d2v.types import Batch
 
-log = logging.getLogger(__name__)
-
-_UNSEEN, _GOOD, _BROKEN = 0, 1, 2
-# Below this many broken samples a share says nothing: the first file of a run may be the only bad one.
-_TOLERATED = 9
-_NAMED = 5
+_MOST_IN_A_ROW = 50
 _IGNORED_LETTER = -100  # Hugging Face's convention
 
 
@@ -98,99 +92,6 @@ def _collate_labels(labels: Sequence[int | Tensor | None]) -> Tensor | None:
     return torch.tensor(labels)
 
 
-def too_many_broken(count: int, tried: int, max_fraction: float) -> bool:
-    """Whether there are more broken samples than ``data.max_skipped_fraction`` allows."""
-    return count > max(_TOLERATED, max_fraction * tried)
-
-
-def broken_error(files: str, first: Iterable[str], why: str) -> UserError:
-    """The error for too many broken files.
-
-    Args:
-        files: number of broken files and of all files, and what they are.
-        first: names of some broken files.
-        why: the limit that this exceeds, with the value of ``data.max_skipped_fraction``.
-    """
-    names = "\n  ".join(islice(first, _NAMED))
-    return UserError(
-        f"{files} cannot be read: {why}. The first are:\n  {names}\nRestore or remove them, or raise the fraction: "
-        "--data.max_skipped_fraction."
-    )
-
-
-class SkippedSamples:
-    """Which samples turned out broken, shared with the worker processes of a loader (and counted on this rank).
-
-    Args:
-        name: what to call a sample in messages (a path).
-        num_samples: size of the data set.
-        max_fraction: largest tolerable share of broken samples among the distinct samples tried so far.
-    """
-
-    def __init__(self, name: Callable[[int], str], num_samples: int, max_fraction: float) -> None:
-        self.name = name
-        self._max_fraction = max_fraction
-        self._state = torch.zeros(num_samples, dtype=torch.uint8).share_memory_()
-        self._numbers = torch.zeros(3, dtype=torch.int64).share_memory_()  # how many samples are in each state
-        self._lock = get_context("spawn").Lock()  # of a kind that any way of starting a process can hand on
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = dict(self.__dict__)
-        if get_spawning_popen() is None:  # a copy that shares nothing
-            del state["_lock"]
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._lock = get_context("spawn").Lock()
-        self.__dict__.update(state)
-
-    @property
-    def count(self) -> int:
-        """Distinct samples that could not be read so far."""
-        return int(self._numbers[_BROKEN])
-
-    def is_broken(self, index: int) -> bool:
-        return int(self._state[index]) == _BROKEN
-
-    def mark_good(self, index: int) -> None:
-        if int(self._state[index]) == _UNSEEN:
-            self._move(index, _GOOD)
-
-    def mark_broken(self, index: int, reason: BrokenSample) -> None:
-        """Count the sample, and name it once in the log."""
-        if self._move(index, _BROKEN):
-            log.warning("data: skipped %s: %s", self.name(index), reason)
-
-    def check(self) -> None:
-        """Raise UserError if too many were broken. Call it in the main process, which shows the error unchanged."""
-        if too_many_broken(self.count, self._tried, self._max_fraction):
-            raise self._error(self._tried, "more than")
-
-    def all_broken(self) -> UserError:
-        """The error for a data set without any readable sample."""
-        return self._error(len(self._state), "nothing is left to train on,")
-
-    @property
-    def _tried(self) -> int:
-        return int(self._numbers[_GOOD:].sum())
-
-    def _move(self, index: int, state: int) -> bool:
-        """Whether a sample was not yet in this state or a later one; it and the numbers are then moved on."""
-        with self._lock:  # two processes may try one sample, in place of a broken one
-            before = int(self._state[index])
-            if before >= state:
-                return False
-            self._state[index] = state
-            self._numbers[before] -= 1
-            self._numbers[state] += 1
-            return True
-
-    def _error(self, tried: int, why: str) -> UserError:
-        names = map(self.name, (self._state == _BROKEN).nonzero().flatten().tolist())
-        limit = f"{why} data.max_skipped_fraction = {self._max_fraction}"
-        return broken_error(f"{self.count} of {tried} files tried so far", names, limit)
-
-
 class SampleDataset(Dataset[Sample], ABC):
     """A data set indexed by (data epoch, index), whose randomness is keyed by (seed, epoch, index) alone.
 
@@ -230,19 +131,24 @@ class SampleDataset(Dataset[Sample], ABC):
         return self.lengths[indices]
 
     def candidates(self, index: int) -> Iterator[int]:
-        """The sample, then the ones that replace it if it is broken."""
-        return ((index + offset) % self._num_samples for offset in range(self._num_samples))
+        """The sample, then the ones that replace it if it is broken: no neighbours, which are often broken too."""
+        step = round(0.618 * self._num_samples) or 1
+        while gcd(step, self._num_samples) > 1:
+            step += 1
+        return ((index + number * step) % self._num_samples for number in range(self._num_samples))
 
     def __len__(self) -> int:
         return self._num_samples
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
-        for candidate in self.candidates(index):
+        for number, candidate in enumerate(self.candidates(index)):
+            if number == _MOST_IN_A_ROW:
+                self.skipped.require_lenience(number)
             if self.broken_for_good and self.skipped.is_broken(candidate):
                 continue
             try:
-                with keyed_randomness(self._seed, epoch, index):
+                with reading(self.skipped.name, candidate), keyed_randomness(self._seed, epoch, index):
                     loaded = self.load(candidate)
             except BrokenSample as reason:
                 self.skipped.mark_broken(candidate, reason)

@@ -3,13 +3,16 @@
 import json
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from d2v.errors import UserError
 
-_MARKER = "demo.json"
+_MARKER, _LOCK = "demo.json", ".lock"
 
 
 @dataclass(frozen=True)
@@ -45,29 +48,32 @@ class DemoFolder:
     def __init__(self, root: str | Path, kind: str, wanted: Mapping[str, Any], folders: Sequence[str]) -> None:
         self.root = Path(root).expanduser()
         self._kind, self._wanted, self._folders = kind, json.loads(json.dumps(wanted)), folders
-        self._stored: dict[str, Any] = {}
-        marker = self.root / _MARKER
-        if marker.is_file():
-            try:
-                stored = json.loads(marker.read_bytes())
-            except ValueError:
-                stored = None
-            if isinstance(stored, dict) and stored.get("demo") == kind:
-                self._stored = stored
-        is_used = self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir()))
-        if is_used and not self._stored:
+        self._lock = FileLock(self.root / _LOCK)
+        is_used = self.root.exists() and not self.root.is_dir()
+        if self.root.is_dir():
+            is_used = any(path.name != _LOCK for path in self.root.iterdir())
+        if is_used and not self._stored():
             raise UserError(f"{self.root} exists and is no demo data of {kind}. Choose a new or an empty folder.")
 
     def finished(self) -> dict[str, Any] | None:
         """What it holds, if it is finished, is what is wanted, and has all its files; else None."""
-        found = self._stored.get("found")
-        if found is None or self._stored.get("wanted") != self._wanted or found["files"] != self._num_files():
+        stored = self._stored()
+        found = stored.get("found")
+        if found is None or stored.get("wanted") != self._wanted or found["files"] != self._num_files():
             return None
         return found
 
     def clear(self) -> None:
-        """Make the folder, or remove the data in it."""
+        """Make the folder, or remove the data in it.
+
+        Raises:
+            UserError: Another process is making it, or has just done so.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
+        with suppress(Timeout):
+            self._lock.acquire(timeout=0)
+        if not self._lock.is_locked or self.finished() is not None:
+            raise UserError(f"{self.root}: another process is making it; wait until it ends")
         self._write_marker(None)
         for name in self._folders:
             shutil.rmtree(self.root / name, ignore_errors=True)
@@ -76,7 +82,16 @@ class DemoFolder:
         """Note what it holds (plain values) and how many files there are."""
         found = {**found, "files": self._num_files()}
         self._write_marker(found)
+        self._lock.release()
         return found
+
+    def _stored(self) -> dict[str, Any]:
+        """The note; empty if there is none of this demo."""
+        try:
+            stored = json.loads((self.root / _MARKER).read_bytes())
+        except (OSError, ValueError):
+            return {}
+        return stored if isinstance(stored, dict) and stored.get("demo") == self._kind else {}
 
     def _num_files(self) -> int:
         count = 0

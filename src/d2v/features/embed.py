@@ -1,6 +1,5 @@
 """From files to features: the function behind `d2v embed`."""
 
-import os
 import signal
 import sys
 import time
@@ -25,7 +24,7 @@ from d2v.features.journal import RowJournal, discard, read_settings
 from d2v.features.pieces import Pieces, plan_lengths
 from d2v.model.encoder import Encoder, Layer, Pooling
 
-_NAMED = 20  # so many skipped inputs are named; the others are counted
+_NAMED = 1_000  # so many skipped inputs are named; the others are counted
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def embed_files(
         raise UserError(f"--num_workers {num_workers}: give 0 or more")
     options = FeatureOptions(weights, layer, pool, precision, chunk_seconds, overlap_seconds, image_size)
     where = find_device(device)
-    encoder = load_to(where, checkpoint, weights, allow)
+    encoder = load(checkpoint, weights=weights, allow=allow).to(where)
     pieces = open_pieces(encoder, str(input), options, where)
     inputs = pieces.inputs
     _require_other_place(output, str(input), inputs)
@@ -141,19 +140,6 @@ def embed_files(
         seconds = time.perf_counter() - start
         amount, speed = _in_words(inputs, num_inputs, first, seconds)
         return EmbedReport(output, True, shape, num_inputs, skipped.count, amount, speed, seconds)
-
-
-def load_to(device: torch.device, checkpoint: str | Path, weights: Weights, allow: Iterable[str]) -> Encoder:
-    """Load an encoder to its device, and bound the memory of oneDNN before the first convolution of the process.
-
-    oneDNN keeps what it prepares for the last thousand shapes of convolutions. Each length of sound is a shape, and
-    takes about 12 MB for a small encoder.
-
-    Raises:
-        UserError: As :func:`d2v.load`.
-    """
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8")
-    return load(checkpoint, weights=weights, allow=allow).to(device)
 
 
 def open_pieces(encoder: Encoder, root: str, options: FeatureOptions, device: torch.device) -> Pieces:

@@ -8,8 +8,8 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 
+from d2v.data.loading_processes import Loader, begin
 from d2v.errors import UserError
 from d2v.evaluation.frozen import eval_mode
 from d2v.features.feature_settings import FeatureOptions
@@ -88,11 +88,12 @@ def embed_inputs(
         UserError: The encoder has no such layer or no CLS token.
     """
     following = pieces.first_piece(start)
-    loader = DataLoader(
+    loader = Loader(
         pieces,
         batch_size=None,
         sampler=pieces.batches_from(following),
         num_workers=num_workers,
+        worker_init_fn=begin,
         pin_memory=device.type == "cuda",
     )
     casting = torch.autocast(device.type, dtype=options.autocast, enabled=options.autocast is not None)

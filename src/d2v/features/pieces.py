@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
 from d2v.data.encoder_inputs import Inputs
+from d2v.data.loading_processes import reading
 from d2v.errors import BrokenSample, UserError
 from d2v.features.chunks import Chunk, plan_chunks
 from d2v.features.feature_settings import FeatureOptions
@@ -115,7 +116,8 @@ class Pieces(Dataset[PieceBatch]):
         pieces, parts, broken = list[int](), list[Tensor](), list[tuple[int, str]]()
         for piece in self._batches[batch].tolist():
             try:
-                parts.append(self._read(piece))
+                with reading(self.inputs.names.__getitem__, self.locate(piece)[0]):
+                    parts.append(self._read(piece))
                 pieces.append(piece)
             except BrokenSample as reason:
                 broken.append((piece, " ".join(str(reason).split()) or "it cannot be read"))

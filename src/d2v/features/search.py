@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from jaxtyping import Float32, Float64, Int64
 
+from d2v.checkpoints.load import load
 from d2v.errors import UserError
 from d2v.evaluation.frozen import find_device
-from d2v.features.embed import load_to, open_pieces
+from d2v.features.embed import open_pieces
 from d2v.features.encode import Skipped, embed_inputs
 from d2v.features.feature_files import PooledFeatures, read_pooled
 from d2v.features.feature_settings import FeatureOptions, encoder_digest
@@ -92,7 +93,7 @@ def search(
                     raise UserError(
                         f"{path}: does not say what it was made with; embed it anew to search by a new file"
                     )
-                encoder = load_to(where, checkpoint, features.settings["weights"], allow)
+                encoder = load(checkpoint, weights=features.settings["weights"], allow=allow).to(where)
                 _require_same(encoder, features, path, checkpoint)
             queries += _embedded(text, features, path, encoder, where)
     names, vectors, rows_of_queries = zip(*queries, strict=True)

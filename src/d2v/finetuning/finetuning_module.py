@@ -153,7 +153,7 @@ class FinetuningModule(TrainingModule):
     def encoder_is_frozen(self) -> bool:
         """Whether only the head is trained in this step."""
         frozen_steps = in_steps(self.freeze_encoder_steps, total_steps(self.trainer))
-        return self._frozen.whole or self.trainer.global_step < frozen_steps
+        return self._frozen.whole or self.updates < frozen_steps
 
     def train(self, mode: bool = True) -> "FinetuningModule":
         super().train(mode)

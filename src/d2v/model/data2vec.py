@@ -57,6 +57,7 @@ class Data2Vec(Method):
 def step(student: Encoder, teacher: EMATeacher, task: Task, batch: Batch, seed: int) -> Data2VecOutput:
     """One pretraining step, the figure of the paper; dimension letters as in ``types.py``."""
     features = student.extract(batch.inputs, batch.padding_mask)  # [B, N, D]
+    task.require_fitting(features.grid)
     targets = task.targets(teacher(batch, features))  # [B, N, D]   the teacher sees everything
     mask = task.masking(batch, features.grid, task.num_masks, seed, features.padding_mask)  # [R, N]   R = B*M
     context = student.encode(features, mask)  # [R, V, D]   V = N (1.0) or the visible tokens (2.0)

@@ -1,7 +1,7 @@
 """From what the student encoded to a prediction at each masked position."""
 
 from abc import abstractmethod
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,8 @@ class Head(nn.Module):
     """
 
     reads_masked_tokens: bool = False
+    dimensions: ClassVar[int | None] = None
+    """Of the grids that it reads: 1 of sequences, 2 of pictures; None: any."""
 
     @abstractmethod
     def forward(self, context: EncoderOutput, mask: Mask, grid: tuple[int, ...]) -> Float[Tensor, "r k d"]:
@@ -132,6 +134,8 @@ class ConvDecoder(Head):
         self.proj: nn.Module = nn.Linear(decoder_width, width)
         if projection_layers == 2:
             hidden = int(decoder_width * projection_ratio)
+            if hidden < 1:
+                raise ValueError(f"projection_ratio {projection_ratio} leaves nothing of decoder_width {decoder_width}")
             self.proj = nn.Sequential(nn.Linear(decoder_width, hidden), nn.GELU(), nn.Linear(hidden, width))
         init_weights(self.proj, projection_init)
 
@@ -153,10 +157,10 @@ class ConvDecoder(Head):
 class ConvDecoder1d(ConvDecoder):
     """Over a sequence: speech, text."""
 
-    convolution = nn.Conv1d
+    convolution, dimensions = nn.Conv1d, 1
 
 
 class ConvDecoder2d(ConvDecoder):
     """Over the patches of a picture."""
 
-    convolution = nn.Conv2d
+    convolution, dimensions = nn.Conv2d, 2

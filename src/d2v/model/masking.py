@@ -8,7 +8,7 @@ who shares the batch nor on how much padding that brings.
 
 import math
 from abc import abstractmethod
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Int64
 from torch import Tensor, nn
 
+from d2v.errors import UserError
 from d2v.model.random_spans import RandomSpans, require_shared_by
 from d2v.model.randomness import combine_keys, keyed_uniform, with_exact_count
 from d2v.types import Batch, Mask
@@ -25,6 +26,16 @@ Count = TypeVar("Count", int, Tensor, np.ndarray)
 
 class Masking(nn.Module):
     """Samples masks."""
+
+    dimensions: ClassVar[int | None] = None
+    """Of the grids that it masks: 1 of sequences, 2 of pictures; None: any."""
+
+    def require_room(self, grid: tuple[int, ...]) -> None:
+        """Refuse a grid on which it would mask something else than it says.
+
+        Raises:
+            UserError: A block is larger than the grid.
+        """
 
     def forward(
         self,
@@ -65,7 +76,7 @@ class Masking(nn.Module):
 class RandomMasking(Masking):
     """Masks single tokens anywhere in a sequence (2.0 text: fairseq ``random_masking``; BERT).
 
-    Of N tokens that are no padding ``int((1 - mask_ratio) * N)`` are kept.
+    Of N tokens that are no padding ``int((1 - mask_ratio) * N)`` are kept, but neither none nor all.
 
     Args:
         mask_ratio: Share of the tokens that is masked.
@@ -81,7 +92,7 @@ class RandomMasking(Masking):
         return self.count(math.prod(grid))
 
     def count(self, num_tokens: Count) -> Count:
-        return num_tokens - _share(num_tokens, 1 - self.mask_ratio)
+        return _some(num_tokens - _share(num_tokens, 1 - self.mask_ratio), num_tokens)
 
     def sample(
         self, keys: Int64[Tensor, "r"], grid: tuple[int, ...], num_valid: Int64[Tensor, "r"] | None = None
@@ -96,7 +107,8 @@ class SpanMasking(Masking):
     """Masks random spans of a sequence (2.0: fairseq ``compute_block_mask_1d``).
 
     As many spans are drawn as would mask ``mask_ratio + adjust`` without overlaps; they overlap, and random tokens are
-    then added or removed until exactly ``int(mask_ratio * N)`` are masked, N being the tokens that are no padding.
+    then added or removed until exactly ``int(mask_ratio * N)`` are masked, but neither none nor all, N being the tokens
+    that are no padding.
     Centres lie anywhere, with repetition, and spans are cut at the ends.
 
     fairseq makes a mask before a clip is cropped, which then shows some masked frames to the student.
@@ -106,6 +118,8 @@ class SpanMasking(Masking):
         span: Tokens of a span.
         adjust: Added to the share when the number of spans is computed, because they overlap.
     """
+
+    dimensions = 1
 
     def __init__(self, mask_ratio: float = 0.5, span: int = 5, adjust: float = 0.05) -> None:
         super().__init__()
@@ -118,7 +132,7 @@ class SpanMasking(Masking):
         self.adjust = adjust
 
     def count(self, num_tokens: Count) -> Count:
-        return _share(num_tokens, self.mask_ratio)
+        return _some(_share(num_tokens, self.mask_ratio), num_tokens)
 
     def num_masked(self, grid: tuple[int, ...]) -> int:
         masked = self.count(math.prod(grid))
@@ -159,6 +173,8 @@ class RandomSpanMasking(Masking):
         inside: Spans end before the last token (speech); false (text): they start anywhere and are cut at the end.
     """
 
+    dimensions = 1
+
     def __init__(
         self, mask_prob: float = 0.65, span: int = 10, shared_by: int | None = None, inside: bool = True
     ) -> None:
@@ -169,6 +185,7 @@ class RandomSpanMasking(Masking):
             raise ValueError(f"mask_prob must lie between 0 and {span}, the span, not {mask_prob}")
         require_shared_by(shared_by)
         self.spans = RandomSpans(mask_prob, span, inside)
+        self.span = span
         self.shared_by = shared_by
 
     def count(self, num_tokens: int | np.ndarray) -> np.ndarray:
@@ -198,6 +215,13 @@ def _share(count: Count, ratio: float) -> Count:
     return count * round(ratio * 1_000_000) // 1_000_000
 
 
+def _some(masked: Count, num_tokens: Count) -> Count:
+    """At least one is masked and one is left of two tokens and more: a single short clip must not end a run."""
+    if isinstance(masked, int):
+        return max(0, min(max(1, masked), num_tokens - 1))
+    return masked.clip(1).clip(max=num_tokens - 1).clip(0)
+
+
 class InverseBlockMasking(Masking):
     """Keeps random square blocks and masks everything else (2.0, section 3.4; fairseq ``compute_block_mask_2d``).
 
@@ -210,6 +234,8 @@ class InverseBlockMasking(Masking):
         adjust: Added to the kept share when the number of blocks is computed, because blocks overlap.
     """
 
+    dimensions = 2
+
     def __init__(self, mask_ratio: float = 0.8, block_size: int = 3, adjust: float = 0.07) -> None:
         super().__init__()
         if not 0 < mask_ratio < 1:
@@ -219,6 +245,14 @@ class InverseBlockMasking(Masking):
         self.mask_ratio = mask_ratio
         self.block_size = block_size
         self.adjust = adjust
+
+    def require_room(self, grid: tuple[int, ...]) -> None:
+        if self.block_size > min(grid):
+            sides = " x ".join(map(str, grid))
+            raise UserError(
+                f"model.masking.block_size is {self.block_size}, and a picture has {sides} patches: set it to at most "
+                f"{min(grid)}"
+            )
 
     def num_masked(self, grid: tuple[int, ...]) -> int:
         kept = int(math.prod(grid) * (1 - self.mask_ratio))
@@ -256,6 +290,7 @@ class BlockMasking(Masking):
         min_aspect: Least height over width; the largest is its inverse.
     """
 
+    dimensions = 2
     MISSES = 10  # BEiT's MaskingGenerator._mask tries so often before it gives up
     # A fixed number needs no look at the device. Of 15,000 samples of BEiT's rule none needed more than 53 (14 x 14).
     PROPOSALS = 96
@@ -277,6 +312,16 @@ class BlockMasking(Masking):
         self.min_block = min_block
         self.max_block = max_block
         self.min_aspect = min_aspect
+
+    def require_room(self, grid: tuple[int, ...]) -> None:
+        most = self.num_masked(grid)
+        if self.max_block is not None:
+            most = min(most, self.max_block)
+        if self.min_block > most:
+            raise UserError(
+                f"model.masking.min_block is {self.min_block}, and no rectangle may have more than {most} patches, "
+                f"because {self.num_masked(grid)} are masked or max_block says so: set it to at most {most}"
+            )
 
     def num_masked(self, grid: tuple[int, ...]) -> int:
         masked = round(self.mask_ratio * math.prod(grid))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from d2v.errors import UserError
 from d2v.model.encoder import Encoder
 from d2v.model.heads import Head
 from d2v.model.losses import ClsLoss, RegressionLoss
@@ -12,6 +13,9 @@ from d2v.model.masking import Masking
 from d2v.model.targets import TopKTargets
 from d2v.model.teacher import Part
 from d2v.types import Batch, Mask
+
+_MEDIA = {1: "sequences (speech, text)", 2: "pictures"}
+"""By the dimensions of their grid of tokens."""
 
 
 class Task(nn.Module):
@@ -55,15 +59,35 @@ class Task(nn.Module):
         self.masking = masking
         self.targets = targets
         self.head = head(student.width)
-        if self.head.reads_masked_tokens and isinstance(student.front.masked_input, DropMasked):
+        drops = isinstance(student.front.masked_input, DropMasked)
+        if self.head.reads_masked_tokens == drops:
+            kept, other = ("drops", "replace, or take a decoder as head")
+            if not drops:
+                kept, other = ("keeps", "drop, or take LinearHead, MLPHead or IdentityHead")
+            reads = "predicts from masked tokens" if drops else "fills the gaps between visible tokens"
             raise ValueError(
-                f"head {type(self.head).__name__} predicts from masked tokens, but the student drops them: set the "
-                "front end's masked_input to replace, or take a decoder as head"
+                f"head {type(self.head).__name__} {reads}, but the student {kept} masked tokens: set the front end's "
+                f"masked_input to {other}"
             )
         self.loss = loss
         self.cls_loss = cls_loss
         self.num_masks = num_masks
         self.shared_with_teacher = tuple(shared_with_teacher)
+
+    def require_fitting(self, grid: tuple[int, ...]) -> None:
+        """Refuse tokens of a medium or size that a part is not for.
+
+        Raises:
+            UserError: It names the part's key.
+        """
+        for key, part in (("masking", self.masking), ("head", self.head)):
+            if part.dimensions not in (None, len(grid)):
+                meant, are = _MEDIA[part.dimensions], _MEDIA[len(grid)]
+                raise UserError(
+                    f"model.{key} is {type(part).__name__}, which is for {meant}, and the tokens are of {are}: take "
+                    f"one for {are} from {type(part).__module__}"
+                )
+        self.masking.require_room(grid)
 
     def token_weight(self, student: Encoder, batch: Batch, mask: Mask) -> float | Tensor:
         """Of the mean over a micro-batch's masked tokens, so that each weighs the same in the whole optimizer step.

@@ -117,7 +117,10 @@ class Block(nn.Module):
         self.norm1 = nn.LayerNorm(width, eps=eps)
         self.attention = SelfAttention(width, num_heads, key_bias=key_bias, dropout=attention_dropout)
         self.norm2 = nn.LayerNorm(width, eps=eps)
-        self.mlp = FeedForward(width, int(width * mlp_ratio), dropout, activation_dropout)
+        hidden = int(width * mlp_ratio)
+        if hidden < 1:
+            raise ValueError(f"mlp_ratio {mlp_ratio} leaves nothing of width {width}: set it to 4, as is usual")
+        self.mlp = FeedForward(width, hidden, dropout, activation_dropout)
         self.scale1: nn.Module = nn.Identity()
         self.scale2: nn.Module = nn.Identity()
         if layer_scale is not None:

@@ -92,6 +92,8 @@ class ConvFeatureExtractor(nn.Module):
         self.receptive_field = 1
         """Samples that a frame sees."""
         in_channels = 1
+        if not layers:
+            raise ValueError("extractor has no convolution: give (channels, kernel, stride) of one or more")
         for channels, kernel, stride in layers:
             self.layers.append(_ConvLayer(in_channels, int(channels), int(kernel), int(stride)))
             in_channels = int(channels)

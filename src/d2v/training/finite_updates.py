@@ -1,15 +1,26 @@
 """Updates whose numbers are not finite are skipped, and too many in a row stop the run; what stops one is kept here."""
 
+import logging
+import math
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils._pytree import tree_leaves
 
+from d2v.errors import some_of
 from d2v.metrics import SKIPPED_UPDATES
+from d2v.training.callbacks.spikes import SkipSpikes
+from d2v.training.step_samples import StepSamples
 
+log = logging.getLogger(__name__)
+
+NOT_FINITE = "the loss or a gradient is not finite"
+_MOST_SAID = 20  # messages about skipped updates
+_MOST_NAMED = 16  # samples in one
 MOST_IN_A_ROW = 10
 # The scaler of fp16 halves its scale each time. Torch's first, 65,536, may be far too large; after so many it is below
 # 1e-6, where the official runs give up (min_loss_scale).
@@ -25,7 +36,8 @@ class FiniteUpdates(L.LightningModule):
     """A module whose weights, optimizer, schedules and teacher never meet a loss or a gradient that is not finite.
 
     Whether an update is skipped is read from the norm of the gradients, which the devices of a run share. The host
-    waits for that number once an optimizer step; nothing that is computed changes.
+    waits for that number once an optimizer step; nothing that is computed changes. A :class:`SkipSpikes` among the
+    trainer's callbacks has a say, too.
     """
 
     def __init__(self) -> None:
@@ -37,6 +49,12 @@ class FiniteUpdates(L.LightningModule):
         self.failure: Exception | None = None
         """Ends the run after this step, when the run's checkpoint has been saved; all devices have it or none."""
         self._last_loss: Tensor | None = None
+        self._samples = StepSamples()
+        self._objection = ""
+        """Why the last optimizer step was skipped; empty: it was not."""
+        self._named: list[str] = []
+        """Samples of the steps in a row that were skipped."""
+        self._said = 0
 
     @property
     def updates(self) -> int:
@@ -61,7 +79,8 @@ class FiniteUpdates(L.LightningModule):
         parameters = list(precision.main_params(optimizer))
         norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
         self.grad_norm = norm / scaler.get_scale() if scaled else norm  # type: ignore[union-attr]
-        if norm.isfinite():
+        self._objection = self._objection_to(float(self.grad_norm))
+        if not self._objection:
             self.skipped_in_a_row = 0
             if scaled or not gradient_clip_val or gradient_clip_algorithm == "value":
                 self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
@@ -70,18 +89,21 @@ class FiniteUpdates(L.LightningModule):
             return
         self.skipped_in_a_row += 1
         self.skipped_updates += 1
-        step = self.trainer.global_step + 1
-        if self.skipped_in_a_row == 1:
-            lowered = "" if scaler is None else ", and the scale of fp16 halved"
-            rank_zero_info(
-                f"step {step:,}: the loss or a gradient is not finite; this update is skipped{lowered} "
-                f"({self.skipped_updates:,} so far)"
-            )
         if self.skipped_in_a_row >= (MOST_IN_A_ROW if scaler is None else MOST_WITH_SCALER):
-            self.failure = FloatingPointError(self._advice(step))
-        if not scaled:
-            for parameter in parameters:
+            self.failure = FloatingPointError(self._advice(self.trainer.global_step + 1))
+        for parameter in parameters:
+            if scaled and parameter.grad is not None:  # the scaler must find something to skip
+                parameter.grad.fill_(torch.nan)
+            else:
                 parameter.grad = None
+
+    def _objection_to(self, norm: float) -> str:
+        if not math.isfinite(norm):
+            return NOT_FINITE
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, SkipSpikes):
+                return callback.objection(norm)
+        return ""
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         if self.skipped_in_a_row == 0:
@@ -90,6 +112,8 @@ class FiniteUpdates(L.LightningModule):
     def on_train_start(self) -> None:
         self.skipped_in_a_row = 0
         self.failure = None
+        self._samples.clear()
+        self._said = 0
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """After the callbacks, so that the run's checkpoint has been saved.
@@ -97,36 +121,77 @@ class FiniteUpdates(L.LightningModule):
         Raises:
             FloatingPointError: Too many updates in a row were skipped; or whatever else :attr:`failure` is.
         """
+        self._samples.add(outputs, batch)
         if not step_ended(self.trainer):
             return  # gradients are still being accumulated
         if self.skipped_updates:
             self.log(SKIPPED_UPDATES, float(self.skipped_updates), rank_zero_only=True)
-        if self.failure is not None:
-            self.trainer._logger_connector.update_train_step_metrics()  # which Lightning would do after this
-            raise self.failure
         if self.skipped_in_a_row == 0:
             self._last_loss = outputs["loss"].detach() * self.trainer.accumulate_grad_batches
+            self._named = []
+        else:
+            self._name_samples()
+        self._samples.clear()
+        if self.failure is not None:
+            if self._named:
+                self.failure.add_note(f"samples of what was skipped: {some_of(self._named, _MOST_NAMED)}")
+            self.trainer._logger_connector.update_train_step_metrics()  # which Lightning would do after this
+            raise self.failure
 
-    def require_finite_weights(self) -> None:
-        """Before a checkpoint is written.
+    def _name_samples(self) -> None:
+        """Of a step that was skipped: by each device that had them, or by all, if nobody's loss tells."""
+        trainer, spike = self.trainer, self._objection != NOT_FINITE
+        names = self._samples.names(trainer, whole=spike)
+        had = trainer.strategy.reduce_boolean_decision(bool(names), all=False)
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        lowered = ""
+        if not had and scaler is None:
+            names = self._samples.names(trainer, whole=True)
+        elif not had:  # fp16 is looking for its scale, and no sample is to blame
+            lowered = ", and the scale of fp16 halved"
+        self._named = list(dict.fromkeys([*self._named, *names]))
+        lowers_first = lowered and self.skipped_in_a_row == 1 and trainer.is_global_zero
+        if self._said >= _MOST_SAID or not (names or lowers_first):
+            return
+        self._said += 1
+        text = f"step {trainer.global_step:,}: {self._objection}; this update is skipped{lowered}"
+        text += f" ({self.skipped_updates:,} so far)"
+        if names and self._samples.all_are_broken():
+            text += f": each of its samples, {some_of(names, 2)}"
+        elif names:
+            text += f": {some_of(names, _MOST_NAMED)}"
+        if self._said == _MOST_SAID:
+            text += f". {SKIPPED_UPDATES} counts those to come"
+        log.warning(text)
+
+    def require_finite(self, checkpoint: Mapping[str, Any]) -> None:
+        """Before a checkpoint is written. Weights whose squares overflow are of no more use than those that are not
+        finite: no loss of theirs is.
 
         Raises:
-            FloatingPointError: A weight is not finite.
+            FloatingPointError: A weight or a moment of the optimizer is not finite.
         """
-        largest = torch.nn.utils.get_total_norm(list(self.parameters()), norm_type=float("inf"))
-        if not largest.isfinite():
-            raise FloatingPointError(
-                f"step {self.trainer.global_step:,}: a weight is not finite, so no checkpoint is written; earlier ones "
-                f"stay. {self._what_to_try()}"
-            )
+        for part, what, norm_type in (
+            ("state_dict", "a weight is not finite, or its square is not", 2.0),
+            ("optimizer_states", "a moment of the optimizer is not finite", math.inf),
+        ):
+            tensors = []
+            for value in tree_leaves(checkpoint.get(part)):
+                if isinstance(value, Tensor) and value.is_floating_point():
+                    tensors.append(value)
+            if not torch.nn.utils.get_total_norm(tensors, norm_type).isfinite():
+                raise FloatingPointError(
+                    f"step {self.trainer.global_step:,}: {what}, so no checkpoint is written; earlier ones stay. "
+                    f"{self._what_to_try()}"
+                )
 
     def _advice(self, step: int) -> str:
         last = "there was no finite loss"
         if self._last_loss is not None:
             last = f"the last finite loss was {float(self._last_loss):.4g}"
         return (
-            f"step {step:,}: the loss or a gradient was not finite {self.skipped_in_a_row} times in a row; {last} at "
-            f"step {step - self.skipped_in_a_row:,}, whose weights are in last.ckpt. {self._what_to_try()}"
+            f"step {step:,}: {self._objection}, {self.skipped_in_a_row} times in a row; {last} at step "
+            f"{step - self.skipped_in_a_row:,}, whose weights are in last.ckpt. {self._what_to_try()}"
         )
 
     def _what_to_try(self) -> str:

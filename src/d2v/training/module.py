@@ -4,15 +4,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import lightning as L
-import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 
+from d2v.data.data_module import PretrainingDataModule
 from d2v.errors import UserError
 from d2v.metrics import TEST_LOSS, VAL_LOSS, of_encoder
 from d2v.model.data2vec import Data2Vec, Method
 from d2v.model.encoder import Encoder
+from d2v.model.masking import RandomSpanMasking, SpanMasking
 from d2v.model.task import Task
 from d2v.training.callbacks.collapse import PUBLISHED, CollapseCallback, CollapseLimits
 from d2v.training.callbacks.ema_teacher import EMATeacherCallback
@@ -59,7 +60,6 @@ class Data2VecModule(TrainingModule):
         self.ema = ema
         self.collapse = collapse
         self.init_from = init_from
-        self._has_stepped = False
         if init_from is not None:
             from d2v.checkpoints.load import init_weights
 
@@ -74,17 +74,32 @@ class Data2VecModule(TrainingModule):
     def validation_metrics(self) -> Sequence[str]:
         return [of_encoder(VAL_LOSS, name) for name in self.encoders]
 
+    def on_fit_start(self) -> None:
+        """Refuse spans that fit into no sample: what is masked would be something else.
+
+        Raises:
+            UserError: The longest sample has fewer tokens than a span.
+        """
+        spans = [part.span for part in self.modules() if isinstance(part, SpanMasking | RandomSpanMasking)]
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if not spans or not isinstance(data, PretrainingDataModule):
+            return
+        longest = 0
+        for name, part in data.parts.items():
+            if part.values_per_unit is not None and name in self.encoders:
+                tokens = self.encoders[name].front.num_tokens(part.train_dataset().lengths.max(keepdims=True))
+                longest = max(longest, 0 if tokens is None else int(tokens[0]))
+        if longest and max(spans) > longest:
+            raise UserError(
+                f"model.masking.span is {max(spans)}, and the longest sample has {longest} tokens: set it to fewer, "
+                "such as 5 or 10"
+            )
+
     def training_step(self, batches: Batches, batch_idx: int) -> dict[str, Any]:
         """The loss, and under ``outputs`` what each encoder's step gave: what callbacks log."""
         self.seed_step()
-        try:
+        with self.naming_misfits():
             outputs = self.method(by_encoder(batches), self.seed)
-        except (RuntimeError, ValueError) as error:
-            if self._has_stepped or isinstance(error, (UserError, torch.OutOfMemoryError)):
-                raise
-            text = f"model: its parts do not fit each other, or the data: {' '.join(str(error).split())}"
-            raise UserError(text) from error
-        self._has_stepped = True
         return {"loss": sum(output.loss for output in outputs.values()), "outputs": outputs}
 
     def validation_step(self, batches: Batches, batch_idx: int) -> None:
@@ -125,7 +140,9 @@ class Data2VecModule(TrainingModule):
 
     def _log_losses(self, metric: str, batches: Batches, prog_bar: bool) -> None:
         batches = by_encoder(batches)
-        for name, output in self.method(batches, self.seed).items():
+        with self.naming_misfits():
+            outputs = self.method(batches, self.seed)
+        for name, output in outputs.items():
             size = output.mask.num_scored  # of what the loss is a mean
             self.log(of_encoder(metric, name), output.loss, batch_size=size, sync_dist=True, prog_bar=prog_bar)
 

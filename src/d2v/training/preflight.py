@@ -10,6 +10,7 @@ from d2v.training.schedules import EMADecay, LRSchedule, in_steps
 LEAST_PEAK = 0.1  # a learning rate that stays below this share of its peak teaches nothing
 MOST_UNTRAINED = 0.2  # share of a teacher that may still be the untrained network at the end
 MOST_PASSES = 2_000  # of a pretraining over its data
+MOST_PASSES_A_STEP = 100
 
 
 def preflight(module: L.LightningModule, steps: int, size: TrainingSize | None) -> list[str]:
@@ -24,12 +25,18 @@ def preflight(module: L.LightningModule, steps: int, size: TrainingSize | None) 
         Lines to show: the plan, then what will probably not do what was meant, each with its remedy.
 
     Raises:
-        UserError: Nothing can be learned: there is no step, or the learning rate hardly rises.
+        UserError: Nothing can be learned: there is no step, the learning rate hardly rises, or a step has far more
+            samples than there are.
     """
     if steps < 1 or (size is not None and size.steps_per_epoch < 1):
         raise UserError(
             "the run has no step: trainer.max_steps, trainer.max_epochs or trainer.limit_train_batches is 0, or the "
             "training data give no batch"
+        )
+    if size is not None and size.passes_per_step > MOST_PASSES_A_STEP:
+        raise UserError(
+            f"data.batch_size and data.global_batch_size: one step would read {_samples(size)} "
+            f"{size.passes_per_step:,.0f} times; make them smaller, or give more data"
         )
     schedule, ema = getattr(module, "schedule", None), getattr(module, "ema", None)
     warmup = schedule.warmup_steps(steps) if isinstance(schedule, LRSchedule) else 0

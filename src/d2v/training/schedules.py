@@ -105,9 +105,10 @@ class TriStage(LRSchedule):
     end_factor: float = 0.01
 
     def __post_init__(self) -> None:
-        total = self.warmup + self.hold + self.decay
-        if not math.isclose(total, 1.0):
-            raise ValueError(f"warmup, hold and decay must add up to 1, not to {total:g}")
+        shares = (self.warmup, self.hold, self.decay)
+        if not (math.isclose(sum(shares), 1.0) and min(shares) >= 0):
+            text = "warmup, hold and decay must be shares of the run that add up to 1"
+            raise ValueError(f"{text}, not {self.warmup:g}, {self.hold:g} and {self.decay:g}")
         if self.end_factor <= 0:
             raise ValueError(f"end_factor must be above 0 for an exponential decay, not {self.end_factor}")
 

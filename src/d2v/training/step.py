@@ -1,7 +1,8 @@
 """What an optimizer step of pretraining and one of fine-tuning have in common."""
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import lightning as L
@@ -46,6 +47,7 @@ class TrainingModule(FiniteUpdates):
         self.weight_decay_on = weight_decay_on
         self._seeded_step = -1
         self._micro_batch = 0
+        self._has_stepped = False
 
     @property
     def encoders(self) -> Mapping[str, Encoder]:
@@ -83,6 +85,26 @@ class TrainingModule(FiniteUpdates):
             return as_batch(batch, self.encoders[""], number, epoch)
         return {name: as_batch(batch[name], encoder, number, epoch) for name, encoder in self.encoders.items()}
 
+    @contextmanager
+    def naming_misfits(self) -> Iterator[None]:
+        """Until the first optimizer step is done, what fails in here is wrong in the config: nothing else has changed.
+
+        Raises:
+            UserError: It says what failed.
+        """
+        try:
+            yield
+        except (RuntimeError, ValueError) as error:
+            if self._has_stepped or isinstance(error, (UserError, torch.OutOfMemoryError)):
+                raise
+            text = f"model: its parts do not fit each other, or the data: {' '.join(str(error).split())}"
+            raise UserError(text) from error
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        with self.naming_misfits():
+            super().optimizer_step(*args, **kwargs)
+        self._has_stepped = True
+
     def parameter_groups(self) -> Groups:
         """Groups of the optimizer, which may have rates of their own."""
         return parameter_groups(self, self.weight_decay_on)
@@ -111,7 +133,7 @@ class TrainingModule(FiniteUpdates):
     # Checkpoints.
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.require_finite_weights()
+        self.require_finite(checkpoint)
         # Plain values only: a checkpoint of ours loads with weights_only=True and names no code but the encoder's.
         encoders = {}
         for name, encoder in self.encoders.items():

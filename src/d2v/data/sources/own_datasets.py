@@ -37,7 +37,11 @@ def open_dataset(dataset: Any, medium: Medium, key: str = "data.dataset") -> Sou
             f"{key}: {name} is no map-style data set; it needs __len__() and __getitem__(index), so that an order can "
             "be drawn and a run continued. Read a stream into a list, or give a DataLoader of it to your own L.Trainer"
         )
-    if len(dataset) == 0:
+    try:
+        count = len(dataset)
+    except Exception as error:  # it is somebody else's code
+        raise UserError(f"{key}: {name} does not tell its length ({type(error).__name__}: {error})") from error
+    if count == 0:
         raise UserError(f"{key}: {name} has no items")
     if type(dataset).__module__.startswith("datasets."):
         return Rows(dataset, medium, key)

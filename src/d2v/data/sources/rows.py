@@ -15,6 +15,7 @@ from d2v.data.file_index import PackedStrings, fingerprint
 from d2v.data.sources.source import COLUMNS, Categories, Medium, Source, printable
 from d2v.data.unpacking import require_plausible_parquet
 from d2v.errors import BrokenSample, UserError
+from d2v.regular_files import read_regular
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,7 +34,7 @@ def open_rows(files: Sequence[Path], medium: Medium) -> "Rows":
         if files[0].suffix.lower() == ".parquet":
             for file in files:
                 require_plausible_parquet(file)
-            rows = datasets.load_dataset("parquet", data_files=list(map(str, files)), split="train")
+            rows = datasets.Dataset.from_parquet(list(map(str, files)))  # load_dataset would report it to a server
         elif (folder / "state.json").is_file():  # without files that the library has cached beside them
             rows = datasets.Dataset.load_from_disk(str(folder))
         else:
@@ -113,7 +114,7 @@ class Rows(Source):
             place = os.path.join(folder, path)
             if os.path.isfile(place):
                 try:
-                    return Path(place).read_bytes()
+                    return read_regular(place)
                 except OSError as error:
                     raise BrokenSample(error.strerror or str(error)) from error
         raise BrokenSample(f"there is no file {path}, here or beside the table")

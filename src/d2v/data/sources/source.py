@@ -1,6 +1,7 @@
 """Where samples come from: one interface for files on a disk, Hugging Face parquet and WebDataset tars."""
 
 import os
+import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -13,6 +14,7 @@ import numpy as np
 
 from d2v.data.file_index import PackedStrings, fingerprint
 from d2v.errors import BrokenSample, UserError, some_of
+from d2v.regular_files import read_regular
 
 Encoded = str | os.PathLike[str] | bytes | BinaryIO
 """A sample as it is stored: the path of its file, its content, or it opened for reading."""
@@ -25,6 +27,9 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 """What archives may say about a sample, and usual names of the column or JSON entry; the first one found is taken."""
+
+
+_NOT_PRINTABLE = re.compile(r"[\0-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -147,6 +152,8 @@ class Source(ABC):
     be pickled for them.
     """
 
+    folder: str = ""
+    """Where it lies, if that is known."""
     archives: Sequence[str] = ()
     """Files that hold several samples each."""
     left_out: Sequence[str] | PackedStrings = ()
@@ -323,10 +330,7 @@ class Files(Source):
 
     def read(self, index: int) -> bytes:
         try:
-            # A pipe that somebody has left there would be waited for.
-            handle = os.open(self.name(index), os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
-            with open(handle, "rb", buffering=0) as file:
-                return file.read()
+            return read_regular(self.name(index))
         except OSError as error:
             raise BrokenSample(error.strerror or str(error)) from error
 
@@ -362,5 +366,5 @@ def _top_folder(name: str) -> str:
 
 
 def printable(name: str) -> str:
-    """A name in which bytes that are not UTF-8 are escaped: \\udcff."""
-    return name.encode(errors="backslashreplace").decode()
+    """A name in one line, in which bytes that are not UTF-8 are escaped too: \\udcff."""
+    return _NOT_PRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), name)

@@ -243,8 +243,10 @@ def _everything(root: str, path: Path | None, medium: Medium) -> Source:
 def _existing(root: str, medium: Medium) -> Path | None:
     """The path of a root; None if it is a glob."""
     path = Path(root).expanduser()
-    if path.exists():
+    if path.is_dir() or path.is_file():
         return path
+    if path.exists():
+        raise UserError(f"data.root {root} is neither a folder nor a file. Set it to where the {medium.noun} are.")
     if glob.has_magic(root):
         return None
     raise UserError(f"data.root {root} does not exist. Set it to the folder, file or glob that has the {medium.noun}.")

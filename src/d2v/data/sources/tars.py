@@ -12,8 +12,9 @@ from typing import BinaryIO
 import numpy as np
 from tqdm import tqdm
 
-from d2v.data.file_index import PackedStrings, cached_arrays, fingerprint
+from d2v.data.file_index import PackedStrings, fingerprint
 from d2v.data.sources.source import COLUMNS, Categories, Medium, Source, printable
+from d2v.data.user_cache import cached_arrays
 from d2v.errors import BrokenSample, UserError
 
 # Open files are limited to 1024 a process on most systems, and a data set may have more shards than that.
@@ -38,9 +39,9 @@ class Tars(Source):
 
     def __init__(self, files: Sequence[Path], medium: Medium, folder: Path) -> None:
         self.archives = list(map(str, files))
-        self._folder = folder
+        self.folder = os.path.abspath(folder)
         self._made_for = (medium.suffixes, medium.columns, COLUMNS)
-        index = cached_arrays("tar-index", self.fingerprint(), lambda: _scan(files, medium))
+        index = cached_arrays("tar-index", self.fingerprint(), lambda: _scan(files, medium), made_of=folder)
         self._tar, self._offset, self._size = index["tar"], index["offset"], index["size"]
         self._names = PackedStrings.unpacked(index, "names")
         self._known = {column: PackedStrings.unpacked(index, column) for column in medium.columns}
@@ -68,7 +69,7 @@ class Tars(Source):
 
     def ids(self) -> list[str]:
         """``TAR/MEMBER``."""
-        tars = [os.path.relpath(tar, self._folder) for tar in self.archives]
+        tars = [os.path.relpath(tar, self.folder) for tar in self.archives]
         return [printable(f"{tars[tar]}/{name}") for tar, name in zip(self._tar, self._names, strict=True)]
 
     def fingerprint(self) -> str:

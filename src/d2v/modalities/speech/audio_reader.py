@@ -4,6 +4,7 @@ import functools
 import io
 import math
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -19,6 +20,7 @@ from torch import Tensor
 from d2v.data.sources.source import Encoded
 from d2v.errors import BrokenSample
 from d2v.modalities.speech.mpeg_frames import with_true_length
+from d2v.regular_files import open_regular
 
 SAMPLE_RATE = 16_000
 """Samples per second of every waveform that enters a model."""
@@ -44,8 +46,14 @@ _PREROLL_SECONDS = 0.25
 _VORBIS_PAGE_SECONDS = 10
 # libsndfile gives the largest integer where a header does not state a length, as a streaming encoder leaves it.
 _LONGEST_SECONDS = 1_000 * 3600
-_RATES = (100, 20_000_000)
-"""Samples per second of what is sound: less would be resampled to hours, more is a header that lies."""
+# In what libsndfile notes about a header that states more bytes than there are, as streaming encoders leave it, too.
+_TRUNCATED = re.compile(r"(?:data|SSND|BODY|Data Size)\s*: (\d+) \(should be ([1-9]\d*)\)")
+_UNKNOWN_SIZE = 0x7FF00000
+_RATES = (100, 1_000_000)  # Hz; what is to be resampled from others takes gigabytes
+_NO_SOUND = "Format not recognised"
+# Full scale is 1, or 2**31 of integers that were written as they are. Squares of much more overflow where a waveform is
+# normalised: those of this do not in 10,000 hours.
+_LOUDEST = 1e12
 _STDERR_LOCK = threading.Lock()
 
 
@@ -96,9 +104,13 @@ class AudioReader:
             if info.frames < 1:
                 raise BrokenSample("it holds no sound, or the recording was cut off before its header was finished")
             if not _RATES[0] <= info.samplerate <= _RATES[1]:
-                raise BrokenSample(f"its header states {info.samplerate:,} samples a second; encode it again")
+                raise BrokenSample(f"its header states {info.samplerate:,} samples a second, which is no sound")
             if self.info.duration > _LONGEST_SECONDS:
                 raise BrokenSample("its header does not state its length; encode it again")
+            if stated := _TRUNCATED.search(info.extra_info):
+                size, there = map(int, stated.groups())
+                if 1.01 * there < size < _UNKNOWN_SIZE:
+                    raise _truncated(self.info.duration, self.info.duration * size / there)
         except BrokenSample:
             self.close()
             raise
@@ -119,7 +131,8 @@ class AudioReader:
         """Samples ``start`` to ``stop`` at 16 kHz; positions beyond the end are left out.
 
         Raises:
-            BrokenSample: it cannot be decoded, ends before its header says, or holds values that are not finite.
+            BrokenSample: it cannot be decoded, ends before its header says, or holds values that are not finite or far
+                beyond full scale.
         """
         start, stop = max(0, start), min(stop, self.num_samples)
         if stop <= start:
@@ -154,19 +167,19 @@ class AudioReader:
                 data = self._file.read(stop - early, dtype="float32", always_2d=True)
         except (soundfile.SoundFileError, RuntimeError, OSError, MemoryError) as error:
             raise BrokenSample(
-                f"it cannot be decoded at {start / self.info.sample_rate:.1f} s ({_why(error)})"
+                f"it is truncated or damaged after {start / self.info.sample_rate:.1f} s ({_why(error)})"
             ) from error
         if len(data) < stop - early:
-            end = (early + len(data)) / self.info.sample_rate
-            raise BrokenSample(
-                f"it is truncated: it ends after {end:.2f} s, and its header says {self.info.duration:.2f} s"
-            )
+            raise _truncated((early + len(data)) / self.info.sample_rate, self.info.duration)
         data = data[start - early :]
+        largest = float(max(data.max(), -data.min()))  # NaN where there is one; before channels could cancel each other
+        if not math.isfinite(largest):
+            raise BrokenSample("it holds values that are not finite (NaN or infinity)")
+        if largest > _LOUDEST:
+            raise BrokenSample(f"it holds values up to {largest:.3g}, and full scale is 1")
         mono = data[:, 0]
         if data.shape[1] > 1:
             mono = data.mean(axis=1)
-        if not np.isfinite(mono).all():
-            raise BrokenSample("it holds values that are not finite (NaN or infinity)")
         return torch.from_numpy(np.ascontiguousarray(mono))
 
 
@@ -204,16 +217,22 @@ def _opened(file: Encoded) -> Any:
     except OSError as error:
         raise BrokenSample(error.strerror or str(error)) from error
     except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
-        raise BrokenSample(f"it is no sound file, or damaged ({_why(error)})") from error
+        reason = _why(error)
+        raise BrokenSample("it is no sound file" if reason == _NO_SOUND else f"it is damaged ({reason})") from error
     return sound
+
+
+def _truncated(seconds: float, stated: float) -> BrokenSample:
+    return BrokenSample(f"it is truncated: it ends after {seconds:.2f} s, and its header says {stated:.2f} s")
 
 
 def _sound_file(file: Encoded) -> Any:
     import soundfile
 
     if isinstance(file, (str, os.PathLike)):
-        if os.path.getsize(file) == 0:
-            raise BrokenSample("the file is empty")
+        with open_regular(file) as opened:
+            if not os.fstat(opened.fileno()).st_size:
+                raise BrokenSample("the file is empty")
         # As bytes: soundfile refuses names that are not UTF-8.
         return soundfile.SoundFile(os.fsencode(file))
     if isinstance(file, bytes):
@@ -242,7 +261,7 @@ def _require_one_stream(file: Encoded) -> None:
 def _bytes_of(file: Encoded) -> Iterator[BinaryIO]:
     """The file as it is stored, from its beginning; one that is open already keeps its position."""
     if isinstance(file, (str, os.PathLike)):
-        with open(file, "rb") as opened:
+        with open_regular(file) as opened:
             yield opened
     elif isinstance(file, bytes):
         yield io.BytesIO(file)
@@ -257,7 +276,7 @@ def _why(error: BaseException) -> str:
     """The message of libsndfile without the name of the file, which all messages about a sample state anyway."""
     text = getattr(error, "error_string", None) or str(error)
     if text.startswith("File does not exist"):  # which it says of damaged MP3 files that do
-        return "Format not recognised"
+        return _NO_SOUND
     return text.strip().rstrip(".") or type(error).__name__
 
 

@@ -116,8 +116,10 @@ class LibriSpeechDataModule(PretrainingDataModule):
                 f"data.max_eval_seconds is {max_eval_seconds}, but data.labels is transcript, and the text of a clip "
                 "that is cut would not fit. Set it to null: long clips are recognised in chunks."
             )
-        if transcripts is not None and labels != "transcript":
-            raise UserError(f"data.transcripts is {transcripts}, but data.labels is {labels}: set it to transcript.")
+        for_texts = {"transcripts": transcripts, "file_column": file_column, "text_column": text_column}
+        for key, named in {**for_texts, "alphabet": alphabet}.items():
+            if named is not None and labels != "transcript":
+                raise UserError(f"data.{key} is {named}, but data.labels is {labels}: set that to transcript.")
         require(text_case in get_args(Case), "text_case", text_case, f"be one of {', '.join(get_args(Case))}")
         require(punctuation in get_args(Punctuation), "punctuation", punctuation, "be keep or remove")
         if labels == "speaker" and hold_out == "speakers" and val_fraction != 0:

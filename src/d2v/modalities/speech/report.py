@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 
 from d2v.data.file_index import list_files
 from d2v.data.sources.source import Files
@@ -128,22 +129,28 @@ def write_report(figures: Survey, clips: Clips, folder: Path) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     report, picture, manifest = map(folder.joinpath, _WRITTEN)
-    _draw(clips, picture)
-    digest = None
-    if isinstance(clips.source, Files):
-        root = clips.source.folder
-        frames = np.rint(clips.num_samples * (clips.sample_rate / SAMPLE_RATE)).astype(np.int64)
-        with manifest.open("w", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(f"{root}\n")
-            for index in range(len(clips)):
-                file.write(f"{os.path.relpath(clips.name(index), root)}\t{frames[index]}\n")
-        digest = _digest(manifest)
-    text = json.dumps({**asdict(figures), _DIGEST: digest}, indent=2, ensure_ascii=False)
-    # Names that are not UTF-8 become JSON's own escapes.
-    report.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
-    written = [report, picture]
-    if digest:
-        written.append(manifest)
+    written, digest = [report, picture], None
+    with FileLock(folder / ".lock"):
+        part = folder / f".{manifest.name}.part"
+        if isinstance(clips.source, Files):
+            root = clips.source.folder
+            frames = np.rint(clips.num_samples * (clips.sample_rate / SAMPLE_RATE)).astype(np.int64)
+            with part.open("w", encoding="utf-8", errors="surrogateescape") as file:
+                file.write(f"{root}\n")
+                for index in range(len(clips)):
+                    file.write(f"{os.path.relpath(clips.name(index), root)}\t{frames[index]}\n")
+            digest = _digest(part)
+        # The report comes first: it says whose the other files are, whenever this process is killed.
+        manifest.unlink(missing_ok=True)
+        text = json.dumps({**asdict(figures), _DIGEST: digest}, indent=2, ensure_ascii=False)
+        new = folder / f".{report.name}.part"
+        # Names that are not UTF-8 become JSON's own escapes.
+        new.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+        new.replace(report)
+        _draw(clips, picture)
+        if digest:
+            part.replace(manifest)
+            written.append(manifest)
     return written
 
 

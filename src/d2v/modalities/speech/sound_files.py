@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,9 +13,9 @@ import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
 from tqdm import tqdm
 
-from d2v.data.file_index import cached_arrays
-from d2v.data.samples import broken_error, too_many_broken
-from d2v.data.sources.source import Categories, Encoded, Files, Medium, Part, Source
+from d2v.data.broken_samples import broken_error, too_many_broken
+from d2v.data.sources.source import Categories, Encoded, Files, Medium, Part, Source, printable
+from d2v.data.user_cache import cached_arrays
 from d2v.errors import BrokenSample, UserError
 from d2v.modalities.speech.audio_reader import (
     NOT_READ,
@@ -37,7 +36,6 @@ neither be masked nor have their targets normalised over time, so shorter clips 
 # Opening a file waits for the disk or the network most of the time.
 _THREADS = 8
 _CLIPS_A_TASK = 64
-_NAMED = 5
 # LibriSpeech and LibriTTS: SPEAKER-CHAPTER-NUMBER, or with underscores.
 _SPEAKER = re.compile(r"(\d+)[-_]\d+[-_]\d+")
 
@@ -154,7 +152,7 @@ def read_headers(source: Source, retry: bool = True) -> Headers:
     if retry:
         renew = functools.partial(_retried, source)
     if fingerprint:
-        columns = cached_arrays("sound-headers", key, lambda: _columns(scan(source, audio_info)), renew)
+        columns = cached_arrays("sound-headers", key, lambda: _columns(scan(source, audio_info)), renew, source.folder)
     else:
         columns = _columns(scan(source, audio_info))
     frames, rates, channels = columns["frames"], columns["rates"], columns["channels"]
@@ -181,12 +179,12 @@ def report_headers(name: str, headers: Headers, max_fraction: float) -> None:
         UserError: more files are broken, or all of them.
     """
     clips, broken = headers
-    first = [f"{clips.source.name(index)}: {reason}" for index, reason in islice(broken.items(), _NAMED)]
     if too_many_broken(len(broken), len(clips.source), max_fraction) or not len(clips):
         files = f"data: {len(broken):,} of {len(clips.source):,} files of {name}"
+        first = (f"{clips.source.name(index)}: {reason}" for index, reason in broken.items())
         raise broken_error(files, first, f"more than data.max_skipped_fraction = {max_fraction}")
-    for line in first:
-        rank_zero_info(f"data: left out {line}")
+    for index, reason in broken.items():
+        rank_zero_info(f"data: skipped {printable(clips.source.name(index))}: {reason}")
 
     def say(what: str, which: np.ndarray) -> None:
         if len(which):

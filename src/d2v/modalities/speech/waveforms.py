@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from d2v.data.file_index import cache_folder
-from d2v.data.samples import SampleDataset, SkippedSamples
+from d2v.data.broken_samples import SkippedSamples
+from d2v.data.samples import SampleDataset
 from d2v.errors import BrokenSample
 from d2v.modalities.speech.audio_reader import SAMPLE_RATE, AudioReader
 from d2v.modalities.speech.labels import SpeechSplit
@@ -92,9 +92,7 @@ def _read(reader: AudioReader, start: int, length: int) -> Tensor:
     for first in range(0, length, _SLICE):
         part = reader.read(start + first, start + min(first + _SLICE, length))
         if len(part) < min(_SLICE, length - first):
-            raise BrokenSample(
-                f"it has become shorter since its header was read; remove {cache_folder()} to have all read anew"
-            )
+            raise BrokenSample("it has become shorter since its header was read; `d2v cache clear` has all read anew")
         wave[first : first + len(part)] = part
     return wave
 

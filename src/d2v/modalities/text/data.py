@@ -9,9 +9,10 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
+from d2v.data.broken_samples import SkippedSamples
 from d2v.data.data_module import PretrainingDataModule, Split
 from d2v.data.sampler import StreamSampler
-from d2v.data.samples import Sample, SampleDataset, SkippedSamples, collate_samples
+from d2v.data.samples import Sample, SampleDataset, collate_samples
 from d2v.errors import BrokenSample, UserError
 from d2v.modalities.text.corpus.blocks import LEAST_TOKENS, Blocks, EvenBlocks, sentence_blocks
 from d2v.modalities.text.corpus.preparation import open_shards, verify_once
@@ -75,8 +76,9 @@ class TextDataset(SampleDataset):
             tokens[:] = self._shards.read(start, stop)
         except OSError as error:
             raise BrokenSample(error.strerror or str(error)) from error
-        if tokens.max() >= self._vocabulary:  # on an accelerator the error would name no cause
-            raise BrokenSample(f"it holds the id {tokens.max()}, and the tokenizer has {self._vocabulary:,} ids")
+        for token in (tokens.min(), tokens.max()):
+            if not 0 <= token < self._vocabulary:  # on an accelerator the error would name no cause
+                raise BrokenSample(f"it holds the id {token}, and the tokenizer has {self._vocabulary:,} ids")
         return ids, None
 
 

@@ -10,9 +10,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from d2v.data.broken_samples import SkippedSamples
 from d2v.data.data_module import PretrainingDataModule, Split, named_root, require
 from d2v.data.normalisation import ASSET, IMAGENET, Normalisation, read_normalisation
-from d2v.data.samples import SampleDataset, SkippedSamples
+from d2v.data.samples import SampleDataset
 from d2v.data.sources.own_datasets import open_datasets
 from d2v.data.sources.source import Source
 from d2v.data.sources.splits import open_splits

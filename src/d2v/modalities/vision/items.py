@@ -11,6 +11,7 @@ from torch import Tensor
 
 from d2v.data.sources.own_datasets import entry
 from d2v.errors import BrokenSample
+from d2v.regular_files import read_regular
 
 _NAMES = (
     "image", "img", "picture", "photo", "pixel_values", "pixels", "inputs", "x", "data", "file_name", "path", "file",
@@ -18,6 +19,7 @@ _NAMES = (
 _LARGEST_CHANNELS = 4
 _OVERSHOOT = 0.1  # of floats from 0 to 1 that were resized
 _LARGEST_NORMALISED = 8.0
+_LARGEST = 1e6
 
 
 def picture_in(item: Any) -> bytes | Image.Image | Tensor:
@@ -37,7 +39,7 @@ def picture_in(item: Any) -> bytes | Image.Image | Tensor:
         return item
     if isinstance(item, str | Path):
         try:
-            return Path(item).read_bytes()
+            return read_regular(item)
         except OSError as error:
             raise BrokenSample(f"{item}: {error.strerror or error}") from error
     if isinstance(item, np.ndarray):
@@ -61,9 +63,9 @@ def _from_tensor(pixels: Tensor) -> Image.Image | Tensor:
             f"its picture has the shape {shape}; expected [H, W], [C, H, W] or [H, W, C] with C 1, 3 or 4"
         )
     if pixels.is_floating_point():
-        if not bool(torch.isfinite(pixels).all()):
-            raise BrokenSample("its picture holds values that are not finite (NaN or infinity)")
-        low, high = float(pixels.min()), float(pixels.max())
+        low, high = float(pixels.min()), float(pixels.max())  # NaN where there is one
+        if not max(high, -low) <= _LARGEST:
+            raise BrokenSample(f"its picture holds values from {low:.3g} to {high:.3g}: not finite, or no colours")
         if low < -_OVERSHOOT or 1 + _OVERSHOOT < high <= _LARGEST_NORMALISED:
             return pixels.float()
         if high <= _LARGEST_NORMALISED:

@@ -55,6 +55,8 @@ _LARGE = 384
 _LARGEST_RATIO = 4 / 3
 _LOG_RATIO = math.log(_LARGEST_RATIO)
 _CROP_ATTEMPTS = 10
+_LONGEST_SIDE = 16_384  # of a picture that is resized whole before its centre is cropped
+_MARGIN = 8  # pixels around the crop that a bicubic filter may see
 
 
 class ToPixels:
@@ -278,6 +280,9 @@ class EvalTransform:
     def __call__(self, image: Image.Image) -> Tensor:
         height, width = self.image_size
         ratio = max(round(height * self.margin) / image.height, round(width * self.margin) / image.width)
+        if max(image.size) * ratio > _LONGEST_SIDE:  # a strip one pixel high would fill the memory
+            most = [math.ceil(side / ratio) + _MARGIN for side in self.image_size]
+            image = F.center_crop(image, [min(image.height, most[0]), min(image.width, most[1])])
         size = [max(1, round(image.height * ratio)), max(1, round(image.width * ratio))]
         image = F.resize(image, size, InterpolationMode.BICUBIC)
         return self.to_pixels(F.center_crop(image, [height, width]))
@@ -304,8 +309,11 @@ def decode_image(data: bytes | Image.Image, smallest_side: int | None = None) ->
         raise
     except UnidentifiedImageError as error:  # whose text is the address of the buffer
         raise BrokenSample("it is no picture" if data else "the file is empty") from error
+    except Image.DecompressionBombError as error:
+        raise BrokenSample(str(error)) from error
     except Exception as error:  # PIL's decoders raise whatever a broken file makes them stumble over
-        raise BrokenSample(str(error) if data else "the file is empty") from error
+        truncated = "truncated" in str(error).lower()
+        raise BrokenSample("it is truncated" if truncated else f"it is damaged ({error})") from error
 
 
 def shrink(image: Image.Image, side: int) -> Image.Image:

@@ -6,8 +6,10 @@ from typing import Literal
 
 import lightning as L
 
+from d2v import metrics
 from d2v.data.data_module import PretrainingDataModule
 from d2v.errors import UserError
+from d2v.metrics import of_encoder
 from d2v.training.callbacks.probe import ProbeCallback, probe_callbacks
 from d2v.training.step import TrainingModule
 
@@ -45,17 +47,22 @@ class BestCheckpoint:
                 self.metric = module.validation_metrics[0]
         elif validates:
             return  # a module from elsewhere tells its metrics when it first validates
-        monitored = {"checkpoint.monitor": self.metric}
+        if self.metric is not None and self.metric not in names:
+            raise UserError(f"checkpoint.monitor is {self.metric}: this run {_offered(names, trainer)}")
+        parts = [module, *trainer.callbacks]  # type: ignore[attr-defined]
+        foreign = any(type(part).__module__.partition(".")[0] not in ("d2v", "lightning") for part in parts)
+        of_training = ["step", "epoch"]
+        for name, value in vars(metrics).items():
+            if name.isupper() and not value.startswith(("val/", "probe/")):
+                of_training += [of_encoder(value, encoder) for encoder in ("", *getattr(module, "encoders", ()))]
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             metric = getattr(callback, "monitor", None)
-            if metric is None:
-                continue
+            if metric is None or metric in (*names, *of_training) or metric.startswith("throughput/"):
+                continue  # throughput is named by its unit
             slips = [name for name in names if metric in (name.replace("/", "_"), name.partition("/")[2])]
-            if metric.startswith(("val/", "probe/")) or slips:  # else it is one of training, or "step"
-                monitored[f"monitor of {type(callback).__name__}"] = metric
-        for key, metric in monitored.items():
-            if metric is not None and metric not in names:
-                raise UserError(f"{key} is {metric}: this run {_offered(names, trainer)}")
+            if slips or not foreign or metric.startswith(("val/", "probe/")):  # others may log more of training
+                named = f"monitor of {type(callback).__name__} is {metric}"
+                raise UserError(f"{named}: this run {_offered(names, trainer)}; and train/loss and others of training")
 
     def update(self, trainer: L.Trainer, folder: str, validated: bool) -> None:
         """Save, if validation or a probe has just given a better value than all before.
@@ -65,17 +72,17 @@ class BestCheckpoint:
         """
         if self.metric is None or trainer.sanity_checking or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        metrics = trainer.callback_metrics
+        logged = trainer.callback_metrics
         if self.metric.startswith("probe/"):
             probed = any(callback.last_step == trainer.global_step for callback in probe_callbacks(trainer))
-            if not probed or self.metric not in metrics:
+            if not probed or self.metric not in logged:
                 return
         elif not validated:
             return
-        if self.metric not in metrics:
-            raise UserError(f"checkpoint.monitor is {self.metric}: this run {_offered(list(metrics), trainer)}")
-        value = float(metrics[self.metric])
-        if not math.isnan(value) and (self.value is None or self._is_better(value, self.value)):
+        if self.metric not in logged:
+            raise UserError(f"checkpoint.monitor is {self.metric}: this run {_offered(list(logged), trainer)}")
+        value = float(logged[self.metric])
+        if math.isfinite(value) and (self.value is None or self._is_better(value, self.value)):
             self.value, self.step = value, trainer.global_step
             trainer.save_checkpoint(Path(folder) / BEST)
 

@@ -1,4 +1,4 @@
-"""Logs what shows a collapse, and ends a run that has collapsed."""
+"""Logs what shows a collapse, warns of one, and ends a run that has collapsed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +15,9 @@ from d2v.training.callbacks.log import in_logged_step, step_is_logged
 from d2v.training.finite_updates import FiniteUpdates
 from d2v.types import Data2VecOutput
 
+# Of the largest so far. Runs that learned well fell to 0.30 (benchmarks/README.md) and rose again, those that collapsed
+# to 0.17 and below.
+_LEAST_SHARE_OF_RANK = 0.2
 RANK_SAMPLES = 1024  # rows that the effective rank is computed from: enough for a trend, cheap for any width
 
 
@@ -41,6 +44,9 @@ class CollapseCallback(L.Callback):
     """Logs spreads, ranks and losses of all micro-batches and devices of a step that is logged, and holds the spreads
     against the limits. In other steps it does nothing.
 
+    Whatever the limits are, it warns once of a spread that was above fairseq's and has fallen below, or of targets
+    whose effective rank has fallen to a fifth. What is small at the start, as small first weights make it, is no fall.
+
     Args:
         limits: The least spreads.
     """
@@ -49,6 +55,8 @@ class CollapseCallback(L.Callback):
         self.limits = limits
         self._parts: dict[str, list[dict[str, Tensor]]] = {}
         self._low = ""
+        self._highest: dict[str, float] = {}
+        self._has_warned = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._parts = {}
@@ -66,14 +74,40 @@ class CollapseCallback(L.Callback):
         self._low = ""
         for name, parts in sorted(of_all_devices(trainer, self._parts).items()):
             values = pooled(parts)
-            if trainer.is_global_zero:
-                for metric, key in ((metrics.TARGET_RANK, "target rows"), (metrics.EXTRACTOR_RANK, "token rows")):
-                    rank = effective_rank(torch.cat([part[key] for part in parts]))
-                    pl_module.log(metrics.of_encoder(metric, name), rank, rank_zero_only=True)
             for metric, value in values.items():
                 pl_module.log(metrics.of_encoder(metric, name), value)
             self._judge(trainer, pl_module, name, values)
+            if trainer.is_global_zero:
+                for metric, key in ((metrics.TARGET_RANK, "target rows"), (metrics.EXTRACTOR_RANK, "token rows")):
+                    values[metric] = float(effective_rank(torch.cat([part[key] for part in parts])))
+                    pl_module.log(metrics.of_encoder(metric, name), values[metric], rank_zero_only=True)
+                self._warn_of_fall(trainer.global_step, name, values)
         self._parts = {}
+
+    def _warn_of_fall(self, step: int, name: str, values: Mapping[str, float]) -> None:
+        limits = {
+            metrics.TARGET_STD: PUBLISHED.min_target_std,
+            metrics.PREDICTION_STD: PUBLISHED.min_prediction_std,
+            metrics.TARGET_RANK: _LEAST_SHARE_OF_RANK
+            * self._highest.get(metrics.of_encoder(metrics.TARGET_RANK, name), 0),
+        }
+        for metric, limit in limits.items():
+            value, metric = values[metric], metrics.of_encoder(metric, name)
+            highest = self._highest.get(metric, 0.0)
+            if value < limit <= highest and not self._has_warned:
+                self._has_warned = True
+                rank_zero_info(
+                    f"warning: step {step:,}: {metric} is {value:.3g} and was {highest:.3g}: the model is collapsing. "
+                    f"{_WHAT_TO_TRY}"
+                )
+            if value > highest:  # not of a value that is not a number
+                self._highest[metric] = value
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"highest": self._highest, "has_warned": self._has_warned}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._highest, self._has_warned = dict(state_dict["highest"]), state_dict["has_warned"]
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._low:

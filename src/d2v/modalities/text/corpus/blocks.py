@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 from tqdm import tqdm
 
-from d2v.data.file_index import cached_arrays
+from d2v.data.user_cache import cached_arrays
 from d2v.modalities.text.corpus.shards import Shards
 
 LEAST_TOKENS = 8
@@ -102,8 +102,11 @@ def sentence_blocks(shards: Shards, block_size: int) -> SentenceBlocks:
         block_size: largest number of tokens of a block, ``<s>`` included.
     """
     key = f"{shards.fingerprint}-{block_size}"
-    stored = cached_arrays("text-blocks", key, lambda: {"cuts": _find_cuts(shards, block_size - 1)})
-    return SentenceBlocks(stored["cuts"])
+
+    def compute() -> dict[str, np.ndarray]:
+        return {"cuts": _find_cuts(shards, block_size - 1)}
+
+    return SentenceBlocks(cached_arrays("text-blocks", key, compute, made_of=shards.folder)["cuts"])
 
 
 def _find_cuts(shards: Shards, room: int) -> np.ndarray:

@@ -8,7 +8,6 @@ import json
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from d2v.data.loading_processes import watch
 from d2v.modalities.text.corpus.corpus_files import Segment, spread
 from d2v.modalities.text.corpus.documents import END, LINE, SegmentReader, utf8_size
 from d2v.modalities.text.corpus.encoding import LineEncoder
@@ -191,7 +191,7 @@ def _begin(job: Job, done_bytes: Any, stop: Any) -> None:
     global _worker
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process hears it too, and stops us
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    watch()
 
     def progress(count: int) -> None:
         with done_bytes.get_lock():
@@ -205,11 +205,3 @@ def _begin(job: Job, done_bytes: Any, stop: Any) -> None:
 def _work(number: int, segments: list[Segment]) -> dict[str, Any]:
     assert _worker is not None
     return _worker.run(number, segments)
-
-
-def _die_with_parent() -> None:
-    """End this worker process when the main process is killed."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

@@ -18,7 +18,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from tqdm import tqdm
 
 from d2v.data.cores import available_cores
-from d2v.data.file_index import cache_folder, cached_arrays, fingerprint
+from d2v.data.file_index import fingerprint
+from d2v.data.user_cache import bound_size, cached_arrays, entry_path, hold
 from d2v.errors import UserError
 from d2v.modalities.text.corpus.corpus_files import NAME_IT, Corpus
 from d2v.modalities.text.corpus.jobs import Job, run_jobs
@@ -170,7 +171,7 @@ def verify_once(shards: Shards) -> None:
         return {"tokens": np.array(shards.num_tokens)}
 
     files = sorted(shards.folder.glob(f"{shards.split}-*"))
-    cached_arrays("text-checked", f"{shards.fingerprint}-{fingerprint(files)}", verify)
+    cached_arrays("text-checked", f"{shards.fingerprint}-{fingerprint(files)}", verify, made_of=shards.folder)
 
 
 def _prepare_root(
@@ -184,8 +185,11 @@ def _prepare_root(
         if output is None:
             made_by = vocab_size if given is None else given.fingerprint
             key = f"{corpus.fingerprint} {made_by} {val_fraction}"
-            output = cache_folder() / f"text-{hashlib.blake2b(key.encode(), digest_size=12).hexdigest()}"
+            output = entry_path("text-shards", hashlib.blake2b(key.encode(), digest_size=12).hexdigest(), root)
+            hold(output)
         prepared = _prepare(corpus, output, given, vocab_size, val_fraction)
+        if folder is None and prepared.created:
+            bound_size(output)
     except UserError as error:  # there is no key of data for the column
         text = str(error).replace(NAME_IT, how)
         if text.startswith("input "):

@@ -1,4 +1,4 @@
-"""Token shards: a folder of token ids, memory-mapped, with the ends of the documents and checksums.
+"""Token shards: a folder of token ids, read by position, with the ends of the documents and checksums.
 
     tokenizer.json            the tokenizer that made the ids
     index.json                written last: with it the folder is complete
@@ -9,12 +9,14 @@
 A document is its lines, each followed by ``</s>`` (as fairseq's preprocessing has them); there is no ``<s>``.
 """
 
+import errno
 import hashlib
 import json
+import os
 from bisect import bisect_right
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from tqdm import tqdm
@@ -22,6 +24,7 @@ from tqdm import tqdm
 from d2v.errors import UserError
 from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.modalities.text.tokenizer_files import TOKENIZER
+from d2v.regular_files import open_regular
 
 INDEX = "index.json"
 FORMAT = 1
@@ -30,7 +33,7 @@ FORMAT = 1
 SPLITS = ("train", "val")
 
 _MOST_OPEN = 128
-"""Shards that are mapped at the same time: each is an open file, of which a process can often have only 1,024."""
+"""Shards that are open at the same time: a process can often have only 1,024 files."""
 
 _ENTRY_KEYS = ("file", "ends", "tokens", "documents", "blake2b", "ends_blake2b")
 
@@ -55,7 +58,7 @@ class Shards:
             self._starts.append(self._starts[-1] + entry["tokens"])
         self.num_tokens: int = self._starts[-1]
         self.num_documents: int = sum(entry["documents"] for entry in self._entries)
-        self._open: dict[int, np.memmap] = {}
+        self._open: dict[int, BinaryIO] = {}
 
     @classmethod
     def open(cls, folder: str | Path, split: str) -> "Shards | None":
@@ -101,6 +104,7 @@ class Shards:
 
         Raises:
             IndexError: the span is not within the stream.
+            OSError: a file is missing, or has become shorter. (Of a memory map the process would die there.)
         """
         if not 0 <= start <= stop <= self.num_tokens:
             raise IndexError(f"tokens {start} to {stop} of {self.num_tokens}")
@@ -109,7 +113,12 @@ class Shards:
         done = 0
         while done < len(tokens):
             inside = start + done - self._starts[shard]
-            part = self._map(shard)[inside : inside + len(tokens) - done]
+            count = min(len(tokens) - done, self._starts[shard + 1] - self._starts[shard] - inside)
+            file = self._file(shard)
+            size = self._dtype.itemsize  # pread: loading processes share the position of a file
+            part = np.frombuffer(os.pread(file.fileno(), count * size, inside * size), self._dtype)
+            if len(part) < count:
+                raise OSError(errno.EIO, f"{file.name} has become shorter")
             tokens[done : done + len(part)] = part
             done += len(part)
             shard += 1
@@ -132,19 +141,19 @@ class Shards:
                     raise UserError(f"{file} was changed since it was written; prepare it again.")
 
     def __getstate__(self) -> dict[str, Any]:
-        # Each process maps the files and reads the ends for itself.
+        # Each process opens the files and reads the ends for itself.
         state = self.__dict__ | {"_open": {}}
         state.pop("document_ends", None)
         state.pop("tokenizer", None)
         return state
 
-    def _map(self, shard: int) -> np.memmap:
+    def _file(self, shard: int) -> BinaryIO:
         opened = self._open.pop(shard, None)
         if opened is None:
-            opened = np.memmap(self.folder / self._entries[shard]["file"], self._dtype, mode="r")
+            opened = open_regular(self.folder / self._entries[shard]["file"])
         self._open[shard] = opened  # at the end, as the one used last
         if len(self._open) > _MOST_OPEN:
-            del self._open[next(iter(self._open))]
+            self._open.pop(next(iter(self._open))).close()
         return opened
 
     def _ends(self, entry: dict[str, Any]) -> np.ndarray:

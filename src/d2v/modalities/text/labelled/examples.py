@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
+from d2v.data.broken_samples import too_many_broken
 from d2v.data.file_index import PackedStrings
-from d2v.data.samples import too_many_broken
 from d2v.errors import UserError, some_of
 from d2v.modalities.text.records import Records, warn_of_invalid
 

@@ -10,8 +10,9 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from d2v.data.file_index import cached_arrays
-from d2v.data.samples import SampleDataset, SkippedSamples
+from d2v.data.broken_samples import SkippedSamples
+from d2v.data.samples import SampleDataset
+from d2v.data.user_cache import cached_arrays
 from d2v.errors import UserError
 from d2v.modalities.text.labelled.examples import Examples
 from d2v.modalities.text.tokenizer import TextTokenizer
@@ -63,7 +64,7 @@ def tokenise(examples: Examples, tokenizer: TextTokenizer, max_length: int) -> S
     if size < _WORTH_KEEPING:
         return Sequences(**_tokenised(examples, tokenizer, max_length))
     return Sequences(
-        **cached_arrays("sentences", digest.hexdigest(), lambda: _tokenised(examples, tokenizer, max_length))
+        **cached_arrays("text-tokens", digest.hexdigest(), lambda: _tokenised(examples, tokenizer, max_length))
     )
 
 

@@ -1,0 +1,101 @@
+"""Processes that load: they leave signals to the main process, end with it, and name a file that does not answer."""
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+log = logging.getLogger(__name__)
+
+_PATIENCE = 60.0
+"""Seconds that a sample may take before it is named, and then twice as many each time."""
+
+
+class Loader(DataLoader[Any]):
+    """A loader whose processes always end; ``worker_init_fn`` must be :func:`begin`."""
+
+    def _get_iterator(self) -> Any:
+        iterator = super()._get_iterator()
+        if self.num_workers == 0:
+            watch()
+        for worker in getattr(iterator, "_workers", ()):
+            worker._popen.terminate = worker._popen.kill  # of one that still waits for a file; they ignore SIGTERM
+        return iterator
+
+
+class ResumableLoader(Loader):
+    """Tells Lightning, which looks for these two methods, not to warn: the DataModule keeps the position."""
+
+    def state_dict(self) -> dict[str, int]:
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        pass
+
+
+def begin(worker: int = 0) -> None:
+    """In each loading process, once.
+
+    A terminal, `timeout` and queues send their signals to all processes: the last step still needs its batch.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # Windows has not all of them
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    watch()
+
+
+def watch() -> None:
+    """Start the thread of this process that ends it with its main process, and names what it has read for long."""
+    if _watching.pid != os.getpid():  # a fork has no threads
+        _watching.pid = os.getpid()
+        threading.Thread(target=_watch, daemon=True).start()
+
+
+@contextmanager
+def reading(name: Callable[[int], str], index: int) -> Iterator[None]:
+    """Inside, a sample is read, which has this name for messages."""
+    _watching.sample = (name, index, time.monotonic())
+    try:
+        yield
+    finally:
+        _watching.sample = None
+
+
+class _Watching:
+    pid = 0
+    sample: tuple[Callable[[int], str], int, float] | None = None
+
+
+_watching = _Watching()
+
+
+def _watch() -> None:
+    parent = multiprocessing.parent_process()
+    told, patience = None, _PATIENCE
+    while True:
+        if parent is None:
+            time.sleep(_PATIENCE / 4)
+        else:
+            parent.join(_PATIENCE / 4)
+            if not parent.is_alive():
+                os._exit(1)
+        sample = _watching.sample
+        if sample is None:
+            continue
+        if sample is not told:
+            patience = _PATIENCE
+        seconds = time.monotonic() - sample[2]
+        if seconds >= patience:
+            told, patience = sample, 2 * seconds
+            log.warning(
+                "data: still waiting for %s after %.0f s: its disk or network drive does not answer",
+                sample[0](sample[1]),
+                seconds,
+            )
