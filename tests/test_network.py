@@ -1,5 +1,7 @@
 """No import and no command connects to anything, and the guard of all tests would see it."""
 
+import importlib
+import pkgutil
 import socket
 import subprocess
 import sys
@@ -8,24 +10,13 @@ from pathlib import Path
 import connections
 import pytest
 
-EVERYTHING = """
-import importlib, pkgutil, sys
-
-def refuse(event, args):
-    if event in ("socket.connect", "socket.bind", "socket.getaddrinfo", "socket.gethostbyname"):
-        print(event, args[1:], file=sys.stderr)
-        raise SystemExit(3)
-
-sys.addaudithook(refuse)
 import d2v
-for module in pkgutil.walk_packages(d2v.__path__, "d2v."):
-    importlib.import_module(module.name)
-"""
 
 
-def test_no_import_opens_a_socket() -> None:
-    done = subprocess.run([sys.executable, "-c", EVERYTHING], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+def test_no_import_connects() -> None:
+    """The guard, which conftest.py has set up, sees all that the tests have not imported yet, too."""
+    for module in pkgutil.walk_packages(d2v.__path__, "d2v."):
+        importlib.import_module(module.name)
 
 
 def test_another_machine_cannot_be_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

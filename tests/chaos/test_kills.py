@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from full_count import CHAOS, KILLS
 
 SCRIPT = Path(__file__).parent / "killed_runs.py"
-KILLS = int(os.environ.get("D2V_CHAOS_KILLS", "1"))
 
 
 def killed(folder: Path, kills: int, *control: str) -> Any:
@@ -34,7 +33,7 @@ def test_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
     assert report["left"] == []
 
 
-@pytest.mark.skipif("D2V_CHAOS_KILLS" not in os.environ, reason="of `make chaos`")
+@pytest.mark.skipif(not CHAOS, reason="of `make chaos`")
 def test_plain_checkpoints_lose_what_a_signal_stops(tmp_path: Path) -> None:
     """The control: without d2v's callback a signal saves nothing, so that the codes above are no matter of course."""
     report = killed(tmp_path, 2, "control")

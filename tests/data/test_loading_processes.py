@@ -92,6 +92,21 @@ def test_one_that_waits_for_a_file_does_not_hold_the_end_up(tmp_path: Path, monk
     assert not left_after(pids, 10)
 
 
+def end_while_they_load(folder: Path) -> None:
+    global kept
+    keys = [(0, index) for index in range(2)]
+    kept = iter(Loader(Hanging(folder), sampler=keys, collate_fn=collate_samples, num_workers=2, worker_init_fn=begin))
+    pids_in(folder)
+
+
+def test_a_main_process_that_ends_takes_them_along_without_an_error(tmp_path: Path) -> None:
+    main = multiprocessing.get_context("fork").Process(target=end_while_they_load, args=(tmp_path,))
+    main.start()
+    main.join(20)
+    assert main.exitcode == 0
+    assert not left_after(pids_in(tmp_path), 5)
+
+
 def test_a_file_that_does_not_answer_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,7 +1,9 @@
 """Token shards: the same whatever made them, read as one stream, and never taken for whole when they are not."""
 
 import json
+import os
 import pickle
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from d2v.errors import UserError
+from d2v.data.broken_samples import SkippedSamples
+from d2v.errors import BrokenSample, UserError
 from d2v.modalities.text.corpus import jobs
+from d2v.modalities.text.corpus.blocks import EvenBlocks
 from d2v.modalities.text.corpus.preparation import open_shards, prepare_corpus
 from d2v.modalities.text.corpus.shard_writer import ShardWriter, dtype_for, write_index
 from d2v.modalities.text.corpus.shards import Shards, is_prepared
+from d2v.modalities.text.data import TextDataset
 from d2v.modalities.text.tokenizer import TextTokenizer
 
 JOB_BYTES = (2000, 4000)
@@ -100,6 +105,25 @@ def test_few_shards_are_open_at_once(prepared: Path, monkeypatch: pytest.MonkeyP
     for start in np.random.default_rng(0).integers(0, train.num_tokens - 300, 50):
         assert (train.read(start, start + 300) == whole[start : start + 300]).all()
     assert len(train._open) == 2
+
+
+def test_a_shard_that_shrinks_while_it_is_read_is_a_broken_sample(prepared: Path, tmp_path: Path) -> None:
+    """Of a memory map the process would die of a bus error here, without a word."""
+    folder = Path(shutil.copytree(prepared, tmp_path / "shards"))
+    train = Shards.open(folder, "train")
+    assert train is not None
+    blocks = EvenBlocks(train.num_tokens, 64)
+    data = TextDataset(train, blocks, SkippedSamples(str, len(blocks), 0.0))
+    assert len(data.load(len(blocks) - 1)[0]) > 1
+    last = sorted(folder.glob("train-*.bin"))[-1]
+    os.truncate(last, 0)
+    with pytest.raises(BrokenSample, match=f"{last} has become shorter"):
+        data.load(len(blocks) - 1)
+    last.unlink()
+    fresh = pickle.loads(pickle.dumps(data))  # as a loading process gets it
+    with pytest.raises(BrokenSample, match="No such file or directory"):
+        fresh.load(len(blocks) - 1)
+    assert len(data.load(0)[0]) == 64
 
 
 def test_fit_is_told_how_to_name_another_column(tmp_path: Path) -> None:

@@ -7,12 +7,18 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
+from multiprocessing import resource_tracker
 from typing import Any
 
 from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
 
 log = logging.getLogger(__name__)
+
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGUSR1")
+_LEFT_TO_THE_MAIN_PROCESS = [getattr(signal, name) for name in _SIGNALS if hasattr(signal, name)]  # Windows lacks one
 
 _PATIENCE = 60.0
 """Seconds that a sample may take before it is named, and then twice as many each time."""
@@ -22,12 +28,20 @@ class Loader(DataLoader[Any]):
     """A loader whose processes always end; ``worker_init_fn`` must be :func:`begin`."""
 
     def _get_iterator(self) -> Any:
-        iterator = super()._get_iterator()
+        with _signals_held_back():
+            iterator = super()._get_iterator()
         if self.num_workers == 0:
             watch()
         for worker in getattr(iterator, "_workers", ()):
-            worker._popen.terminate = worker._popen.kill  # of one that still waits for a file; they ignore SIGTERM
+            worker._popen.terminate = partial(_kill, worker._popen, id(iterator))
         return iterator
+
+
+def _kill(process: Any, iterator: int) -> None:
+    """Also one that still waits for a file: they ignore SIGTERM, and would be waited for."""
+    with suppress(ValueError):
+        signal_handling._remove_worker_pids(iterator)  # type: ignore[attr-defined]  # else torch would take it for an accident
+    process.kill()
 
 
 class ResumableLoader(Loader):
@@ -45,9 +59,8 @@ def begin(worker: int = 0) -> None:
 
     A terminal, `timeout` and queues send their signals to all processes: the last step still needs its batch.
     """
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):  # Windows has not all of them
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    for number in _LEFT_TO_THE_MAIN_PROCESS:
+        signal.signal(number, signal.SIG_IGN)
     watch()
 
 
@@ -66,6 +79,25 @@ def reading(name: Callable[[int], str], index: int) -> Iterator[None]:
         yield
     finally:
         _watching.sample = None
+
+
+@contextmanager
+def _signals_held_back() -> Iterator[None]:
+    """Processes that start inside never hear of a signal for the main process.
+
+    Until one gets to :func:`begin` it would act as the main process does, and end; torch then raises an error in the
+    main process at whatever it is doing.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_THE_MAIN_PROCESS)
+    try:
+        resource_tracker.ensure_running()  # its start lets signals through again
+        signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_THE_MAIN_PROCESS)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 class _Watching:

@@ -54,6 +54,8 @@ def sound_in(item: Any) -> Encoded:
         wave = wave.T
     if wave.dtype.kind == "i":
         wave = wave / np.float32(-float(np.iinfo(wave.dtype).min))
+    with np.errstate(over="ignore"):  # who reads it will say so
+        wave = wave.astype(np.float32)
     file = io.BytesIO()
-    soundfile.write(file, wave.astype(np.float32), rate, format="WAV", subtype="FLOAT")
+    soundfile.write(file, wave, rate, format="WAV", subtype="FLOAT")
     return file.getvalue()

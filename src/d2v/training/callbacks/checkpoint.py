@@ -1,6 +1,7 @@
 """Checkpoints of a run."""
 
 import signal
+import time
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,7 @@ class RunCheckpoint(ModelCheckpoint):
         self.best = BestCheckpoint(monitor, mode)
         self._loops: dict[str, Any] | None = None  # Lightning's counters at the end of the last optimizer step
         self._stopping = False
+        self._validated = False  # in the middle of an optimizer step
 
     @property
     def state_key(self) -> str:
@@ -100,17 +102,15 @@ class RunCheckpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if self.every is not None:
-            most = MOST_STEPS if self.every < 1 else self.every
-            self._every_n_train_steps = int(max(1, min(in_steps(self.every, total_steps(trainer)), most)))
+        if trainer.fit_loop._should_accumulate():
+            return  # half an optimizer step cannot be saved
         skipped = getattr(pl_module, "skipped_in_a_row", 0)
         if getattr(pl_module, "failure", None) is not None:  # the module is going to stop the run
             self._save_checkpoint(trainer, f"{self.dirpath}/{LAST}")
-        elif skipped <= 1:  # while numbers are not finite, older checkpoints may be the better ones
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if (batch_idx + 1) % trainer.accumulate_grad_batches:
-            return  # half an optimizer step cannot be saved
-        self.best.update(trainer, str(self.dirpath), validated=False)
+        elif skipped <= 1 and self._is_due(trainer):  # older checkpoints are better than numbers that are not finite
+            self._save_now(trainer)
+        self.best.update(trainer, str(self.dirpath), self._validated)
+        self._validated = False
         self._loops = trainer._checkpoint_connector._get_loops_state_dict()
         if trainer.strategy.reduce_boolean_decision(STOP.number is not None, all=False):
             raise Interrupted("stopped", STOP.number or signal.SIGTERM)
@@ -121,9 +121,14 @@ class RunCheckpoint(ModelCheckpoint):
             checkpoint["loops"] = self._loops
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        super().on_validation_end(trainer, pl_module)
-        if trainer.state.fn == TrainerFn.FITTING:
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        self._validated = trainer.fit_loop._should_accumulate()  # in the middle of a step: then it is saved at its end
+        if not self._validated:
             self.best.update(trainer, str(self.dirpath), validated=True)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Lightning's would save ``last.ckpt`` once more where no other checkpoints are kept."""
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.best.update(trainer, str(self.dirpath), validated=False)
@@ -172,6 +177,21 @@ class RunCheckpoint(ModelCheckpoint):
             stored = torch.load(best, map_location="cpu", weights_only=True, mmap=True)
             for state in stored["callbacks"].values():
                 self.best.value, self.best.step = state.get("best", (self.best.value, self.best.step))
+
+    def _is_due(self, trainer: L.Trainer) -> bool:
+        """Whether the optimizer step that has just ended is to be saved. Lightning's rule waits for a validation that
+        may not come, and then saves in the middle of a step."""
+        if self.every is not None:
+            most = MOST_STEPS if self.every < 1 else self.every
+            return trainer.global_step % int(max(1, min(in_steps(self.every, total_steps(trainer)), most))) == 0
+        assert self._train_time_interval is not None
+        now = time.monotonic()
+        last = self._last_time_checked
+        due = last is None or now - last >= self._train_time_interval.total_seconds()
+        due = trainer.strategy.broadcast(due)  # the devices' clocks differ
+        if due:
+            self._last_time_checked = now
+        return due
 
     def _save_now(self, trainer: L.Trainer) -> None:
         if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]

@@ -118,7 +118,7 @@ class Shards:
             size = self._dtype.itemsize  # pread: loading processes share the position of a file
             part = np.frombuffer(os.pread(file.fileno(), count * size, inside * size), self._dtype)
             if len(part) < count:
-                raise OSError(errno.EIO, f"{file.name} has become shorter")
+                raise OSError(errno.EIO, f"{self.folder / self._entries[shard]['file']} has become shorter")
             tokens[done : done + len(part)] = part
             done += len(part)
             shard += 1
