@@ -1,6 +1,7 @@
 """The command ``d2v``. Nothing heavy is imported before the command is known, so that ``--help`` answers at once."""
 
 import argparse
+import errno
 import importlib
 import io
 import os
@@ -75,8 +76,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if debug:
             print(without_keys(traceback.format_exc()), end="", file=sys.stderr)
+        if isinstance(error, OSError) and (named := _named_by_user(error, args)):
+            error = UserError(f"{named}: {error.strerror}")
         print(without_keys(_describe(error, debug)), file=sys.stderr)
         return 2 if isinstance(cause_of(error), UserError) else 1
+
+
+def _named_by_user(error: OSError, args: Sequence[str]) -> str:
+    """The words of the command with the very path that could not be opened or made; none: an empty text."""
+    denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+    wrong = isinstance(error, FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError)
+    if not denied and not wrong:
+        return ""  # a full disk is nothing that another command mends
+    for before, word in zip(["", *args], args, strict=False):
+        option, _, value = word.rpartition("=")
+        if value and error.filename and os.path.abspath(error.filename) == os.path.abspath(value):
+            return f"{option or before} {value}"
+    return ""
 
 
 def _describe(error: Exception, debug: bool) -> str:

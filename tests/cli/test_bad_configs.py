@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from d2v.commands.early_checks import checked_words
+from d2v.configs import SHIPPED
+from d2v.errors import UserError
+
 D2V = Callable[..., tuple[int, str, str]]
 
 FILES = {
@@ -203,6 +207,21 @@ def check(code: int, out: str, err: str, message: str) -> None:
     assert re.search(message, last), last
     assert len(last) < 500
     assert not re.search(r"Traceback|<class|Namespace\(|Union|typing\.", err), err
+
+
+def test_a_path_of_the_command_that_cannot_be_written_is_named(d2v: D2V, tree: Path) -> None:
+    recipe = ("--config", "learn/vision_cifar10.yaml", "--data.root", tree)
+    code, out, err = d2v("probe", "--checkpoint", "random", *recipe, "--output", "junk.ckpt")
+    check(code, out, err, r"--output junk\.ckpt: File exists")
+
+
+def test_an_overlay_lies_on_a_recipe_of_its_classes(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text((SHIPPED / "v2" / "vision.yaml").read_text().replace("root: ", f"root: {tmp_path} # "))
+    words = ["--config", str(mine), "--config"]
+    assert checked_words("fit", [*words, "v2/sizes/tiny.yaml"])
+    with pytest.raises(UserError, match=r"speech_tiny\.yaml is for v2/speech\.yaml, and .*mine\.yaml is another"):
+        checked_words("fit", [*words, "v2/sizes/speech_tiny.yaml"])
 
 
 def test_debug_shows_the_traceback(d2v: D2V) -> None:

@@ -208,7 +208,7 @@ def test_the_checkpoint_before_a_damaged_one_is_taken(d2v: D2V, tiny: list[str],
     code, _, err = d2v("fit", *tiny, "--resume", f"runs/{run.name}/checkpoints/last.ckpt")
     assert code == 2
     assert f"--resume runs/{run.name}/checkpoints/last.ckpt: is damaged (" in err
-    assert f"continue from the one before it: --resume runs/{run.name}/checkpoints/step-4.ckpt" in err
+    assert f"beside it is --resume runs/{run.name}/checkpoints/step-4.ckpt" in err
 
     code, _, err = d2v(*again)
     assert code == 0, err

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -68,8 +69,8 @@ def test_a_damaged_cache_is_made_anew(tmp_path: Path, damage: str, caplog: pytes
 
 @pytest.mark.parametrize("error", [OSError("No space left"), KeyboardInterrupt()])
 def test_an_unfinished_file_is_removed(tmp_path: Path, error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(file: Path, **_: np.ndarray) -> None:
-        Path(file).write_bytes(b"the first half")
+    def fail(file: BinaryIO, **_: np.ndarray) -> None:
+        file.write(b"the first half")
         raise error
 
     monkeypatch.setattr("numpy.savez", fail)

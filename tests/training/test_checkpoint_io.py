@@ -32,10 +32,10 @@ def test_a_full_disk_leaves_the_one_before_and_says_so(tmp_path: Path, monkeypat
 def test_what_was_killed_while_saving_leaves_no_checkpoint_and_is_removed_at_the_next_start(tmp_path: Path) -> None:
     child = os.fork()
     if child == 0:  # killed when all is written but not yet on the disk
-        checkpoint_io.os.fsync = lambda number: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
+        os.fsync = lambda number: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[assignment]
         SafeCheckpointIO().save_checkpoint({"a": torch.ones(10)}, tmp_path / "step-2.ckpt")
     assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-    assert [file.name for file in tmp_path.iterdir()] == [".step-2.ckpt.unfinished"]
+    assert [file.name for file in tmp_path.iterdir()] == [".step-2.ckpt.0.unfinished"]
     checkpoint = RunCheckpoint(every_n_train_steps=2, keep=-1, dirpath=str(tmp_path))
     trainer = make_trainer(tmp_path, max_steps=5, callbacks=[checkpoint], enable_checkpointing=True)
     trainer.fit(make_module(), datamodule=PictureModule())

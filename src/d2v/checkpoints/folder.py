@@ -1,20 +1,22 @@
 """A folder with ``model.safetensors`` and ``config.json``: what `d2v import` and `d2v export` write."""
 
 import json
-import os
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch import contiguous_format as CONTIGUOUS
 
 from d2v.errors import UserError
 from d2v.text_files import read_text
+from d2v.whole_files import whole_folder
 
 StateDict = dict[str, Tensor]
 
@@ -23,6 +25,7 @@ CONFIG = "config.json"
 FORMAT = 1
 """Version of ``config.json``, raised with each change that an older d2v cannot read."""
 
+_CHECKSUM = "crc32"
 _PARTS = {"student": "student.", "teacher": "teacher.", "head": "task."}
 """Parts of a method's state dict, and the prefix of their tensors' names."""
 
@@ -98,7 +101,8 @@ def write_files(folder: Path, tensors: Mapping[str, StateDict], texts: Mapping[s
         for name, state in tensors.items():
             # safetensors refuses tensors that share memory.
             separate = {key: value.detach().clone(memory_format=CONTIGUOUS) for key, value in state.items()}
-            save_file(separate, unfinished / name, {"format": "pt"})
+            save_file(separate, unfinished / name, {"format": "pt", _CHECKSUM: _checksum(separate)})
+            _order_notes(unfinished / name)
         for name, text in texts.items():
             (unfinished / name).write_text(text, encoding="utf-8")
             for file in tensors:  # safetensors makes its files readable for their owner only
@@ -114,15 +118,11 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """
     require_empty(folder)
     folder = folder.absolute()
-    unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
     try:
-        unfinished.mkdir(parents=True)
-        yield unfinished
-        os.replace(unfinished, folder)
+        with whole_folder(folder) as unfinished:
+            yield unfinished
     except OSError as error:
         raise UserError(f"--output {folder}: cannot be written ({error.strerror or error})") from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -177,10 +177,44 @@ def read_weights(folder: Path) -> StateDict:
     Raises:
         UserError: It is damaged.
     """
+    return read_tensors(folder / WEIGHTS)
+
+
+def read_tensors(file: Path) -> StateDict:
+    """The content of a file in safetensors. The format has no checksum: what d2v writes has one among its notes.
+
+    Raises:
+        UserError: It is damaged.
+    """
     try:
-        return load_file(folder / WEIGHTS)
+        tensors = load_file(file)
+        with safe_open(file, "pt") as opened:
+            stored = (opened.metadata() or {}).get(_CHECKSUM)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{folder / WEIGHTS}: not readable ({error})") from error
+        raise UserError(f"{file}: not readable ({error})") from error
+    if stored is not None and stored != _checksum(tensors):
+        raise UserError(f"{file}: is damaged (its checksum is wrong); write it anew with d2v import or d2v export")
+    return tensors
+
+
+def _order_notes(file: Path) -> None:
+    """The library writes the notes of a file in random order: make equal files equal."""
+    with file.open("r+b") as opened:
+        size = int.from_bytes(opened.read(8), "little")
+        header = json.loads(opened.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        opened.seek(8)
+        opened.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size))
+
+
+def _checksum(tensors: StateDict) -> str:
+    """Of names, types, shapes and numbers."""
+    value = 0
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        value = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), value)
+        value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, value)
+    return f"{value:08x}"
 
 
 def require_fit(method: nn.Module, weights: StateDict) -> None:

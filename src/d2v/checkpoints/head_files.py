@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import nn
 
-from d2v.checkpoints.folder import CONFIG, StateDict, in_short, is_folder, mismatches, read_config
+from d2v.checkpoints.folder import CONFIG, StateDict, in_short, is_folder, mismatches, read_config, read_tensors
 from d2v.checkpoints.hub import local_path
 from d2v.checkpoints.recipe import build
 from d2v.errors import UserError
@@ -121,8 +119,8 @@ def read_head(folder: Path, config: Mapping[str, Any], width: int) -> StoredHead
     if config.get("head") is None:
         return None
     try:
-        return restore_head(config["head"], load_file(folder / FILE), width)
-    except (OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError, UserError) as error:
+        return restore_head(config["head"], read_tensors(folder / FILE), width)
+    except (LookupError, TypeError, ValueError, AttributeError, UserError) as error:
         raise UserError(f"{folder / FILE}: does not go with {folder / CONFIG} ({error}); import it again") from error
 
 

@@ -1,5 +1,7 @@
 """The one place that finds and opens a checkpoint of ours: a run's ``.ckpt``, an imported or exported folder."""
 
+import logging
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,12 @@ from d2v.checkpoints.folder import (
     read_weights,
 )
 from d2v.checkpoints.head_files import StoredHead, read_head, restore_head
+from d2v.checkpoints.intact import newest_intact, require_intact
 from d2v.checkpoints.recipe import checked_recipe
 from d2v.checkpoints.unpickle import load_untrusted
 from d2v.errors import UserError
 
+log = logging.getLogger(__name__)
 CARD = "README.md"
 
 
@@ -132,24 +136,24 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def checkpoint_of_run(folder: Path) -> Path:
-    """``best.ckpt`` in the folder of a run, if it keeps one, else ``last.ckpt``, else its newest checkpoint.
+    """``best.ckpt`` in the folder of a run, if it keeps one, else its newest checkpoint; damaged ones are named.
 
     Raises:
         UserError: It has none.
     """
     versions = sorted(folder.glob("lightning_logs/version_*/checkpoints"), key=lambda place: place.stat().st_mtime_ns)
     places = [folder / "checkpoints", folder, *versions[-1:]]
-    found: list[Path] = []
+    damaged: list[str] = []
     for place in places:
-        for name in ("best.ckpt", "last.ckpt"):
-            if (place / name).is_file():
-                return place / name
-        found += place.glob("*.ckpt")
-    if not found:
-        raise UserError(
-            f"{folder}: holds neither config.json and model.safetensors, nor a checkpoint (checkpoints/*.ckpt)"
-        )
-    return max(found, key=lambda file: (file.stat().st_mtime_ns, file.name))
+        found, better = newest_intact(place, best_first=True)
+        damaged += better
+        if found is not None:
+            for text in damaged:
+                log.warning("%s: %s is taken in its place", text, found)
+            return found
+    if damaged:
+        raise UserError(f"{'; '.join(dict.fromkeys(damaged))}; there is no other in {folder}")
+    raise UserError(f"{folder}: holds neither config.json and model.safetensors, nor a checkpoint (checkpoints/*.ckpt)")
 
 
 def _open_folder(path: Path) -> Checkpoint:
@@ -160,6 +164,8 @@ def _open_folder(path: Path) -> Checkpoint:
 
 
 def _open_file(file: Path) -> Checkpoint:
+    if file.is_file() and (file.suffix == ".ckpt" or zipfile.is_zipfile(file)):
+        require_intact(file, of_a_run=False)
     content = load_untrusted(file)
     state, ours = content.get("state_dict"), content.get("d2v")
     if not isinstance(state, dict) or not isinstance(ours, dict) or not isinstance(ours.get("encoders"), dict):

@@ -15,7 +15,7 @@ import torch
 
 from d2v.errors import UserError
 
-_HARMLESS = ("torch.", "torch._utils ", "collections ", "numpy", "argparse ", "omegaconf.")
+_HARMLESS = r"torch\.|torch \w+Storage$|collections |numpy|argparse |omegaconf\."
 _LARGEST = 64_000_000
 """Most bytes of a pickle to search for names; in a checkpoint it has a few hundred kilobytes."""
 
@@ -175,7 +175,7 @@ def foreign_names(path: Path) -> list[str]:
             names.update(dict.fromkeys(_named(data)))
     except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error):
         pass
-    return [name.replace(" ", ".") for name in names if not name.startswith(_HARMLESS)]
+    return [name.replace(" ", ".") for name in names if not re.match(_HARMLESS, name)]
 
 
 def _pickles(path: Path) -> Iterator[io.BytesIO]:

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from d2v.data.broken_samples import SkippedSamples
 from d2v.errors import UserError
 from d2v.finetuning.captions import FORMATS
+from d2v.whole_files import write_text
 
 
 class CaptionFiles(Callback):
@@ -45,7 +46,7 @@ class CaptionFiles(Callback):
                 path = self.folder / f"{self._names[sample_id]}.{kind}"
                 try:
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_text(FORMATS[kind](words), encoding="utf-8")
+                    write_text(path, FORMATS[kind](words))
                 except OSError as error:
                     raise UserError(
                         f"{path}: cannot be written ({error.strerror}); set another trainer.default_root_dir"

@@ -9,7 +9,7 @@ import yaml
 from d2v.commands.stacked_configs import config_of_resumed_run, options, with_added_lists
 from d2v.config_messages import suggest
 from d2v.configs import SHIPPED, find_config, read_config
-from d2v.errors import UserError
+from d2v.errors import UserError, some_of
 from d2v.service_keys import require_no_keys
 
 SECTIONS = (
@@ -172,12 +172,12 @@ def _require_meant(recipes: dict[Path, dict[str, Any]]) -> None:
         meant = recipe.get("for")
         if meant is None:
             continue
-        text = f"--config {path} is for {meant if isinstance(meant, str) else ', '.join(meant)}"
+        fitting = [meant] if isinstance(meant, str) else meant
+        text = f"--config {path} is for {some_of(fitting, 5)}"
         if whole is None:
             if any(map(_is_whole, recipes.values())):
                 raise UserError(f"{text}, and stands before a recipe, which would overrule it: give it after that")
             continue  # that of a run that goes on
-        fitting = [meant] if isinstance(meant, str) else meant
         if whole.is_relative_to(SHIPPED):
             fits = whole.relative_to(SHIPPED).as_posix() in fitting
         else:

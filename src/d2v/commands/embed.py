@@ -67,7 +67,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _image_size(text: str) -> tuple[int, int]:
-    sides = [int(side) for side in text.split(",")]
-    if len(sides) > 2:
-        raise ValueError
+    sides: list[int] = []
+    for side in text.split(","):
+        sides.append(int(side) if side.isdecimal() else 0)
+    if len(sides) > 2 or not 0 < min(sides) <= max(sides) <= 16_384:  # a larger picture has gigabytes
+        raise argparse.ArgumentTypeError(f"{text}: give one or two numbers of pixels, N or H,W, of 1 to 16,384")
     return sides[0], sides[-1]

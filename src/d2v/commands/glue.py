@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from d2v.errors import Interrupted, UserError
+from d2v.whole_files import write_text
 
 if TYPE_CHECKING:  # nothing heavy is imported before the arguments are known to be right
     from d2v.modalities.text.labelled.glue_results import GlueResults, GlueRun
@@ -203,7 +204,7 @@ def _predict(task: str, folder: Path, run: str, results: "GlueResults") -> None:
             continue
         made = _train("predict", *_config_of(results.output / "runs" / run), f"--data.predict_on={split}")
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(submission(predictions(made / "predictions.tsv"), TASKS[task]), encoding="utf-8")
+        write_text(file, submission(predictions(made / "predictions.tsv"), TASKS[task]))
         shutil.rmtree(made)
         results.submitted[name] = run
         results.save()

@@ -19,6 +19,7 @@ from d2v.data.broken_samples import SkippedSamples
 from d2v.errors import BrokenSample
 from d2v.metrics import of_encoder
 from d2v.types import Batch, Rows, by_encoder
+from d2v.whole_files import sync, whole_file
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +173,9 @@ class Table(Callback):
             for name, reason in left_out.items():
                 self._mark(name, reason)
         if self._close():
+            sync(self.part)
             self.part.replace(self.path)
+            sync(self.path.parent)
         world_size = pl_module.trainer.world_size
         counts = pl_module.all_gather(torch.tensor([self.count, self._reasons.total()], device=pl_module.device))
         assert isinstance(counts, torch.Tensor)
@@ -214,7 +217,8 @@ class FeatureFile(Callback):
             name = f"features-rank{trainer.global_rank}.npz"
         path = Path(trainer.strategy.broadcast(str(run_dir))) / name
         arrays: dict[str, Any] = {name: torch.cat(values).numpy() for name, values in self.arrays.items()}
-        np.savez(path, **arrays)
+        with whole_file(path) as file:
+            np.savez(file, **arrays)
         rank_zero_info(f"features: {path}")
 
 

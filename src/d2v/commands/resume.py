@@ -14,6 +14,7 @@ from d2v.commands.run_folder import CONFIG, checkpoint_to_resume, read_checkpoin
 from d2v.commands.run_metrics import drop_rows_after
 from d2v.commands.started_again import is_of_this_job
 from d2v.configs import read_config
+from d2v.whole_files import write_text
 
 _AUTO = "auto"
 _OF_THE_MACHINE = ("num_workers", "max_skipped_fraction")
@@ -154,5 +155,5 @@ class ContinuedRun(L.Callback):
         path, old = self.run_dir / CONFIG, self.run_dir / f"config-until-{self.step}.yaml"
         if path.read_text(encoding="utf-8") != self.config:
             if not old.exists():  # else nothing was trained with the one that is there
-                path.rename(old)
-            path.write_text(self.config, encoding="utf-8")
+                write_text(old, path.read_text(encoding="utf-8"))
+            write_text(path, self.config)

@@ -15,13 +15,14 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from d2v.checkpoints.folder import in_short, mismatches
-from d2v.checkpoints.intact import damage, newest_intact
+from d2v.checkpoints.intact import newest_intact, require_intact
+from d2v.checkpoints.opening import checkpoint_of_run
 from d2v.checkpoints.unpickle import refusal
 from d2v.commands.started_again import JOB
 from d2v.commands.wandb_connection import why_offline
 from d2v.errors import UserError
-from d2v.training.callbacks.best import BEST
 from d2v.training.step import TrainingModule
+from d2v.whole_files import write_text
 
 CONFIG, LOCK = "config.yaml", ".lock"
 _WANDB_ID = "wandb_id.txt"
@@ -37,12 +38,17 @@ def checkpoint_of(option: str, name: str) -> str:
         UserError: There is none.
     """
     path = Path(name).expanduser()
-    for candidate in (path, path / "checkpoints" / BEST, path / "checkpoints" / "last.ckpt"):
-        if candidate.is_file():
-            if candidate != path:
-                rank_zero_info(f"{option} {name}: takes {candidate}")
-            return str(candidate)
-    raise UserError(f"{option} {name}: no checkpoint there; give its file or a run's folder")
+    if path.is_dir():
+        try:
+            found = checkpoint_of_run(path)
+        except UserError as error:
+            raise UserError(f"{option} {name}: {error}") from error
+        rank_zero_info(f"{option} {name}: takes {found}")
+        return str(found)
+    if not path.is_file():
+        raise UserError(f"{option} {name}: no checkpoint there; give its file or a run's folder")
+    require_intact(path, option)
+    return str(path)
 
 
 def checkpoint_to_resume(name: str | Path) -> Path:
@@ -53,12 +59,8 @@ def checkpoint_to_resume(name: str | Path) -> Path:
     """
     path = Path(name).expanduser()
     if path.is_file() or path.is_symlink():
-        wrong = damage(path)
-        if wrong is None:
-            return path
-        intact, _ = newest_intact(path.parent)
-        before = "give another" if intact is None else f"continue from the one before it: --resume {intact}"
-        raise UserError(f"--resume {path}: is damaged ({wrong}); {before}")
+        require_intact(path, "--resume")
+        return path
     folder = path / "checkpoints" if (path / "checkpoints").is_dir() else path
     intact, damaged = newest_intact(folder)
     if intact is not None:
@@ -162,7 +164,7 @@ def make_run_dir(root: Path, name: str | None, suffix: str, config: str = "") ->
     while getattr(rank_zero_only, "rank", None) in (None, 0):
         try:
             run_dir.mkdir(parents=True)  # fails if another run has just made it
-            (run_dir / CONFIG).write_text(config, encoding="utf-8")
+            write_text(run_dir / CONFIG, config)
             break
         except FileExistsError:
             number += 1
@@ -205,5 +207,5 @@ def direct_logger(logger: jsonargparse.Namespace | bool, run_dir: Path, steps_do
 
 def _wandb_id(path: Path) -> str:
     if not path.is_file():
-        path.write_text(secrets.token_hex(4))
+        write_text(path, secrets.token_hex(4))
     return path.read_text()

@@ -1,13 +1,15 @@
 """``metrics.csv`` in a run's folder."""
 
 import csv
-import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+
+from d2v.whole_files import whole_text_file
 
 METRICS = "metrics.csv"
 
@@ -34,6 +36,20 @@ class _Continued(ExperimentWriter):
             with path.open(newline="", encoding="utf-8") as file:
                 self.metrics_keys = next(csv.reader(file), [])
 
+    def save(self) -> None:
+        try:
+            super().save()
+        except OSError as error:
+            how = f"Checkpoints stay: make room, and continue with --resume {self.log_dir}"
+            raise OSError(f"{self.metrics_file_path}: cannot be written ({error.strerror or error}). {how}") from error
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        """Lightning would lose all rows if it was killed meanwhile."""
+        path = Path(self.metrics_file_path)
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        _write(path, fieldnames, rows)
+
 
 def drop_rows_after(run_dir: Path, step: int) -> None:
     """Drop what was logged about later steps than ``step``, counted from 1, which are going to be done again."""
@@ -43,12 +59,14 @@ def drop_rows_after(run_dir: Path, step: int) -> None:
     with path.open(newline="", encoding="utf-8") as file:
         rows = csv.DictReader(file)
         kept = [row for row in rows if _is_of_steps_up_to(step, row)]
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    with unfinished.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows.fieldnames or ["step"])
+    _write(path, rows.fieldnames or ["step"], kept)
+
+
+def _write(path: Path, names: Sequence[str], rows: Iterable[dict[str, str]]) -> None:
+    with whole_text_file(path) as file:
+        writer = csv.DictWriter(file, names)
         writer.writeheader()
-        writer.writerows(kept)
-    os.replace(unfinished, path)
+        writer.writerows(rows)
 
 
 def _is_of_steps_up_to(step: int, row: dict[str, str]) -> bool:

@@ -6,6 +6,8 @@ import platform
 import socket
 from pathlib import Path
 
+from d2v.whole_files import write_text
+
 JOB = ".job"
 
 
@@ -25,7 +27,7 @@ def mark(run: Path) -> None:
     """Write into a run's folder which job trains in it."""
     starts = _starts()
     if starts:
-        (run / JOB).write_text(json.dumps(starts), encoding="utf-8")
+        write_text(run / JOB, json.dumps(starts))
 
 
 def is_of_this_job(run: Path) -> bool:

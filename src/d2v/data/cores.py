@@ -8,3 +8,8 @@ def available_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def most_workers() -> int:
+    """Loading processes that a machine bears: more wait for each other, and thousands bring it down."""
+    return 8 * (os.cpu_count() or 1)

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from d2v.data.batching import TrainingSize, derive_accumulation, plain_number
 from d2v.data.broken_samples import SkippedSamples
-from d2v.data.cores import available_cores
+from d2v.data.cores import available_cores, most_workers
 from d2v.data.length_buckets import LengthBuckets, consecutive_batches
 from d2v.data.loading_processes import Loader, ResumableLoader, begin
 from d2v.data.sampler import OrderedBatches, OrderedSampler, StreamSampler, Unpack
@@ -27,7 +27,6 @@ from d2v.model.encoder import Encoder
 from d2v.types import Batch, OptimizerStep
 
 Split = Literal["train", "val"]
-_MOST_WORKERS = 8  # a core: more wait for each other, and thousands bring the machine down
 
 
 def require(valid: bool, key: str, value: object, must: str) -> None:
@@ -89,7 +88,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
             raise TypeError(f"{type(self).__name__} does not define `unit`, the word for what batch_size counts")
         require(batch_size >= 1, "batch_size", batch_size, "be at least 1")
         require(num_workers is None or num_workers >= 0, "num_workers", num_workers, "be 0 (no extra process) or more")
-        most = _MOST_WORKERS * (os.cpu_count() or 1)
+        most = most_workers()
         fits = f"fit this machine with its {os.cpu_count()} CPU cores: at most {most}"
         require(num_workers is None or num_workers <= most, "num_workers", num_workers, fits)
         valid = 0 <= max_skipped_fraction <= 1

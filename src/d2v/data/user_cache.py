@@ -19,6 +19,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from d2v.errors import UserError
+from d2v.whole_files import whole_file
 
 log = logging.getLogger(__name__)
 
@@ -107,16 +108,12 @@ def cached_arrays(
 
 def store_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
     """Write an entry, if that is possible."""
-    part = path.with_name(f".{secrets.token_hex(8)}.npz")  # processes on other machines may have the same number
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(part, **arrays)  # type: ignore[arg-type]  # numpy's stubs confuse the names with allow_pickle
-        part.replace(path)
+        with whole_file(path) as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stubs confuse the names with allow_pickle
     except OSError as error:
         log.warning("data: %s could not be kept (%s); it is made anew each time", path, error)
-    finally:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
     bound_size(path)
 
 

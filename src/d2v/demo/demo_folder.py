@@ -11,6 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from d2v.errors import UserError
+from d2v.whole_files import write_text
 
 _MARKER, _LOCK = "demo.json", ".lock"
 
@@ -51,7 +52,7 @@ class DemoFolder:
         self._lock = FileLock(self.root / _LOCK)
         is_used = self.root.exists() and not self.root.is_dir()
         if self.root.is_dir():
-            is_used = any(path.name != _LOCK for path in self.root.iterdir())
+            is_used = any(not path.name.startswith(".") for path in self.root.iterdir())
         if is_used and not self._stored():
             raise UserError(f"{self.root} exists and is no demo data of {kind}. Choose a new or an empty folder.")
 
@@ -101,7 +102,4 @@ class DemoFolder:
         return count
 
     def _write_marker(self, found: dict[str, Any] | None) -> None:
-        """In one step, so that there is never half a note."""
-        part = self.root / f"{_MARKER}.part"
-        part.write_text(json.dumps({"demo": self._kind, "wanted": self._wanted, "found": found}))
-        part.replace(self.root / _MARKER)
+        write_text(self.root / _MARKER, json.dumps({"demo": self._kind, "wanted": self._wanted, "found": found}))

@@ -13,7 +13,7 @@ import torch
 from tqdm import tqdm
 
 from d2v.checkpoints.load import Weights, load
-from d2v.data.cores import available_cores
+from d2v.data.cores import available_cores, most_workers
 from d2v.data.encoder_inputs import Inputs, inputs_module
 from d2v.errors import Interrupted, UserError
 from d2v.evaluation.frozen import find_device
@@ -101,8 +101,8 @@ def embed_files(
     """
     output = Path(output)
     require_format(output)
-    if num_workers is not None and num_workers < 0:
-        raise UserError(f"--num_workers {num_workers}: give 0 or more")
+    if num_workers is not None and not 0 <= num_workers <= most_workers():
+        raise UserError(f"--num_workers {num_workers}: give 0 or more, for this machine at most {most_workers()}")
     options = FeatureOptions(weights, layer, pool, precision, chunk_seconds, overlap_seconds, image_size)
     where = find_device(device)
     encoder = load(checkpoint, weights=weights, allow=allow).to(where)

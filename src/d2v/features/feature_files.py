@@ -3,6 +3,7 @@
 import json
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +18,10 @@ from jaxtyping import Float32
 from d2v.data.unpacking import require_plausible, require_plausible_parquet
 from d2v.errors import UserError
 from d2v.features.journal import RowJournal, flat_values
+from d2v.whole_files import sync
 
 _ROW_GROUP_BYTES = 16 * 2**20
+_CHECKSUM = "crc32"  # of the vectors; Parquet and NPZ have their own
 _SETTINGS = "d2v"  # the name under which a file keeps its settings, as JSON
 
 
@@ -52,7 +55,9 @@ def write_features(path: Path, journal: RowJournal, settings: dict[str, Any], pa
     unfinished = journal.folder / f"unfinished-{path.name}"
     write, _ = FORMATS[path.suffix.lower()]
     write(unfinished, journal, json.dumps(settings), part)
+    sync(unfinished)
     unfinished.replace(path)
+    sync(path.parent)
 
 
 def read_file_settings(path: Path) -> dict[str, Any]:
@@ -109,13 +114,13 @@ def _write_parquet(path: Path, journal: RowJournal, settings: str, part: str) ->
     for group in journal.groups(max(1, _ROW_GROUP_BYTES // (4 * journal.width))):
         table = group.select(list(names)).rename_columns(list(names.values()))
         table = table.replace_schema_metadata({_SETTINGS: settings})
-        writer = writer or pq.ParquetWriter(path, table.schema, use_dictionary=["id"])
+        writer = writer or pq.ParquetWriter(path, table.schema, use_dictionary=["id"], write_page_checksum=True)
         writer.write_table(table)
     writer.close()
 
 
 def _read_parquet(path: Path, with_rows: bool) -> PooledFeatures:
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
         settings = json.loads((file.schema_arrow.metadata or {}).get(_SETTINGS.encode(), b"{}"))
         if not with_rows:
             return PooledFeatures([], _MANY_VECTORS, settings)
@@ -197,7 +202,9 @@ def _write_safetensors(path: Path, journal: RowJournal, settings: str, part: str
     """
     ids, arrays = _arrays(journal, part)
     names = {"float32": "F32", "float64": "F64", "int64": "I64"}
-    header: dict[str, Any] = {"__metadata__": {"id": json.dumps(ids), _SETTINGS: settings}}
+    checksum = 0
+    metadata = {"id": json.dumps(ids), _SETTINGS: settings, _CHECKSUM: f"{checksum:08x}"}
+    header: dict[str, Any] = {"__metadata__": metadata}
     end = 0
     for name, array in arrays.items():
         begin = end
@@ -207,9 +214,15 @@ def _write_safetensors(path: Path, journal: RowJournal, settings: str, part: str
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
-        for array in arrays.values():
+        for name, array in arrays.items():
             for block in array.blocks:
-                file.write(block.tobytes())
+                content = block.tobytes()
+                file.write(content)
+                if name == "embedding":
+                    checksum = zlib.crc32(content, checksum)
+        metadata[_CHECKSUM] = f"{checksum:08x}"
+        file.seek(8)
+        file.write(json.dumps(header).encode())
 
 
 def _read_safetensors(path: Path, with_rows: bool) -> PooledFeatures:
@@ -223,6 +236,8 @@ def _read_safetensors(path: Path, with_rows: bool) -> PooledFeatures:
         vectors = _MANY_VECTORS
         if "offsets" not in file.keys():  # noqa: SIM118
             vectors = file.get_tensor("embedding")
+            if metadata.get(_CHECKSUM) not in (None, f"{zlib.crc32(vectors.tobytes()):08x}"):
+                raise ValueError("its checksum is wrong")
         return PooledFeatures(json.loads(metadata["id"]), vectors, settings)
 
 

@@ -1,7 +1,6 @@
 """Keeps rows of features on the disk as they are computed, so that a run that was killed can go on."""
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from d2v.errors import UserError
 from d2v.features.encode import Row
+from d2v.whole_files import sync, write_text
 
 PART_ROWS = 4_096
 """Most inputs of a part."""
@@ -70,8 +70,7 @@ class RowJournal:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock = _locked(folder)
             if not (folder / _SETTINGS).is_file():
-                (folder / f"{_SETTINGS}.new").write_text(json.dumps(settings))
-                (folder / f"{_SETTINGS}.new").replace(folder / _SETTINGS)
+                write_text(folder / _SETTINGS, json.dumps(settings))
             self._recover()
         except OSError as error:
             raise UserError(f"--output: {folder} cannot be written ({error.strerror}); give another place") from error
@@ -107,10 +106,10 @@ class RowJournal:
             counts["vectors"] += row.num_vectors
         table = self._table(rows).replace_schema_metadata({_COUNTS: json.dumps(counts)})
         unfinished = self.folder / "part.unfinished"
-        pq.write_table(table, unfinished, compression="none", use_dictionary=False)
-        _sync(unfinished)
+        pq.write_table(table, unfinished, compression="none", use_dictionary=False, write_page_checksum=True)
+        sync(unfinished)
         unfinished.replace(self.folder / f"{len(self._parts()):06d}.parquet")
-        _sync(self.folder)
+        sync(self.folder)
         self._last_commit = time.monotonic()
 
     def known(self) -> pa.Table:
@@ -170,7 +169,10 @@ class RowJournal:
         """Count what is there, and remove the rows of an input that was not complete."""
         counts = []
         for part in self._parts():
-            counts.append(json.loads(pq.read_schema(part).metadata[_COUNTS.encode()]))
+            try:
+                counts.append(json.loads(pq.read_schema(part).metadata[_COUNTS.encode()]))
+            except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+                raise _damaged(part, error) from error
         for part in reversed(self._parts()):
             if counts[-1]["inputs"]:
                 break
@@ -202,8 +204,12 @@ class RowJournal:
         """All rows, part by part."""
         self.commit()
         for part in self._parts():
-            with pq.ParquetFile(part) as file:
-                yield file.read().cast(self._schema)  # Parquet renames the items of lists
+            try:
+                with pq.ParquetFile(part, page_checksum_verification=True) as file:
+                    table = file.read().cast(self._schema)  # Parquet renames the items of lists
+            except (OSError, pa.ArrowException) as error:
+                raise _damaged(part, error) from error
+            yield table
 
 
 def flat_values(column: pa.ChunkedArray) -> np.ndarray:
@@ -212,6 +218,11 @@ def flat_values(column: pa.ChunkedArray) -> np.ndarray:
     while pa.types.is_nested(array.type):
         array = array.flatten()
     return array.to_numpy(zero_copy_only=False)
+
+
+def _damaged(part: Path, error: Exception) -> UserError:
+    reason = str(error).splitlines()[0]
+    return UserError(f"{part} is damaged ({reason}): delete {part.parent}, or embed anew with --overwrite")
 
 
 def discard(folder: Path) -> None:
@@ -240,17 +251,3 @@ def _locked(folder: Path) -> FileLock:
     except Timeout as error:
         raise UserError(f"--output: another d2v embed is writing {folder}; wait for it, or stop it") from error
     return lock
-
-
-def _sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    flags = os.O_RDWR
-    if path.is_dir():
-        if os.name == "nt":  # Windows does not open folders
-            return
-        flags = os.O_RDONLY
-    descriptor = os.open(path, flags)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

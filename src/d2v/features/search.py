@@ -19,6 +19,7 @@ from d2v.features.encode import Skipped, embed_inputs
 from d2v.features.feature_files import PooledFeatures, read_pooled
 from d2v.features.feature_settings import FeatureOptions, encoder_digest
 from d2v.model.encoder import Encoder
+from d2v.whole_files import whole_text_file
 
 _PICTURES = (".png", ".jpg", ".pdf", ".svg")
 
@@ -218,7 +219,7 @@ def _embedded(
 
 def _write_table(path: Path, found: list[Neighbours]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with whole_text_file(path) as file:
         writer = csv.writer(file, delimiter="\t", lineterminator="\n")
         writer.writerow(["query", "rank", "id", "similarity"])
         for neighbours in found:

@@ -1,9 +1,11 @@
 """Which layout a foreign checkpoint has, judged by what is in it and never by its name."""
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
 from d2v.checkpoints.folder import any_begins, is_folder
+from d2v.checkpoints.intact import damage
 from d2v.checkpoints.unpickle import load_untrusted
 from d2v.errors import UserError
 from d2v.official.beit import read_beit
@@ -44,6 +46,8 @@ def read_official(source: Path) -> tuple[Imported, list[Path]]:
     """
     content = None
     if not source.is_dir():
+        if zipfile.is_zipfile(source) and (wrong := damage(source, of_a_run=False)):
+            raise UserError(f"{source}: is damaged ({wrong}); get it once more")
         content = load_untrusted(source)
     try:
         if content is not None:

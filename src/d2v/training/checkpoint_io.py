@@ -1,14 +1,13 @@
 """Checkpoints are on the disk as a whole or not at all."""
 
-import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from d2v.whole_files import whole_file
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -26,50 +25,10 @@ class SafeCheckpointIO(TorchCheckpointIO):
         path = Path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _unfinished(path) as file, file.open("wb") as opened:
-                torch.save(checkpoint, opened)
-                opened.flush()
-                os.fsync(opened.fileno())
-            _sync_folder(path.parent)
+            with whole_file(path) as file:
+                torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:  # torch has a RuntimeError for a full disk
             raise OSError(_why_not(path, error)) from error
-
-
-def replace_link(link: Path, target: Path) -> None:
-    """Let a name lead to a file of the same folder; without a moment in which it leads nowhere."""
-    with _unfinished(link) as new:
-        try:
-            new.symlink_to(target.name)
-        except OSError:  # Windows wants a permission for links, some file systems have none
-            shutil.copyfile(target, new)
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Remove what a process left that was killed while it saved."""
-    for file in folder.glob(".*.unfinished"):
-        file.unlink(missing_ok=True)
-
-
-@contextmanager
-def _unfinished(path: Path) -> Iterator[Path]:
-    """A name beside ``path`` to write to; the file is then renamed, or removed after an error."""
-    file = path.with_name(f".{path.name}.unfinished")
-    file.unlink(missing_ok=True)
-    try:
-        yield file
-        os.replace(file, path)
-    finally:
-        file.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Wait until the disk has the names, too, where a folder can be opened for that (not on Windows)."""
-    if os.name == "posix":
-        opened = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(opened)
-        finally:
-            os.close(opened)
 
 
 def _why_not(path: Path, error: Exception) -> str:
@@ -77,6 +36,9 @@ def _why_not(path: Path, error: Exception) -> str:
     free = shutil.disk_usage(path.parent).free
     if isinstance(error, RuntimeError) or free < 10_000_000:
         reason = f"no space left on the disk, or too little: {free / 1e6:,.1f} MB are free"
+        others = [file.stat().st_size for file in path.parent.glob("*.ckpt") if file.exists()]
+        if others:
+            reason += f", and one takes about {max(others) / 1e6:,.1f} MB until an older one is removed"
     return (
         f"{path}: the checkpoint cannot be written ({reason}). Earlier ones stay: make room, and continue with "
         f"--resume {path.parent.parent}"

@@ -17,6 +17,7 @@ from d2v.errors import UserError
 from d2v.modalities.speech.audio_reader import SAMPLE_RATE
 from d2v.modalities.speech.sound_files import SOUND, Clips
 from d2v.modalities.speech.survey import Survey, describe, hours_text, survey
+from d2v.whole_files import sync, write_text
 
 _WRITTEN = ("report.json", "lengths.png", "manifest.tsv")
 _DIGEST = "manifest_sha256"
@@ -143,12 +144,11 @@ def write_report(figures: Survey, clips: Clips, folder: Path) -> list[Path]:
         # The report comes first: it says whose the other files are, whenever this process is killed.
         manifest.unlink(missing_ok=True)
         text = json.dumps({**asdict(figures), _DIGEST: digest}, indent=2, ensure_ascii=False)
-        new = folder / f".{report.name}.part"
         # Names that are not UTF-8 become JSON's own escapes.
-        new.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
-        new.replace(report)
+        write_text(report, text + "\n", errors="backslashreplace")
         _draw(clips, picture)
         if digest:
+            sync(part)
             part.replace(manifest)
             written.append(manifest)
     return written

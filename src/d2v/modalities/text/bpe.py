@@ -19,16 +19,19 @@ SPECIAL = (*FIRST, MASK)
 
 # Types trained in excess, because merges that spell a special token are removed afterwards.
 _SPARE = 64
+_MOST_TYPES = 1_000_000  # the trainer makes room for all of them, and ends the process where there is none
 
 
 def train(texts: Iterable[str], vocab_size: int, progress: bool) -> str:
     """The ``tokenizer.json`` of a new BPE: <s> 0, <pad> 1, </s> 2, <unk> 3, the types, <mask>.
 
     Raises:
-        UserError: ``vocab_size`` is too small for the 256 bytes.
+        UserError: ``vocab_size`` is too small for the 256 bytes, or more than the trainer's memory holds.
     """
     if vocab_size < 256:
         raise UserError(f"vocab_size {vocab_size}: the 256 bytes alone are types; give at least 256, such as 50260")
+    if vocab_size > _MOST_TYPES:
+        raise UserError(f"vocab_size {vocab_size}: give at most {_MOST_TYPES:,}, such as 50260")
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(

@@ -14,6 +14,7 @@ from d2v.modalities.text import bpe
 from d2v.modalities.text.special_tokens import HIDDEN, NAMES, hide_special_tokens
 from d2v.modalities.text.tokenizer_files import UNKNOWN_FROM, read_tokenizer
 from d2v.modalities.text.tokenizer_patterns import why_not_run
+from d2v.whole_files import write_text
 
 
 class TextTokenizer:
@@ -98,7 +99,7 @@ class TextTokenizer:
 
     def save(self, path: str | Path) -> None:
         """Write ``tokenizer.json``."""
-        Path(path).write_text(self._json, encoding="utf-8")
+        write_text(path, self._json)
 
     @cached_property
     def fingerprint(self) -> str:

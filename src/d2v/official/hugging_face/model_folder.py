@@ -5,10 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-
-from d2v.checkpoints.folder import StateDict
+from d2v.checkpoints.folder import StateDict, read_tensors
 from d2v.checkpoints.head_files import StoredHead
 from d2v.checkpoints.unpickle import load_untrusted
 from d2v.errors import UserError
@@ -119,7 +116,4 @@ def _shards(index: Path) -> list[Path]:
 def _read_tensors(file: Path) -> dict[str, Any]:
     if file.suffix != ".safetensors":
         return load_untrusted(file)
-    try:
-        return dict(load_file(file))
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file.name}: not readable ({error})") from error
+    return dict(read_tensors(file))

@@ -7,13 +7,13 @@ from typing import Literal
 import lightning as L
 
 from d2v import metrics
+from d2v.checkpoints.intact import BEST
 from d2v.data.data_module import PretrainingDataModule
 from d2v.errors import UserError
 from d2v.metrics import of_encoder
 from d2v.training.callbacks.probe import ProbeCallback, probe_callbacks
 from d2v.training.step import TrainingModule
 
-BEST = "best.ckpt"
 Mode = Literal["min", "max"]
 _LESS_IS_BETTER = ("loss", "wer", "cer", "error")
 

@@ -11,16 +11,18 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
 
+from d2v.checkpoints.intact import BEST, LAST, damage
 from d2v.errors import Interrupted, UserError
-from d2v.training.callbacks.best import BEST, BestCheckpoint, Mode
+from d2v.training.callbacks.best import BestCheckpoint, Mode
 from d2v.training.callbacks.run_plan import total_steps
-from d2v.training.checkpoint_io import SafeCheckpointIO, remove_unfinished, replace_link
+from d2v.training.checkpoint_io import SafeCheckpointIO
 from d2v.training.schedules import in_steps, require_share_or_steps
 from d2v.training.stop_signals import REQUEUE, STOP, requeue_job
+from d2v.whole_files import remove_unfinished, replace_link
 
 MOST_STEPS = 5000  # between two checkpoints, unless more are asked for
-LAST = "last.ckpt"
 
 
 class RunCheckpoint(ModelCheckpoint):
@@ -173,10 +175,16 @@ class RunCheckpoint(ModelCheckpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
         best = Path(str(self.dirpath)) / BEST
-        if best.is_file():  # which may be newer than the checkpoint that is read
-            stored = torch.load(best, map_location="cpu", weights_only=True, mmap=True)
-            for state in stored["callbacks"].values():
-                self.best.value, self.best.step = state.get("best", (self.best.value, self.best.step))
+        wrong = damage(best)
+        if wrong:
+            self.best.value = None  # the next one is the best that there is
+            if best.exists():
+                rank_zero_info(f"warning: {best} is damaged ({wrong}): the next one takes its place")
+            return
+        # It may be newer than the checkpoint that is read.
+        stored = torch.load(best, map_location="cpu", weights_only=True, mmap=True)
+        for state in stored["callbacks"].values():
+            self.best.value, self.best.step = state.get("best", (self.best.value, self.best.step))
 
     def _is_due(self, trainer: L.Trainer) -> bool:
         """Whether the optimizer step that has just ended is to be saved. Lightning's rule waits for a validation that

@@ -23,11 +23,12 @@ from d2v.data.user_cache import bound_size, cached_arrays, entry_path, hold
 from d2v.errors import UserError
 from d2v.modalities.text.corpus.corpus_files import NAME_IT, Corpus
 from d2v.modalities.text.corpus.jobs import Job, run_jobs
-from d2v.modalities.text.corpus.shard_writer import PART, write_index, write_json, write_text
+from d2v.modalities.text.corpus.shard_writer import PART, write_index, write_json
 from d2v.modalities.text.corpus.shards import FORMAT, SPLITS, Shards, is_prepared, read_index
 from d2v.modalities.text.corpus.tokenizer_sample import sample
 from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.modalities.text.tokenizer_files import TOKENIZER
+from d2v.whole_files import write_text
 
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ import numpy as np
 from d2v.modalities.text.corpus.shards import FORMAT, INDEX, SPLITS
 from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.modalities.text.tokenizer_files import TOKENIZER
+from d2v.whole_files import sync, write_text
 
 PART = ".part"
 """Ending of a file that is being written."""
@@ -67,6 +68,7 @@ class ShardWriter:
         digest = hashlib.blake2b(ends_part.read_bytes(), digest_size=16).hexdigest()
         ends_part.replace(ends_path)
         self._part.replace(self._path)
+        sync(self._path.parent)
         return {
             "file": self._path.name,
             "ends": ends_path.name,
@@ -86,15 +88,6 @@ class ShardWriter:
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write a file completely or not at all."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=True) + "\n")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file completely or not at all."""
-    part = path.with_name(f"{path.name}.{os.getpid()}{PART}")
-    with part.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
-        _settle(file)
-    part.replace(path)
 
 
 def write_index(

@@ -3,7 +3,6 @@
 import csv
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from d2v.data.file_index import fingerprint
 from d2v.errors import UserError
 from d2v.modalities.text.labelled.glue import NOT_AVERAGED, TASKS
+from d2v.whole_files import write_text
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,7 @@ class GlueResults:
         content = {**self._identity(), "tasks": tasks, "average": average(self.runs, list(tasks)), "runs": runs}
         content["submitted"] = self.submitted
         self.output.mkdir(parents=True, exist_ok=True)
-        part = self.file.with_suffix(".part")
-        part.write_text(json.dumps(_without_nan(content), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(part, self.file)
+        write_text(self.file, json.dumps(_without_nan(content), indent=2, allow_nan=False) + "\n")
 
     def _identity(self) -> dict[str, Any]:
         files = [self.checkpoint]
