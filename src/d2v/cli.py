@@ -15,6 +15,7 @@ from d2v.allowed_packages import allow_packages
 from d2v.commands.failure_message import cause_of, hints_for, in_one_line, message_of
 from d2v.errors import Interrupted, UserError
 from d2v.lean_imports import keep_torchmetrics_lean
+from d2v.service_keys import without_keys
 
 TRAINER_COMMANDS = {
     "fit": "pretrain or fine-tune by a recipe:  d2v fit --config vision.yaml --data.root DIR",
@@ -74,10 +75,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + signal.SIGINT
     except Exception as error:
         if debug:
-            traceback.print_exc()
+            print(without_keys(traceback.format_exc()), end="", file=sys.stderr)
         if isinstance(error, OSError) and (named := _named_by_user(error, args)):
             error = UserError(f"{named}: {error.strerror}")
-        print(_describe(error, debug), file=sys.stderr)
+        print(without_keys(_describe(error, debug)), file=sys.stderr)
         return 2 if isinstance(cause_of(error), UserError) else 1
 
 
@@ -165,8 +166,8 @@ def _help() -> str:
             "",
             *(f"  {name:<{width}}  {summary}" for name, summary in rows),
             "",
-            "options of all commands: --debug shows the traceback of an error; --allow PACKAGE lets a checkpoint name",
-            "classes of that package, whose code then runs",
+            "options of all commands: --debug shows the traceback of an error; --allow PACKAGE lets a checkpoint or",
+            "a config name classes of that package, whose code then runs",
             "exit code: 0 done, 1 failed while running, 2 bad input",
         ]
     )

@@ -129,6 +129,8 @@ def _indented_below(lines: list[str], number: int, indent: int) -> list[str]:
 
 def _reason(text: str) -> str:
     """What is wrong with a value, in plain words."""
+    if wrong := re.search(r"Importing '([^']+)' is not allowed", text):
+        return no_part(wrong[1])
     wrong = re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", text)
     wrong = wrong or re.search(r"Expected '(\S+)' to be a subclass of <class '(\w+)'>", text)
     if wrong:
@@ -153,6 +155,17 @@ def _reason(text: str) -> str:
     return " ".join(text.split())
 
 
+def no_part(class_path: str) -> str:
+    """Why a config may not name a class or function, and what to do."""
+    package = class_path.partition(".")[0]
+    if hidden := _hidden(package):
+        return f"{class_path}: {hidden}"
+    return (
+        f"{class_path} is no part of a training (a module, an optimizer, a data set, a callback), and its code would "
+        f"run. If you trust it: --allow {package}"
+    )
+
+
 def _callable_reason(reason: str, text: str) -> str:
     """What is wrong with a class that is built later, with one more argument: a head, a front end."""
     stated = re.search(r"class_path='([^']+)'", text)
@@ -170,16 +183,20 @@ def _import_hint(class_path: str, reason: str) -> str:
     package = class_path.partition(".")[0]
     missing = re.search(r"No module named '([^']+)'", reason)
     if missing is None:
-        file, found = Path(f"{package}.py"), find_spec(package)
-        if file.is_file() and found and found.origin and not file.samefile(found.origin):
-            return f"{file} of the working folder is hidden by {found.origin}: give it another name"
-        return "check its spelling"
+        return _hidden(package) or "check its spelling"
     if f"{class_path}.".startswith(f"{missing[1]}."):
         return (
             "check its spelling; install its package, put its file into the working folder (FILE.py holds FILE.Class), "
             "or the folder that holds it on PYTHONPATH"
         )
     return "a file that it needs imports what is not there"
+
+
+def _hidden(package: str) -> str:
+    file, found = Path(f"{package}.py"), find_spec(package)
+    if file.is_file() and found and found.origin and not file.samefile(found.origin):
+        return f"{file} of the working folder is hidden by {found.origin}: give it another name"
+    return ""
 
 
 def _expected(text: str) -> list[str]:

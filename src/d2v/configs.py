@@ -1,5 +1,6 @@
 """Find and read config files: those of the working folder first, then those that ship with d2v."""
 
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,10 @@ def _suggestions(path: Path) -> list[str]:
     return [*recipes, f"and {len(shipped) - len(recipes)} more: see `d2v configs`"]
 
 
+_MOST_BYTES, _MOST_VALUES = 1_000_000, 10_000
+_TOO_MANY = f"it stands for more than {_MOST_VALUES:,} values"
+
+
 class _UniqueKeys(yaml.SafeLoader):
     """YAML lets the last of two equal keys win, without a word."""
 
@@ -70,6 +75,11 @@ class _UniqueKeys(yaml.SafeLoader):
             seen.add(name.value)
         return super().construct_mapping(node, deep)
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        if len(node.value) > _MOST_VALUES:
+            raise yaml.constructor.ConstructorError(problem=_TOO_MANY, problem_mark=node.start_mark)
+
 
 def read_config(path: Path) -> dict[str, Any]:
     """The sections of a config file; an empty file has none.
@@ -77,14 +87,36 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         UserError: The file cannot be read, or is not a YAML mapping.
     """
+    if path.stat().st_size > _MOST_BYTES:
+        raise UserError(f"--config {path}: has {path.stat().st_size / 1e6:,.0f} MB, and a config has a few kB")
     try:
         content = yaml.load(read_text(path, "--config"), _UniqueKeys)
+        if _count(content, {}) > _MOST_VALUES:
+            raise UserError(f"--config {path}: {_TOO_MANY}, by aliases of aliases")
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise UserError(f"--config {path}: {place}not valid YAML ({error.problem})") from error
-    except yaml.YAMLError as error:
+    except RecursionError as error:
+        raise UserError(f"--config {path}: is nested too deeply") from error
+    except UserError:
+        raise
+    except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"--config {path}: cannot be read ({error})") from error
     if content is not None and not isinstance(content, dict):
         raise UserError(f"--config {path}: holds a {type(content).__name__} instead of sections such as `model:`")
     return content or {}
+
+
+def _count(value: Any, known: dict[int, int]) -> int:
+    """How many values there are in one, each as often as aliases repeat it."""
+    if not isinstance(value, list | dict):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = _MOST_VALUES  # if it holds itself
+        known[id(value)] = 1 + sum(_count(item, known) for item in _items(value))
+    return known[id(value)]
+
+
+def _items(value: list[Any] | dict[Any, Any]) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value

@@ -21,6 +21,7 @@ from d2v.model.masking import Masking
 from d2v.model.targets import TopKTargets
 from d2v.model.task import Task
 from d2v.nn.transformer import Transformer
+from d2v.nn.trial import on_trial
 
 # Without training and fine-tuning, whose modules read other files when they are built.
 _PARTS = ("d2v.model.", "d2v.nn.", "d2v.modalities.")
@@ -31,15 +32,7 @@ def node(class_path: str, **init_args: Any) -> dict[str, Any]:
     return {"class_path": class_path, "init_args": init_args}
 
 
-def package_of(recipe: Any) -> set[str]:
-    """The package of the class that a node names. Only for recipes in configs, which the user gives on purpose and
-    which `d2v fit` follows too; never for recipes in checkpoints."""
-    if isinstance(recipe, dict) and isinstance(recipe.get("class_path"), str):
-        return {recipe["class_path"].partition(".")[0]}
-    return set()
-
-
-REFUSALS = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError)
+REFUSALS = (TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError, MemoryError)
 """What a constructor raises when it is given values from a damaged file."""
 
 
@@ -120,9 +113,15 @@ def build_encoder(recipe: Any, allow: Iterable[str] = ()) -> Encoder:
         UserError: Its front end is not allowed, or a part refuses its arguments.
     """
     recipe = checked_recipe(recipe)
-    try:
+
+    def built() -> Encoder:
         trunk = Transformer(**recipe["trunk"])
         return Encoder(lambda trunk: build(recipe["front"], FrontEnd, trunk, allow=allow), trunk)
+
+    try:
+        with on_trial():
+            built()
+        return built()
     except UserError:
         raise
     except REFUSALS as error:
@@ -136,13 +135,19 @@ def build_method(method: Mapping[str, Any], allow: Iterable[str] = ()) -> Data2V
         UserError: A part is missing, is not allowed, or refuses its arguments.
     """
     cls_loss = method.get("cls_loss")
+
+    def head(width: int) -> Head:
+        with on_trial():
+            build(method["head"], Head, width, allow=allow)
+        return build(method["head"], Head, width, allow=allow)
+
     try:
         student = build_encoder(method["student"], allow)
         task = Task(
             student,
             build(method["masking"], Masking, allow=allow),
             build(method["targets"], TopKTargets, allow=allow),
-            head=lambda width: build(method["head"], Head, width, allow=allow),
+            head=head,
             loss=build(method["loss"], RegressionLoss, allow=allow),
             cls_loss=build(cls_loss, ClsLoss, allow=allow) if cls_loss else None,
             num_masks=method["num_masks"],

@@ -10,6 +10,7 @@ from d2v.commands.stacked_configs import config_of_resumed_run, options, with_ad
 from d2v.config_messages import suggest
 from d2v.configs import SHIPPED, find_config, read_config
 from d2v.errors import UserError, some_of
+from d2v.service_keys import require_no_keys
 
 SECTIONS = (
     "seed_everything", "trainer", "model", "data", "checkpoint", "run_name", "length", "validate_every", "resume",
@@ -28,6 +29,7 @@ def checked_words(command: str, words: Sequence[str]) -> list[str]:
             whole recipes; the data are not there.
     """
     recipes, prepared = _find_configs(words)
+    require_no_keys(list(recipes.values()), words)
     for word in prepared:
         _require_option(command, word)
     _require_one_recipe(recipes)

@@ -19,7 +19,7 @@ from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCL
 from lightning.pytorch.utilities import rank_zero_info
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from d2v.commands.built_parts import require_parts
+from d2v.built_parts import limit_imports, require_inside, require_parts
 from d2v.commands.caption_files import CaptionFiles
 from d2v.commands.early_checks import SECTIONS
 from d2v.commands.predictions import FeatureFile, Table, metrics_line, read_another_root
@@ -39,6 +39,7 @@ from d2v.commands.run_folder import (
     run_of,
 )
 from d2v.commands.run_metrics import METRICS, RunMetrics
+from d2v.commands.stacked_configs import contents_of
 from d2v.commands.started_again import mark, meet_anew
 from d2v.commands.stated_length import settle
 from d2v.commands.value_ranges import require_consistent, require_sensible
@@ -46,6 +47,10 @@ from d2v.config_messages import key_of, one_line, parser_message
 from d2v.configs import read_config
 from d2v.errors import Interrupted, UserError
 from d2v.finetuning.finetuning_module import FinetuningModule
+from d2v.model.front_end import FrontEnd
+from d2v.model.heads import Head
+from d2v.nn.transformer import Transformer
+from d2v.nn.trial import on_trial
 from d2v.training.callbacks.checkpoint import RunCheckpoint
 from d2v.training.callbacks.progress import Announcement, RunProgressBar
 from d2v.training.callbacks.run_plan import NEVER, RunPlan
@@ -109,6 +114,7 @@ class RunCLI(LightningCLI):
 
     def __init__(self, args: ArgsType) -> None:
         self._words = list(map(str, args)) if isinstance(args, list) else []
+        limit_imports([self._words, *contents_of(self._words)])
         super().__init__(
             save_config_callback=None,
             trainer_defaults={
@@ -164,6 +170,7 @@ class RunCLI(LightningCLI):
         super().parse_arguments(parser, args)
         require_sensible(self.config[self.config.subcommand])
         require_parts(self.config[self.config.subcommand])
+        require_inside(self.config[self.config.subcommand], self._words)
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would merge the checkpoint's hyperparameters over the config and the command line. Never."""
@@ -228,6 +235,9 @@ class RunCLI(LightningCLI):
     def _build(self, class_type: type, *args: Any, **kwargs: Any) -> Any:
         """Build one object of the config; if it refuses its values, say under which key they stand."""
         try:
+            if isinstance(class_type, type) and issubclass(class_type, (Transformer, FrontEnd, Head)):
+                with on_trial():
+                    class_type(*args, **kwargs)
             return class_type(*args, **kwargs)
         except Exception as error:
             text = str(error) if isinstance(error, UserError) else one_line(error)

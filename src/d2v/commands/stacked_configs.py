@@ -37,6 +37,11 @@ def content_of(word: str) -> dict[str, Any]:
     return read_config(Path(word))
 
 
+def contents_of(words: Sequence[str]) -> list[dict[str, Any]]:
+    """The contents of all configs on a checked command line."""
+    return [content_of(value) for option, value in options(words) if option == "--config"]
+
+
 def with_added_lists(words: Sequence[str], contents: dict[str, dict[str, Any]]) -> list[str]:
     """The words, with one more config where lists of loggers or of callbacks add up.
 

@@ -7,6 +7,7 @@ from typing import Any
 import jsonargparse
 from lightning.pytorch import LightningDataModule
 
+from d2v.built_parts import limit_imports, require_parts
 from d2v.config_messages import parser_message
 from d2v.data.data_module import PretrainingDataModule
 from d2v.data.encoder_inputs import inputs_module
@@ -68,7 +69,9 @@ def build_data(section: Mapping[str, Any], changes: Mapping[str, Any]) -> Pretra
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--data", type=LightningDataModule)
     try:
+        limit_imports([section, *changes.values()])
         values = parser.parse_args(words)
+        require_parts(values)
         datamodule = parser.instantiate(values).data
     except UserError:
         raise

@@ -15,6 +15,7 @@ import pyarrow.compute as pc  # type: ignore[import-untyped]
 import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from jaxtyping import Float32
 
+from d2v.data.unpacking import require_plausible, require_plausible_parquet
 from d2v.errors import UserError
 from d2v.features.journal import RowJournal, flat_values
 from d2v.whole_files import sync
@@ -88,6 +89,8 @@ def _read(path: Path, with_rows: bool) -> PooledFeatures:
     _, read = FORMATS[path.suffix.lower()]
     try:
         return read(path, with_rows)
+    except UserError:
+        raise
     except Exception as error:  # the libraries raise errors of many types if a file is damaged or foreign
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: cannot be read as features ({reason}); `d2v embed` writes such files") from error
@@ -121,8 +124,10 @@ def _read_parquet(path: Path, with_rows: bool) -> PooledFeatures:
         settings = json.loads((file.schema_arrow.metadata or {}).get(_SETTINGS.encode(), b"{}"))
         if not with_rows:
             return PooledFeatures([], _MANY_VECTORS, settings)
-        ids = file.read(["id"])["id"].to_pylist()
         vectors = file.schema_arrow.field("embedding").type
+        require_plausible(path, 4 * file.metadata.num_rows * getattr(vectors, "list_size", 1))
+        require_plausible_parquet(path, ["id"])
+        ids = file.read(["id"])["id"].to_pylist()
         if not pa.types.is_fixed_size_list(vectors):
             return PooledFeatures(ids, _MANY_VECTORS, settings)
         matrix = np.empty((len(ids), vectors.list_size), np.float32)
@@ -180,6 +185,8 @@ def _write_npz(path: Path, journal: RowJournal, settings: str, part: str) -> Non
 
 def _read_npz(path: Path, with_rows: bool) -> PooledFeatures:
     with np.load(path, allow_pickle=False) as arrays:
+        for entry in arrays.zip.infolist():
+            require_plausible(path, entry.file_size)
         settings = json.loads(str(arrays.get(_SETTINGS, "{}")))
         if not with_rows:
             return PooledFeatures([], _MANY_VECTORS, settings)

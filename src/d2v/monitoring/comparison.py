@@ -8,8 +8,9 @@ from typing import Any, Literal
 
 import torch
 
+from d2v.built_parts import own_packages
 from d2v.checkpoints.load import Weights, load
-from d2v.checkpoints.recipe import build, build_encoder, package_of
+from d2v.checkpoints.recipe import build, build_encoder
 from d2v.configs import find_config, read_config
 from d2v.data.data_module import PretrainingDataModule
 from d2v.errors import UserError
@@ -92,8 +93,8 @@ def probe(
         untrained: Whether "random" is added, if it is not among the checkpoints.
         output: Folder to draw masks, features (of pictures) and training curves in; None: nothing is drawn.
         device: auto, cpu, cuda, cuda:1, mps.
-        allow: Packages outside d2v whose classes a checkpoint may name; see :func:`d2v.load`. Those that the config
-            names are allowed.
+        allow: Packages outside d2v whose classes a checkpoint may name; see :func:`d2v.load`. Those in the
+            working folder that the config names are allowed.
 
     Raises:
         UserError: A config, a value in it, a checkpoint, a layer or the device is wrong, or the data have no labels.
@@ -192,7 +193,7 @@ def _untrained(trained: Encoder | None, config: dict[str, Any], seed: int, allow
         recipe = _model_args(config).get("student")
         if not isinstance(recipe, dict):
             raise UserError("--checkpoint random: the config has no `model.init_args.student` to build an encoder from")
-        allow = package_of(recipe.get("front"))
+        allow = own_packages(recipe)
     else:
         recipe = trained.recipe
     with torch.random.fork_rng():
@@ -225,7 +226,7 @@ def _draw_pictures(
     images = denormalise(batch.inputs, getattr(datamodule, "mean", None), getattr(datamodule, "std", None))
     model_args = _model_args(config)
     if "masking" in model_args:
-        masking = build(model_args["masking"], Masking, allow=package_of(model_args["masking"]))
+        masking = build(model_args["masking"], Masking, allow=own_packages(model_args["masking"]))
         mask = masking(batch, grid, model_args.get("num_masks", 1), 0)
         drawn.append(draw_masks(images, mask, grid, folder / "masks.png"))
     features = {}

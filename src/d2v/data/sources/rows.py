@@ -13,6 +13,7 @@ import numpy as np
 
 from d2v.data.file_index import PackedStrings, fingerprint
 from d2v.data.sources.source import COLUMNS, Categories, Medium, Source, printable
+from d2v.data.unpacking import require_plausible_parquet
 from d2v.errors import BrokenSample, UserError
 from d2v.regular_files import read_regular
 
@@ -31,11 +32,15 @@ def open_rows(files: Sequence[Path], medium: Medium) -> "Rows":
     where, folder = f"data.root: {files[0]}", files[0].parent
     try:
         if files[0].suffix.lower() == ".parquet":
+            for file in files:
+                require_plausible_parquet(file)
             rows = datasets.Dataset.from_parquet(list(map(str, files)))  # load_dataset would report it to a server
         elif (folder / "state.json").is_file():  # without files that the library has cached beside them
             rows = datasets.Dataset.load_from_disk(str(folder))
         else:
             rows = datasets.concatenate_datasets([datasets.Dataset.from_file(str(file)) for file in files])
+    except UserError:
+        raise
     except Exception as error:  # the library wraps what goes wrong in many types of its own
         kind = files[0].suffix.lower().removeprefix(".")
         raise UserError(f"{where} (or one beside it) cannot be read as {kind}: {error.__cause__ or error}") from error

@@ -13,6 +13,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from d2v.data.unpacking import Counted
 from d2v.errors import UserError
 from d2v.text_files import UTF16, why_not_text
 
@@ -52,7 +53,9 @@ def open_binary(path: str | Path, source: str) -> Iterator[tuple[IO[bytes], IO[b
             elif last == ".zst":
                 import pyarrow as pa  # type: ignore[import-untyped]  # Python has it from 3.14 on
 
-                file = io.BufferedReader(pa.CompressedInputStream(raw, "zstd"), 1 << 18)
+                file = pa.CompressedInputStream(raw, "zstd")
+            if file is not raw:
+                file = io.BufferedReader(Counted(file, raw, path), 1 << 18)
             if file.peek(2).startswith(UTF16):
                 file = io.BufferedReader(_Recoded(file), 1 << 18)
             yield file, raw

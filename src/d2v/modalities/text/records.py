@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
+from d2v.data.unpacking import require_plausible, require_plausible_parquet
 from d2v.errors import UserError
 from d2v.modalities.text.line_blocks import LineBlocks, count_lines, ending_of, open_binary, require_text
 from d2v.modalities.text.tokenizer import without_surrogates
@@ -403,6 +404,7 @@ class Parquet(Records):
         from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
 
         try:
+            require_plausible_parquet(path)
             self._file = ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
         except (pa.ArrowException, OSError) as error:
             raise UserError(f"{reading.source} {path}: cannot be read as Parquet ({error})") from error
@@ -418,10 +420,14 @@ class Parquet(Records):
 
         groups = range(self.reading.start, min(self.reading.stop, self.num_groups))
         size = os.path.getsize(self.path)
-        done = 0
+        done = unpacked = 0
         batches = self._file.iter_batches(_PARQUET_ROWS, row_groups=groups, columns=list(dict.fromkeys(columns)))
         try:
             for batch in batches:
+                if not done:  # all rows are about as long as the first ones
+                    require_plausible(self.path, batch.nbytes * self._file.metadata.num_rows // max(1, len(batch)))
+                unpacked += batch.nbytes
+                require_plausible(self.path, unpacked)
                 yield from arrow_rows(self.path.name, done + 1, batch, columns)
                 done += len(batch)
                 self.read_bytes = size * done // self._file.metadata.num_rows

@@ -13,6 +13,7 @@ from d2v.errors import UserError
 from d2v.modalities.text import bpe
 from d2v.modalities.text.special_tokens import HIDDEN, NAMES, hide_special_tokens
 from d2v.modalities.text.tokenizer_files import UNKNOWN_FROM, read_tokenizer
+from d2v.modalities.text.tokenizer_patterns import why_not_run
 from d2v.whole_files import write_text
 
 
@@ -32,9 +33,13 @@ class TextTokenizer:
     def __init__(self, text: str, where: str = "tokenizer.json") -> None:
         try:
             content = json.loads(text)
+            if reason := why_not_run(content):
+                raise UserError(f"{where}: {reason}, so it is not run; take a byte-level tokenizer, say")
             hide_special_tokens(content)
             self.backend = Tokenizer.from_str(json.dumps(content, ensure_ascii=False))
-        except Exception as error:  # the library raises plain Exception
+        except (KeyboardInterrupt, SystemExit, UserError):
+            raise
+        except BaseException as error:  # the library raises plain Exception, and what panics in it is not even one
             raise UserError(f"{where} is not a tokenizer.json of the `tokenizers` library ({error}).") from error
         self.backend.no_truncation()
         self.backend.no_padding()

@@ -159,7 +159,7 @@ class Shards:
     def _ends(self, entry: dict[str, Any]) -> np.ndarray:
         path = self.folder / entry["ends"]
         try:
-            ends = np.load(path, allow_pickle=False)
+            ends = np.load(path, mmap_mode="r", allow_pickle=False)  # which checks the size that its header states
         except (OSError, ValueError, EOFError) as error:
             raise _damaged(path, str(error)) from error
         if ends.shape != (entry["documents"],) or ends[-1] != entry["tokens"] or (np.diff(ends, prepend=0) <= 0).any():
@@ -197,8 +197,12 @@ def read_index(folder: Path) -> dict[str, Any]:
             raise UserError(f"{path} was written by a later d2v (format {index['format']}); use that one.")
         for entries in index["splits"].values():
             for entry in entries:
-                _ = [entry[key] for key in _ENTRY_KEYS]
-        _ = index["tokenizer"], np.dtype(index["dtype"])
+                _ = [entry[key] for key in _ENTRY_KEYS], index["tokenizer"] + ""
+                for name in (entry["file"], entry["ends"]):
+                    if Path(name).name != name or min(entry["tokens"], entry["documents"]) < 1:
+                        raise TypeError(repr(name))
+        if index["dtype"] not in ("uint16", "uint32"):
+            raise TypeError("'dtype'")
     except (KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, f"its entry {error} is missing or wrong") from error
     return index
