@@ -5,7 +5,6 @@ Several processes may write the same one at once: each writes its own, and the l
 """
 
 import errno
-import importlib
 import io
 import itertools
 import os
@@ -14,6 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TextIO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _ENDING = ".unfinished"
 _LONGEST = 60  # letters of a name, so that there is room for the ending in what file systems allow
@@ -145,10 +149,8 @@ def _own_name(path: Path, is_folder: bool = False) -> Iterator[Path]:
 
 def _lock(path: Path) -> int | None:
     """What holds a lock on a file or folder until it is closed; None: another process has it."""
-    try:
-        fcntl = importlib.import_module("fcntl")
-    except ImportError as error:  # Windows
-        raise OSError("no locks") from error
+    if fcntl is None:
+        raise OSError("no locks")
     lock = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
