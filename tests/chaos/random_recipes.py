@@ -272,7 +272,7 @@ def recipes(draw: st.DrawFn, folder: Path) -> dict[str, Any]:
     if draw(st.booleans()):
         trainer["accumulate_grad_batches"] = draw(st.integers(1, 3))
     elif draw(st.booleans()):
-        data["global_batch_size"] = data["batch_size"] * draw(st.integers(1, 3))
+        data["global_batch_size"] = round(data["batch_size"] * draw(st.integers(1, 3)), 3)
     data.update(root=str(folder / medium), num_workers=0)
     return {
         "seed_everything": draw(st.integers(0, 2**32 - 1)),
