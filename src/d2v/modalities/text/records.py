@@ -424,11 +424,13 @@ class Parquet(Records):
         batches = self._file.iter_batches(_PARQUET_ROWS, row_groups=groups, columns=list(dict.fromkeys(columns)))
         try:
             for batch in batches:
+                rows = list(arrow_rows(self.path.name, done + 1, batch, columns))
+                size_of_rows = sum(len("".join(filter(None, cells))) for _, cells in rows)
                 if not done:  # all rows are about as long as the first ones
-                    require_plausible(self.path, batch.nbytes * self._file.metadata.num_rows // max(1, len(batch)))
-                unpacked += batch.nbytes
+                    require_plausible(self.path, size_of_rows * self._file.metadata.num_rows // max(1, len(batch)))
+                unpacked += size_of_rows
                 require_plausible(self.path, unpacked)
-                yield from arrow_rows(self.path.name, done + 1, batch, columns)
+                yield from rows
                 done += len(batch)
                 self.read_bytes = size * done // self._file.metadata.num_rows
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
