@@ -105,6 +105,13 @@ def run_trainer(args: Sequence[str], cli: "RunCLI | None" = None) -> None:
                 shutil.rmtree(cli.run_dir, ignore_errors=True)
 
 
+class _Parser(LightningArgumentParser):
+    """jsonargparse makes a parser of this class for each part, too: none takes a key's beginning for the key."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+
+
 class RunCLI(LightningCLI):
     """LightningCLI for all our modules and DataModules; each run has a folder of its own, with its config in it.
 
@@ -131,7 +138,8 @@ class RunCLI(LightningCLI):
                 "enable_model_summary": False,
             },
             seed_everything_default=1,
-            parser_kwargs={"exit_on_error": False, "allow_abbrev": False, "prog": "d2v"},
+            parser_class=_Parser,
+            parser_kwargs={"exit_on_error": False, "prog": "d2v"},
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
