@@ -89,10 +89,10 @@ def run_trainer(args: Sequence[str], cli: "RunCLI | None" = None) -> None:
             raise KeyboardInterrupt from stop
         raise
     except Exception as error:
-        stop = cause_of(error)
-        if isinstance(stop, Interrupted):  # an error on the way out hides it
+        cause = cause_of(error)
+        if isinstance(cause, Interrupted):  # an error on the way out hides it
             remove_unused(cli.run_dir)
-            raise stop from None
+            raise cause from None
         if cli.run_dir is None and isinstance(error, (TypeError, ValueError, LookupError, ArithmeticError)):
             raise UserError(f"the config cannot be read: {one_line(error)}") from error
         if cli.run_dir is not None:
