@@ -69,7 +69,7 @@ test: setup ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 chaos: setup ## at full count: kills and what they change, random configs, thousands of steps
-	D2V_CHAOS_KILLS=100 D2V_CHAOS_CONFIGS=500 D2V_CHAOS_STEPS=5000 $(BIN)/python -m pytest tests/chaos $(ARGS)
+	D2V_CHAOS=1 $(BIN)/python -m pytest tests/chaos -n 2 --dist worksteal --timeout 3000 --durations 0 $(ARGS)
 
 notebooks: setup ## make the notebooks from their scripts
 	$(BIN)/jupytext --quiet --to ipynb notebooks/*.py

@@ -1,6 +1,10 @@
-"""Whether the tests of tests/chaos run at their full count (`make chaos`) or at that of every day."""
+"""How much the tests of tests/chaos do: in full with `make chaos`, a little in the tests of every day."""
 
 import os
 
-KILLS = int(os.environ.get("D2V_CHAOS_KILLS", "1"))
-CHAOS = "D2V_CHAOS_KILLS" in os.environ
+CHAOS = "D2V_CHAOS" in os.environ
+KILLS = 100 if CHAOS else 1
+KILLED_SAVES = 100 if CHAOS else 2
+RANDOM_CONFIGS = 500 if CHAOS else 8
+STEPS = 5000
+RESUMED_RUNS = 30

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import soundfile
 from command_line import D2V, d2v  # noqa: F401  (a fixture)
+from full_count import CHAOS, STEPS
 from PIL import Image
 
-STEPS = int(os.environ.get("D2V_CHAOS_STEPS", "0"))
 WARM_UP, MOST_GROWTH = 1000, 0.02
 
 TINY = {
@@ -103,8 +103,7 @@ def growth(medium: str, folder: Path, steps: int, *more: str) -> tuple[float, li
     return last / first - 1, rows
 
 
-@pytest.mark.skipif(not STEPS, reason="of `make chaos`")
-@pytest.mark.timeout(1800)
+@pytest.mark.skipif(not CHAOS, reason="of `make chaos`")
 @pytest.mark.parametrize("medium", RECIPES)
 def test_thousands_of_steps_take_no_more_memory(medium: str, tmp_path: Path) -> None:
     grown, rows = growth(medium, tmp_path, STEPS)
@@ -114,14 +113,14 @@ def test_thousands_of_steps_take_no_more_memory(medium: str, tmp_path: Path) -> 
         assert max(row[what] for row in rows[-10:]) <= max(row[what] for row in rows[:10]), what
 
 
-@pytest.mark.skipif(not STEPS, reason="of `make chaos`")
+@pytest.mark.skipif(not CHAOS, reason="of `make chaos`")
 def test_a_leak_would_be_seen(tmp_path: Path) -> None:
     """The control: 20 kB a step."""
     grown, _ = growth("pictures", tmp_path, WARM_UP + 1500, "--trainer.callbacks.leak", "20000")
     assert grown > MOST_GROWTH
 
 
-@pytest.mark.parametrize("medium", RECIPES if STEPS else ["speech"])
+@pytest.mark.parametrize("medium", RECIPES if CHAOS else ["speech"])
 def test_a_run_leaves_no_handle_and_no_thread(medium: str, tmp_path: Path, d2v: D2V) -> None:  # noqa: F811
     root = write_data(medium, tmp_path / "data")
     counts = []

@@ -14,17 +14,19 @@ import pytest
 from full_count import CHAOS, KILLS
 
 SCRIPT = Path(__file__).parent / "killed_runs.py"
+RUNS = 5 if CHAOS else 1
 
 
-def killed(folder: Path, kills: int, *control: str) -> Any:
-    words = [sys.executable, str(SCRIPT), str(folder), str(kills), "1", *control]
+def killed(folder: Path, kills: int, seed: int, *control: str) -> Any:
+    words = [sys.executable, str(SCRIPT), str(folder), str(kills), str(seed), *control]
     done = subprocess.run(words, capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
-    report = killed(tmp_path, KILLS)
+@pytest.mark.parametrize("seed", range(RUNS))
+def test_kills_at_random_moments_change_nothing(tmp_path: Path, seed: int) -> None:
+    report = killed(tmp_path, KILLS // RUNS, seed)
     for number, code, before, after, seconds in report["kills"]:
         assert code == (-number if number == signal.SIGKILL else 128 + number) or code == 0
         assert after > before
@@ -36,5 +38,5 @@ def test_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
 @pytest.mark.skipif(not CHAOS, reason="of `make chaos`")
 def test_plain_checkpoints_lose_what_a_signal_stops(tmp_path: Path) -> None:
     """The control: without d2v's callback a signal saves nothing, so that the codes above are no matter of course."""
-    report = killed(tmp_path, 2, "control")
+    report = killed(tmp_path, 2, 1, "control")
     assert any(code not in (0, 128 + number) for number, code, *_ in report["kills"])

@@ -4,40 +4,28 @@
 """
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from full_count import CHAOS, RANDOM_CONFIGS
 
 sys.path.insert(0, str(Path(__file__).parent))
 import random_recipes
 from random_recipes import failures
 
 SCRIPT = Path(random_recipes.__file__)
-CONFIGS = int(os.environ.get("D2V_CHAOS_CONFIGS", "8"))
-PROCESSES = 2
 
 
-def test_random_recipes_train_three_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if CONFIGS < 100:
-        monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr("sys.argv", ["d2v"])
-        assert failures(tmp_path, CONFIGS, seed=1) == []
-        return
-    running = []
-    for number in range(PROCESSES):
-        (tmp_path / str(number)).mkdir()
-        words = [sys.executable, str(SCRIPT), str(tmp_path / str(number)), str(CONFIGS // PROCESSES), str(number)]
-        running.append(subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
-    found = []
-    for process in running:
-        out, err = process.communicate(timeout=3000)
-        assert process.returncode == 0, err
-        found += json.loads(out.splitlines()[-1])
-    assert found == []
+@pytest.mark.parametrize("seed", range(5) if CHAOS else [1])
+def test_random_recipes_train_three_steps(tmp_path: Path, seed: int) -> None:
+    number = RANDOM_CONFIGS // 5 if CHAOS else RANDOM_CONFIGS
+    words = [sys.executable, str(SCRIPT), str(tmp_path), str(number), str(seed)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=3000)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == []
 
 
 def test_a_recipe_that_does_not_train_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

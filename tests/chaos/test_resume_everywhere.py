@@ -12,7 +12,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from full_count import CHAOS
+from full_count import CHAOS, RESUMED_RUNS
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny_runs import PictureModule, make_module, make_trainer
 
@@ -115,7 +115,7 @@ def test_the_end_of_an_epoch_leads_on_as_if_nothing_had_been(tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(not CHAOS, reason="of `make chaos`")
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(RESUMED_RUNS))
 def test_every_step_leads_on_as_if_nothing_had_been(tmp_path: Path, seed: int) -> None:
     settings = drawn_settings(seed)
     assert differences(tmp_path, settings, range(1, STEPS)) == [], settings

@@ -13,10 +13,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from full_count import CHAOS, KILLED_SAVES
 
 SCRIPT = Path(__file__).parent / "killed_saves.py"
-KILLS = int(os.environ.get("D2V_CHAOS_KILLS", "2"))
 MEMORY = Path("/dev/shm")
+KEPT = (0, 1, 2, -1) if CHAOS else (2,)
 
 
 @pytest.fixture
@@ -35,16 +36,15 @@ def killed(folder: Path, temporary: Path, kills: int, keep: int, *control: str) 
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_a_kill_in_a_save_leaves_the_newest_good_checkpoint(tmp_path: Path, other_disk: Path) -> None:
-    kept, hit = (0, 1, 2, -1) if KILLS > 4 else (2,), 0
-    for keep in kept:
-        report = killed(other_disk / f"keep{keep}", tmp_path / "temporary", KILLS // len(kept), keep)
-        assert report["wrong"] == []
-        hit += report["hit"]
-    assert hit >= KILLS // 4  # so many kills left a half-written file
+@pytest.mark.parametrize("keep", KEPT)
+def test_a_kill_in_a_save_leaves_the_newest_good_checkpoint(tmp_path: Path, other_disk: Path, keep: int) -> None:
+    kills = KILLED_SAVES // len(KEPT)
+    report = killed(other_disk, tmp_path / "temporary", kills, keep)
+    assert report["wrong"] == []
+    assert report["hit"] >= kills // 4  # so many left a half-written file
 
 
-@pytest.mark.skipif("D2V_CHAOS_KILLS" not in os.environ, reason="of `make chaos`")
+@pytest.mark.skipif(not CHAOS, reason="of `make chaos`")
 def test_plain_checkpoints_are_lost_in_a_save(tmp_path: Path, other_disk: Path) -> None:
     """The control: what Lightning writes by itself."""
     report = killed(other_disk / "control", tmp_path / "temporary", 20, 0, "control")

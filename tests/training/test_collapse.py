@@ -99,6 +99,7 @@ class Constant(nn.Module):
     def __init__(self, part: nn.Module) -> None:
         super().__init__()
         self.part = part
+        self.dimensions = getattr(part, "dimensions", None)  # a head says which grids it is for; targets do not
 
     def forward(self, *args: Any) -> Tensor:
         out = self.part(*args)

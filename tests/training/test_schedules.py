@@ -107,7 +107,7 @@ def test_constant_decay():
 def test_errors():
     with pytest.raises(UserError, match="warmup is -1: give a share of the run, from 0 to below 1, or whole steps"):
         WarmupCosine(-1)
-    with pytest.raises(ValueError, match=r"add up to 1, not to 1\.1"):
+    with pytest.raises(ValueError, match=r"shares of the run that add up to 1, not 0\.1, 0\.9 and 0\.1"):
         TriStage(0.1, 0.9, 0.1)
     with pytest.raises(ValueError, match="end_factor"):
         TriStage(0.1, 0.8, 0.1, end_factor=0)

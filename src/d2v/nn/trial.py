@@ -1,5 +1,6 @@
 """Whether a model fits this machine, before it is built: a recipe of a few bytes can ask for any depth and width."""
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,7 +25,9 @@ def on_trial() -> Iterator[None]:
     Raises:
         TooLarge: It would not fit this machine.
     """
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    memory = math.inf
+    if hasattr(os, "sysconf"):  # not on Windows
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     parts = size = 0
 
     def count(module: nn.Module, name: str, value: Any) -> None:
