@@ -42,6 +42,13 @@ def equal_rows(path: Path, rows: int, length: int, column: str = "text") -> None
     pq.write_table(pa.table({column: text}), path, compression="zstd", row_group_size=rows)
 
 
+def long_texts(path: Path, length: int) -> None:
+    """A parquet of two texts; a dictionary of such long ones, or statistics, would take seconds to make."""
+    ends = pa.py_buffer(np.arange(3, dtype=np.int32) * length)
+    texts = pa.StringArray.from_buffers(2, ends, pa.py_buffer(b"a " * length))
+    pq.write_table(pa.table({"text": texts}), path, compression="lz4", use_dictionary=False, write_statistics=False)
+
+
 def safetensors(path: Path, header: bytes, length: int | None = None, data: bytes = b"") -> None:
     """A header of the stated length, or of its own."""
     path.write_bytes(struct.pack("<Q", len(header) if length is None else length) + header + data)

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -104,25 +104,36 @@ def _found(class_path: str) -> Any:
         return None
 
 
-def require_inside(config: jsonargparse.Namespace, words: Sequence[str]) -> None:
-    """Check that callbacks, loggers and profilers write nowhere but into the run's folder or the working folder.
+def require_inside(config: jsonargparse.Namespace, given: Collection[str]) -> None:
+    """Check that runs, callbacks, loggers and profilers write nowhere but into the working folder, or where the user
+    says on the command line.
 
     Args:
         config: Of a command, parsed.
-        words: The command line; a place that stands there is the user's own.
+        given: Places that the user gave on the command line.
 
     Raises:
         UserError: One of them would; the message names key and path.
     """
+    own = {_whole(place) for place in given}
     trainer = config.trainer
+    root = str(trainer.default_root_dir or ".")
+    values = [("trainer.default_root_dir", root)]
     for section in ("callbacks", "logger", "profiler", "plugins"):
-        for key, value in _values(trainer.get(section), f"trainer.{section}"):
-            places = (Path.cwd(), Path(trainer.default_root_dir or ".").absolute())
-            whole = Path(os.path.abspath(Path(value).expanduser()))
-            inside = ".." not in Path(value).parts and any(whole.is_relative_to(place) for place in places)
-            if not inside and not any(value in word for word in words if "\n" not in word):
-                text = "set trainer.default_root_dir, where runs are written, or give it on the command line"
-                raise UserError(f"{key} is {value}: it leads out of the run's folder; {text}")
+        values += _values(trainer.get(section), f"trainer.{section}")
+    for key, value in values:
+        whole = _whole(value)
+        places = [Path.cwd()] if key == values[0][0] else [Path.cwd(), _whole(root)]
+        inside = ".." not in Path(value).parts and any(whole.is_relative_to(place) for place in places)
+        if not inside and whole not in own:
+            raise UserError(
+                f"{key} is {value}: it leads out of the run's folder and of the working folder; if it is right, give "
+                "it, or trainer.default_root_dir, where runs are written, on the command line"
+            )
+
+
+def _whole(place: str) -> Path:
+    return Path(os.path.abspath(Path(place).expanduser()))
 
 
 def _values(node: Any, key: str) -> Iterator[tuple[str, str]]:

@@ -87,6 +87,18 @@ def read_config(path: Path) -> dict[str, Any]:
     Raises:
         UserError: The file cannot be read, or is not a YAML mapping.
     """
+    content = read_values(path)
+    if content is not None and not isinstance(content, dict):
+        raise UserError(f"--config {path}: holds a {type(content).__name__} instead of sections such as `model:`")
+    return content or {}
+
+
+def read_values(path: Path) -> Any:
+    """What stands in a config file, or in a file that a config names in place of a section or list.
+
+    Raises:
+        UserError: The file cannot be read, or is no YAML.
+    """
     if path.stat().st_size > _MOST_BYTES:
         raise UserError(f"--config {path}: has {path.stat().st_size / 1e6:,.0f} MB, and a config has a few kB")
     try:
@@ -103,9 +115,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise
     except (yaml.YAMLError, ValueError) as error:
         raise UserError(f"--config {path}: cannot be read ({error})") from error
-    if content is not None and not isinstance(content, dict):
-        raise UserError(f"--config {path}: holds a {type(content).__name__} instead of sections such as `model:`")
-    return content or {}
+    return content
 
 
 def _count(value: Any, known: dict[int, int]) -> int:

@@ -9,8 +9,8 @@ from d2v.errors import UserError
 
 _NAME = r"(?:\w*_)?(?:api_?key|access_key|secret_key|private_key|token|password|passwd|secret)"
 _IN_TEXT = re.compile(rf"[\"'{{,\s]{_NAME}[\"']?\s*:\s*[^\s}}]", re.IGNORECASE)
-_LIKE_A_KEY = re.compile(r"\bhf_\w{20,}|(?<=://)[^/\s@]*:[^/\s@]+(?=@)")
-"""A token of the Hugging Face hub; name and password in an address."""
+_LIKE_A_KEY = re.compile(r"\bhf_\w{20,}|(?:(?<=://)|(?<=:/)(?!/))[^/\s@]*:[^/\s@]+(?=@)")
+"""A token of the Hugging Face hub; name and password in an address, which a path leaves but one stroke of."""
 
 
 def require_no_keys(contents: Any, words: Sequence[str]) -> None:

@@ -21,6 +21,7 @@ from hostile_files import (
     flac,
     gif,
     laughs,
+    long_texts,
     lying_tar,
     npz,
     png,
@@ -105,7 +106,7 @@ INPUTS: dict[str, tuple[str, str, Callable[[Path], None], str]] = {
     "flac of 2^36 samples": ("speech", "x.flac", lambda path: flac(path, 2**36 - 1), "header does not state its"),
     "flac of a day": ("speech", "x.flac", lambda path: flac(path, 16_000 * 86_400), "not one of 1 files"),
     "20 million equal texts": ("text", "x.parquet", lambda path: equal_rows(path, 20_000_000, 100), "unpack to"),
-    "a text of 1 GB": ("text", "x.parquet", lambda path: equal_rows(path, 2, GB // 4 + 10**8), "unpack to 0.[0-9] GB"),
+    "two texts of 0.14 GB": ("text", "x.parquet", lambda path: long_texts(path, 14 * GB // 100), "unpack to 0.3 GB"),
     "lines in gzip": ("text", "x.txt.gz", lambda path: zeros(path, GB // 2, 1024), "unpack to"),
     "one line in xz": ("text", "x.txt.xz", lambda path: zeros(path, GB // 2), "unpack to"),
 }
@@ -255,6 +256,54 @@ def test_a_config(d2v: D2V, tiny: list[str], tmp_path: Path, case: str) -> None:
     refused(code, err, message)
     assert not (tmp_path / "ran").exists()
     assert "antigravity" not in set(sys.modules) - loaded
+
+
+def test_only_the_command_line_leads_out_of_the_working_folder(
+    d2v: D2V, tiny: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    saver = f"callbacks: [{{class_path: ModelCheckpoint, init_args: {{dirpath: {outside}}}}}]"
+    Path("saver.yaml").write_text(f"trainer: {{{saver}}}\n")
+    Path("root.yaml").write_text(f"trainer: {{default_root_dir: {outside}}}\n")
+    Path("both.yaml").write_text(f"trainer: {{default_root_dir: {outside}, {saver}}}\n")
+    for name, key in (("saver", "callbacks.dirpath"), ("root", "default_root_dir"), ("both", "default_root_dir")):
+        options = ("--config", f"{name}.yaml", "--data.root", f"{outside}/pictures/..", "--run_name", "x")
+        (outside / "pictures").mkdir(exist_ok=True)
+        code, _, err = d2v("fit", *tiny, *options)
+        refused(code, err, rf"trainer\.{key} is {outside}: it leads out")
+    assert [path.name for path in outside.iterdir()] == ["pictures"]
+    given = ("--trainer.default_root_dir", outside, "--run_name", "x")
+    code, _, err = d2v("fit", *tiny, "--config", "saver.yaml", *given)
+    assert code == 0, err
+    assert (outside / "x/config.yaml").is_file()
+    code, _, err = d2v("fit", "--resume", outside / "x", "--trainer.max_steps", 4)
+    assert code == 0, err  # the run's own config leads there, too
+
+
+def test_own_classes_in_a_file_that_a_config_names(d2v: D2V, tiny: list[str]) -> None:
+    Path("own_callback.py").write_text("import lightning\n\n\nclass Own(lightning.Callback): ...\n")
+    Path("parts").mkdir()
+    Path("parts/callbacks.yaml").write_text("- class_path: own_callback.Own\n")
+    Path("parts/shared.yaml").write_text("trainer: {callbacks: callbacks.yaml}\n")
+    without = tiny[: tiny.index("--trainer.callbacks")] + tiny[tiny.index("--trainer.callbacks") + 2 :]
+    for words in (("--config", "parts/shared.yaml"), ("--trainer.callbacks", "parts/callbacks.yaml")):
+        code, out, err = d2v("fit", *without, *words, "--print_config")
+        assert code == 0, err
+        assert "own_callback.Own" in out
+
+
+def test_a_file_that_a_config_names_is_judged_as_the_config_is(d2v: D2V, tiny: list[str]) -> None:
+    Path("shared.yaml").write_text("trainer: {logger: loggers.yaml}\n")
+    for content, message in (
+        (f"- {RUN}", "subprocess.Popen is no part"),
+        ("- {class_path: CSVLogger, init_args: {password: swordfish}}", "holds the key or password of a service"),
+        (laughs(), "stands for more than 10,000 values"),
+        ("trainer: {logger: shared.yaml}", "trainer.logger: "),  # each names the other
+    ):
+        Path("loggers.yaml").write_text(content + "\n")
+        code, _, err = d2v("fit", *tiny, "--config", "shared.yaml")
+        refused(code, err, message)
+        assert not holds_a_key(err)
 
 
 def test_the_config_beside_a_strangers_checkpoint(d2v: D2V, tmp_path: Path, models: dict[str, Path]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from d2v.commands.stacked_configs import config_of_resumed_run, options, with_added_lists
+from d2v.commands.stacked_configs import config_of_resumed_run, options, parts_in_files, with_added_lists
 from d2v.config_messages import suggest
 from d2v.configs import SHIPPED, find_config, read_config
 from d2v.errors import UserError, some_of
@@ -29,7 +29,10 @@ def checked_words(command: str, words: Sequence[str]) -> list[str]:
             whole recipes; the data are not there.
     """
     recipes, prepared = _find_configs(words)
-    require_no_keys(list(recipes.values()), words)
+    stated: list[Any] = list(recipes.values())
+    for path, recipe in recipes.items():
+        stated += parts_in_files(recipe, path.parent, set())
+    require_no_keys(stated, words)
     for word in prepared:
         _require_option(command, word)
     _require_one_recipe(recipes)

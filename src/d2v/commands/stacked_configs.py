@@ -1,31 +1,37 @@
 """What several configs amount to, where the parser would let the last one win: a resumed run's, lists of callbacks."""
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from d2v.configs import read_config
+from d2v.configs import read_config, read_values
 
 _LISTS = ("logger", "callbacks")
 
 
-def config_of_resumed_run(words: Sequence[str]) -> dict[str, Any]:
-    """The config of the run that a command line continues by its path; empty if it does not."""
+def _resumed_run(words: Sequence[str]) -> Path | None:
+    """The folder of the run that a command line continues by its path."""
     resume = ""
     for option, value in options(words):
         if option == "--resume":
             resume = value
     path = Path(resume).expanduser()
     if not resume or resume == "auto":
-        return {}
+        return None
     if path.is_file() and path.parent.name == "checkpoints":
-        path = path.parent.parent
-    config = path / "config.yaml"
-    if not config.is_file():
+        return path.parent.parent
+    return path
+
+
+def config_of_resumed_run(words: Sequence[str]) -> dict[str, Any]:
+    """The config of the run that a command line continues by its path; empty if it does not."""
+    run = _resumed_run(words)
+    if run is None or not (run / "config.yaml").is_file():
         return {}
-    content = read_config(config)
+    content = read_config(run / "config.yaml")
     content.pop("run_name", None)  # to give one asks for another run
     return content
 
@@ -37,9 +43,72 @@ def content_of(word: str) -> dict[str, Any]:
     return read_config(Path(word))
 
 
-def contents_of(words: Sequence[str]) -> list[dict[str, Any]]:
-    """The contents of all configs on a checked command line."""
-    return [content_of(value) for option, value in options(words) if option == "--config"]
+def contents_of(words: Sequence[str]) -> list[Any]:
+    """What all options of a checked command line state, configs and the files in them read."""
+    contents: list[Any] = []
+    for option, value in options(words):
+        folder = Path()
+        if option == "--config":
+            content: Any = content_of(value)
+            folder = folder if "\n" in value else Path(value).parent
+        elif option.startswith("--"):
+            content = _stated(value)
+        else:
+            continue
+        contents += [content, *parts_in_files(content, folder, set())]
+    return contents
+
+
+def parts_in_files(node: Any, folder: Path, seen: set[Path]) -> Iterator[Any]:
+    """The contents of YAML files that a config names in place of a section or list, such as ``callbacks: mine.yaml``.
+
+    Args:
+        node: Values of a config.
+        folder: That of the config; the parser looks for the files there.
+        seen: Files that were read; those that come are added.
+
+    Raises:
+        UserError: A file cannot be read.
+    """
+    if isinstance(node, list | dict):
+        for item in node.values() if isinstance(node, dict) else node:
+            yield from parts_in_files(item, folder, seen)
+    elif isinstance(node, str) and node.endswith((".yaml", ".yml")):
+        for place in (folder, Path()):
+            path = (place / Path(node).expanduser()).absolute()
+            if os.path.isfile(path) and path not in seen:
+                seen.add(path)
+                content = read_values(path)
+                yield content
+                yield from parts_in_files(content, path.parent, seen)
+
+
+def places_given(words: Sequence[str]) -> set[str]:
+    """What the user gave to the trainer on the command line itself, and the folder of the run that is continued."""
+    given: set[str] = set()
+    for option, value in options(words):
+        if option.partition(".")[0] == "--trainer":
+            given.update((value, *_texts(_stated(value))))
+    run = _resumed_run(words)
+    if run is not None:
+        given.add(str(run.absolute().parent))
+    return given
+
+
+def _stated(value: str) -> Any:
+    """The value of an option, which may be written as YAML."""
+    try:
+        return yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return value
+
+
+def _texts(node: Any) -> Iterator[str]:
+    if isinstance(node, list | dict):
+        for item in node.values() if isinstance(node, dict) else node:
+            yield from _texts(item)
+    else:
+        yield str(node)
 
 
 def with_added_lists(words: Sequence[str], contents: dict[str, dict[str, Any]]) -> list[str]:
