@@ -7,12 +7,17 @@ from typing import Any
 import yaml
 
 from d2v.configs import read_config
+from d2v.errors import UserError
 
 _LISTS = ("logger", "callbacks")
 
 
 def config_of_resumed_run(words: Sequence[str]) -> dict[str, Any]:
-    """The config of the run that a command line continues by its path; empty if it does not."""
+    """The config of the run that a command line continues by its path; empty if it does not.
+
+    Raises:
+        UserError: The run has none any more, and the command line names no other.
+    """
     resume = ""
     for option, value in options(words):
         if option == "--resume":
@@ -24,6 +29,8 @@ def config_of_resumed_run(words: Sequence[str]) -> dict[str, Any]:
         path = path.parent.parent
     config = path / "config.yaml"
     if not config.is_file():
+        if (path / "checkpoints").is_dir() and "--config" not in words:
+            raise UserError(f"--resume {resume}: {config} is missing; name the run's recipe, too: --config NAME.yaml")
         return {}
     content = read_config(config)
     content.pop("run_name", None)  # to give one asks for another run
