@@ -221,9 +221,10 @@ def test_beit_weights_in_any_wrapping(wrap: str | None, make_v1_vision: Make, im
     config = read_config(folder)
     assert config["left_out"] == []
     assert config["method"]["masking"]["init_args"] == {
-        "num_patches": 10, "grid": [4, 4], "min_block": 16, "max_block": 196,
+        "num_patches": 10, "grid": [4, 4], "min_block": 10, "max_block": 196,
     }  # fmt: skip
     assert any("published Base run" in note for note in config["notes"])
+    assert any("min_mask_patches_per_block 16 does not suit" in note for note in config["notes"])
     d2v.load(folder)
 
 

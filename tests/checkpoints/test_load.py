@@ -26,11 +26,14 @@ STUDENT = {"image_size": 16, "patch_size": 4, "width": 16, "depth": 2, "num_head
 
 
 def recipe(**student: Any) -> dict[str, Any]:
+    head = node("d2v.model.heads.ConvDecoder2d", decoder_width=8, num_layers=1, groups=2)
+    if student.get("masked_input") == "replace":
+        head = node("d2v.model.heads.LinearHead")
     return {
         "student": encoder_recipe(VisionFrontEnd, **{**STUDENT, **student}),
         "masking": node("d2v.model.masking.InverseBlockMasking", mask_ratio=0.5),
         "targets": node("d2v.model.targets.TopKTargets", top_k=2),
-        "head": node("d2v.model.heads.ConvDecoder2d", decoder_width=8, num_layers=1, groups=2),
+        "head": head,
         "loss": node("d2v.model.losses.RegressionLoss"),
         "cls_loss": None,
         "num_masks": 2,

@@ -151,7 +151,7 @@ def test_bad_input(checkpoint: Path, pictures: Path, tmp_path: Path, capsys: pyt
         ((pictures, output, "--layer", 3), "layer 3 is not there: the encoder has 3 layers, 0 to 2"),
         ((pictures, output, "--layer", "1,-2"), "each of them once"),
         ((pictures, output, "--layer", "1,x"), "no list such as 8,9,10"),
-        ((pictures, output, "--image_size", "0"), "--image_size 0,0"),
+        ((pictures, output, "--image_size", "0"), "--image_size: 0: give one or two numbers of pixels"),
         ((pictures, output, "--image_size", "large"), "--image_size"),
     ):
         assert embed(checkpoint, *args) == 2, message  # type: ignore[arg-type]

@@ -218,3 +218,21 @@ def test_under_slurm_the_job_is_requeued_once_the_checkpoint_is_there(
     command.write_text("#!/bin/sh\necho no such job >&2; exit 1\n")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "; rm -rf /")
     requeue_job()
+
+
+def test_data_that_fail_in_the_middle_of_a_run_leave_the_step_before(tmp_path: Path) -> None:
+    class Gone(Pictures):
+        def load(self, index: int) -> tuple[Tensor, int | None]:
+            if trainer.global_step >= STOPPED:
+                raise RuntimeError("the disk is gone")
+            return super().load(index)
+
+    class Lost(PictureModule):
+        def train_dataset(self) -> SampleDataset:
+            return Gone(self.num_samples, self.seed, SkippedSamples(str, self.num_samples, 0.0))
+
+    saving = RunCheckpoint(every_n_train_steps=100, dirpath=str(tmp_path))
+    trainer = make_trainer(tmp_path, callbacks=[saving], enable_checkpointing=True)
+    with pytest.raises(RuntimeError, match="the disk is gone"):
+        trainer.fit(make_module(), datamodule=Lost(num_samples=20, batch_size=2))
+    assert torch.load(tmp_path / "last.ckpt", weights_only=True)["global_step"] == STOPPED

@@ -22,6 +22,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from d2v.built_parts import limit_imports, require_inside, require_parts
 from d2v.commands.caption_files import CaptionFiles
 from d2v.commands.early_checks import SECTIONS
+from d2v.commands.failure_message import cause_of
 from d2v.commands.predictions import FeatureFile, Table, metrics_line, read_another_root
 from d2v.commands.quiet import quieten
 from d2v.commands.resume import ContinuedRun, Origin, find_origin, run_of_this_job
@@ -45,6 +46,7 @@ from d2v.commands.stated_length import settle
 from d2v.commands.value_ranges import require_consistent, require_sensible
 from d2v.config_messages import key_of, one_line, parser_message
 from d2v.configs import read_config
+from d2v.data.loading_processes import signals_held_back
 from d2v.errors import Interrupted, UserError
 from d2v.finetuning.finetuning_module import FinetuningModule
 from d2v.model.front_end import FrontEnd
@@ -68,6 +70,8 @@ def run_trainer(args: Sequence[str], cli: "RunCLI | None" = None) -> None:
         KeyboardInterrupt: It was stopped at once.
     """
     quieten()
+    with signals_held_back():  # starts what belongs to all processes to come, before a progress bar does
+        pass
     if cli is None:
         cli = RunCLI.__new__(RunCLI)  # so that the folder is known if the constructor fails
     try:
@@ -85,6 +89,10 @@ def run_trainer(args: Sequence[str], cli: "RunCLI | None" = None) -> None:
             raise KeyboardInterrupt from stop
         raise
     except Exception as error:
+        cause = cause_of(error)
+        if isinstance(cause, Interrupted):  # an error on the way out hides it
+            remove_unused(cli.run_dir)
+            raise cause from None
         if cli.run_dir is None and isinstance(error, (TypeError, ValueError, LookupError, ArithmeticError)):
             raise UserError(f"the config cannot be read: {one_line(error)}") from error
         if cli.run_dir is not None:

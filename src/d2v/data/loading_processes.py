@@ -28,7 +28,7 @@ class Loader(DataLoader[Any]):
     """A loader whose processes always end; ``worker_init_fn`` must be :func:`begin`."""
 
     def _get_iterator(self) -> Any:
-        with _signals_held_back():
+        with signals_held_back():
             iterator = super()._get_iterator()
         if self.num_workers == 0:
             watch()
@@ -82,7 +82,7 @@ def reading(name: Callable[[int], str], index: int) -> Iterator[None]:
 
 
 @contextmanager
-def _signals_held_back() -> Iterator[None]:
+def signals_held_back() -> Iterator[None]:
     """Processes that start inside never hear of a signal for the main process.
 
     Until one gets to :func:`begin` it would act as the main process does, and end; torch then raises an error in the

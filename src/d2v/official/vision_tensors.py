@@ -215,12 +215,18 @@ def block_masking(settings: dict[str, Any], grid: Grid, notes: list[str]) -> Rec
     if not 0 < num_patches < tokens:
         notes.append(f"num_mask_patches {num_patches} does not suit {tokens} patches: the published 60% are taken")
         num_patches = max(1, round(0.6 * tokens))
+    min_block = settings.get("min_mask_patches_per_block", 16)
+    max_block = settings.get("max_mask_patches_per_block")
+    most = num_patches if max_block is None else min(num_patches, max_block)
+    if min_block > most:
+        notes.append(f"min_mask_patches_per_block {min_block} does not suit blocks of at most {most}: {most} is taken")
+        min_block = most
     return node(
         "d2v.model.masking.BlockMasking",
         num_patches=num_patches,
         grid=list(grid),
-        min_block=settings.get("min_mask_patches_per_block", 16),
-        max_block=settings.get("max_mask_patches_per_block"),
+        min_block=min_block,
+        max_block=max_block,
     )
 
 

@@ -2,6 +2,7 @@
 
 import signal
 import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -148,6 +149,11 @@ class RunCheckpoint(ModelCheckpoint):
             exception.args = (f"{text}/{LAST}",)
             if exception.signal_number == REQUEUE and trainer.is_global_zero:
                 requeue_job()
+        elif isinstance(exception, Exception) and STOP.at_once and self._loops is not None:
+            self._stopping = True  # data that are gone, say: the end of the step before is whole
+            with suppress(Exception):  # the first error is the one to tell
+                self._save_now(trainer)
+                rank_zero_info(f"saved step {trainer.global_step}: {self.dirpath}/{LAST}")
         STOP.restore()
 
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
