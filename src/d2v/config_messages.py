@@ -28,7 +28,7 @@ def parser_message(error: Exception, options: dict[str, Iterable[str]]) -> str:
         options: The names of the keys in each section; those of the top level are under "".
     """
     text = str(error)
-    if "required" in text and "model" in text:
+    if re.match(r"the following arguments are required: (\w+\.)?model\b", text):
         return "model: the config has no such section; give a whole recipe, such as --config vision.yaml"
     unknown = re.search(r"does not accept option '([^']+)'", text)
     if unknown and "Parser key" not in text:
@@ -43,7 +43,9 @@ def parser_message(error: Exception, options: dict[str, Iterable[str]]) -> str:
             return f"{option}: belongs to no option; write options as --key value"
         section, _, name = option.removeprefix("--").rpartition(".")
         return f"{option}: there is no such option{suggest(name, options.get(section, ()))}"
-    return f"{path}: {reason}" if path else reason
+    if path:
+        return f"{path}: {reason or f'must be a section with keys: write --{path}.KEY VALUE, or leave it out'}"
+    return reason
 
 
 def key_of(config: Namespace | list[Any], class_type: type, names: Iterable[str], path: str = "") -> str | None:
@@ -152,7 +154,7 @@ def _reason(text: str) -> str:
         return f"expected {' or '.join(expected)}{got}"
     if no_class:
         return f"{no_class[1]} names no class; write its full path, such as package.module.Class"
-    return " ".join(text.split())
+    return " ".join(text.split()).partition(". Got value: Namespace(")[0]
 
 
 def no_part(class_path: str) -> str:
@@ -173,6 +175,9 @@ def _callable_reason(reason: str, text: str) -> str:
     if stated and option:
         names = list(_arguments(stated[1]))[1:]  # the first one is not for the config to give
         return f"{_short(stated[1])} has no such key as {option[1]}{suggest(option[1], names)}"
+    missing = re.search(r"arguments are required: (.*)", reason)
+    if stated and missing:
+        return f"{_short(stated[1])} needs {missing[1]}: give that under init_args, or name another class"
     if stated and "No module named" in reason:
         return f"class_path {stated[1]}: {reason}; {_import_hint(stated[1], reason)}"
     return f"{reason}; give the full path of a class or function, and its arguments as init_args"
@@ -208,6 +213,8 @@ def _expected(text: str) -> list[str]:
             types.append(_NAMES.get(class_path, _short(class_path)))
         for word in filter(None, literals.split(",")):
             words.append(word.strip(" '"))
+    for count in re.findall(r"Expected a tuple with (\d+) elements", text):
+        types.insert(0, f"{count} values")
     if "a number" in types and "a whole number" in types:
         types.remove("a whole number")
     if words:

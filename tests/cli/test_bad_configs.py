@@ -168,6 +168,27 @@ VALUES = [
     ("--trainer.overfit_batches 1", r"trainer\.overfit_batches is 1: .*data\.max_samples"),
     ("--trainer.strategy ddp_spawn", r"trainer\.strategy is ddp_spawn: set it to ddp"),
     ("--trainer.num_nodes 2", r"trainer\.num_nodes is 2: nothing says where the others are"),
+    ("--trainer.max_time 00:00:00:00", r"trainer\.max_time is 0 or less: give a time"),
+    ("--trainer.enable_checkpointing false", r"trainer\.enable_checkpointing is false: checkpoints .*leave it out"),
+    ("--trainer.barebones true", r"trainer\.barebones is true: .*leave it out"),
+    ("--trainer null", r"trainer: must be a section with keys: write --trainer\.KEY VALUE, or leave it out"),
+    ("--checkpoint null", r"checkpoint: must be a section with keys"),
+    ("--seed_everything true", r"seed_everything is true: give a whole number"),
+    ("--length 0.0001epochs", r"length is 0\.0001 epochs: one step is 0\.333 epochs already"),
+    ("--data.mean [0.5]", r"data\.mean: expected 3 values or null, not \[0\.5\]"),
+    (
+        "--model.ema.start 1 --model.ema.end 1",
+        r"model\.ema: a decay of 1 throughout: the teacher would never move; give a smaller start",
+    ),
+    ("--model.collapse.after -1", r"model\.collapse\.after is -1: it must be 0 or more"),
+    ("--model.collapse.min_target_std -1", r"model\.collapse\.min_target_std is -1\.0: it must be 0 or more"),
+    ("--model.loss null", r"model: Pretraining needs loss, such as --model\.loss VALUE"),
+    ("--model.head null", r"model: Pretraining needs head, such as --model\.head VALUE"),
+    ("--model.ema null", r"model: Pretraining needs ema\.start, .* such as --model\.ema\.start VALUE"),
+    ("--model.optimizer null", r"model: Pretraining needs optimizer, such as"),
+    ("--model.optimizer torch.optim.Optimizer", r"model\.optimizer: Optimizer needs defaults: .*name another class"),
+    ("--model.optimizer torch.optim.LBFGS", r"model\.optimizer: LBFGS .*such as torch\.optim\.AdamW"),
+    ("--model.optimizer.betas [0.9]", r"model\.optimizer\.betas: expected 2 values, not \[0\.9\]"),
     ('--trainer.max_time {"hours":-1}', r"the config cannot be read: "),
     (
         "--trainer.callbacks EarlyStopping --trainer.callbacks.monitor train/los",
@@ -222,6 +243,11 @@ def test_a_path_of_the_command_that_cannot_be_written_is_named(d2v: D2V, tree: P
     recipe = ("--config", "learn/vision_cifar10.yaml", "--data.root", tree)
     code, out, err = d2v("probe", "--checkpoint", "random", *recipe, "--output", "junk.ckpt")
     check(code, out, err, r"--output junk\.ckpt: File exists")
+
+
+def test_a_run_that_lost_its_config_is_named(d2v: D2V, tmp_path: Path) -> None:
+    (tmp_path / "lost" / "checkpoints").mkdir(parents=True)
+    check(*d2v("fit", "--resume", "lost"), r"--resume lost: lost/config\.yaml is missing; .*--config NAME\.yaml")
 
 
 def test_an_overlay_lies_on_a_recipe_of_its_classes(tmp_path: Path) -> None:

@@ -113,6 +113,10 @@ def test_errors():
         TriStage(0.1, 0.8, 0.1, end_factor=0)
     with pytest.raises(ValueError, match="between 0 and 1"):
         EMADecay(0.9, 1.1, 10)
+    for start, anneal in ((1, 10), (0.9, 0)):
+        with pytest.raises(ValueError, match="the teacher would never move"):
+            EMADecay(start, 1, anneal)
+    assert EMADecay(0.9997, 1, 10).at(10, 20) == 1, "published ones end there"
 
 
 def test_linear_decay_begins_where_the_recipes_of_glue_have_it():

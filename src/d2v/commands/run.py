@@ -257,6 +257,8 @@ class RunCLI(LightningCLI):
             return class_type(*args, **kwargs)
         except Exception as error:
             text = str(error) if isinstance(error, UserError) else one_line(error)
+            if "parameter groups" in text:
+                text += ": take one that does, such as torch.optim.AdamW"
             if not text.startswith(("data.", "model.", "model:", "trainer.", "checkpoint.")):  # else it names its key
                 key = key_of(self.config[self.subcommand], class_type, kwargs) or class_type.__name__
                 text = f"{key}: {text}"

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from d2v.configs import read_config, read_values
+from d2v.errors import UserError
 
 _LISTS = ("logger", "callbacks")
 
@@ -27,9 +28,18 @@ def _resumed_run(words: Sequence[str]) -> Path | None:
 
 
 def config_of_resumed_run(words: Sequence[str]) -> dict[str, Any]:
-    """The config of the run that a command line continues by its path; empty if it does not."""
+    """The config of the run that a command line continues by its path; empty if it does not.
+
+    Raises:
+        UserError: The run has none any more, and the command line names no other.
+    """
     run = _resumed_run(words)
-    if run is None or not (run / "config.yaml").is_file():
+    if run is None:
+        return {}
+    if not (run / "config.yaml").is_file():
+        if (run / "checkpoints").is_dir() and "--config" not in words:
+            text = "is missing; name the run's recipe, too: --config NAME.yaml"
+            raise UserError(f"--resume {run}: {run / 'config.yaml'} {text}")
         return {}
     content = read_config(run / "config.yaml")
     content.pop("run_name", None)  # to give one asks for another run

@@ -32,7 +32,7 @@ _MUST = {
     "width decoder_width patch_size image_size": _WIDE,
     "depth num_layers position_layers num_masks": _FEW,
     "prenet_depth num_cls": _FEW_OR_NONE,
-    "mask_noise weight gradient_clip_val": _NOT_NEGATIVE,
+    "mask_noise weight gradient_clip_val after min_target_std min_prediction_std": _NOT_NEGATIVE,
     "weight_decay color_jitter": _FACTOR,
     "start_factor end_factor adjust": _SHARE,
     "seed seed_everything": _SEED,
@@ -61,6 +61,9 @@ def require_sensible(config: jsonargparse.Namespace) -> None:
             raise UserError(f"{key} is {value}: it must be a number, and none above {_LARGEST:g}.")
         if name in musts and not musts[name][1](value):
             raise UserError(f"{key} is {value}: it must {musts[name][0]}.")
+    seed = config.get("seed_everything")
+    if isinstance(seed, bool):
+        raise UserError(f"seed_everything is {str(seed).lower()}: give a whole number, from which all else is drawn.")
     ema = config.get("model.init_args.ema")
     if isinstance(ema, jsonargparse.Namespace) and 1 >= ema.get("start", 0) > ema.get("end", 1):
         text = "the teacher gets slower during a run, so that its decay rises; give the smaller one as start"
@@ -102,6 +105,10 @@ def require_consistent(config: jsonargparse.Namespace, command: str) -> None:
         least, most = trainer[f"min_{unit}"], trainer[f"max_{unit}"]
         if least is not None and most not in (None, -1) and least > most:
             raise UserError(f"trainer.min_{unit} is {least} and trainer.max_{unit} is {most}: leave the first one out")
+    for key, value in (("enable_checkpointing", False), ("barebones", True)):
+        if trainer[key] is value:
+            text = "checkpoints and metrics are part of every run: leave it out"
+            raise UserError(f"trainer.{key} is {str(value).lower()}: {text}")
     if trainer.overfit_batches:
         text = "it would replace the order of samples; data.max_samples takes few of them"
         raise UserError(f"trainer.overfit_batches is {trainer.overfit_batches}: {text}")

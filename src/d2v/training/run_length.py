@@ -28,10 +28,17 @@ class RunLength:
     seconds: float | None = None
 
     def in_steps(self, passes_per_step: float) -> int:
-        """Optimizer steps, where it is not a time, if one step sees such a share of the data."""
+        """Optimizer steps, where it is not a time, if one step sees such a share of the data.
+
+        Raises:
+            UserError: A share of a pass is less than one step.
+        """
         if self.steps is not None:
             return self.steps
         if self.passes is not None:
+            if self.passes < min(1, passes_per_step):
+                text = f"one step is {passes_per_step:.3g} epochs already: give that or more"
+                raise UserError(f"length is {self.passes:g} epochs: {text}")
             return max(1, math.ceil(self.passes / passes_per_step))
         return round(min(max(AUTO_FACTOR * math.sqrt(1 / passes_per_step), AUTO_LEAST), AUTO_MOST))
 

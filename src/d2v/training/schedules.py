@@ -143,6 +143,10 @@ class EMADecay:
         if not 0 <= self.start <= 1 or not 0 <= self.end <= 1:
             raise ValueError(f"EMA decays lie between 0 and 1, not {self.start} and {self.end}")
         require_share_or_steps("anneal", self.anneal)
+        if self.end == 1 and (self.start == 1 or self.anneal == 0):  # published ones reach 1 by their last step
+            raise ValueError(
+                "a decay of 1 throughout: the teacher would never move; give a smaller start, or an anneal"
+            )
 
     def at(self, step: int, total_steps: int) -> float:
         """Decay of the EMA update that follows optimizer step ``step``, counted from 1, of a run of ``total_steps``."""

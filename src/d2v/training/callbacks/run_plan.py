@@ -139,6 +139,8 @@ class RunPlan(L.Callback):
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Timer):
                 self._seconds = callback.time_remaining()
+                if self._seconds is not None and self._seconds <= 0:
+                    raise UserError("trainer.max_time is 0 or less: give a time, such as 00:02:00:00 (2 hours)")
         if self._seconds is None and self._most_steps == NEVER:
             raise UserError("trainer.max_steps is not set, so training would never end: set it, or length: auto")
 
