@@ -102,6 +102,8 @@ def main(folder: Path, temporary: Path, kills: int, keep: int, seed: int, contro
         wrong, start, report["step"] = what_is_wrong(folder, temporary, keep, report["step"])
         if wrong:
             report["wrong"].append(wrong)
+            if control:  # that was shown, and what is left may start no more
+                break
         for file in temporary.glob("tmp*"):
             file.unlink()
         for file in folder.glob("step-*.ckpt"):
