@@ -102,7 +102,7 @@ def vision(draw: st.DrawFn, front: dict[str, Any]) -> tuple[dict[str, Any], dict
         aspect = draw(st.floats(0.1, 1))
         values = {"num_patches": masked, "grid": [rows, columns], "min_block": least, "max_block": most}
         return data, part("d2v.model.masking", kind, **values, min_aspect=aspect)
-    ratio = draw(st.integers(1, patches - 1)) / patches
+    ratio = (draw(st.integers(1, patches - 1)) - 0.5) / patches  # between two counts, so that rounding decides nothing
     if kind == "RandomMasking":
         return data, part("d2v.model.masking", kind, mask_ratio=ratio)
     side = draw(st.integers(1, min(rows, columns)))
@@ -140,7 +140,7 @@ def speech(draw: st.DrawFn, front: dict[str, Any], width: int) -> tuple[dict[str
     )
     longest = draw(st.sampled_from([0.5, 0.8, 1.3]))
     data = {
-        "batch_size": max(1.0, longest * draw(st.integers(1, 4))),
+        "batch_size": round(max(1.0, longest * draw(st.integers(1, 4))), 3),
         "max_seconds": longest,
         "min_seconds": draw(st.sampled_from([0.1, 0.5])),
         "max_eval_seconds": draw(st.sampled_from([None, 0.5])),
@@ -225,7 +225,7 @@ def recipes(draw: st.DrawFn, folder: Path) -> dict[str, Any]:
         data, masking = speech(draw, front, trunk["width"])
     else:
         data, masking = text(draw, front, folder)
-    start = draw(st.floats(0, 1))
+    start = draw(st.floats(0, 0.999))
     parts = ["feature_extractor"]
     if medium != "vision":
         parts += ["input_norm"]
@@ -251,7 +251,11 @@ def recipes(draw: st.DrawFn, folder: Path) -> dict[str, Any]:
         ),
         "cls_loss": None,
         "shared_with_teacher": draw(st.lists(st.sampled_from(parts), unique=True)),
-        "ema": {"start": start, "end": draw(st.floats(start, 1)), "anneal": draw(st.sampled_from([0, 0.5, 2, 1000]))},
+        "ema": {
+            "start": start,
+            "end": draw(st.floats(start, 0.9999)),
+            "anneal": draw(st.sampled_from([0, 0.5, 2, 1000])),
+        },
         "optimizer": optimizers(draw),
         "schedule": schedules(draw),
         "weight_decay_on": draw(st.sampled_from(["matrices", "beit", "all"])),

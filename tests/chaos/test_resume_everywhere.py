@@ -48,7 +48,7 @@ def drawn_settings(seed: int) -> dict[str, Any]:
     accumulation = draw.choice([1, 2, 2, 4])
     settings: dict[str, Any] = {
         "kind": draw.choice(["1.0", "2.0"]),
-        "num_samples": draw.randint(5, 24),
+        "num_samples": draw.randint(12, 24),
         "accumulation": accumulation,
         "val_check_interval": 1.0,
         "check_val_every_n_epoch": draw.choice([1, 2]),

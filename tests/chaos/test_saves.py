@@ -30,6 +30,7 @@ def other_disk(tmp_path: Path) -> Iterator[Path]:
 
 def killed(folder: Path, temporary: Path, kills: int, keep: int, *control: str) -> Any:
     words = [sys.executable, str(SCRIPT), str(folder), str(temporary), str(kills), str(keep), "1", *control]
+    temporary.mkdir(exist_ok=True)  # else Python takes another one
     environment = {**os.environ, "TMPDIR": str(temporary)}
     done = subprocess.run(words, capture_output=True, text=True, timeout=3000, env=environment)
     assert done.returncode == 0, done.stderr
