@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import CSVLogger
 from tiny_runs import PictureModule, Pictures, largest_difference, make_module, make_trainer, weights
 from torch import Tensor
 
+from d2v.errors import UserError
 from d2v.model.masking import Masking
 from d2v.training.callbacks.checkpoint import RunCheckpoint
 from d2v.training.callbacks.ema_teacher import EMATeacherCallback
@@ -340,3 +341,6 @@ def test_a_resumed_run_takes_its_learning_rate_and_decay_from_the_config(tmp_pat
     schedule = resumed.lr_scheduler_configs[0].scheduler
     assert schedule.base_lrs == [5e-4, 5e-4]
     assert decay["lr"] == 5e-4 * schedule.lr_lambdas[0](8)
+    another = {"optimizer": lambda groups: torch.optim.SGD(groups, lr=0.1)}
+    with pytest.raises(UserError, match="SGD, and the moments in the checkpoint are of AdamW"):
+        fit(tmp_path / "c", max_steps=8, module=another, ckpt_path=tmp_path / "half.ckpt")

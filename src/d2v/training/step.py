@@ -138,7 +138,12 @@ class TrainingModule(FiniteUpdates):
         encoders = {}
         for name, encoder in self.encoders.items():
             encoders[name] = {"recipe": encoder.recipe, "assets": encoder.assets, "licence": encoder.licence}
-        checkpoint["d2v"] = {"version": __version__, "encoders": encoders, "skipped_updates": self.skipped_updates}
+        checkpoint["d2v"] = {
+            "version": __version__,
+            "encoders": encoders,
+            "skipped_updates": self.skipped_updates,
+            "optimizers": [type(optimizer).__name__ for optimizer in self.trainer.optimizers],
+        }
 
     def prepare_for(self, checkpoint: dict[str, Any]) -> None:
         """Make the parts that only a checkpoint tells, before its weights are loaded.
@@ -151,12 +156,21 @@ class TrainingModule(FiniteUpdates):
         """On a resume the learning rate, decay and betas of the config given hold from here on.
 
         Raises:
-            UserError: The parameters are grouped otherwise, as layers with and without rates of their own are.
+            UserError: The optimizer is another one, or the parameters are grouped otherwise, as layers with and without
+                rates of their own are.
         """
         if self._trainer is not None and self._trainer.state.fn != TrainerFn.FITTING:
             return
-        self.skipped_updates = checkpoint.get("d2v", {}).get("skipped_updates", 0)
-        now = self._build_optimizer().param_groups
+        stored, optimizer = checkpoint.get("d2v", {}), self._build_optimizer()
+        self.skipped_updates = stored.get("skipped_updates", 0)
+        now_named = type(optimizer).__name__
+        for before in stored.get("optimizers", []):
+            if before != now_named:
+                raise UserError(
+                    f"--resume: model.optimizer is {now_named}, and the moments in the checkpoint are of {before}; give "
+                    "that one, or start a new run from its weights with model.init_from"
+                )
+        now = optimizer.param_groups
         for state in checkpoint.get("optimizer_states", []):
             groups = state["param_groups"]
             sizes = [len(group["params"]) for group in groups]
