@@ -163,12 +163,12 @@ class TrainingModule(FiniteUpdates):
             return
         stored, optimizer = checkpoint.get("d2v", {}), self._build_optimizer()
         self.skipped_updates = stored.get("skipped_updates", 0)
-        now_named = type(optimizer).__name__
+        named = type(optimizer).__name__
         for before in stored.get("optimizers", []):
-            if before != now_named:
+            if before != named:
                 raise UserError(
-                    f"--resume: model.optimizer is {now_named}, and the moments in the checkpoint are of {before}; give "
-                    "that one, or start a new run from its weights with model.init_from"
+                    f"--resume: model.optimizer is {named}, and the moments in the checkpoint are of {before}; "
+                    "give that one, or start a new run from its weights with model.init_from"
                 )
         now = optimizer.param_groups
         for state in checkpoint.get("optimizer_states", []):
