@@ -142,8 +142,10 @@ class TrainingModule(FiniteUpdates):
             "version": __version__,
             "encoders": encoders,
             "skipped_updates": self.skipped_updates,
-            "optimizers": [type(optimizer).__name__ for optimizer in self.trainer.optimizers],
         }
+        if "optimizer_states" in checkpoint:
+            optimizers = self.trainer.optimizers
+            checkpoint["d2v"]["optimizers"] = [type(optimizer).__name__ for optimizer in optimizers]
 
     def prepare_for(self, checkpoint: dict[str, Any]) -> None:
         """Make the parts that only a checkpoint tells, before its weights are loaded.
