@@ -11,7 +11,7 @@ class LayerNorm(nn.LayerNorm):
 
     Mean and variance are computed in fp32 by torch's kernel either way; what is rounded is what the matrix product
     behind the norm would round. In post-norm blocks the sums of the residuals are then bf16, too (half the memory and
-    traffic); in pre-norm blocks they have the type of what comes in. In fp16, whose range is narrow, all stays as it is.
+    traffic); in pre-norm blocks they have the type of what comes in. In fp16, whose range is narrow, nothing changes.
     """
 
     def forward(self, x: Float[Tensor, "*b d"]) -> Float[Tensor, "*b d"]:
