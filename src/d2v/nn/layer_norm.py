@@ -30,6 +30,6 @@ class LayerNorm(nn.LayerNorm):
 def autocast_dtype(x: Tensor) -> torch.dtype:
     """What matrix products with ``x`` are computed in where we are."""
     device = x.device.type
-    if torch.is_autocast_enabled(device):
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return x.dtype
