@@ -10,7 +10,8 @@ from d2v.cli import main
 
 # The demo of text, smaller: the quickest of the recipes.
 QUICK = [
-    "bench", "--config", "demo/text.yaml", "--precision", "32", "--device", "cpu", "--steps", "3", "--batch_size", "256",
+    "bench", "--config", "demo/text.yaml", "--precision", "32", "--device", "cpu", "--steps", "3",
+    "--batch_size", "256",
     "--model.student.trunk.width=32", "--model.student.trunk.num_heads=4",
 ]  # fmt: skip
 
