@@ -18,7 +18,8 @@ class LayerNorm(nn.LayerNorm):
         dtype = autocast_dtype(x)
         if dtype != torch.bfloat16:
             return super().forward(x)
-        weight, bias = self.weight, self.bias
+        weight: Tensor | None = self.weight
+        bias: Tensor | None = self.bias
         if weight is not None:
             weight = weight.to(dtype)
         if bias is not None:
