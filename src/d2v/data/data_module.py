@@ -156,8 +156,9 @@ class PretrainingDataModule(LightningDataModule, ABC):
             part.reads_labels = getattr(module, "reads_labels", part.reads_labels)
             if name in encoders:
                 part.adapt_to(encoders[name])
-            if hasattr(module, "with_early_masks"):
-                part._with_masks = partial(module.with_early_masks, name=name)
+            with_masks: Callable[..., Collate] | None = getattr(module, "with_early_masks", None)
+            if with_masks is not None:
+                part._with_masks = partial(with_masks, name=name)
         if stage in ("validate", "test") and self.eval_dataset("val") is None:
             raise UserError(
                 f"data.root {self.root}: there is no validation split, and `d2v {TrainerFn(stage).value}` needs one; "

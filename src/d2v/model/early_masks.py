@@ -7,7 +7,6 @@ from typing import Any
 from d2v.model.masking import Masking, keys_of
 from d2v.types import Batch
 
-
 Collate = Callable[[list[Any]], Batch]
 """Makes a batch of samples."""
 
