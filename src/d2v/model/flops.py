@@ -14,7 +14,6 @@ from torch import Size, nn
 from d2v.model.encoder import Encoder
 from d2v.model.front_end import FrontEnd
 from d2v.model.heads import ConvDecoder, Head, IdentityHead, LinearHead, MLPHead
-from d2v.nn.block import Block
 from d2v.nn.feature_extractor import ConvFeatureExtractor, PatchEmbedding, TokenEmbedding
 from d2v.nn.positional import ConvPositions, LearnedPositions, PositionTable
 from d2v.nn.transformer import BlockStack
@@ -59,27 +58,23 @@ def step_flops(
     return total
 
 
-def _product(layer: nn.Module, positions: int) -> int:
+def _product(layer: Any, positions: int) -> int:
     """Of a linear layer or a convolution, grouped or not, at so many places of its output."""
-    return 2 * positions * layer.get_parameter("weight").numel()
+    return 2 * positions * layer.weight.numel()
 
 
 def _blocks(stack: BlockStack, rows: int, length: int) -> float:
-    total = 0.0
-    for block in stack:
-        total += _block(block, rows, length)
-    if stack.training and stack.layer_drop and len(stack):  # if all are drawn to be left out, one stays
-        total *= 1 - stack.layer_drop + stack.layer_drop ** len(stack) / len(stack)
-    return total
-
-
-def _block(block: nn.Module, rows: int, length: int) -> int:
-    assert isinstance(block, Block)
+    depth = len(stack)
+    if depth == 0:
+        return 0
+    block: Any = stack[0]  # all are alike
     total = 0
     for layer in (block.attention.qkv, block.attention.proj, block.mlp[0], block.mlp[2]):
         total += _product(layer, rows * length)
-    width = block.attention.proj.in_features
-    return total + 2 * 2 * rows * length * length * width  # scores, and the sums that they weigh
+    total += 2 * 2 * rows * length * length * block.attention.proj.in_features  # scores, and the sums that they weigh
+    if not stack.training or stack.layer_drop == 0:
+        return depth * total
+    return total * (depth * (1 - stack.layer_drop) + stack.layer_drop**depth)  # one stays, if all are drawn
 
 
 def _extractor(front: FrontEnd, inputs: Size, num_tokens: int, passes: int) -> int:
