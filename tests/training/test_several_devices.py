@@ -56,8 +56,8 @@ def fit(folder: Path, name: str, world_size: int, accumulated: int, strategy: An
     saving = RunCheckpoint(every_n_train_steps=HALF, keep=-1, dirpath=str(folder / name))
     trainer = make_trainer(
         folder, devices=world_size, strategy=strategy, max_steps=STEPS, callbacks=[saving, losses],
-        enable_checkpointing=True, limit_val_batches=1, check_val_every_n_epoch=None, val_check_interval=2 * accumulated,
-        precision=changes.pop("precision", "32-true"),
+        enable_checkpointing=True, limit_val_batches=1, check_val_every_n_epoch=None,
+        val_check_interval=2 * accumulated, precision=changes.pop("precision", "32-true"),
     )  # fmt: skip
     data = PictureModule(num_samples=50, batch_size=2, global_batch_size=2 * world_size * accumulated)
     trainer.fit(module(layer_drop), datamodule=data, **changes)
