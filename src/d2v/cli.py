@@ -33,6 +33,7 @@ COMMANDS = {
         "d2v.commands.search",
         "nearest neighbours among such features:  d2v search FILE.parquet --query ID|FILE",
     ),
+    "bench": ("d2v.commands.bench", "how fast a recipe trains, and where time goes:  d2v bench --config NAME.yaml"),
     "glue": ("d2v.commands.glue", "GLUE:  d2v glue --checkpoint PATH --root GLUE --output DIR  sweeps, scores, table"),
     "export": ("d2v.commands.export", "a model for others: Hugging Face, ONNX, torch.export, safetensors"),
     "import": ("d2v.commands.import_", "translate an official checkpoint (fairseq, data2vec_vision, Hugging Face)"),
@@ -134,7 +135,9 @@ def _dispatch(args: list[str]) -> int:
         print(f"d2v {__version__}")
         return 0
     command, rest = args[0], args[1:]
-    if command in (*TRAINER_COMMANDS, "probe") and os.getcwd() not in sys.path:
+    if " ".join(args[:2]) in COMMANDS:  # a command of two words
+        command, rest = " ".join(args[:2]), args[2:]
+    if command in (*TRAINER_COMMANDS, "probe", "bench") and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # class paths in what the user types and in configs; a checkpoint's are refused
     if command in TRAINER_COMMANDS:
         from d2v.commands.early_checks import checked_words

@@ -15,7 +15,9 @@ from PIL import Image
 
 import d2v
 from d2v.cli import main
-from d2v.modalities.vision.transforms import EvalTransform, decode_image
+from d2v.data.normalisation import IMAGENET
+from d2v.modalities.vision.decoding import Picture
+from d2v.modalities.vision.transforms import EvalTransform
 from d2v.model.encoder import Encoder
 
 WIDTH, SIZE, PATCH = 16, 16, 4
@@ -56,7 +58,7 @@ def embed(checkpoint: Path, source: Path | str, output: Path, *options: object) 
 
 
 def pixels(path: Path, size: tuple[int, int] = (SIZE, SIZE)) -> torch.Tensor:
-    return EvalTransform(size)(decode_image(path.read_bytes()))[None]
+    return IMAGENET.apply(EvalTransform(size)(Picture(path.read_bytes())))[None]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

@@ -19,7 +19,8 @@ from d2v.data.sources.source import Files
 from d2v.errors import BrokenSample, UserError
 from d2v.modalities.speech.audio_reader import AudioReader
 from d2v.modalities.speech.sound_files import SOUND
-from d2v.modalities.vision.transforms import IMAGES, EvalTransform, TrainTransform, decode_image
+from d2v.modalities.vision.decoding import IMAGES, Picture, decode_image
+from d2v.modalities.vision.transforms import EvalTransform, TrainTransform
 
 PICTURE, SOUNDS = [".jpg", ".png"], [".wav", ".flac", ".mp3", ".ogg"]
 
@@ -129,7 +130,7 @@ def test_pictures_of_any_shape_take_little_memory(size: tuple[int, int], monkeyp
 
     monkeypatch.setattr(Image.Image, "resize", noted)
     for transform in (EvalTransform((224, 224)), TrainTransform((224, 224), 0.2, 0.5, 0.4)):
-        assert transform(Image.new("RGB", size)).shape == (3, 224, 224)
+        assert transform(Picture(Image.new("RGB", size))).shape == (3, 224, 224)
     assert max(sizes) < 1e6  # resized whole, a picture of 20,000 x 1 has 1.3 billion pixels
 
 

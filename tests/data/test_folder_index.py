@@ -17,7 +17,7 @@ from d2v.data.sources.source import Categories, Files
 from d2v.data.sources.splits import open_everything, open_splits
 from d2v.modalities.speech.data import LibriSpeechDataModule
 from d2v.modalities.speech.sound_files import SOUND
-from d2v.modalities.vision.transforms import IMAGES
+from d2v.modalities.vision.decoding import IMAGES
 
 NAMES = ["b/2.png", "b/1.PNG", "a/x/3.jpg", "a/x/4.png", "a/5.heic", "a/notes.txt"]
 

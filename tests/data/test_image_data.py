@@ -13,8 +13,10 @@ import torch
 from encoders import vision_encoder
 from PIL import Image
 
+from d2v.data.normalisation import IMAGENET
 from d2v.errors import UserError
 from d2v.modalities.vision.data import ImageNetDataModule
+from d2v.modalities.vision.decoding import Picture
 from d2v.modalities.vision.rand_augment import RandAugment
 from d2v.modalities.vision.transforms import EvalTransform, TrainTransform, random_crop_box
 from d2v.types import Batch
@@ -57,13 +59,14 @@ def batches(data: ImageNetDataModule) -> list[Batch]:
     return list(data.train_dataloader())
 
 
-def test_a_batch_is_normalised_and_labelled(tmp_path: Path) -> None:
-    data = module(write_tree(tmp_path), image_size=(16, 8), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+def test_a_batch_holds_bytes_and_labels(tmp_path: Path) -> None:
+    data = module(write_tree(tmp_path), image_size=(16, 8))
     loaded = batches(data)
     assert len(loaded) == 3
     first = loaded[0]
     assert first.inputs.shape == (4, 3, 16, 8)
-    assert 0 <= first.inputs.min() < first.inputs.max() <= 1
+    assert first.inputs.dtype == torch.uint8
+    assert first.inputs.is_contiguous()
     assert sorted(torch.cat([batch.sample_ids for batch in loaded]).tolist()) == list(range(12))
     labels = torch.cat([batch.labels for batch in loaded if batch.labels is not None])
     assert labels.bincount().tolist() == [6, 6]
@@ -277,9 +280,9 @@ def test_transforms_agree_with_torchvision() -> None:
             v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         ]
     )
-    assert torch.allclose(EvalTransform((28, 28))(image), reference(image), atol=1e-5)
+    assert torch.allclose(IMAGENET.apply(EvalTransform((28, 28))(Picture(image))), reference(image), atol=1e-5)
     whole = TrainTransform((50, 40), min_crop_scale=1.0, flip=1.0, color_jitter=0.0)
-    assert whole(image).shape == (3, 50, 40)
+    assert whole(Picture(image)).shape == (3, 50, 40)
 
 
 def augmented(root: Path, **changes: Any) -> ImageNetDataModule:
@@ -305,7 +308,7 @@ def test_augmentation_for_finetuning_has_keys_and_disturbs_nothing(tmp_path: Pat
 
 def test_erased_pixels_are_noise() -> None:
     transform = TrainTransform((32, 32), min_crop_scale=1.0, flip=0.0, color_jitter=0.0, random_erasing=1.0)
-    pixels = transform(Image.new("RGB", (32, 32)))
+    pixels = transform(Picture(Image.new("RGB", (32, 32))))
     erased = (pixels != pixels[:, :1, :1].clone()).all(dim=0)
     if erased[0, 0]:
         erased = ~erased
@@ -315,7 +318,7 @@ def test_erased_pixels_are_noise() -> None:
 
 def test_the_crop_of_evaluation() -> None:
     gradient = Image.linear_gradient("L").resize((64, 64)).convert("RGB")  # darkest above
-    whole, usual = (EvalTransform((32, 32), (0.0,) * 3, (1.0,) * 3, crop)(gradient)[0] for crop in (1.0, None))
+    whole, usual = (EvalTransform((32, 32), crop)(Picture(gradient))[0] / 255 for crop in (1.0, None))
     assert whole[0].mean() < 0.02
     assert usual[0].mean() == pytest.approx(1 / 16, abs=0.02), "an eighth of the height is cut off, half of it above"
     assert EvalTransform((384, 384)).margin == 1

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from d2v.errors import BrokenSample
-from d2v.modalities.vision.transforms import decode_image
+from d2v.modalities.vision.decoding import Picture, decode_image
 
 
 def encode(image: Image.Image, kind: str, **options: object) -> bytes:
@@ -82,3 +82,35 @@ def test_a_decompression_bomb_is_a_broken_sample(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(BrokenSample, match="decompression bomb"):
         decode_image(encode(photo(), "PNG"))
+
+
+def whole(data: bytes, box: tuple[int, int, int, int]) -> np.ndarray:
+    image = Image.open(io.BytesIO(data)).convert("RGB")
+    return np.asarray(image.crop(box).resize((40, 32), Image.Resampling.BICUBIC)).astype(int)
+
+
+@pytest.mark.parametrize(("box", "largest"), [((7, 9, 67, 54), 0.1), ((3, 5, 203, 165), 1.0), ((21, 9, 380, 300), 1.0)])
+def test_a_crop_is_decoded_at_no_more_than_it_needs(box: tuple[int, int, int, int], largest: float) -> None:
+    smooth = Image.effect_noise((25, 20), 90).convert("RGB").resize((400, 320), Image.Resampling.BICUBIC)
+    data = encode(smooth, "JPEG", quality=90)
+    pixels = Picture(data).crop(box, 32, 40).permute(1, 2, 0).numpy()
+    assert np.abs(whole(data, box) - pixels).mean() < largest
+    kept = Picture(Image.open(io.BytesIO(data))).crop(box, 32, 40)  # it was opened already, and is decoded in full
+    assert np.abs(whole(data, box) - kept.permute(1, 2, 0).numpy()).mean() < 0.1
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_pixels_are_those_of_pillow(mode: str) -> None:
+    exif = Image.Exif()
+    for orientation in (1, 6):
+        exif[0x0112] = orientation
+        data = encode(photo(41, 30).convert(mode), "JPEG", exif=exif)
+        picture, expected = Picture(data), decode_image(data)
+        assert picture.size == expected.size
+        assert np.array_equal(picture.image(), expected)
+        assert np.array_equal(picture.pixels().permute(1, 2, 0), expected)
+
+
+def test_damage_may_show_when_pixels_are_asked_for() -> None:
+    with pytest.raises(BrokenSample, match="truncated"):
+        Picture(encode(photo(200, 200), "JPEG")[:5000]).pixels()

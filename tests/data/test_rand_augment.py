@@ -16,6 +16,7 @@ from d2v.data.samples import keyed_randomness
 from d2v.errors import UserError
 from d2v.modalities.vision import rand_augment
 from d2v.modalities.vision.data import ImageNetDataModule
+from d2v.modalities.vision.decoding import Picture
 from d2v.modalities.vision.rand_augment import RandAugment
 from d2v.modalities.vision.transforms import TrainTransform
 
@@ -153,7 +154,7 @@ def test_a_shipped_recipe_draws_twenty_thousand_pictures(name: str, settings: di
     pixels = torch.zeros(())
     for sample in range(20_000):
         with keyed_randomness(0, 0, sample):
-            pixels = data.train_transform(image)
+            pixels = data.train_transform(Picture(image))
         if sample % 1000 == 0:
             assert pixels.isfinite().all()
     assert pixels.shape == (3, 4, 4)
@@ -170,7 +171,7 @@ def test_any_transform_of_pictures_by_class_path() -> None:
         return transform
 
     transform = build("torchvision.transforms.v2.TrivialAugmentWide")
-    assert transform(striped_picture()).shape == (3, 8, 8)
+    assert transform(Picture(striped_picture())).shape == (3, 8, 8)
     assert type(transform.augment).__name__ == "TrivialAugmentWide"
     before = torch.get_rng_state()
     with pytest.raises(UserError, match=r"torchvision\.\S+ToImage, which returns torchvision\S+Image: name a"):

@@ -15,7 +15,7 @@ from d2v.errors import UserError
 from d2v.modalities.speech.data import LibriSpeechDataModule
 from d2v.modalities.text.labelled.data import LabelledTextDataModule
 from d2v.modalities.vision.data import ImageNetDataModule
-from d2v.modalities.vision.transforms import IMAGES
+from d2v.modalities.vision.decoding import IMAGES
 
 MANIFESTS = (".tsv",)
 

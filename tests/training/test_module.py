@@ -18,15 +18,16 @@ from torch import Tensor
 
 from d2v.errors import UserError
 from d2v.model.masking import Masking
+from d2v.training.callbacks import throughput
 from d2v.training.callbacks.checkpoint import RunCheckpoint
 from d2v.training.callbacks.ema_teacher import EMATeacherCallback
 from d2v.training.callbacks.throughput import ThroughputCallback
 from d2v.training.module import Data2VecModule
 from d2v.training.schedules import EMADecay, WarmupCosine
-from d2v.types import Mask
+from d2v.types import Batch, Mask
 
-# The names of design.md, section 6, that pictures have and this module writes itself. (throughput/mfu and the probes
-# come with parts of their own.)
+# The names of design.md, section 6, that pictures have and this module writes itself. (The probes come with parts of
+# their own, and throughput/mfu in the third minute of a run on a CPU.)
 LOGGED = {
     *(f"train/{name}" for name in ("loss", "regression_loss", "cls_loss", "target_std", "prediction_std", "grad_norm")),
     *(
@@ -344,3 +345,17 @@ def test_a_resumed_run_takes_its_learning_rate_and_decay_from_the_config(tmp_pat
     another = {"optimizer": lambda groups: torch.optim.SGD(groups, lr=0.1)}
     with pytest.raises(UserError, match="SGD, and the moments in the checkpoint are of AdamW"):
         fit(tmp_path / "c", max_steps=8, module=another, ckpt_path=tmp_path / "half.ckpt")
+
+
+def test_training_logs_the_share_of_the_ceiling(tmp_path, monkeypatch):
+    monkeypatch.setattr(throughput, "_CEILING_AFTER", 0)
+    monkeypatch.setattr(throughput, "matrix_ceiling", lambda device, dtype: 1e9)
+    module = make_module("2.0")
+    runner = make_trainer(tmp_path, max_steps=4, log_every_n_steps=2)
+    runner.fit(module, datamodule=PictureModule())
+    logged = runner.callback_metrics
+    seconds = 8 / float(logged["throughput/images_per_second"])
+    pictures = torch.randn(8, 3, 16, 16)
+    batch = Batch(pictures, torch.arange(8), torch.zeros(8, dtype=torch.int64))
+    flops = module.method.flops("", batch, module.method({"": batch}, 0)[""])
+    assert float(logged["throughput/mfu"]) == pytest.approx(flops / seconds / 1e9, rel=1e-4)

@@ -47,7 +47,7 @@ def pretrain(
         KeyboardInterrupt: It was stopped; what was learned so far is saved.
     """
     out, given = Path(out).expanduser(), _given(data, val_data)
-    words = _words(recipe, overrides, given)
+    words = words_of(recipe, overrides, given)
     if isinstance(data, str | Path):
         words.append(f"--data.root={data}")
     if resume:
@@ -85,7 +85,7 @@ def from_recipe(recipe: Recipe, **overrides: Any) -> L.LightningModule:
         UserError: A config or a value is wrong.
     """
     cli = _ModelAlone.__new__(_ModelAlone)
-    words = _words(recipe, overrides, {})
+    words = words_of(recipe, overrides, {})
     _run(cli, [*words, "--data.root=."], overrides)  # no data are read
     return cli.model
 
@@ -151,7 +151,7 @@ def _given(data: Any, val_data: Any) -> dict[str, Any] | L.LightningDataModule:
     return {"dataset": data, "val_dataset": val_data}
 
 
-def _words(recipe: Recipe, overrides: Mapping[str, Any], given: Any) -> list[str]:
+def words_of(recipe: Recipe, overrides: Mapping[str, Any], given: Any) -> list[str]:
     """The words of a command line; what words cannot say is added to what is given."""
     words = []
     for name in [recipe] if isinstance(recipe, str | Path) else recipe:

@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from d2v.data.normalisation import normalised
 from d2v.errors import UserError
 from d2v.model.encoder import Encoder, Layer
 from d2v.types import Batch
@@ -69,7 +70,7 @@ def extract_features(
             if padding_mask is not None:
                 padding_mask = padding_mask.to(device, non_blocking=True)
             try:
-                embedded = encoder.embed(inputs, layer, pool, padding_mask)
+                embedded = encoder.embed(normalised(inputs, encoder.assets), layer, pool, padding_mask)
             except ValueError as error:
                 raise UserError(f"layer {layer}, pool {pool}: {error}") from error
             features.append(embedded.float().cpu())

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from d2v.data.loading_processes import Loader, begin
+from d2v.data.normalisation import normalised
 from d2v.errors import UserError
 from d2v.evaluation.frozen import eval_mode
 from d2v.features.feature_settings import FeatureOptions
@@ -127,7 +128,7 @@ def _encode(
 ) -> list[tuple[int, _Part]]:
     """The kept frames of each piece of a batch."""
     assert batch.x is not None
-    x = batch.x.to(device, non_blocking=True)
+    x = normalised(batch.x.to(device, non_blocking=True), encoder.assets)
     padding = batch.padding_mask
     if padding is not None:
         padding = padding.to(device, non_blocking=True)

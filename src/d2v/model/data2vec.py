@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from d2v.model.encoder import Encoder
+from d2v.model.flops import step_flops
 from d2v.model.masked_input import gather_tokens
 from d2v.model.task import Task
 from d2v.model.teacher import EMATeacher
@@ -27,6 +28,10 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def move_teacher(self, decay: float) -> None:
         """Let the teacher follow: ``teacher = decay * teacher + (1 - decay) * student`` (1.0, equation 1)."""
+
+    def flops(self, name: str, batch: Batch, output: Data2VecOutput) -> float | None:
+        """Operations of one encoder's step, forward and backward (``flops.py``); None: nobody has counted them."""
+        return None
 
 
 class Data2Vec(Method):
@@ -52,6 +57,14 @@ class Data2Vec(Method):
 
     def move_teacher(self, decay: float) -> None:
         self.teacher.update(self.student, decay)
+
+    def flops(self, name: str, batch: Batch, output: Data2VecOutput) -> float | None:
+        try:
+            return step_flops(
+                self.student, self.teacher.encoder, self.teacher.shared, self.task.head, batch.inputs.shape, output.mask
+            )
+        except TypeError:  # a part of somebody else's
+            return None
 
 
 def step(student: Encoder, teacher: EMATeacher, task: Task, batch: Batch, seed: int) -> Data2VecOutput:

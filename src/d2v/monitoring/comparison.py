@@ -13,6 +13,7 @@ from d2v.checkpoints.load import Weights, load
 from d2v.checkpoints.recipe import build, build_encoder
 from d2v.configs import find_config, read_config
 from d2v.data.data_module import PretrainingDataModule
+from d2v.data.normalisation import normalised
 from d2v.errors import UserError
 from d2v.evaluation.frozen import find_device
 from d2v.evaluation.labelled_data import build_data, labelled_data
@@ -219,11 +220,15 @@ def _draw_pictures(
     train_loader, val_loader = datamodule.probe_dataloaders(_NUM_PICTURES)
     batch = next(iter(val_loader or train_loader))
     inputs = batch.inputs.to(device)
-    grid = next(iter(encoders.values())).extract(inputs).grid
+    first = next(iter(encoders.values()))
+    grid = first.extract(normalised(inputs, first.assets)).grid
     if inputs.ndim != 4 or len(grid) != 2:
         return []
     drawn = []
-    images = denormalise(batch.inputs, getattr(datamodule, "mean", None), getattr(datamodule, "std", None))
+    if inputs.dtype == torch.uint8:
+        images = batch.inputs / 255
+    else:
+        images = denormalise(batch.inputs, getattr(datamodule, "mean", None), getattr(datamodule, "std", None))
     model_args = _model_args(config)
     if "masking" in model_args:
         masking = build(model_args["masking"], Masking, allow=own_packages(model_args["masking"]))
@@ -231,7 +236,7 @@ def _draw_pictures(
         drawn.append(draw_masks(images, mask, grid, folder / "masks.png"))
     features = {}
     for name, encoder in encoders.items():
-        features[name] = encoder.eval().embed(inputs, pool="none").cpu()
+        features[name] = encoder.eval().embed(normalised(inputs, encoder.assets), pool="none").cpu()
     drawn.append(draw_feature_pca(images, features, grid, folder / "features_pca.png"))
     return drawn
 

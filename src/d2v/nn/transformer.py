@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from d2v.nn.block import Block, BlockOutput
+from d2v.nn.block import Block, BlockOutput, attention_bias
 from d2v.nn.initial_weights import init_weights
+from d2v.nn.layer_norm import LayerNorm
 from d2v.nn.remembered_arguments import remember_arguments
 
 
@@ -43,6 +44,7 @@ class BlockStack(nn.ModuleList):
         self, x: Float[Tensor, "b t d"], bias: Float[Tensor, "l #b #h #t t"] | None = None
     ) -> tuple[Float[Tensor, "b t d"], list[BlockOutput]]:
         """What the last block gives, and what each gives; ``bias`` has one entry a block, or one for all."""
+        bias = attention_bias(bias, x)
         outputs = []
         for number, leave_out in enumerate(self._blocks_to_leave_out()):
             block = self[number]
@@ -148,7 +150,7 @@ class Transformer(nn.Module):
         self.blocks = self.stack(depth)
         self.output_norm: nn.Module = nn.Identity()
         if norm_first and output_norm:
-            self.output_norm = nn.LayerNorm(width, eps=output_eps or eps)
+            self.output_norm = LayerNorm(width, eps=output_eps or eps)
 
     @property
     def depth(self) -> int:
@@ -170,7 +172,7 @@ class Transformer(nn.Module):
 
     def input_norm(self) -> nn.Module:
         """A new norm for what a front end hands in, where the blocks expect one (post-norm)."""
-        return nn.Identity() if self.norm_first else nn.LayerNorm(self.width, eps=self.eps)
+        return nn.Identity() if self.norm_first else LayerNorm(self.width, eps=self.eps)
 
     def forward(
         self, x: Float[Tensor, "b t d"], bias: Float[Tensor, "l #b #h #t t"] | None = None

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from d2v.data.normalisation import normalised
 from d2v.errors import UserError, some_of
 from d2v.model.encoder import Encoder
 from d2v.types import Batch
@@ -16,7 +17,7 @@ _LABELS = ("labels", "label", "targets", "target", "y")
 
 
 def as_batch(batch: Any, encoder: Encoder, number: int = 0, epoch: int = 0) -> Batch:
-    """A batch from any loader; one of d2v stays as it is.
+    """A batch from any loader; one of d2v only has its pixels normalised.
 
     Args:
         batch: Inputs of the encoder, a list or tuple that begins with them and perhaps goes on with labels, or a dict
@@ -29,7 +30,7 @@ def as_batch(batch: Any, encoder: Encoder, number: int = 0, epoch: int = 0) -> B
         UserError: It is none of these, or the inputs have not the shape or the type that the encoder reads.
     """
     if isinstance(batch, Batch):
-        return batch
+        return batch._replace(inputs=normalised(batch.inputs, encoder.assets))
     inputs, labels, padding_mask = batch, None, None
     if isinstance(batch, Mapping):
         inputs, labels = _named(batch, _INPUTS), _named(batch, _LABELS)

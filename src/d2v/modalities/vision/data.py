@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from PIL import Image
 from torch import Tensor
@@ -18,17 +19,10 @@ from d2v.data.sources.own_datasets import open_datasets
 from d2v.data.sources.source import Source
 from d2v.data.sources.splits import open_splits
 from d2v.data.sources.subsets import FewLabels, hold_out, share_to_hold_out
-from d2v.errors import UserError
+from d2v.errors import BrokenSample, UserError
+from d2v.modalities.vision.decoding import IMAGES, Picture, decode_image, shrink
 from d2v.modalities.vision.labels import Pictures, all_pictures, with_classes
-from d2v.modalities.vision.transforms import (
-    IMAGES,
-    EvalTransform,
-    OwnTransform,
-    TrainTransform,
-    Transforms,
-    decode_image,
-    shrink,
-)
+from d2v.modalities.vision.transforms import EvalTransform, OwnTransform, TrainTransform, Transforms
 from d2v.model.encoder import Encoder
 
 AnyTransform = TrainTransform | EvalTransform | OwnTransform
@@ -42,6 +36,7 @@ class ImageDataset(SampleDataset):
 
     Args:
         cache: keep pictures in memory, shrunk to what the transform needs of them.
+        normalisation: of pixels, where some samples are normalised floats already; None: they stay bytes.
     """
 
     def __init__(
@@ -51,38 +46,45 @@ class ImageDataset(SampleDataset):
         seed: int,
         skipped: SkippedSamples,
         cache: bool = False,
+        normalisation: Normalisation | None = None,
     ) -> None:
         super().__init__(len(pictures), seed, skipped)
         self._pictures = pictures
         self._transform = transform
         self._cache: dict[int, Image.Image] | None = {} if cache else None
         self._cached_bytes = 0
+        self._normalisation = normalisation
 
     def load(self, index: int) -> tuple[Tensor, int | None]:
-        pixels = self._read(index)
+        picture = self._read(index)
         classes = self._pictures.classes
-        if not isinstance(pixels, Tensor):
-            pixels = self._transform(pixels)
+        pixels = picture if isinstance(picture, Tensor) else self._transform(picture)
+        if self._normalisation is not None and pixels.dtype == torch.uint8:
+            pixels = self._normalisation.apply(pixels)
         if classes is None:
             return pixels, None
         return pixels, classes.label(index)
 
-    def _read(self, index: int) -> Image.Image | Tensor:
+    def _read(self, index: int) -> Picture | Tensor:
         if self._cache is not None and index in self._cache:
-            return self._cache[index]
+            return Picture(self._cache[index])
         data = self._pictures.source.read(int(self._pictures.index[index]))
         if isinstance(data, Tensor):
+            if self._normalisation is None:
+                raise BrokenSample("its pixels are normalised already, and those of the first sample are not")
             return data
-        side = self._transform.smallest_side
-        image = decode_image(data, side)
         if self._cache is None:
-            return image
+            return Picture(data)
+        side = None
+        if isinstance(self._transform, TrainTransform):
+            side = self._transform.smallest_side
+        image = decode_image(data, side)
         if side is not None:
             image = shrink(image, side)
         if self._cached_bytes < _CACHE_BYTES:
             self._cache[index] = image
             self._cached_bytes += 3 * image.width * image.height
-        return image
+        return Picture(image)
 
 
 class ImageNetDataModule(PretrainingDataModule):
@@ -178,6 +180,7 @@ class ImageNetDataModule(PretrainingDataModule):
             augment=augment,
             random_erasing=random_erasing,
         )
+        self._floats = False
         self._size, self._normalisation = self.image_size or (224, 224), self._normalised_like(IMAGENET)
         if self.image_size is not None:
             _ = self.train_transform  # which may be refused
@@ -205,10 +208,9 @@ class ImageNetDataModule(PretrainingDataModule):
     @functools.cached_property
     def train_transform(self) -> AnyTransform:
         """From a picture to pixels in training; of the size and normalisation that the encoder has."""
-        mean, std = self._normalisation
         if self._own is None:
-            return self._usual(self._size, mean=mean, std=std)
-        transform = OwnTransform(self._own, self._size, mean, std)
+            return self._usual(self._size, normalisation=self._normalisation)
+        transform = OwnTransform(self._own, self._size, self._normalisation)
         if transform.normalises and (self.mean is None or self.std is None):
             rank_zero_warn(
                 "data.transform normalises pixels by itself: set data.mean and data.std to what it subtracts and "
@@ -219,7 +221,7 @@ class ImageNetDataModule(PretrainingDataModule):
     @functools.cached_property
     def eval_transform(self) -> EvalTransform:
         """The same without augmentation."""
-        return EvalTransform(self._size, *self._normalisation, self._eval_crop)
+        return EvalTransform(self._size, self._eval_crop)
 
     def setup(self, stage: str | None = None) -> None:
         """Also open the data, so that a wrong root is reported before anything runs."""
@@ -256,7 +258,7 @@ class ImageNetDataModule(PretrainingDataModule):
             source, val_source = open_splits(self.root, IMAGES, self.train_split, self.val_split)
         else:
             source, val_source = open_datasets(self.dataset, self.val_dataset, IMAGES)
-            self._require_size(source)
+            self._floats = self._holds_floats(source)
         train = all_pictures(source)
         fraction = share_to_hold_out(self.val_fraction, val_source is not None)
         if self.val_split is None and fraction > 0:
@@ -266,14 +268,15 @@ class ImageNetDataModule(PretrainingDataModule):
             return train, None
         return train, all_pictures(val_source)
 
-    def _require_size(self, source: Source) -> None:
-        """Pixels that are normalised already are used as they are."""
+    def _holds_floats(self, source: Source) -> bool:
+        """Whether pixels are normalised already, which are used as they are."""
         first = source.read(0)
         if isinstance(first, Tensor) and list(first.shape) != [3, *self._size]:
             raise UserError(
                 f"data.dataset: its items are normalised already, {list(first.shape)}, and data.image_size is "
                 f"{self._size}: let it give [3, {self._size[0]}, {self._size[1]}], or pictures"
             )
+        return isinstance(first, Tensor)
 
     def _chosen(self, labelled: bool) -> dict[Split, Pictures]:
         train, val = self._found
@@ -314,4 +317,5 @@ class ImageNetDataModule(PretrainingDataModule):
         if self.reads_labels:
             pictures = self.labelled[split]
         skipped = self.skipped_samples(f"{split} {len(pictures)}", pictures.name, len(pictures))
-        return ImageDataset(pictures, transform, self.seed, skipped, cache)
+        normalisation = self._normalisation if self._floats else None
+        return ImageDataset(pictures, transform, self.seed, skipped, cache, normalisation)

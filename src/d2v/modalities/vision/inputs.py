@@ -1,15 +1,15 @@
 """Pictures that features are wanted of: a folder, a file, a glob or archives."""
 
-from jaxtyping import Float
+from jaxtyping import UInt8
 from torch import Tensor
 
 from d2v.data.encoder_inputs import Inputs
-from d2v.data.normalisation import IMAGENET, read_normalisation
 from d2v.data.sources.source import Source
 from d2v.data.sources.splits import open_everything
 from d2v.errors import BrokenSample, UserError
+from d2v.modalities.vision.decoding import IMAGES, Picture
 from d2v.modalities.vision.front_end import VisionFrontEnd
-from d2v.modalities.vision.transforms import IMAGES, EvalTransform, decode_image
+from d2v.modalities.vision.transforms import EvalTransform
 from d2v.model.encoder import Encoder
 
 LABELLED = {"class_path": "d2v.modalities.vision.data.ImageNetDataModule", "init_args": {}}
@@ -31,7 +31,7 @@ def open_inputs(root: str, encoder: Encoder) -> "VisionInputs":
 
 
 class VisionInputs(Inputs):
-    """Normalised pixels [3, H, W]: resized and cropped as in validation, at the size that the encoder was made for.
+    """Bytes of pixels [3, H, W]: resized and cropped as in validation, at the size that the encoder was made for.
 
     Args:
         source: of the pictures.
@@ -48,7 +48,6 @@ class VisionInputs(Inputs):
         front = encoder.front
         assert isinstance(front, VisionFrontEnd)
         self._patch = front.patch_size
-        self._normalisation = read_normalisation(encoder.assets) or IMAGENET
         self.resize(*front.image_size)
 
     def resize(self, height: int, width: int) -> None:
@@ -59,15 +58,15 @@ class VisionInputs(Inputs):
             )
         self.image_size = (height, width)
         self.num_parts = (height // self._patch) * (width // self._patch)
-        self._transform = EvalTransform(self.image_size, *self._normalisation)
+        self._transform = EvalTransform(self.image_size)
 
     def fingerprint(self) -> str:
         return self._source.fingerprint()
 
-    def read(self, index: int, start: int, stop: int | None) -> Float[Tensor, "3 h w"]:
+    def read(self, index: int, start: int, stop: int | None) -> UInt8[Tensor, "3 h w"]:
         data = self._source.read(index)
         try:
-            return self._transform(decode_image(data, self._transform.smallest_side))
+            return self._transform(Picture(data))
         except BrokenSample:
             raise
         except Exception as error:  # PIL at a picture of strange shape, one pixel high and a million wide, say

@@ -11,7 +11,7 @@ from d2v.data.sources.label_table import read_labels
 from d2v.data.sources.source import Categories, Files, Part, Source
 from d2v.data.sources.splits import VAL_NAMES
 from d2v.errors import UserError
-from d2v.modalities.vision.transforms import IMAGES
+from d2v.modalities.vision.decoding import IMAGES
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,13 @@ import lightning as L
 from torch import Tensor
 
 from d2v import metrics
+from d2v.model.data2vec import Method
 from d2v.training.callbacks.log import step_is_logged
-from d2v.types import Batch, by_encoder
+from d2v.training.matrix_ceiling import dtype_of, matrix_ceiling
+from d2v.types import Batch, Data2VecOutput, by_encoder
 
 _OTHER_DATA = SimpleNamespace(unit="samples", pads=False, skipped=0, count_units=lambda batch: len(batch.inputs))
+_CEILING_AFTER = 120  # seconds of training on a CPU: it takes a tenth of one
 
 
 class ThroughputCallback(L.Callback):
@@ -22,16 +25,26 @@ class ThroughputCallback(L.Callback):
     The unit is the DataModule's (images, audio_seconds, tokens), of data from elsewhere samples. Waiting for data
     counts; validation and probes do not.
     Where batches are padded, ``throughput/padding_fraction`` is the share of padding in what was computed.
+    ``throughput/mfu`` is of the first device: the operations of its steps (``model/flops.py``) over what it reaches in
+    products of large matrices. That is measured before the first step of a GPU; of a CPU, which takes longer for it, in
+    the third minute of a run, and never in a shorter one.
     """
 
     def __init__(self) -> None:
         self._last_end: float | None = None
         self._seconds = 0.0
+        self._flops = 0.0
+        self._flops_by_shapes: dict[Any, float] = {}
         self._counts: dict[str, _Counts] = {}
+        self._ceiling: float | None = None
+        self._seconds_in_all = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._last_end = None
+        self._ceiling, self._seconds_in_all = None, 0.0
         self._reset()
+        if pl_module.device.type == "cuda":
+            self._measure_ceiling(trainer, pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.pause()
@@ -60,9 +73,19 @@ class ThroughputCallback(L.Callback):
             parts = dict.fromkeys(by_encoder(batch), _OTHER_DATA)
         for name, part in by_encoder(batch).items():
             self._count(self._counts.setdefault(name, _Counts()), parts[name], part, trainer.world_size, counted)
+            method = getattr(pl_module, "method", None)
+            if counted and isinstance(method, Method):
+                self._flops += self._flops_of(method, name, part, outputs["outputs"][name])
         if step_is_logged(trainer):
             for name, counts in self._counts.items():
                 self._log(pl_module, name, parts[name], counts)
+            if self._ceiling is not None and self._flops:
+                mfu = self._flops / self._seconds / self._ceiling
+                pl_module.log(metrics.MFU, mfu, rank_zero_only=True)
+            self._seconds_in_all += self._seconds
+            if self._ceiling is None and self._flops and self._seconds_in_all > _CEILING_AFTER:
+                self._measure_ceiling(trainer, pl_module)
+                self.pause()
             self._reset()
 
     @staticmethod
@@ -73,6 +96,12 @@ class ThroughputCallback(L.Callback):
                 counts.padding = counts.padding + batch.padding_mask.sum()
         if counted:
             counts.units = counts.units + data.count_units(batch) * world_size
+
+    def _flops_of(self, method: Method, name: str, batch: Batch, output: Data2VecOutput) -> float:
+        shapes = (name, batch.inputs.shape, output.mask.visible_index.shape)
+        if shapes not in self._flops_by_shapes:
+            self._flops_by_shapes[shapes] = method.flops(name, batch, output) or 0.0
+        return self._flops_by_shapes[shapes]
 
     def _log(self, pl_module: L.LightningModule, name: str, data: Any, counts: "_Counts") -> None:
         def log(metric: str, value: Any, prog_bar: bool = False) -> None:
@@ -85,8 +114,12 @@ class ThroughputCallback(L.Callback):
         log(metrics.SKIPPED, float(data.skipped))
 
     def _reset(self) -> None:
-        self._seconds = 0.0
+        self._seconds = self._flops = 0.0
         self._counts = {}
+
+    def _measure_ceiling(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            self._ceiling = matrix_ceiling(pl_module.device, dtype_of(str(trainer.precision)))
 
 
 @dataclass

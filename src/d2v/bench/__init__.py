@@ -1,0 +1,1 @@
+"""How fast a recipe is on this machine, and where its time goes."""
