@@ -141,6 +141,7 @@ def test_counts_between_computed_lengths_are_straight() -> None:
 )
 @example([60, 12, 11, 10, 9, 2], 0.65, 10, 11_875, True, 1)  # clips hardly longer than a span, and shorter ones
 @example([60, 4, 3, 2], 0.35, 4, None, False, 0)
+@example([3, 2], 0.9, 1, 50, False, 0)  # as many spans as the row alone has room for, whatever the batch has
 def test_masks_have_exact_counts_and_depend_on_nothing_else(lengths, prob, span, shared_by, inside, key) -> None:
     masking = RandomSpanMasking(prob, span, shared_by, inside)
     keys = torch.arange(key, key + len(lengths))

@@ -67,7 +67,7 @@ def leaky_positions(self: ConvPositions, sequence: TokenSequence) -> Tensor:
         x = x.masked_fill(sequence.padding_mask[..., None], 0)
     removed = x - sequence.tokens
     for conv in self.layers:
-        x = F.gelu(self.norm(conv(x.transpose(1, 2)).transpose(1, 2)))
+        x = F.gelu(F.layer_norm(conv(x), x.shape[-1:]))
     return x + removed
 
 

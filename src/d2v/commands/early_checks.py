@@ -13,8 +13,8 @@ from d2v.errors import UserError, some_of
 from d2v.service_keys import require_no_keys
 
 SECTIONS = (
-    "seed_everything", "trainer", "model", "data", "checkpoint", "run_name", "length", "validate_every", "resume",
-    "ckpt_path", "for",
+    "seed_everything", "trainer", "model", "data", "checkpoint", "run_name", "length", "validate_every", "compile",
+    "resume", "ckpt_path", "for",
 )  # fmt: skip
 """Sections and keys at the top level of a config."""
 

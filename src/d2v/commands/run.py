@@ -54,6 +54,7 @@ from d2v.model.heads import Head
 from d2v.nn.transformer import Transformer
 from d2v.nn.trial import on_trial
 from d2v.training.callbacks.checkpoint import RunCheckpoint
+from d2v.training.callbacks.compiled_blocks import CompiledBlocks
 from d2v.training.callbacks.progress import Announcement, RunProgressBar
 from d2v.training.callbacks.run_plan import NEVER, RunPlan
 
@@ -164,6 +165,11 @@ class RunCLI(LightningCLI):
             "val_check_interval and check_val_every_n_epoch say."
         )
         parser.add_argument("--validate_every", type=float | None, default=0.05, help=text)
+        text = (
+            "Let torch.compile have the Transformer blocks (it needs a C++ compiler, on a GPU Triton): the first steps "
+            "take longer, the others less."
+        )
+        parser.add_argument("--compile", type=bool, default=False, help=text)
         parser.add_argument("--for", type=str | list[str] | None, help="Recipes that an overlay is meant for.")
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
@@ -279,6 +285,8 @@ class RunCLI(LightningCLI):
             callbacks = [self._going_on, *callbacks]
         if self.subcommand == "fit":
             config["callbacks"] = [RunPlan(values.length, values.validate_every), *configured]
+            if values.compile:
+                config["callbacks"].append(CompiledBlocks())
             if values.validate_every is not None:  # the plan decides; Lightning takes no share of a run
                 config["val_check_interval"], config["check_val_every_n_epoch"] = NEVER, None
         try:

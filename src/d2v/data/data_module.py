@@ -19,7 +19,7 @@ from d2v.data.batching import TrainingSize, derive_accumulation, plain_number
 from d2v.data.broken_samples import SkippedSamples
 from d2v.data.cores import available_cores, most_workers
 from d2v.data.length_buckets import LengthBuckets, consecutive_batches
-from d2v.data.loading_processes import Loader, ResumableLoader, begin
+from d2v.data.loading_processes import Loader, StreamLoader, begin
 from d2v.data.sampler import OrderedBatches, OrderedSampler, StreamSampler, Unpack
 from d2v.data.samples import Sample, SampleDataset, collate_samples
 from d2v.errors import UserError
@@ -214,9 +214,9 @@ class PretrainingDataModule(LightningDataModule, ABC):
             self._resume = None
         self._train_data = dataset
         workers = self._workers()
-        return ResumableLoader(
+        return StreamLoader(
             dataset,
-            batch_sampler=self._train_sampler,
+            self._train_sampler,
             collate_fn=self.collate,
             num_workers=workers,
             worker_init_fn=begin,

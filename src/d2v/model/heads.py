@@ -8,7 +8,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from d2v.model.masked_input import gather_tokens
+from d2v.nn.grouped_convolution import GroupedConvolution, in_compute_dtype
 from d2v.nn.initial_weights import WeightInit, init_weights
+from d2v.nn.norm_gelu import norm_gelu
 from d2v.types import EncoderOutput, Mask
 
 
@@ -102,7 +104,7 @@ class ConvDecoder(Head):
         projection_init: First weights of the projection, "bert" in text (``d2v.nn.initial_weights``).
     """
 
-    convolution: type[nn.Conv1d | nn.Conv2d]
+    dimensions: ClassVar[Literal[1, 2]]
 
     def __init__(
         self,
@@ -119,18 +121,14 @@ class ConvDecoder(Head):
         projection_init: WeightInit = "torch",
     ) -> None:
         super().__init__()
-        if kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size must be odd, so that the grid keeps its size, not {kernel_size}")
         self.mask_noise = mask_noise
         self.residual = residual
         widths = [width] + [decoder_width] * num_layers
         self.input_dropout = nn.Dropout(input_dropout)
         self.layers = nn.ModuleList(
-            self.convolution(in_width, decoder_width, kernel_size, padding="same", groups=groups)
+            GroupedConvolution(in_width, decoder_width, kernel_size, groups, self.dimensions)
             for in_width in widths[:-1]
         )
-        self.norm = nn.LayerNorm(decoder_width, elementwise_affine=False)
-        self.activation = nn.GELU()
         self.proj: nn.Module = nn.Linear(decoder_width, width)
         if projection_layers == 2:
             hidden = int(decoder_width * projection_ratio)
@@ -144,23 +142,22 @@ class ConvDecoder(Head):
         noise = torch.randn(*mask.masked_index.shape, visible.shape[-1], device=visible.device, dtype=visible.dtype)
         x = gather_tokens(torch.cat([visible, noise * self.mask_noise], dim=1), mask.restore_index)  # [R, N, D]
         padding = None if mask.padding is None else mask.padding.unflatten(1, grid)[..., None]
-        x = x.unflatten(1, grid)  # [R, *grid, D]; channels last until the end, as the norm wants it
+        x = in_compute_dtype(x).unflatten(1, grid)  # [R, *grid, D]; channels last until the end, as the norm wants it
         for conv in self.layers:
             if padding is not None:
                 x = x.masked_fill(padding, 0)
-            y = conv(x.movedim(-1, 1)).movedim(1, -1)
-            y = self.activation(self.norm(y))
-            x = x + y if self.residual and x.shape == y.shape else y
+            y = conv(x)
+            x = norm_gelu(y, x if self.residual and x.shape == y.shape else None)
         return self.proj(gather_tokens(x.flatten(1, -2), mask.masked_index))
 
 
 class ConvDecoder1d(ConvDecoder):
     """Over a sequence: speech, text."""
 
-    convolution, dimensions = nn.Conv1d, 1
+    dimensions = 1
 
 
 class ConvDecoder2d(ConvDecoder):
     """Over the patches of a picture."""
 
-    convolution, dimensions = nn.Conv2d, 2
+    dimensions = 2

@@ -51,7 +51,8 @@ class RandomSpans:
                 cover the count, and the last one is cut.
         """
         rounding, start_u = keyed_uniform(keys, 1, stream=2), keyed_uniform(keys, size, stream=1)
-        spans = (lengths[:, None] * (self.prob / self.span) + rounding).long().clamp(max=size - 1)
+        most = (lengths[:, None] - 1).clamp(min=0)
+        spans = torch.minimum((lengths[:, None] * (self.prob / self.span) + rounding).long(), most)
         position = torch.arange(size, device=keys.device)
         starts = lengths[:, None] - self.span if self.inside else lengths[:, None]
         start_u = start_u.masked_fill(position >= torch.maximum(starts, spans + 1), 2.0)

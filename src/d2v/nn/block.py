@@ -1,12 +1,14 @@
 """The Transformer block: self-attention and a feed-forward network, in both orders of norm and residual."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from d2v.nn.layer_norm import LayerNorm, autocast_dtype
 
 
 class SelfAttention(nn.Module):
@@ -35,23 +37,20 @@ class SelfAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "b t d"], bias: Float[Tensor, "#b #h #t t"] | None = None
     ) -> Float[Tensor, "b t d"]:
-        """Attend; ``bias`` is added to the scores before the softmax (-inf hides a key)."""
+        """Attend; ``bias`` is added to the scores before the softmax (-inf hides a key); see :func:`attention_bias`."""
         batch, length, width = x.shape
         qkv_bias = self.qkv.bias
         if qkv_bias is None:
             qkv_bias = torch.cat([self.query_bias, torch.zeros_like(self.query_bias), self.value_bias])
         qkv = F.linear(x, self.qkv.weight, qkv_bias)  # [B, T, 3D]
         q, k, v = qkv.view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # 3 x [B, H, T, D/H]
-        if bias is not None:
-            bias = bias.to(q.dtype)
         dropout = self.dropout if self.training else 0.0
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
         return self.proj(x.transpose(1, 2).reshape(batch, length, width))
 
 
-@dataclass(frozen=True)
-class BlockOutput:
-    """The two places that data2vec takes targets from (1.0, table 5)."""
+class BlockOutput(NamedTuple):
+    """The two places that data2vec takes targets from (1.0, table 5); a tuple, in which FSDP finds the tensors."""
 
     ffn: Float[Tensor, "b t d"]
     """Feed-forward output (LayerScale applied), before the residual."""
@@ -114,9 +113,9 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.norm_first = norm_first
-        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.norm1 = LayerNorm(width, eps=eps)
         self.attention = SelfAttention(width, num_heads, key_bias=key_bias, dropout=attention_dropout)
-        self.norm2 = nn.LayerNorm(width, eps=eps)
+        self.norm2 = LayerNorm(width, eps=eps)
         hidden = int(width * mlp_ratio)
         if hidden < 1:
             raise ValueError(f"mlp_ratio {mlp_ratio} leaves nothing of width {width}: set it to 4, as is usual")
@@ -138,6 +137,42 @@ class Block(nn.Module):
         return BlockOutput(ffn=ffn, end=self.norm2(x + self.drop_path(ffn)))
 
 
+_ALIGNED = 8  # entries: 16 bytes of bf16, what the fused kernels read at once
+
+
+def attention_bias(bias: Float[Tensor, "l #b #h #t t"] | None, x: Float[Tensor, "b t d"]) -> Tensor | None:
+    """The bias as fused attention wants it, made once for all blocks that ``x`` passes.
+
+    It has the type of the scores, neighbouring keys lie side by side, and each row begins at an aligned address; a bias
+    that is anything else sends a GPU to the plain formula, in fp32.
+    """
+    if bias is None:
+        return None
+    length = bias.shape[-1]
+    return F.pad(bias.to(autocast_dtype(x)), (0, -length % _ALIGNED)).contiguous()[..., :length]
+
+
+class DropPath(nn.Module):
+    """Lets samples skip a residual branch (stochastic depth, arXiv 1603.09382): their branch is 0 and the others' is
+    divided by the share that is left.
+
+    Args:
+        rate: Probability that a sample skips it, below 1.
+    """
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        # A tensor, so that one compiled block serves all rates.
+        self.register_buffer("left", torch.tensor(1 - rate), persistent=False)
+        self.left: Tensor
+
+    def forward(self, x: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        if not self.training:
+            return x
+        stays = torch.rand(len(x), 1, 1, device=x.device) < self.left
+        return x * (stays / self.left).to(x.dtype)
+
+
 def spread_drop_path(blocks: Sequence[Block], last_rate: float) -> None:
     """Let samples skip residual branches (stochastic depth) with a probability that grows linearly over the blocks.
 
@@ -145,12 +180,7 @@ def spread_drop_path(blocks: Sequence[Block], last_rate: float) -> None:
         blocks: All that an input passes, in order; changed in place.
         last_rate: Probability in the last of them; the first has 0.
     """
-    if last_rate == 0:
-        return
-    from torchvision.ops import StochasticDepth  # here, because it takes seconds to import
-
     rates = torch.linspace(0, last_rate, len(blocks), device="cpu").tolist()  # also if the blocks are on meta
     for block, rate in zip(blocks, rates, strict=True):
-        block.drop_path = nn.Identity()
-        if rate > 0:
-            block.drop_path = StochasticDepth(rate, mode="row")
+        # Also with a rate of 0 in the first, so that all are of one structure and are compiled once.
+        block.drop_path = DropPath(rate) if last_rate > 0 else nn.Identity()

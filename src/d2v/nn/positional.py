@@ -8,7 +8,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from d2v.errors import UserError
+from d2v.nn.grouped_convolution import GroupedConvolution
 from d2v.nn.initial_weights import draw
+from d2v.nn.norm_gelu import norm_gelu
 from d2v.types import TokenSequence
 
 
@@ -110,19 +112,18 @@ class ConvPositions(PositionalEncoding):
 
     def __init__(self, width: int, num_layers: int = 5, kernel_size: int = 19, groups: int = 16) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            nn.Conv1d(width, width, kernel_size, padding="same", groups=groups) for _ in range(num_layers)
-        )
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
         if kernel_size % 2 == 0:
             raise ValueError(f"position_kernel must be odd, so that a clip keeps its length, not {kernel_size}")
+        self.layers = nn.ModuleList(
+            GroupedConvolution(width, width, kernel_size, groups, dimensions=1) for _ in range(num_layers)
+        )
 
     def forward(self, sequence: TokenSequence) -> Float[Tensor, "b n d"]:
         x = sequence.tokens
         for conv in self.layers:
             if sequence.padding_mask is not None:
                 x = x.masked_fill(sequence.padding_mask[..., None], 0)
-            x = F.gelu(self.norm(conv(x.transpose(1, 2)).transpose(1, 2)))
+            x = norm_gelu(conv(x))
         return x
 
 

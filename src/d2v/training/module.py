@@ -19,6 +19,7 @@ from d2v.training.callbacks.collapse import PUBLISHED, CollapseCallback, Collaps
 from d2v.training.callbacks.ema_teacher import EMATeacherCallback
 from d2v.training.optimizer import Decaying
 from d2v.training.schedules import EMADecay, LRSchedule
+from d2v.training.several_devices import FullySharded
 from d2v.training.step import TrainingModule
 from d2v.types import Batch, by_encoder
 
@@ -94,6 +95,11 @@ class Data2VecModule(TrainingModule):
                 f"model.masking.span is {max(spans)}, and the longest sample has {longest} tokens: set it to fewer, "
                 "such as 5 or 10"
             )
+
+    def configure_model(self) -> None:
+        super().configure_model()
+        if isinstance(self.trainer.strategy, FullySharded):
+            self.trainer.strategy.shard(self.trainer, self.method)
 
     def training_step(self, batches: Batches, batch_idx: int) -> dict[str, Any]:
         """The loss, and under ``outputs`` what each encoder's step gave: what callbacks log."""

@@ -23,6 +23,7 @@ from d2v.training.finite_updates import FiniteUpdates
 from d2v.training.optimizer import Decaying, Groups, parameter_groups
 from d2v.training.plain_batches import as_batch
 from d2v.training.schedules import LRSchedule
+from d2v.training.several_devices import suit_ddp
 from d2v.types import Batch
 
 
@@ -105,6 +106,10 @@ class TrainingModule(FiniteUpdates):
             super().optimizer_step(*args, **kwargs)
         self._has_stepped = True
 
+    def configure_model(self) -> None:
+        """Lightning calls this on each device, before the strategy takes the model."""
+        suit_ddp(self.trainer)
+
     def parameter_groups(self) -> Groups:
         """Groups of the optimizer, which may have rates of their own."""
         return parameter_groups(self, self.weight_decay_on)
@@ -142,6 +147,7 @@ class TrainingModule(FiniteUpdates):
             "version": __version__,
             "encoders": encoders,
             "skipped_updates": self.skipped_updates,
+            "micro_batches": self.trainer.accumulate_grad_batches,
         }
         if "optimizer_states" in checkpoint:
             optimizers = self.trainer.optimizers
@@ -165,6 +171,12 @@ class TrainingModule(FiniteUpdates):
             return
         stored, optimizer = checkpoint.get("d2v", {}), self._build_optimizer()
         self.skipped_updates = stored.get("skipped_updates", 0)
+        if "micro_batches" in stored:  # of a step on as many devices as there were
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+            done = progress["processed"]
+            more = done // stored["micro_batches"] * self.trainer.accumulate_grad_batches - done
+            for name in progress:
+                progress[name] += more
         named = type(optimizer).__name__
         for before in stored.get("optimizers", []):
             if before != named:
