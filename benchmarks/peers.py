@@ -228,7 +228,7 @@ def _audio_config(student: Any) -> Data2VecAudioConfig:
         conv_kernel=[conv.kernel_size[0] for conv in convolutions],
         conv_stride=[conv.stride[0] for conv in convolutions],
         num_conv_pos_embeddings=len(front.positions.layers),
-        conv_pos_kernel_size=front.positions.layers[0].kernel_size[0],
+        conv_pos_kernel_size=front.positions.layers[0].weight.shape[2],
         num_conv_pos_embedding_groups=front.positions.layers[0].groups, hidden_dropout=trunk.dropout,
         attention_dropout=trunk.blocks[0].attention.dropout, activation_dropout=0.0, feat_proj_dropout=0.0,
         layerdrop=trunk.layer_drop, mask_time_prob=0.65,
@@ -324,7 +324,6 @@ class Encoder2(nn.Module):
         self.layer_drop, self.skip = trunk.layer_drop, len(front.prenet)
         self.blocks = nn.ModuleList(Block(like, plain) for like in [*front.prenet, *trunk.blocks])
         self.norm, self.dropout = nn.LayerNorm(width, eps=trunk.eps), nn.Dropout(trunk.dropout)
-        self.slopes: Tensor | None = None
         self.cls: Tensor | None = None
         if kind == "vision":
             self.positions = nn.Parameter(torch.randn(1, math.prod(front.positions.grid), width), requires_grad=False)
@@ -350,7 +349,7 @@ class Encoder2(nn.Module):
             places = mask.visible_index
             x = _pick(x, places)
         bias = None
-        if self.slopes is not None:
+        if self.kind == "speech":
             distance = (places[:, :, None] - places[:, None, :]).abs()
             bias = -distance[:, None] * (self.slopes * self.scale.clamp(min=0))[:, None, None]
         if self.cls is not None:
@@ -386,10 +385,10 @@ class Peer2(Peer):
         self.input_dropout = nn.Dropout(head.input_dropout.p)
         layers = []
         for like in head.layers:
-            kernel = like.kernel_size[0]
-            layers.append(
-                type(like)(like.in_channels, like.out_channels, kernel, padding=kernel // 2, groups=like.groups)
-            )
+            channels, _, kernel, *_ = like.weight.shape
+            of_group = (nn.Conv1d, nn.Conv2d)[like.weight.ndim - 3]
+            inputs = like.weight.shape[1] * like.groups
+            layers.append(of_group(inputs, channels, kernel, padding=kernel // 2, groups=like.groups))
         self.decoder, self.proj = nn.ModuleList(layers), copy.deepcopy(head.proj)
         self.student = nn.ModuleDict({"encoder": self.encoder})
         if kind == "vision":
