@@ -205,7 +205,7 @@ class Vision1(Peer):
         config = Data2VecVisionConfig(
             **_sizes(trunk), image_size=front.image_size[0], patch_size=front.patch_size, use_mask_token=True,
             use_shared_relative_position_bias=True, use_mean_pooling=False, drop_path_rate=trunk.drop_path,
-            layer_scale_init_value=float(block.scale1.gamma[0]), hidden_dropout_prob=trunk.dropout,
+            layer_scale_init_value=float(block.scale1.gamma.detach()[0]), hidden_dropout_prob=trunk.dropout,
             attention_probs_dropout_prob=block.attention.dropout,
         )  # fmt: skip
         self.model = Data2VecVisionModel(config)
@@ -320,7 +320,7 @@ class Encoder2(nn.Module):
     def __init__(self, kind: str, student: Any, plain: bool) -> None:
         super().__init__()
         front, trunk = student.front, student.trunk
-        self.kind, width = kind, student.width
+        self.kind, self.alibi, width = kind, type(front.attention_bias).__name__ == "ALiBi", student.width
         self.layer_drop, self.skip = trunk.layer_drop, len(front.prenet)
         self.blocks = nn.ModuleList(Block(like, plain) for like in [*front.prenet, *trunk.blocks])
         self.norm, self.dropout = nn.LayerNorm(width, eps=trunk.eps), nn.Dropout(trunk.dropout)
@@ -328,10 +328,13 @@ class Encoder2(nn.Module):
         if kind == "vision":
             self.positions = nn.Parameter(torch.randn(1, math.prod(front.positions.grid), width), requires_grad=False)
             self.cls = nn.Parameter(torch.zeros(1, 1, width))
-        elif kind == "text":
+        elif kind == "speech":
+            self.positions = modeling_data2vec_audio.Data2VecAudioPositionalConvEmbedding(_audio_config(student))
+        elif front.max_positions is not None:
             self.positions = nn.Parameter(torch.randn(1, front.max_positions, width) * 0.02)
         else:
-            self.positions = modeling_data2vec_audio.Data2VecAudioPositionalConvEmbedding(_audio_config(student))
+            self.positions = None
+        if self.alibi:
             heads = trunk.num_heads
             self.register_buffer("slopes", 2.0 ** (-8 * torch.arange(1, heads + 1) / heads))
             self.scale = nn.Parameter(torch.ones(heads))
@@ -342,14 +345,14 @@ class Encoder2(nn.Module):
             if mask is not None:
                 x = x.repeat_interleave(mask.num_masks, dim=0) * ~mask.masked[..., None]
             x = x + self.positions(x)
-        else:
+        elif self.positions is not None:
             x = x + self.positions[:, : x.shape[1]]
         places = torch.arange(x.shape[1], device=x.device)[None]
         if mask is not None:
             places = mask.visible_index
             x = _pick(x, places)
         bias = None
-        if self.kind == "speech":
+        if self.alibi:
             distance = (places[:, :, None] - places[:, None, :]).abs()
             bias = -distance[:, None] * (self.slopes * self.scale.clamp(min=0))[:, None, None]
         if self.cls is not None:
