@@ -12,6 +12,7 @@ from d2v.data.data_module import PretrainingDataModule
 from d2v.errors import UserError
 from d2v.metrics import TEST_LOSS, VAL_LOSS, of_encoder
 from d2v.model.data2vec import Data2Vec, Method
+from d2v.model.early_masks import Collate
 from d2v.model.encoder import Encoder
 from d2v.model.masking import RandomSpanMasking, SpanMasking
 from d2v.model.task import Task
@@ -122,6 +123,10 @@ class Data2VecModule(TrainingModule):
         if isinstance(batches, Batch):
             return features[""]
         return features
+
+    def with_early_masks(self, collate: Collate, name: str) -> Collate:
+        """See :meth:`d2v.model.data2vec.Method.with_early_masks`."""
+        return self.method.with_early_masks(collate, name, self.seed)
 
     def configure_callbacks(self) -> list[L.Callback]:
         needed = [CollapseCallback(self.collapse), EMATeacherCallback(self.method, self.ema)]
