@@ -61,6 +61,7 @@ def test_peers_step_beside_ours(capsys: pytest.CaptureFixture[str]) -> None:
         (["--config", "vision.yaml", "--compare", "no.json"], "--compare no.json"),
         (["--config", "vision.yaml", "--compare", __file__], "no result of `d2v bench`"),
         (["--config", "vision.yaml", "--nonsense", "1"], "--nonsense"),
+        (["--config", "vision.yaml", "--output", f"{__file__}/out"], "--output"),
         (["--config", "vision.yaml", "--peers", "--data.root", "x"], "--peers"),
     ],
 )

@@ -58,6 +58,8 @@ def bench_recipe(
     Raises:
         UserError: A config or a value is wrong, the recipe is none of pretraining, or a package is missing.
     """
+    if steps < 1:
+        raise UserError(f"--steps is {steps}: it must be at least 1")
     if batch_size is not None:
         overrides["data.batch_size"] = batch_size
     words = [*words_of(recipe, {**overrides, "data.global_batch_size": None}, {})]
