@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader
 
 from d2v.data.data_module import PretrainingDataModule
 from d2v.data.length_buckets import LengthBuckets
-from d2v.data.samples import Sample, collate_samples
+from d2v.data.samples import Sample
+from d2v.model.early_masks import Collate
 from d2v.model.encoder import Encoder
 from d2v.types import Batch, OptimizerStep
 
@@ -34,16 +35,16 @@ class MadeBatches(L.LightningDataModule):
     Args:
         data: The recipe's DataModule, which says how large a batch is; it reads nothing.
         encoder: Reads the batches.
+        collate: Puts them together, as in training (:meth:`d2v.training.module.Data2VecModule.with_early_masks`).
         lengths: Of sound: all clips equally long, or drawn as they are in LibriSpeech and grouped as in training.
-        seed: Of the noise.
     """
 
-    def __init__(self, data: PretrainingDataModule, encoder: Encoder, lengths: Lengths, seed: int = 0) -> None:
+    def __init__(self, data: PretrainingDataModule, encoder: Encoder, collate: Collate, lengths: Lengths) -> None:
         super().__init__()
         self.data = data
         self.batches = []
-        for number, sizes in enumerate(_sizes(data, lengths, seed)):
-            self.batches.append(_batch(data, sizes, encoder, number))
+        for number, sizes in enumerate(_sizes(data, lengths)):
+            self.batches.append(_batch(data, sizes, encoder, collate, number))
 
     @property
     def parts(self) -> Mapping[str, PretrainingDataModule]:
@@ -62,7 +63,7 @@ def _as_it_is(batch: Batch) -> Batch:
     return batch
 
 
-def _sizes(data: PretrainingDataModule, lengths: Lengths, seed: int) -> list[list[int]]:
+def _sizes(data: PretrainingDataModule, lengths: Lengths) -> list[list[int]]:
     """For each batch the values of each of its samples; of pictures, nothing but their number counts."""
     if data.values_per_unit is None:
         return [[0] * int(data.batch_size)] * _NUMBER
@@ -71,17 +72,17 @@ def _sizes(data: PretrainingDataModule, lengths: Lengths, seed: int) -> list[lis
     if length is None:
         low, high = data.min_seconds, data.max_seconds  # type: ignore[attr-defined]
         if lengths == "drawn":
-            draws = np.random.default_rng(seed).uniform(size=_DRAWN)
+            draws = np.random.default_rng(0).uniform(size=_DRAWN)
             seconds = np.interp(draws, np.linspace(0, 1, len(_QUANTILES)), _QUANTILES).clip(low, high)
             values = (seconds * data.values_per_unit).astype(np.int64)
-            buckets = LengthBuckets(values, most, seed)
+            buckets = LengthBuckets(values, most, 0)
             groups = buckets.batches(np.zeros(_NUMBER, np.int64), draws[:_NUMBER].argsort())
             return [values[group].tolist() for group in groups]
         length = int(min(CLIP_SECONDS, high) * data.values_per_unit)
     return [[length] * max(1, most // length)] * _NUMBER
 
 
-def _batch(data: PretrainingDataModule, sizes: list[int], encoder: Encoder, number: int) -> Batch:
+def _batch(data: PretrainingDataModule, sizes: list[int], encoder: Encoder, collate: Collate, number: int) -> Batch:
     generator = torch.Generator().manual_seed(number)
     like = encoder.front.example_inputs().make(4, 8)[0]
     samples = []
@@ -94,7 +95,7 @@ def _batch(data: PretrainingDataModule, sizes: list[int], encoder: Encoder, numb
                 shape = (shape[0], *size)
         samples.append(Sample(_noise(like, shape, generator), number * len(sizes) + index, 0, None))
     lengths = None if data.values_per_unit is None else np.array(sizes)
-    batch = collate_samples(samples)._replace(step=OptimizerStep(len(sizes), lengths, 1))
+    batch = collate(samples)._replace(step=OptimizerStep(len(sizes), lengths, 1))
     if torch.cuda.is_available():  # once, and not for each step
         batch = batch._replace(inputs=batch.inputs.pin_memory())
     return batch

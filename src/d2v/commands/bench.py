@@ -35,13 +35,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_args(parser: argparse.ArgumentParser, args: Sequence[str]) -> argparse.Namespace:
-    """Parse, and keep ``--model.*``, ``--data.*`` and ``--trainer.*`` for the recipe, which knows their keys."""
+    """Parse, and keep ``--model.*``, ``--data.*``, ``--trainer.*``, ``--compile`` for the recipe, which knows them."""
     parser.allow_abbrev = False
     namespace, rest = parser.parse_known_args(args)
     namespace.overrides = {}
     words = iter(rest)
     for word in words:
-        if not word.startswith(("--model.", "--data.", "--trainer.")):
+        if not word.startswith(("--model.", "--data.", "--trainer.", "--compile")):
             parser.error(f"unrecognized argument: {word}")
         key, equals, value = word.removeprefix("--").partition("=")
         if not equals and (value := next(words, "--")).startswith("--"):

@@ -20,8 +20,10 @@ from d2v.commands.pretrain import Recipe, words_of
 from d2v.commands.run import RunCLI, run_trainer
 from d2v.commands.run_metrics import RunMetrics
 from d2v.data.data_module import PretrainingDataModule
+from d2v.data.samples import collate_samples
 from d2v.errors import UserError
 from d2v.evaluation.frozen import find_device
+from d2v.training.callbacks.compiled_blocks import CompiledBlocks
 from d2v.training.callbacks.run_plan import UNKNOWN_STEPS, RunPlan
 from d2v.training.module import Data2VecModule
 
@@ -110,12 +112,15 @@ class _Timed(RunCLI):
         config.trainer.logger = config.trainer.callbacks = None
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
+        callbacks = [RunPlan(), self.timed]
+        if self.config[self.subcommand].compile:
+            callbacks.append(CompiledBlocks())
         config |= {
             "accelerator": self.device.type,
             "devices": 1 if self.device.index is None else [self.device.index],
             "num_nodes": 1,
             "strategy": "auto",
-            "callbacks": [RunPlan(), self.timed],
+            "callbacks": callbacks,
             "logger": RunMetrics(self.run_folder),
             "profiler": self.parts,
             "max_epochs": -1,
@@ -152,7 +157,8 @@ class _Timed(RunCLI):
         if not isinstance(data, PretrainingDataModule):
             raise UserError(f"data: {type(data).__name__} does not say how large its batches are, and {_WANTED}")
         if self.lengths is not None:
-            data = MadeBatches(data, model.encoders[""], self.lengths)
+            collate = model.with_early_masks(collate_samples, "")
+            data = MadeBatches(data, model.encoders[""], collate, self.lengths)
         told = logging.getLogger("lightning.pytorch.utilities.rank_zero")
         level = told.level
         told.setLevel(logging.WARNING)  # what a run of this recipe is going to do is not done here
