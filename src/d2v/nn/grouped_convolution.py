@@ -19,8 +19,8 @@ class GroupedConvolution(nn.Module):
 
     - On CUDA a Triton kernel of ours (``d2v.nn.triton_kernels``), once it has computed on this device what torch does;
       cuDNN would copy channels to the front and back around each grouped convolution. With a single group cuDNN runs.
-    - Else torch's convolution of a view that has its channels last; for a sequence, the weights' gradient with the
-      channels in front, which oneDNN computes up to twice as fast (benchmarks/performance_log.md).
+    - Else torch's convolution of a view that has its channels last. On a CPU and in fp32, sequences are copied to have
+      their channels in front for one group, and for the weights' gradient: oneDNN is up to twice as fast so.
 
     Sums are in fp32, and so is the gradient of fp32 weights under autocast on CUDA. Every result is the same bits each
     time. No second derivatives.
@@ -126,20 +126,19 @@ torch.library.register_autograd("d2v::grouped_convolution", _gradients, setup_co
 def plain_convolve(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
     """The same by torch: a sequence is a picture of one row, and a view of it has its channels last in memory."""
     weight, bias = _as_2d(weight).to(x.dtype), bias.to(x.dtype)
-    return _restored(F.conv2d(_channels_first(x), weight, bias, padding="same", groups=groups), x)
+    return _restored(F.conv2d(_channels_first(x, groups), weight, bias, padding="same", groups=groups), x)
 
 
 def plain_input_gradient(grad: Tensor, x: Tensor, weight: Tensor, groups: int) -> Tensor:
     weight = _as_2d(weight).to(x.dtype)
-    of_x, _, _ = _backward(_channels_first(grad), _channels_first(x), weight, groups, [True, False, False])
+    first = _channels_first(grad, groups), _channels_first(x, groups)
+    of_x, _, _ = _backward(*first, weight, groups, [True, False, False])
     return _restored(of_x, x)
 
 
 def plain_weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    kernel, grad_first, x_first = _as_2d(weight).to(x.dtype), _channels_first(grad), _channels_first(x)
-    if x.ndim == 3 and x.device.type == "cpu":
-        grad_first, x_first = grad_first.contiguous(), x_first.contiguous()
-    _, of_weight, of_bias = _backward(grad_first, x_first, kernel, groups, [False, True, True])
+    first = _channels_first(grad, groups=1), _channels_first(x, groups=1)
+    _, of_weight, of_bias = _backward(*first, _as_2d(weight).to(x.dtype), groups, [False, True, True])
     return of_weight.reshape(weight.shape).to(weight.dtype), of_bias.to(weight.dtype)
 
 
@@ -154,9 +153,11 @@ def _as_2d(weight: Tensor) -> Tensor:
     return weight.unsqueeze(2) if weight.ndim == 3 else weight
 
 
-def _channels_first(x: Tensor) -> Tensor:
-    """[R, *grid, C] -> [R, C, rows, columns], a view."""
-    return (x.unsqueeze(1) if x.ndim == 3 else x).movedim(-1, 1)
+def _channels_first(x: Tensor, groups: int) -> Tensor:
+    """[R, *grid, C] -> [R, C, rows, columns]: a view, but a copy where oneDNN is faster on one by more than that."""
+    copied = groups == 1 and x.ndim == 3 and x.device.type == "cpu" and x.dtype == torch.float32
+    first = (x.unsqueeze(1) if x.ndim == 3 else x).movedim(-1, 1)
+    return first.contiguous() if copied else first
 
 
 def _restored(y: Tensor, x: Tensor) -> Tensor:
