@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from d2v.nn import plain_kernels
+from d2v.nn.layer_norm import autocast_dtype
 from d2v.nn.trusted_kernels import operation, trusted_kernels
 
 
@@ -48,61 +50,24 @@ class GroupedConvolution(nn.Module):
         if torch.compiler.is_exporting():  # programs for others have plain convolutions, of a grid of any size
             convolve = (F.conv1d, F.conv2d)[x.ndim - 3]
             return convolve(x.movedim(-1, 1), self.weight, self.bias, padding="same", groups=self.groups).movedim(1, -1)
-        return grouped_convolution(in_compute_dtype(x), self.weight, self.bias, self.groups)
-
-
-def in_compute_dtype(x: Tensor) -> Tensor:
-    """As autocast casts what goes into a convolution."""
-    device = x.device.type
-    if x.dtype == torch.float64 or not torch.is_autocast_enabled(device):
-        return x
-    return x.to(torch.get_autocast_dtype(device))
-
-
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
-    kernels = _kernels(x, weight, groups)
-    if kernels is None:
-        return plain_convolve(x, weight, bias, groups)
-    with torch.cuda.device_of(x):
-        return kernels.convolve(x, weight, bias, groups)
-
-
-def _input_gradient(grad: Tensor, x: Tensor, weight: Tensor, groups: int) -> Tensor:
-    kernels = _kernels(x, weight, groups)
-    if kernels is None:
-        return plain_input_gradient(grad, x, weight, groups)
-    with torch.cuda.device_of(x):
-        return kernels.input_gradient(grad, x, weight, groups)
-
-
-def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    kernels = _kernels(x, weight, groups)
-    if kernels is None:
-        return plain_weight_gradient(grad, x, weight, groups)
-    with torch.cuda.device_of(x):
-        return kernels.weight_gradient(grad, x, weight, groups)
+        return grouped_convolution(x.to(autocast_dtype(x)), self.weight, self.bias, self.groups)
 
 
 grouped_convolution = operation(
     "grouped_convolution(Tensor x, Tensor weight, Tensor bias, int groups) -> Tensor",
-    _convolve,
+    lambda x, weight, bias, groups: _kernels(x, weight, groups).convolve(x, weight, bias, groups),
     lambda x, weight, bias, groups: x.new_empty(*x.shape[:-1], len(weight)),
 )
-"""[R, *grid, C] -> [R, *grid, E] in the type of ``x``, with weights [E, C / groups, *kernel] of any type."""
-
 input_gradient = operation(
     "grouped_convolution_input_gradient(Tensor grad, Tensor x, Tensor weight, int groups) -> Tensor",
-    _input_gradient,
+    lambda grad, x, weight, groups: _kernels(x, weight, groups).input_gradient(grad, x, weight, groups),
     lambda grad, x, weight, groups: x.new_empty(x.shape),
 )
-"""Gradient of ``x``, given that of the output."""
-
 weight_gradient = operation(
     "grouped_convolution_weight_gradient(Tensor grad, Tensor x, Tensor weight, int groups) -> (Tensor, Tensor)",
-    _weight_gradient,
+    lambda grad, x, weight, groups: _kernels(x, weight, groups).weight_gradient(grad, x, weight, groups),
     lambda grad, x, weight, groups: (weight.new_empty(weight.shape), weight.new_empty(len(weight))),
 )
-"""Gradients of weights and biases, given that of the output."""
 
 
 def _save(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -123,51 +88,9 @@ def _gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 torch.library.register_autograd("d2v::grouped_convolution", _gradients, setup_context=_save)
 
 
-def plain_convolve(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
-    """The same by torch: a sequence is a picture of one row, and a view of it has its channels last in memory."""
-    weight, bias = _as_2d(weight).to(x.dtype), bias.to(x.dtype)
-    return _restored(F.conv2d(_channels_first(x, groups), weight, bias, padding="same", groups=groups), x)
-
-
-def plain_input_gradient(grad: Tensor, x: Tensor, weight: Tensor, groups: int) -> Tensor:
-    weight = _as_2d(weight).to(x.dtype)
-    first = _channels_first(grad, groups), _channels_first(x, groups)
-    of_x, _, _ = _backward(*first, weight, groups, [True, False, False])
-    return _restored(of_x, x)
-
-
-def plain_weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    first = _channels_first(grad, groups=1), _channels_first(x, groups=1)
-    _, of_weight, of_bias = _backward(*first, _as_2d(weight).to(x.dtype), groups, [False, True, True])
-    return of_weight.reshape(weight.shape).to(weight.dtype), of_bias.to(weight.dtype)
-
-
-def _backward(grad: Tensor, x: Tensor, weight: Tensor, groups: int, wanted: list[bool]) -> tuple[Tensor, ...]:
-    padding = [weight.shape[2] // 2, weight.shape[3] // 2]
-    return torch.ops.aten.convolution_backward(
-        grad, x, weight, [len(weight)], [1, 1], padding, [1, 1], False, [0, 0], groups, wanted
-    )
-
-
-def _as_2d(weight: Tensor) -> Tensor:
-    return weight.unsqueeze(2) if weight.ndim == 3 else weight
-
-
-def _channels_first(x: Tensor, groups: int) -> Tensor:
-    """[R, *grid, C] -> [R, C, rows, columns]: a view, but a copy where oneDNN is faster on one by more than that."""
-    copied = groups == 1 and x.ndim == 3 and x.device.type == "cpu" and x.dtype == torch.float32
-    first = (x.unsqueeze(1) if x.ndim == 3 else x).movedim(-1, 1)
-    return first.contiguous() if copied else first
-
-
-def _restored(y: Tensor, x: Tensor) -> Tensor:
-    """[R, E, rows, columns] -> [R, *grid, E], the grid as in ``x``; a view, where torch kept the channels last."""
-    return y.movedim(1, -1).reshape(*x.shape[:-1], y.shape[1]).contiguous()
-
-
-def _kernels(x: Tensor, weight: Tensor, groups: int) -> ModuleType | None:
+def _kernels(x: Tensor, weight: Tensor, groups: int) -> ModuleType:
     if groups == 1:
-        return None
+        return plain_kernels  # cuDNN multiplies dense matrices with the channels last
 
     def trial(kernels: ModuleType) -> list[tuple[Tensor, Tensor]]:
         # As many places as a batch has, about: the kernels are tuned on them.
@@ -186,9 +109,9 @@ def compare(
     kernels: ModuleType, grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, groups: int
 ) -> list[tuple[Tensor, Tensor]]:
     """What kernels compute beside what torch computes in fp32: output, and gradients of input, weights, biases."""
-    of_weight, of_bias = kernels.weight_gradient(grad, x, weight, groups)
     ours = [kernels.convolve(x, weight, bias, groups), kernels.input_gradient(grad, x, weight, groups)]
+    ours += kernels.weight_gradient(grad, x, weight, groups)
     grad, weight, x = grad.float(), weight.to(x.dtype).float(), x.float()
-    plain = [plain_convolve(x, weight, bias, groups), plain_input_gradient(grad, x, weight, groups)]
-    plain += plain_weight_gradient(grad, x, weight, groups)
-    return list(zip([*ours, of_weight, of_bias], plain, strict=True))
+    plain = [plain_kernels.convolve(x, weight, bias, groups), plain_kernels.input_gradient(grad, x, weight, groups)]
+    plain += plain_kernels.weight_gradient(grad, x, weight, groups)
+    return list(zip(ours, plain, strict=True))
