@@ -49,6 +49,8 @@ class Batch(NamedTuple):
     """True = padding, at the rate of ``inputs``; None when nothing is padded."""
     step: OptimizerStep | None = None
     """Whose micro-batch it is, in training; None where that is not known: then all micro-batches weigh the same."""
+    masked: Bool[Tensor, "r n"] | None = None
+    """Masks of pictures that were drawn where the batch was loaded; None: the model draws them."""
 
     @property
     def sample_weight(self) -> float:

@@ -64,7 +64,7 @@ def trunks(draw: st.DrawFn) -> dict[str, Any]:
         "activation_dropout": share(draw),
         "drop_path": share(draw, 0.9),
         "layer_drop": share(draw, 0.9),
-        "checkpoint_activations": draw(st.booleans()),
+        "checkpoint_activations": draw(st.sampled_from([0.0, 0.5, 1.0])),
         "weight_init": draw(st.sampled_from(["bert", "beit"])),
     }
 

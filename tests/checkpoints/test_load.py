@@ -171,9 +171,9 @@ def test_damaged_weights_of_a_folder(tmp_path: Path) -> None:
 
 def test_changed_arguments_of_the_encoder(tmp_path: Path) -> None:
     path = save(make(), tmp_path / "a.ckpt")
-    plain, changed = d2v.load(path), d2v.load(path, dropout=0.2, checkpoint_activations=True)
+    plain, changed = d2v.load(path), d2v.load(path, dropout=0.2, checkpoint_activations=1.0)
     assert changed.front.input_dropout.p == 0.2
-    assert changed.trunk.checkpoint_activations
+    assert changed.trunk.checkpoint_activations == 1
     assert changed.recipe["trunk"]["dropout"] == 0.2
     assert same(plain, changed)
     with pytest.raises(

@@ -108,6 +108,45 @@ def test_a_killed_run_gives_the_same_file(
     assert sorted(path.name for path in tmp_path.iterdir()) == [f"whole{suffix}", f"x{suffix}"]
 
 
+def test_processes_that_share_the_work_write_the_same_file(
+    checkpoint: Path, sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One of three is killed; the two others are at work at the same time, and the third goes on afterwards."""
+    whole, output = tmp_path / "whole.parquet", tmp_path / "x.parquet"
+    assert main(arguments(checkpoint, sound, whole, "--pool", "none")) == 0
+    expected = capsys.readouterr().out.partition(":")[0]
+    commands = [arguments(checkpoint, sound, output, "--pool", "none", "--share", f"{rank}/3") for rank in range(3)]
+    fork = get_context("fork")
+    kills = ((0, -1), (1, 30), (2, -1))
+    processes = [fork.Process(target=killed_at, args=(clip, commands[rank])) for rank, clip in kills]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, -signal.SIGKILL, 0]
+    assert not output.exists()
+    assert main(commands[2]) == 0
+    assert " is done; " in capsys.readouterr().out
+    assert main(arguments(checkpoint, sound, output, "--pool", "none", "--share", "1/2")) == 2
+    assert "processes 2 in place of 3" in capsys.readouterr().err
+    assert main(commands[1]) == 0
+    out, err = capsys.readouterr()
+    assert "going on: " in err
+    assert out.partition(":")[0] == expected
+    assert output.read_bytes() == whole.read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["whole.parquet", "x.parquet"]
+    assert main(commands[0]) == 0
+    assert "has these features already" in capsys.readouterr().out
+
+
+def test_what_processes_cannot_share(
+    checkpoint: Path, sound: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option in ("--overwrite", "--share=2/2"):
+        assert main(arguments(checkpoint, sound, tmp_path / "x.npz", "--share", "0/2", option)) == 2
+        assert option.replace("=", " ") in capsys.readouterr().err
+
+
 def test_ctrl_c_says_how_to_go_on(checkpoint: Path, sound: Path, tmp_path: Path) -> None:
     output = tmp_path / "x.npz"
     command = [sys.executable, "-c", SCRIPT, "41", *arguments(checkpoint, sound, output)]

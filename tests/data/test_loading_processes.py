@@ -5,16 +5,18 @@ import multiprocessing
 import os
 import signal
 import time
+from itertools import chain, islice
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 import d2v.data.loading_processes as loading_processes
 from d2v.data.broken_samples import SkippedSamples
-from d2v.data.loading_processes import Loader, begin
+from d2v.data.loading_processes import Loader, StreamLoader, begin
+from d2v.data.sampler import StreamSampler
 from d2v.data.samples import SampleDataset, collate_samples
 
 
@@ -118,3 +120,41 @@ def test_a_file_that_does_not_answer_is_named(
     messages = [record.getMessage() for record in caplog.records]
     assert messages[0].startswith("data: still waiting for clip 3 after 0 s: its disk")
     assert len(messages) <= 3  # less and less often
+
+
+class Order(Dataset[int]):
+    """Notes what was asked for."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __getitem__(self, key: tuple[int, int]) -> int:
+        with self.file.open("a") as file:
+            file.write(f"{key[1]}\n")
+        return key[1]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_processes_fetch_ahead_of_the_end_of_an_epoch_and_a_cut_one_goes_on_where_it_was(
+    tmp_path: Path, workers: int
+) -> None:
+    consumed = 0
+    stream = StreamSampler(12, 3, seed=0, consumed=lambda: consumed)
+    loader = StreamLoader(
+        Order(tmp_path / "asked"), stream, collate_fn=list, num_workers=workers, worker_init_fn=begin,
+        persistent_workers=workers > 0,
+    )  # fmt: skip
+    expected = [index for _, index in chain.from_iterable(stream.at(range(48)))]
+    seen = []
+    for epoch, length in enumerate((4, 2, 4)):  # the second is cut short, as by `limit_train_batches`
+        stream.set_epoch(epoch)
+        for batch in islice(iter(loader), length):
+            seen += batch
+            consumed += 1
+    assert seen == expected[:30]
+    if workers:
+        asked = (tmp_path / "asked").read_text().split()
+        assert len(asked) <= 30 + 2 * workers * 3, "each was asked for once, and two batches a process ahead"
+    consumed = 1  # somewhere else
+    stream.set_epoch(0)
+    assert list(chain.from_iterable(loader)) == expected[3:15]

@@ -24,7 +24,7 @@ def stream(num_samples: int, batch_size: int, seed: int, world_size: int, accumu
     ranks = [StreamSampler(num_samples, batch_size, seed, r, world_size, accumulation) for r in range(world_size)]
     for epoch in range(epochs):
         for sampler in ranks:
-            sampler.sampler.set_epoch(epoch)  # as Lightning finds it
+            sampler.set_epoch(epoch)
         for batches in zip(*ranks, strict=True):
             seen += chain.from_iterable(batches)
     return seen

@@ -22,6 +22,7 @@ from d2v.modalities.text.corpus.shard_writer import ShardWriter, dtype_for, writ
 from d2v.modalities.text.corpus.shards import Shards, is_prepared
 from d2v.modalities.text.data import TextDataset
 from d2v.modalities.text.tokenizer import TextTokenizer
+from d2v.shares import Share
 
 JOB_BYTES = (2000, 4000)
 
@@ -152,25 +153,53 @@ def test_one_job_holds_out_every_tenth_document(corpus: Path, tmp_path: Path, mo
     assert val.tokenizer.decode(val.read(0, int(val.document_ends[0]))).startswith("document 9 of")
 
 
-def test_a_kill_keeps_what_is_finished(prepared: Path, corpus: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out"
-    code = f"""
-import os, signal
-from d2v.modalities.text.corpus import corpus_files as corpus
-from d2v.modalities.text.corpus import preparation as prepare
-corpus._JOB_BYTES = {JOB_BYTES}
-run_jobs = prepare.run_jobs
+KILLED = """
+import os, signal, sys
+from d2v.modalities.text.corpus import corpus_files, preparing
+from d2v.modalities.text.corpus.preparation import prepare_corpus
+from d2v.shares import own_share
+corpus, output, job_bytes, jobs = sys.argv[1:]
+corpus_files._JOB_BYTES = eval(job_bytes)
+run_jobs = preparing.run_jobs
 def killed(*args):
     for number, done in enumerate(run_jobs(*args)):
-        if number == 2:
+        if number == int(jobs):
             os.kill(os.getpid(), signal.SIGKILL)
         yield done
-prepare.run_jobs = killed
-if __name__ == "__main__":
-    prepare.prepare_corpus([{str(corpus)!r}], {str(output)!r}, vocab_size=300, val_fraction=0.1, num_workers=1)
+preparing.run_jobs = killed
+print(prepare_corpus([corpus], output, vocab_size=300, val_fraction=0.1, num_workers=1, share=own_share()))
 """
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert ran.returncode == -signal.SIGKILL, ran.stderr
+
+
+def killed_after(jobs: int, corpus: Path, output: Path, **environment: str) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", KILLED, str(corpus), str(output), str(JOB_BYTES), str(jobs)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(words, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **environment})
+
+
+def test_processes_that_share_the_work_write_the_same_shards(prepared: Path, corpus: Path, tmp_path: Path) -> None:
+    """Two at once, as torchrun starts them; one is killed, and goes on afterwards."""
+    output = tmp_path / "out"
+    first = killed_after(1000, corpus, output, RANK="0", WORLD_SIZE="2")
+    second = killed_after(0, corpus, output, RANK="1", WORLD_SIZE="2")
+    out, _ = first.communicate(timeout=100)
+    second.communicate(timeout=100)
+    assert (first.returncode, second.returncode) == (0, -signal.SIGKILL)
+    assert out.startswith("share 0 of 2 is done; ")
+    assert not is_prepared(output)
+    with pytest.raises(UserError, match="processes was 2 and is 1"):
+        prepare(corpus, output)
+    summary = prepare(corpus, output, share=Share(1, 2))
+    assert 0 < summary.encoded < 0.5  # type: ignore[attr-defined]
+    assert content(output) == content(prepared)
+    assert not prepare(corpus, output, share=Share(0, 2)).created  # type: ignore[attr-defined]
+
+
+def test_a_kill_keeps_what_is_finished(prepared: Path, corpus: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    ran = killed_after(2, corpus, output)
+    _, err = ran.communicate(timeout=100)
+    assert ran.returncode == -signal.SIGKILL, err
     assert not is_prepared(output)
     with pytest.raises(UserError, match="is unfinished: run the same"):
         Shards.open(output, "train")

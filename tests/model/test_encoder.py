@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 
 from d2v.checkpoints.recipe import build_encoder
 from d2v.errors import UserError
@@ -17,7 +18,7 @@ from d2v.nn.positional import (
     relative_position_index,
     sincos_table_2d,
 )
-from d2v.nn.transformer import TransformerOutput
+from d2v.nn.transformer import Transformer, TransformerOutput
 from d2v.types import Batch, EncoderOutput, Mask, TokenSequence
 
 close = torch.testing.assert_close
@@ -308,25 +309,60 @@ def test_padding_with_a_mask(token_encoder, masked_input):
 
 
 @pytest.mark.parametrize("relative_bias", [None, "per_block"])
-def test_activation_checkpointing_changes_nothing(vision_encoder, relative_bias):
+def test_activation_checkpointing_changes_nothing_but_memory(vision_encoder, relative_bias):
     changes = {
         "relative_bias": relative_bias,
+        "depth": 8,
         "prenet_depth": 1,
         "dropout": 0.2,
         "attention_dropout": 0.1,
         "drop_path": 0.3,
+        "layer_drop": 0.2,
     }
-    results = []
-    for checkpointed in (False, True):
-        encoder = vision_encoder(checkpoint_activations=checkpointed, **changes).train()
+    results, kept = [], []
+    for share in (0.0, 0.25, 0.5, 1.0):
+        encoder = vision_encoder(checkpoint_activations=share, **changes).train()
         torch.manual_seed(3)
-        output = encoder(torch.linspace(-1, 1, 2 * 3 * 24 * 24).view(2, 3, 24, 24))
+        counting = KeptBytes()
+        with counting:
+            output = encoder(torch.linspace(-1, 1, 2 * 3 * 24 * 24).view(2, 3, 24, 24))
         (output.tokens.square().sum() + output.ffn_outputs[0].sum()).backward()
         results.append((output, {name: p.grad for name, p in encoder.named_parameters() if p.requires_grad}))
-    same(results[0][0], results[1][0], rtol=0, atol=0)
-    assert results[0][1].keys() == results[1][1].keys()
-    for name, grad in results[0][1].items():
-        close(grad, results[1][1][name], rtol=0, atol=0, msg=name)
+        kept.append(counting.total / 1e6)
+    for output, grads in results[1:]:
+        same(results[0][0], output, rtol=0, atol=0)
+        assert results[0][1].keys() == grads.keys()
+        for name, grad in results[0][1].items():
+            close(grad, grads[name], rtol=0, atol=0, msg=name)
+    print("MB kept for the backward pass:", kept)
+    assert kept == sorted(kept, reverse=True)
+    assert kept[3] < 0.3 * kept[0]
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0, ""), (0.25, "37"), (0.5, "1357"), (0.75, "123567"), (1, "01234567"), (0.01, "")]
+)
+def test_checkpointed_blocks_are_evenly_spread(share, expected):
+    stack = Transformer(8, 8, 2, checkpoint_activations=share).blocks
+    assert [number for number, again in enumerate(stack.computed_again) if again] == list(map(int, expected))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, float("nan")])
+def test_refused_shares_of_checkpointed_blocks(share):
+    with pytest.raises(ValueError, match=f"checkpoint_activations is {share}: it must lie between 0 and 1"):
+        Transformer(8, 1, 2, checkpoint_activations=share)
+
+
+class KeptBytes(saved_tensors_hooks):
+    """Counts what the forward pass keeps for the backward pass."""
+
+    def __init__(self) -> None:
+        self.total = 0
+        super().__init__(self._count, lambda tensor: tensor)
+
+    def _count(self, tensor: torch.Tensor) -> torch.Tensor:
+        self.total += tensor.nbytes
+        return tensor
 
 
 # Features

@@ -220,7 +220,8 @@ def micro_batches_of(data: PretrainingDataModule, epochs: int = 2) -> list[list[
             fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress)),
         )  # fmt: skip
         data.accumulation, data._train_sampler, data._step_batches = ACCUMULATED, None, range(0)
-        sampler = data.train_dataloader().batch_sampler
+        data.train_dataloader()
+        sampler = data._train_sampler
         data.trainer.num_training_batches = len(sampler)
         for epoch in range(epochs):
             sampler.set_epoch(epoch)

@@ -16,6 +16,16 @@ def add_features(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
 
 
+def add_share(parser: argparse.ArgumentParser) -> None:
+    """Which of several processes this is."""
+    parser.add_argument(
+        "--share",
+        metavar="RANK/COUNT",
+        help="of several processes that give this command, do the part of this one, counted from 0; the last to end "
+        "puts the result together (default: as torchrun or srun say; else this one does everything)",
+    )
+
+
 def positive(text: str) -> int:
     """A whole number of at least 1."""
     if int(text) < 1:

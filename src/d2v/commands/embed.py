@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from d2v.commands.arguments import add_features
+from d2v.commands.arguments import add_features, add_share
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -57,12 +57,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--num_workers", type=int, help="processes that read files; 0: this one; default: by the cores and the device"
     )
+    add_share(parser)
 
 
 def run(args: argparse.Namespace) -> None:
     """Embed, and print what was written; see :func:`d2v.features.embed.embed_files`."""
     from d2v.features.embed import embed_files
+    from d2v.shares import own_share
 
+    args.share = own_share(args.share)
     print(embed_files(**vars(args)))
 
 

@@ -4,10 +4,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from d2v.commands.arguments import positive
+from d2v.commands.arguments import add_share, positive
 
 if TYPE_CHECKING:
-    from d2v.modalities.text.corpus.preparation import PreparedText
+    from d2v.modalities.text.corpus.preparing import PreparedText
 
 VOCAB_SIZE = 50260
 """The types of GPT-2 and three that fairseq adds; with five special tokens this makes RoBERTa's number."""
@@ -55,6 +55,7 @@ def add_text_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--num_workers", "--num-workers", type=positive, metavar="N", help="processes (one a core)")
     parser.add_argument("--verify", action="store_true", help="read the shards again and compare their checksums")
+    add_share(parser)
 
 
 def prepare_text(args: argparse.Namespace) -> None:
@@ -65,6 +66,7 @@ def prepare_text(args: argparse.Namespace) -> None:
         OSError: The output cannot be written.
     """
     from d2v.modalities.text.corpus.preparation import prepare_corpus
+    from d2v.shares import ShareDone, own_share
 
     prepared = prepare_corpus(
         args.input,
@@ -75,7 +77,11 @@ def prepare_text(args: argparse.Namespace) -> None:
         num_workers=args.num_workers,
         text_column=args.text_column,
         verify=args.verify,
+        share=own_share(args.share),
     )
+    if isinstance(prepared, ShareDone):
+        print(prepared)
+        return
     asked = args.vocab_size
     if args.tokenizer:
         asked = None

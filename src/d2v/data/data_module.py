@@ -5,6 +5,7 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import chain
 from typing import Any, ClassVar, Literal
 
@@ -19,10 +20,11 @@ from d2v.data.batching import TrainingSize, derive_accumulation, plain_number
 from d2v.data.broken_samples import SkippedSamples
 from d2v.data.cores import available_cores, most_workers
 from d2v.data.length_buckets import LengthBuckets, consecutive_batches
-from d2v.data.loading_processes import Loader, ResumableLoader, begin
+from d2v.data.loading_processes import Loader, StreamLoader, begin
 from d2v.data.sampler import OrderedBatches, OrderedSampler, StreamSampler, Unpack
 from d2v.data.samples import Sample, SampleDataset, collate_samples
 from d2v.errors import UserError
+from d2v.model.early_masks import Collate
 from d2v.model.encoder import Encoder
 from d2v.types import Batch, OptimizerStep
 
@@ -105,6 +107,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
         self._buckets: LengthBuckets | None = None
         self._resume: dict[str, int] | None = None
         self._train_data: SampleDataset | None = None
+        self._with_masks: Callable[[Collate], Collate] | None = None
         self._step: OptimizerStep | None = None  # of ...
         self._step_batches = range(0)  # ... these micro-batches of the run
 
@@ -153,6 +156,9 @@ class PretrainingDataModule(LightningDataModule, ABC):
             part.reads_labels = getattr(module, "reads_labels", part.reads_labels)
             if name in encoders:
                 part.adapt_to(encoders[name])
+            with_masks: Callable[..., Collate] | None = getattr(module, "with_early_masks", None)
+            if with_masks is not None:
+                part._with_masks = partial(with_masks, name=name)
         if stage in ("validate", "test") and self.eval_dataset("val") is None:
             raise UserError(
                 f"data.root {self.root}: there is no validation split, and `d2v {TrainerFn(stage).value}` needs one; "
@@ -214,10 +220,10 @@ class PretrainingDataModule(LightningDataModule, ABC):
             self._resume = None
         self._train_data = dataset
         workers = self._workers()
-        return ResumableLoader(
+        return StreamLoader(
             dataset,
-            batch_sampler=self._train_sampler,
-            collate_fn=self.collate,
+            self._train_sampler,
+            collate_fn=self._make_batch(),
             num_workers=workers,
             worker_init_fn=begin,
             persistent_workers=workers > 0,
@@ -323,7 +329,10 @@ class PretrainingDataModule(LightningDataModule, ABC):
     def _loader(self, dataset: SampleDataset, **options: Any) -> DataLoader[Any]:
         """A loader of this DataModule's batches; ``options`` of torch's DataLoader state at least the order."""
         options = {"num_workers": self._workers(), "worker_init_fn": begin, **options}
-        return Loader(dataset, collate_fn=self.collate, pin_memory=torch.cuda.is_available(), **options)
+        return Loader(dataset, collate_fn=self._make_batch(), pin_memory=torch.cuda.is_available(), **options)
+
+    def _make_batch(self) -> Collate:
+        return self.collate if self._with_masks is None else self._with_masks(self.collate)
 
     def _workers(self) -> int:
         if self.num_workers is not None:

@@ -12,8 +12,10 @@ from functools import partial
 from multiprocessing import resource_tracker
 from typing import Any
 
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data._utils import signal_handling
+
+from d2v.data.sampler import StreamSampler
 
 log = logging.getLogger(__name__)
 
@@ -44,14 +46,51 @@ def _kill(process: Any, iterator: int) -> None:
     process.kill()
 
 
-class ResumableLoader(Loader):
-    """Tells Lightning, which looks for these two methods, not to warn: the DataModule keeps the position."""
+class StreamLoader(Loader):
+    """Epochs of one stream. Processes fetch ahead of the end of an epoch, so that the next one begins without a wait.
+
+    Args:
+        dataset: of the samples.
+        sampler: their order; the DataModule keeps its position.
+        options: of torch's DataLoader.
+    """
+
+    def __init__(self, dataset: Dataset[Any], sampler: StreamSampler, **options: Any) -> None:
+        super().__init__(dataset, batch_sampler=_Endless(sampler), **options)
+        self._stream = sampler
+        self._batches: Iterator[Any] = iter(())
+        self._next = -1  # position in the stream of what comes of them
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        if self._next != self._stream.start:  # at first, and where more was fetched than was trained on
+            self._batches, self._next = super().__iter__(), self._stream.start
+        return self._epoch()
+
+    def _epoch(self) -> Iterator[Any]:
+        for _ in range(len(self)):
+            self._next += self._stream.stride
+            yield next(self._batches)
+
+    # Lightning looks for these two methods, and would warn.
 
     def state_dict(self) -> dict[str, int]:
         return {}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         pass
+
+
+class _Endless(Sampler[list[tuple[int, int]]]):
+    """A stream without the ends of its epochs. ``sampler`` is where Lightning looks for ``set_epoch``."""
+
+    def __init__(self, sampler: StreamSampler) -> None:
+        self.sampler = sampler
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return self.sampler.endless()
 
 
 def begin(worker: int = 0) -> None:

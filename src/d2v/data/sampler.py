@@ -1,7 +1,7 @@
 """The order of samples: one endless stream, of which every rank takes its share."""
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain, islice, repeat
+from itertools import chain, count, islice, repeat
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -50,22 +50,19 @@ class StreamSampler(Sampler[list[tuple[int, int]]]):
         self.seed = seed
         self._batch_size = batch_size
         self._rank = rank
-        self._stride = batch_size * world_size
+        self.stride = batch_size * world_size
+        """Positions from a micro-batch of a rank to its next one."""
         self._consumed = consumed
         self._unpack = unpack
-        self._samples_per_epoch = max(1, num_samples // (self._stride * accumulation)) * self._stride * accumulation
+        self._samples_per_epoch = max(1, num_samples // (self.stride * accumulation)) * self.stride * accumulation
         self._origin = 0  # where the run would have started, had it always had today's sizes
-        self._start = 0
+        self.start = 0
+        """Position of the next epoch, all ranks together."""
         self.set_epoch(0)
-
-    @property
-    def sampler(self) -> "StreamSampler":
-        """Itself: Lightning calls ``set_epoch`` on ``dataloader.batch_sampler.sampler``."""
-        return self
 
     def __len__(self) -> int:
         """Micro-batches of one rank in a whole epoch (also in one that is resumed: Lightning adds those done)."""
-        return self._samples_per_epoch // self._stride
+        return self._samples_per_epoch // self.stride
 
     @property
     def passes(self) -> float:
@@ -76,12 +73,12 @@ class StreamSampler(Sampler[list[tuple[int, int]]]):
         """Let the next iteration be this epoch. An iteration that has begun is not moved."""
         done = epoch * self._samples_per_epoch
         if self._consumed is not None:
-            done = self._consumed() * self._stride
-        self._start = self._origin + done
+            done = self._consumed() * self.stride
+        self.start = self._origin + done
 
     def position(self, batches: int) -> int:
         """Position in the stream, all ranks together, after ``batches`` micro-batches of each rank."""
-        return self._origin + batches * self._stride
+        return self._origin + batches * self.stride
 
     def seek(self, position: int, batches: int) -> None:
         """Resume: the next iteration starts at ``position``, and ``batches`` micro-batches have been consumed.
@@ -89,12 +86,16 @@ class StreamSampler(Sampler[list[tuple[int, int]]]):
         With another batch size or number of ranks, the same number of batches would have led elsewhere; the origin
         moves so that no sample is skipped or repeated.
         """
-        self._origin = position - batches * self._stride
-        self._start = position
+        self._origin = position - batches * self.stride
+        self.start = position
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         # Not itself a generator: where to start is decided now, and not when the first batch is drawn.
-        return self._batches(self._start + self._rank * self._batch_size)
+        return islice(self.endless(), len(self))
+
+    def endless(self) -> Iterator[list[tuple[int, int]]]:
+        """The micro-batches of the next epoch and of all that follow it."""
+        return self._batches(self.start + self._rank * self._batch_size)
 
     def at(self, positions: range | np.ndarray) -> Iterator[list[tuple[int, int]]]:
         """What these positions of the stream hold, whatever rank they are for: (data epoch, index) of each sample."""
@@ -107,10 +108,10 @@ class StreamSampler(Sampler[list[tuple[int, int]]]):
             yield [(epoch, index) for index in group.tolist()]
 
     def _batches(self, start: int) -> Iterator[list[tuple[int, int]]]:
-        firsts = range(start, start + self._samples_per_epoch, self._stride)
         together = -(-_TOGETHER // self._batch_size)
-        for number in range(0, len(firsts), together):
-            positions = np.add.outer(firsts[number : number + together], range(self._batch_size))
+        for first in count(start, together * self.stride):
+            firsts = range(first, first + together * self.stride, self.stride)
+            positions = np.add.outer(firsts, range(self._batch_size))
             entries = self.at(positions.ravel())
             for _ in positions:
                 yield list(chain.from_iterable(islice(entries, self._batch_size)))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from filelock import FileLock
 from tqdm import tqdm
 
 from d2v.checkpoints.load import Weights, load
@@ -20,9 +21,10 @@ from d2v.evaluation.frozen import find_device
 from d2v.features.encode import Skipped, embed_inputs
 from d2v.features.feature_files import read_file_settings, require_format, write_features
 from d2v.features.feature_settings import FeatureOptions, all_settings, differences
-from d2v.features.journal import RowJournal, discard, read_settings
+from d2v.features.journal import RowJournal, discard, inputs_done, named_share, read_settings
 from d2v.features.pieces import Pieces, plan_lengths
 from d2v.model.encoder import Encoder, Layer, Pooling
+from d2v.shares import ALONE, Share, ShareDone
 
 _NAMED = 1_000  # so many skipped inputs are named; the others are counted
 
@@ -71,11 +73,13 @@ def embed_files(
     num_workers: int | None = None,
     overwrite: bool = False,
     allow: Iterable[str] = (),
-) -> EmbedReport:
+    share: Share = ALONE,
+) -> EmbedReport | ShareDone:
     """Write the features of pictures, sound or texts to one file, in fp32, one row an input.
 
     Until the file is complete, finished rows lie in ``OUTPUT.unfinished``. However the process ended, the same call
     goes on from there, and the features are the same to the last bit. Inputs that are skipped are named on stderr.
+    Of several processes each embeds its share of the inputs, and the last one puts the file together.
 
     Args:
         checkpoint: As :func:`d2v.load` takes it.
@@ -94,6 +98,7 @@ def embed_files(
         num_workers: Processes that read files; 0: this process reads; None: depends on the cores and the device.
         overwrite: Replace other features in the output, finished or unfinished.
         allow: Packages outside d2v whose classes the checkpoint may name; see :func:`d2v.load`.
+        share: Which of several processes this is.
 
     Raises:
         UserError: An argument is wrong, no input could be embedded, or the output holds other features.
@@ -104,6 +109,11 @@ def embed_files(
     if num_workers is not None and not 0 <= num_workers <= most_workers():
         raise UserError(f"--num_workers {num_workers}: give 0 or more, for this machine at most {most_workers()}")
     options = FeatureOptions(weights, layer, pool, precision, chunk_seconds, overlap_seconds, image_size)
+    if share.count > 1 and (overwrite or str(input) == "-"):
+        option = "--overwrite" if overwrite else "--input -"
+        raise UserError(f"{option} is for one process, and these are {share.count}: delete the output, or give files")
+    if device == "auto" and share.count > 1 and torch.cuda.is_available():
+        device = f"cuda:{share.local_rank % torch.cuda.device_count()}"
     where = find_device(device)
     encoder = load(checkpoint, weights=weights, allow=allow).to(where)
     pieces = open_pieces(encoder, str(input), options, where)
@@ -111,35 +121,57 @@ def embed_files(
     _require_other_place(output, str(input), inputs)
     settings = all_settings(encoder, inputs, where, options, str(checkpoint), str(input))
     unfinished = output.with_name(f"{output.name}.unfinished")
-    if _is_done(output, unfinished, settings, overwrite):
+    if _is_done(output, unfinished, settings, overwrite, share):
         return EmbedReport(output, created=False)
     if num_workers is None:
-        num_workers = _default_workers(where)
-    with _journal(unfinished, settings, encoder, inputs, pool) as journal:
-        start, first = time.perf_counter(), journal.num_done
-        skipped = _SkippedInputs(inputs, journal.num_skipped)
-        if first:
-            print(f"going on: {first:,} of {len(inputs):,} {inputs.unit}s are done", file=sys.stderr)
-        done, total = pieces.first_piece(first), pieces.first_piece(len(inputs))
+        num_workers = _default_workers(where, share)
+    begin, end = pieces.inputs_of(share)
+    with _journal(unfinished, settings, encoder.width, pool, share, end - begin, inputs.unit) as journal:
+        start, first = time.perf_counter(), begin + journal.num_done
+        skipped = _SkippedInputs(inputs)
+        if journal.num_done:
+            print(f"going on: {journal.num_done:,} of {end - begin:,} {inputs.unit}s are done", file=sys.stderr)
+        done, total = (pieces.first_piece(index) - pieces.first_piece(begin) for index in (first, end))
         with tqdm(initial=done, total=total, desc="embedding", unit="piece", disable=None, leave=False) as bar:
             for item in embed_inputs(
-                encoder, pieces, where, options, num_workers, journal.folder, first, on_pieces=bar.update
+                encoder, pieces, where, options, num_workers, journal.folder, first, end, on_pieces=bar.update
             ):
                 if isinstance(item, Skipped):
                     journal.skip()
                     skipped.add(item.name, item.reason)
                 else:
                     journal.write(item)
-        if not journal.num_vectors:
-            journal.remove()
-            raise UserError(f"--input {input}: not one of {skipped.count} {inputs.unit}s could be embedded; see above")
-        write_features(output, journal, settings, inputs.part)
-        shape = (journal.num_vectors, encoder.width)
+        if share.count == 1:
+            shape, num_skipped = _write_output(journal, output, str(input), settings, inputs)
+    if share.count > 1:
+        with FileLock(unfinished / "last"):  # who ends at the same time waits
+            if output.exists():
+                discard(unfinished)  # nothing but this lock, which made the folder again
+                return EmbedReport(output, created=False)
+            left = len(inputs) - inputs_done(unfinished)
+            if left:
+                return ShareDone(share, output, left, len(inputs), f"{inputs.unit}s")
+            whole = RowJournal(unfinished, settings, encoder.width, pool != "none")
+            shape, num_skipped = _write_output(whole, output, str(input), settings, inputs)
+    seconds = time.perf_counter() - start
+    amount, speed = _in_words(inputs, len(inputs) - num_skipped, first, end, seconds)
+    return EmbedReport(
+        output, True, shape, len(inputs) - num_skipped, num_skipped + len(inputs.broken), amount, speed, seconds
+    )
+
+
+def _write_output(
+    journal: RowJournal, output: Path, root: str, settings: dict[str, Any], inputs: Inputs
+) -> tuple[tuple[int, int], int]:
+    """Write the output, and remove the journal: the shape of the features, and how many inputs were skipped."""
+    shape, skipped = (journal.num_vectors, journal.width), journal.num_skipped
+    if not journal.num_vectors:
         journal.remove()
-        num_inputs = len(inputs) + len(inputs.broken) - skipped.count
-        seconds = time.perf_counter() - start
-        amount, speed = _in_words(inputs, num_inputs, first, seconds)
-        return EmbedReport(output, True, shape, num_inputs, skipped.count, amount, speed, seconds)
+        count = skipped + len(inputs.broken)
+        raise UserError(f"--input {root}: not one of {count} {inputs.unit}s could be embedded; see above")
+    write_features(output, journal, settings, inputs.part)
+    journal.remove()
+    return shape, skipped
 
 
 def open_pieces(encoder: Encoder, root: str, options: FeatureOptions, device: torch.device) -> Pieces:
@@ -160,14 +192,15 @@ def open_pieces(encoder: Encoder, root: str, options: FeatureOptions, device: to
 
 @contextmanager
 def _journal(
-    folder: Path, settings: dict[str, Any], encoder: Encoder, inputs: Inputs, pool: Pooling
+    folder: Path, settings: dict[str, Any], width: int, pool: Pooling, share: Share, num_inputs: int, unit: str
 ) -> Iterator[RowJournal]:
     """Open a journal, and close it whatever happens; after Ctrl-C, say how to go on."""
-    journal = RowJournal(folder, settings, encoder.width, pool != "none")
+    name = named_share(share.rank) if share.count > 1 else ""
+    journal = RowJournal(folder, _of_share(settings, share), width, pool != "none", name)
     try:
         yield journal
     except KeyboardInterrupt as stop:
-        done = f"{journal.num_done:,} of {len(inputs):,} {inputs.unit}s are done; the same command goes on from there"
+        done = f"{journal.num_done:,} of {num_inputs:,} {unit}s are done; the same command goes on from there"
         raise Interrupted(f"interrupted: {done}", signal.SIGINT) from stop
     finally:
         journal.close()
@@ -186,7 +219,12 @@ def _require_other_place(output: Path, root: str, inputs: Inputs) -> None:
         raise UserError(f"--output {output} would be part of --input {root}: give another place")
 
 
-def _is_done(output: Path, unfinished: Path, settings: dict[str, Any], overwrite: bool) -> bool:
+def _of_share(settings: dict[str, Any], share: Share) -> dict[str, Any]:
+    """How many processes share the work is part of how it goes on, and nothing that the features depend on."""
+    return settings if share.count == 1 else {**settings, "processes": share.count}
+
+
+def _is_done(output: Path, unfinished: Path, settings: dict[str, Any], overwrite: bool, share: Share) -> bool:
     """Whether the output is complete already. If not, other unfinished features are removed where that is allowed.
 
     Raises:
@@ -195,14 +233,14 @@ def _is_done(output: Path, unfinished: Path, settings: dict[str, Any], overwrite
     begun = read_settings(unfinished)
     other_begun = list[str]()
     if begun is not None:
-        other_begun = differences(settings, begun)
+        other_begun = differences(_of_share(settings, share), begun)
     if output.exists() and not overwrite:
         if others := differences(settings, read_file_settings(output)):
             raise UserError(
                 f"--output {output} holds other features ({'; '.join(others)}): give another name, or --overwrite to "
                 "replace them"
             )
-        if begun is not None and not other_begun:
+        if begun is not None and not other_begun and share.count == 1:
             discard(unfinished)  # an earlier call was interrupted before it could delete it
         return True
     if other_begun and not overwrite:
@@ -210,27 +248,24 @@ def _is_done(output: Path, unfinished: Path, settings: dict[str, Any], overwrite
             f"--output {output}: {unfinished.name} beside it holds the beginning of other features "
             f"({'; '.join(other_begun)}): give another name, or --overwrite to begin anew"
         )
-    if other_begun or (begun is None and unfinished.is_dir()):
+    if other_begun or (begun is None and unfinished.is_dir() and share.count == 1):
         discard(unfinished)
     return False
 
 
 class _SkippedInputs:
-    """Counts inputs that could not be embedded, and names the first of them.
+    """Names inputs that could not be embedded, the first of them.
 
     Args:
-        inputs: Those that cannot be opened at all are counted at once.
-        before: Inputs that an earlier call has skipped, which this one continues.
+        inputs: Those that cannot be opened at all are named at once.
     """
 
-    def __init__(self, inputs: Inputs, before: int) -> None:
-        self.count = before
+    def __init__(self, inputs: Inputs) -> None:
         self._named = 0
         for name, reason in inputs.broken.items():
             self.add(name, reason)
 
     def add(self, name: str, reason: str) -> None:
-        self.count += 1
         self._named += 1
         if self._named <= _NAMED:
             tqdm.write(f"skipped {name}: {reason}", file=sys.stderr)
@@ -245,13 +280,13 @@ def _length(inputs: Inputs, first: int, last: int) -> float:
     return sum(inputs.num_samples(index) for index in range(first, last)) / (inputs.sample_rate or 1)
 
 
-def _in_words(inputs: Inputs, num_inputs: int, first: int, seconds: float) -> tuple[str, str]:
+def _in_words(inputs: Inputs, num_inputs: int, first: int, end: int, seconds: float) -> tuple[str, str]:
     """How much was embedded, and how fast this call was."""
     amount = f"{num_inputs:,} {inputs.unit}s"
     if num_inputs == 1:
         amount = f"1 {inputs.unit}"
     length = _length(inputs, 0, len(inputs))
-    rate = _length(inputs, first, len(inputs)) / seconds
+    rate = _length(inputs, first, end) / seconds
     if inputs.sample_rate is None:
         if not inputs.is_cut:
             return amount, f"{rate:,.0f} {inputs.unit}s a second"
@@ -261,9 +296,9 @@ def _in_words(inputs: Inputs, num_inputs: int, first: int, seconds: float) -> tu
     return f"{amount}, {length:.1f} seconds", f"{rate:,.0f} times real time"
 
 
-def _default_workers(device: torch.device) -> int:
+def _default_workers(device: torch.device, share: Share) -> int:
     """Processes that read files: few on a CPU, whose cores the encoder needs; up to eight beside a GPU."""
-    cores = available_cores()
+    cores = available_cores() // share.local_count
     if device.type == "cpu":
         return max(1, cores // 8)
     return max(1, min(8, cores - 1))

@@ -66,6 +66,7 @@ def embed_inputs(
     num_workers: int = 0,
     scratch: Path | None = None,
     start: int = 0,
+    stop: int | None = None,
     on_pieces: Callable[[int], object] | None = None,
 ) -> Iterator[Row | Skipped]:
     """Encode batch by batch, without gradients and in eval mode.
@@ -80,6 +81,7 @@ def embed_inputs(
         scratch: Folder for the frames of very long inputs, until they are complete; None: the system's.
         start: The first input to return. Batches are put together as if it were 0, so that features are the same to
             the last bit.
+        stop: The first input that is not returned any more; None: all are. Batches do not depend on it either.
         on_pieces: Called with how many pieces were read and encoded since the last time.
 
     Yields:
@@ -89,10 +91,11 @@ def embed_inputs(
         UserError: The encoder has no such layer or no CLS token.
     """
     following = pieces.first_piece(start)
+    end = pieces.first_piece(len(pieces.inputs) if stop is None else stop)
     loader = Loader(
         pieces,
         batch_size=None,
-        sampler=pieces.batches_from(following),
+        sampler=pieces.batches_of(following, end),
         num_workers=num_workers,
         worker_init_fn=begin,
         pin_memory=device.type == "cuda",
@@ -105,7 +108,7 @@ def embed_inputs(
             read: list[tuple[int, _Part | str]] = [*batch.broken]
             if batch.x is not None:
                 read += _encode(encoder, pieces, batch, device, options)
-            wanted = {piece: part for piece, part in read if piece >= following}
+            wanted = {piece: part for piece, part in read if following <= piece < end}
             waiting |= wanted
             if on_pieces is not None:
                 on_pieces(len(wanted))

@@ -40,13 +40,14 @@ class RowJournal:
         settings: How the features are made; kept in the folder.
         width: D.
         pooled: Whether each row has a single vector.
+        share: Where several processes write, whose parts these are: :func:`named_share`. "": those of all of them.
 
     Raises:
         UserError: Another process has it open, or the folder cannot be written.
     """
 
-    def __init__(self, folder: Path, settings: dict[str, Any], width: int, pooled: bool) -> None:
-        self.folder, self.width, self.pooled = folder, width, pooled
+    def __init__(self, folder: Path, settings: dict[str, Any], width: int, pooled: bool, share: str = "") -> None:
+        self.folder, self.width, self.pooled, self._share = folder, width, pooled, share
         self.num_done = 0
         """Inputs that need not be read again."""
         self.num_vectors = 0
@@ -68,7 +69,7 @@ class RowJournal:
         )
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._lock = _locked(folder)
+            self._lock = _locked(folder, share)
             if not (folder / _SETTINGS).is_file():
                 write_text(folder / _SETTINGS, json.dumps(settings))
             self._recover()
@@ -105,10 +106,10 @@ class RowJournal:
             counts["inputs"] += row.is_last
             counts["vectors"] += row.num_vectors
         table = self._table(rows).replace_schema_metadata({_COUNTS: json.dumps(counts)})
-        unfinished = self.folder / "part.unfinished"
+        unfinished = self.folder / f"{self._share}part.unfinished"
         pq.write_table(table, unfinished, compression="none", use_dictionary=False, write_page_checksum=True)
         sync(unfinished)
-        unfinished.replace(self.folder / f"{len(self._parts()):06d}.parquet")
+        unfinished.replace(self.folder / f"{self._share}{len(self._parts()):06d}.parquet")
         sync(self.folder)
         self._last_commit = time.monotonic()
 
@@ -148,7 +149,7 @@ class RowJournal:
         """Write what was appended and release the lock; delete the folder if no input is done."""
         if not self._lock.is_locked:
             return
-        if not self.num_done:
+        if not self.num_done and not self._share:
             self.remove()
             return
         with suppress(OSError):  # such as a full disk: the parts before still count
@@ -167,12 +168,7 @@ class RowJournal:
 
     def _recover(self) -> None:
         """Count what is there, and remove the rows of an input that was not complete."""
-        counts = []
-        for part in self._parts():
-            try:
-                counts.append(json.loads(pq.read_schema(part).metadata[_COUNTS.encode()]))
-            except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-                raise _damaged(part, error) from error
+        counts = [_counts(part) for part in self._parts()]
         for part in reversed(self._parts()):
             if counts[-1]["inputs"]:
                 break
@@ -198,7 +194,7 @@ class RowJournal:
         return pa.Table.from_pylist(known, pa.schema(fields)).append_column(last, embedding)
 
     def _parts(self) -> list[Path]:
-        return sorted(self.folder.glob("[0-9]*.parquet"))
+        return _parts(self.folder, self._share)
 
     def _tables(self) -> Iterator[pa.Table]:
         """All rows, part by part."""
@@ -210,6 +206,27 @@ class RowJournal:
             except (OSError, pa.ArrowException) as error:
                 raise _damaged(part, error) from error
             yield table
+
+
+def named_share(rank: int) -> str:
+    """What the names of its parts begin with: in the order of their ranks, shares follow each other."""
+    return f"{rank:06d}-"
+
+
+def inputs_done(folder: Path) -> int:
+    """How many inputs the parts of all processes hold, whoever is writing."""
+    return sum(_counts(part)["inputs"] for part in _parts(folder, ""))
+
+
+def _parts(folder: Path, share: str) -> list[Path]:
+    return sorted(folder.glob(f"{share}[0-9]*.parquet"))
+
+
+def _counts(part: Path) -> dict[str, int]:
+    try:
+        return json.loads(pq.read_schema(part).metadata[_COUNTS.encode()])
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        raise _damaged(part, error) from error
 
 
 def flat_values(column: pa.ChunkedArray) -> np.ndarray:
@@ -244,8 +261,8 @@ def read_settings(folder: Path) -> dict[str, Any] | None:
     return settings if isinstance(settings, dict) else None
 
 
-def _locked(folder: Path) -> FileLock:
-    lock = FileLock(folder / _LOCK, timeout=0)
+def _locked(folder: Path, share: str = "") -> FileLock:
+    lock = FileLock(folder / f"{share}{_LOCK}", timeout=0)
     try:
         lock.acquire()
     except Timeout as error:

@@ -16,6 +16,7 @@ from d2v.errors import BrokenSample, UserError
 from d2v.features.chunks import Chunk, plan_chunks
 from d2v.features.feature_settings import FeatureOptions
 from d2v.model.encoder import Encoder
+from d2v.shares import Share
 
 _LARGEST_RATIO = 1.25
 # Patches in a batch of pictures; a processor is fastest on batches that fit its cache.
@@ -88,9 +89,18 @@ class Pieces(Dataset[PieceBatch]):
         """Number of the first piece of an input."""
         return int(self._first[index])
 
-    def batches_from(self, piece: int) -> list[int]:
-        """Batches that hold this piece or later ones."""
-        return [number for number, pieces in enumerate(self._batches) if len(pieces) and pieces.max() >= piece]
+    def batches_of(self, first: int, end: int) -> list[int]:
+        """Batches that hold pieces from the first one on, before the end."""
+        wanted = []
+        for number, pieces in enumerate(self._batches):
+            if ((first <= pieces) & (pieces < end)).any():
+                wanted.append(number)
+        return wanted
+
+    def inputs_of(self, share: Share) -> tuple[int, int]:
+        """The first input of a share of the pieces, and the one after its last."""
+        first, end = np.searchsorted(self._first, share.bounds(int(self._first[-1]))).tolist()
+        return first, end
 
     def chunks(self, index: int) -> list[Chunk]:
         """The chunks of an input; none if it is read whole, or is too short for a frame."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from d2v.model.early_masks import Collate, EarlyMasks
 from d2v.model.encoder import Encoder
 from d2v.model.flops import step_flops
 from d2v.model.masked_input import gather_tokens
@@ -28,6 +29,11 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def move_teacher(self, decay: float) -> None:
         """Let the teacher follow: ``teacher = decay * teacher + (1 - decay) * student`` (1.0, equation 1)."""
+
+    def with_early_masks(self, collate: Collate, name: str, seed: int) -> Collate:
+        """The function that puts batches of an encoder together, with their masks where those are better drawn early
+        (:attr:`Masking.drawn_early`)."""
+        return collate
 
     def flops(self, name: str, batch: Batch, output: Data2VecOutput) -> float | None:
         """Operations of one encoder's step, forward and backward (``flops.py``); None: nobody has counted them."""
@@ -57,6 +63,12 @@ class Data2Vec(Method):
 
     def move_teacher(self, decay: float) -> None:
         self.teacher.update(self.student, decay)
+
+    def with_early_masks(self, collate: Collate, name: str, seed: int) -> Collate:
+        grid_of = self.student.front.grid_of()
+        if grid_of is None or not self.task.masking.drawn_early:
+            return collate
+        return EarlyMasks(collate, self.task.masking, self.task.num_masks, seed, grid_of)
 
     def flops(self, name: str, batch: Batch, output: Data2VecOutput) -> float | None:
         try:

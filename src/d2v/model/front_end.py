@@ -108,6 +108,11 @@ class FrontEnd(nn.Module):
             return None
         return np.maximum((num_values - extractor.receptive_field) // extractor.stride + 1, 0)
 
+    def grid_of(self) -> Callable[[tuple[int, ...]], tuple[int, ...]] | None:
+        """A function, without weights, from the shape of a batch's inputs to the grid of their tokens; None: there is
+        none. With it, masks can be drawn before the inputs reach the model."""
+        return None
+
     def example_inputs(self) -> ExampleInputs:
         """What an exported program is called with; only `d2v export` to a program asks.
 

@@ -29,6 +29,8 @@ class Masking(nn.Module):
 
     dimensions: ClassVar[int | None] = None
     """Of the grids that it masks: 1 of sequences, 2 of pictures; None: any."""
+    drawn_early: ClassVar[bool] = False
+    """Whether it is better drawn where batches are loaded, because it takes thousands of small operations."""
 
     def require_room(self, grid: tuple[int, ...]) -> None:
         """Refuse a grid on which it would mask something else than it says.
@@ -46,10 +48,12 @@ class Masking(nn.Module):
         padding_mask: Bool[Tensor, "b n"] | None = None,
     ) -> Mask:
         """Sample ``num_masks`` masks a sample: rows R = B*M, the masks of one sample next to each other."""
-        index = torch.arange(num_masks, device=batch.sample_ids.device)
-        keys = combine_keys(seed, batch.epochs[:, None], batch.sample_ids[:, None], index).flatten()  # [R]
+        keys = keys_of(batch, num_masks, seed)
         if padding_mask is None:
-            return Mask.from_dense(self.sample(keys, grid), self.num_masked(grid), num_masks, keys=keys)
+            masked = batch.masked
+            if masked is None:
+                masked = self.sample(keys, grid)
+            return Mask.from_dense(masked, self.num_masked(grid), num_masks, keys=keys)
         padding = padding_mask.repeat_interleave(num_masks, dim=0)
         masked = self.sample(keys, grid, (~padding).sum(dim=1))
         return Mask.from_dense(masked, self.num_masked(grid), num_masks, False, padding, keys)
@@ -71,6 +75,12 @@ class Masking(nn.Module):
     def count(self, num_tokens: np.ndarray) -> np.ndarray:
         """How many are masked of sequences of so many tokens, none of them padding; a function of the length alone."""
         return np.array([self.num_masked((length,)) for length in num_tokens.tolist()])
+
+
+def keys_of(batch: Batch, num_masks: int, seed: int) -> Int64[Tensor, "r"]:
+    """Keys of the masks of each sample, R = B*M: hashes of (seed, epoch, sample id, mask index)."""
+    index = torch.arange(num_masks, device=batch.sample_ids.device)
+    return combine_keys(seed, batch.epochs[:, None], batch.sample_ids[:, None], index).flatten()
 
 
 class RandomMasking(Masking):
@@ -291,6 +301,7 @@ class BlockMasking(Masking):
     """
 
     dimensions = 2
+    drawn_early = True
     MISSES = 10  # BEiT's MaskingGenerator._mask tries so often before it gives up
     # A fixed number needs no look at the device. Of 15,000 samples of BEiT's rule none needed more than 53 (14 x 14).
     PROPOSALS = 96

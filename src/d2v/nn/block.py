@@ -1,14 +1,15 @@
 """The Transformer block: self-attention and a feed-forward network, in both orders of norm and residual."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from d2v.nn.layer_norm import LayerNorm, autocast_dtype
+from d2v.nn.autocast import autocast_dtype
+from d2v.nn.layer_norm import LayerNorm
 
 
 class SelfAttention(nn.Module):
@@ -49,9 +50,8 @@ class SelfAttention(nn.Module):
         return self.proj(x.transpose(1, 2).reshape(batch, length, width))
 
 
-@dataclass(frozen=True)
-class BlockOutput:
-    """The two places that data2vec takes targets from (1.0, table 5)."""
+class BlockOutput(NamedTuple):
+    """The two places that data2vec takes targets from (1.0, table 5); a tuple, in which FSDP finds the tensors."""
 
     ffn: Float[Tensor, "b t d"]
     """Feed-forward output (LayerScale applied), before the residual."""

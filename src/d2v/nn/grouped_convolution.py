@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from d2v.nn import plain_kernels
-from d2v.nn.layer_norm import autocast_dtype
+from d2v.nn.autocast import autocast_dtype
 from d2v.nn.trusted_kernels import operation, trusted_kernels
 
 

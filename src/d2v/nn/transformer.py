@@ -30,13 +30,15 @@ class BlockStack(nn.ModuleList):
     Args:
         blocks: In order.
         layer_drop: Probability that a whole block is left out of a training step (LayerDrop, arXiv 1909.11556).
-        checkpoint_activations: Recompute each block in the backward pass: less memory, about a third more time.
+        checkpoint_activations: Share of the blocks, evenly spread, that the backward pass computes again.
     """
 
-    def __init__(self, blocks: Iterable[Block], layer_drop: float, checkpoint_activations: bool) -> None:
+    def __init__(self, blocks: Iterable[Block], layer_drop: float, checkpoint_activations: float) -> None:
         super().__init__(blocks)
         self.layer_drop = layer_drop
-        self.checkpoint_activations = checkpoint_activations
+        depth = len(self)
+        again = round(checkpoint_activations * depth)
+        self.computed_again = [(number + 1) * again // depth > number * again // depth for number in range(depth)]
 
     def forward(
         self, x: Float[Tensor, "b t d"], bias: Float[Tensor, "l #b #h #t t"] | None = None
@@ -51,7 +53,7 @@ class BlockStack(nn.ModuleList):
                 block_bias = bias[number if len(bias) > 1 else 0]
             if leave_out:
                 output = _left_out(block, x)
-            elif self.checkpoint_activations and torch.is_grad_enabled():
+            elif self.computed_again[number] and torch.is_grad_enabled():
                 output = checkpoint(block, x, block_bias, use_reentrant=False)
             else:
                 output = block(x, block_bias)
@@ -94,7 +96,8 @@ class Transformer(nn.Module):
         activation_dropout: Inside the feed-forward networks.
         drop_path: Stochastic depth of the last block; it grows from 0 at the first block, prenet included.
         layer_drop: Probability that a whole block is left out of a training step.
-        checkpoint_activations: Save memory, spend about a third more time.
+        checkpoint_activations: Share of the blocks whose activations are computed again in the backward pass instead of
+            being kept: 1, all of them, saves most memory and takes about a third more time; 0.5 every second block.
         weight_init: BERT's, or BEiT's (1.0 vision), which also divides what enters the residuals of block i by
             sqrt(2 i); a front end's tokens, patches and learned positions follow. See ``d2v.nn.initial_weights``.
     """
@@ -116,10 +119,12 @@ class Transformer(nn.Module):
         activation_dropout: float = 0.0,
         drop_path: float = 0.0,
         layer_drop: float = 0.0,
-        checkpoint_activations: bool = False,
+        checkpoint_activations: float = 0.0,
         weight_init: Literal["bert", "beit"] = "bert",
     ) -> None:
         super().__init__()
+        if not 0 <= checkpoint_activations <= 1:
+            raise ValueError(f"checkpoint_activations is {checkpoint_activations}: it must lie between 0 and 1")
         self.width = width
         self.num_heads = num_heads
         self.norm_first = norm_first

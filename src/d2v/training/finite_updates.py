@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from d2v.errors import some_of
 from d2v.metrics import SKIPPED_UPDATES
 from d2v.training.callbacks.spikes import SkipSpikes
+from d2v.training.several_devices import whole
 from d2v.training.step_samples import StepSamples
 
 log = logging.getLogger(__name__)
@@ -77,7 +78,8 @@ class FiniteUpdates(L.LightningModule):
         # Such an optimizer (fused) takes the scale away by itself, and finds out by itself what is not finite.
         scaled = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
         parameters = list(precision.main_params(optimizer))
-        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        norm = whole(torch.nn.utils.get_total_norm(gradients))
         self.grad_norm = norm / scaler.get_scale() if scaled else norm  # type: ignore[union-attr]
         self._objection = self._objection_to(float(self.grad_norm))
         if not self._objection:
@@ -179,7 +181,8 @@ class FiniteUpdates(L.LightningModule):
             for value in tree_leaves(checkpoint.get(part)):
                 if isinstance(value, Tensor) and value.is_floating_point():
                     tensors.append(value)
-            if not torch.nn.utils.get_total_norm(tensors, norm_type).isfinite():
+            finite = bool(torch.nn.utils.get_total_norm(tensors, norm_type).isfinite())
+            if not self.trainer.strategy.reduce_boolean_decision(finite):  # one device may have all of them
                 raise FloatingPointError(
                     f"step {self.trainer.global_step:,}: {what}, so no checkpoint is written; earlier ones stay. "
                     f"{self._what_to_try()}"

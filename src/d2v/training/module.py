@@ -12,6 +12,7 @@ from d2v.data.data_module import PretrainingDataModule
 from d2v.errors import UserError
 from d2v.metrics import TEST_LOSS, VAL_LOSS, of_encoder
 from d2v.model.data2vec import Data2Vec, Method
+from d2v.model.early_masks import Collate
 from d2v.model.encoder import Encoder
 from d2v.model.masking import RandomSpanMasking, SpanMasking
 from d2v.model.task import Task
@@ -19,6 +20,7 @@ from d2v.training.callbacks.collapse import PUBLISHED, CollapseCallback, Collaps
 from d2v.training.callbacks.ema_teacher import EMATeacherCallback
 from d2v.training.optimizer import Decaying
 from d2v.training.schedules import EMADecay, LRSchedule
+from d2v.training.several_devices import FullySharded
 from d2v.training.step import TrainingModule
 from d2v.types import Batch, by_encoder
 
@@ -95,6 +97,11 @@ class Data2VecModule(TrainingModule):
                 "such as 5 or 10"
             )
 
+    def configure_model(self) -> None:
+        super().configure_model()
+        if isinstance(self.trainer.strategy, FullySharded):
+            self.trainer.strategy.shard(self.trainer, self.method)
+
     def training_step(self, batches: Batches, batch_idx: int) -> dict[str, Any]:
         """The loss, and under ``outputs`` what each encoder's step gave: what callbacks log."""
         self.seed_step()
@@ -116,6 +123,10 @@ class Data2VecModule(TrainingModule):
         if isinstance(batches, Batch):
             return features[""]
         return features
+
+    def with_early_masks(self, collate: Collate, name: str) -> Collate:
+        """See :meth:`d2v.model.data2vec.Method.with_early_masks`."""
+        return self.method.with_early_masks(collate, name, self.seed)
 
     def configure_callbacks(self) -> list[L.Callback]:
         needed = [CollapseCallback(self.collapse), EMATeacherCallback(self.method, self.ema)]

@@ -20,9 +20,10 @@ from d2v.training.callbacks.log import LogCallback
 from d2v.training.callbacks.run_plan import RunPlan, total_steps
 from d2v.training.callbacks.throughput import ThroughputCallback
 from d2v.training.finite_updates import FiniteUpdates
-from d2v.training.optimizer import Decaying, Groups, parameter_groups
+from d2v.training.optimizer import Decaying, Groups, fuse, parameter_groups
 from d2v.training.plain_batches import as_batch
 from d2v.training.schedules import LRSchedule
+from d2v.training.several_devices import suit_ddp
 from d2v.types import Batch
 
 
@@ -105,6 +106,10 @@ class TrainingModule(FiniteUpdates):
             super().optimizer_step(*args, **kwargs)
         self._has_stepped = True
 
+    def configure_model(self) -> None:
+        """Lightning calls this on each device, before the strategy takes the model."""
+        suit_ddp(self.trainer)
+
     def parameter_groups(self) -> Groups:
         """Groups of the optimizer, which may have rates of their own."""
         return parameter_groups(self, self.weight_decay_on)
@@ -119,6 +124,9 @@ class TrainingModule(FiniteUpdates):
         optimizer = self.optimizer(self.parameter_groups())
         for group in optimizer.param_groups:
             group["lr"] *= group.get("lr_scale", 1.0)
+        scaler = None if self._trainer is None else getattr(self._trainer.precision_plugin, "scaler", None)
+        if scaler is None:  # a fused one takes the scale of fp16 away itself, and then nobody could clip
+            fuse(optimizer)
         return optimizer
 
     def configure_callbacks(self) -> list[L.Callback]:
@@ -142,6 +150,7 @@ class TrainingModule(FiniteUpdates):
             "version": __version__,
             "encoders": encoders,
             "skipped_updates": self.skipped_updates,
+            "micro_batches": self.trainer.accumulate_grad_batches,
         }
         if "optimizer_states" in checkpoint:
             optimizers = self.trainer.optimizers
@@ -165,6 +174,12 @@ class TrainingModule(FiniteUpdates):
             return
         stored, optimizer = checkpoint.get("d2v", {}), self._build_optimizer()
         self.skipped_updates = stored.get("skipped_updates", 0)
+        if "micro_batches" in stored:  # of a step on as many devices as there were
+            progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]
+            done = progress["processed"]
+            more = done // stored["micro_batches"] * self.trainer.accumulate_grad_batches - done
+            for name in progress:
+                progress[name] += more
         named = type(optimizer).__name__
         for before in stored.get("optimizers", []):
             if before != named:

@@ -120,6 +120,7 @@ class AudioReader:
             self._preroll = round(_PREROLL_SECONDS * info.samplerate)
         if info.subtype == "VORBIS":
             self._last_seek -= _VORBIS_PAGE_SECONDS * info.samplerate
+        self._is_whole = info.subtype.startswith("PCM")  # numbers, which are finite and within full scale
         self._complains = info.subtype in _MP3
 
     @property
@@ -172,7 +173,9 @@ class AudioReader:
         if len(data) < stop - early:
             raise _truncated((early + len(data)) / self.info.sample_rate, self.info.duration)
         data = data[start - early :]
-        largest = float(max(data.max(), -data.min()))  # NaN where there is one; before channels could cancel each other
+        largest = 0.0
+        if not self._is_whole:  # before channels could cancel each other; NaN where there is one
+            largest = float(max(data.max(), -data.min()))
         if not math.isfinite(largest):
             raise BrokenSample("it holds values that are not finite (NaN or infinity)")
         if largest > _LOUDEST:

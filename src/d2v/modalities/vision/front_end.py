@@ -1,5 +1,7 @@
 """The front end of pictures: patches and where they stand."""
 
+import functools
+from collections.abc import Callable
 from typing import Literal
 
 from torch import nn
@@ -76,6 +78,9 @@ class VisionFrontEnd(FrontEnd):
                 if parameter.requires_grad and name.startswith(("cls_token", "masked_input.", "positions.")):
                     draw(parameter, "beit")
 
+    def grid_of(self) -> Callable[[tuple[int, ...]], tuple[int, ...]]:
+        return functools.partial(_grid_of, self.patch_size)
+
     def example_inputs(self) -> ExampleInputs:
         patches = (self.patch_size, 2, 4096)
         channels = self.get_parameter("feature_extractor.proj.weight").shape[1]
@@ -84,3 +89,7 @@ class VisionFrontEnd(FrontEnd):
             f"deviation); H and W are multiples of {self.patch_size}, at least {2 * self.patch_size}",
             (channels, patches, patches),
         )
+
+
+def _grid_of(patch_size: int, shape: tuple[int, ...]) -> tuple[int, int]:
+    return shape[-2] // patch_size, shape[-1] // patch_size

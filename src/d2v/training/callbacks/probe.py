@@ -16,6 +16,7 @@ from d2v.evaluation.probe_encoder import probe_encoder
 from d2v.metrics import KNN_TOP1, LINEAR_TOP1, of_encoder
 from d2v.model.encoder import Encoder
 from d2v.training.callbacks.throughput import ThroughputCallback
+from d2v.training.several_devices import FullySharded
 from d2v.training.step import TrainingModule
 from d2v.training.stop_signals import STOP
 
@@ -66,6 +67,11 @@ class ProbeCallback(Callback):
         """Find out at once whether there is something to probe."""
         if stage != "fit":
             return
+        if isinstance(trainer.strategy, FullySharded):
+            raise UserError(
+                "ProbeCallback: trainer.strategy leaves no device with a whole encoder: take the probe out, and let "
+                "`d2v probe` read the run's checkpoints"
+            )
         self._parts, self.names = self._probed_parts(trainer, pl_module), []
         for name, part in self._parts.items():
             if part.probe_dataloaders(self.max_samples)[1] is None:  # on every rank
