@@ -12,7 +12,7 @@ SYSTEM_CERTS = $(BIN)/uv --system-certs --offline pip compile --quiet --python $
 UV = UV_SYSTEM_CERTS=$${UV_SYSTEM_CERTS:-$$($(SYSTEM_CERTS) && echo true || echo false)} $(BIN)/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-speech demo-text pretrain-vision pretrain-speech pretrain-text test chaos notebooks lint lock clean
+.PHONY: help setup demo demo-speech demo-text pretrain-vision pretrain-speech pretrain-text bench test chaos notebooks lint lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,11 @@ pretrain-speech: setup ## the published 2.0 recipe on a LibriSpeech folder: make
 pretrain-text: setup ## the published 2.0 recipe on a folder of text: make pretrain-text DATA=/path/to/text
 	@test -n "$(DATA)" || { echo "name the text: make pretrain-text DATA=/path/to/text (a folder of .txt, .jsonl, .parquet, ..., or what d2v prepare text wrote)"; exit 2; }
 	$(BIN)/d2v fit --config v2/text.yaml --data.root "$(DATA)" $(ARGS)
+
+bench: setup ## how fast the recipes of the demos train here, and where the time goes
+	for name in vision speech text; do \
+		$(BIN)/d2v bench --config demo/$$name.yaml --precision 32 --steps 5 --peers --output runs/bench/$$name $(ARGS) || exit $$?; \
+	done
 
 test: setup ## run the tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from d2v.checkpoints.load import load
+    from d2v.commands.bench_data import bench_data
     from d2v.commands.bench_recipe import bench_recipe
     from d2v.commands.glue import fine_tune_on_glue
     from d2v.commands.pretrain import from_recipe, pretrain
@@ -26,6 +27,7 @@ os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 __version__ = "0.1.0"
 __all__ = [
     "__version__",
+    "bench_data",
     "bench_recipe",
     "check_machine",
     "embed_files",
@@ -43,6 +45,7 @@ __all__ = [
 ]
 
 _PLACES = {
+    "bench_data": "d2v.commands.bench_data.bench_data",
     "bench_recipe": "d2v.commands.bench_recipe.bench_recipe",
     "check_machine": "d2v.monitoring.machine.check_machine",
     "embed_files": "d2v.features.embed.embed_files",

@@ -34,6 +34,7 @@ COMMANDS = {
         "nearest neighbours among such features:  d2v search FILE.parquet --query ID|FILE",
     ),
     "bench": ("d2v.commands.bench", "how fast a recipe trains, and where time goes:  d2v bench --config NAME.yaml"),
+    "bench data": ("d2v.commands.bench_data", "how fast data load:  d2v bench data --config NAME.yaml --data.root DIR"),
     "glue": ("d2v.commands.glue", "GLUE:  d2v glue --checkpoint PATH --root GLUE --output DIR  sweeps, scores, table"),
     "export": ("d2v.commands.export", "a model for others: Hugging Face, ONNX, torch.export, safetensors"),
     "import": ("d2v.commands.import_", "translate an official checkpoint (fairseq, data2vec_vision, Hugging Face)"),
@@ -137,7 +138,7 @@ def _dispatch(args: list[str]) -> int:
     command, rest = args[0], args[1:]
     if " ".join(args[:2]) in COMMANDS:  # a command of two words
         command, rest = " ".join(args[:2]), args[2:]
-    if command in (*TRAINER_COMMANDS, "probe", "bench") and os.getcwd() not in sys.path:
+    if command in (*TRAINER_COMMANDS, "probe", "bench", "bench data") and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # class paths in what the user types and in configs; a checkpoint's are refused
     if command in TRAINER_COMMANDS:
         from d2v.commands.early_checks import checked_words

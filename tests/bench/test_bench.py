@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from d2v.bench.result import comparison, read_result
 from d2v.bench.step_parts import PARTS
 from d2v.cli import main
 
@@ -35,6 +36,19 @@ def test_the_last_line_is_the_result_and_the_parts_are_about_the_step(
     for name in ("kernels", "idle_share", "synchronisations"):
         assert result[name] is None  # on a CPU
     assert any(line.startswith("step  ") for line in lines)
+    print(comparison(result, {**result, "threads": 64, "step_seconds": 2 * result["step_seconds"]}, "other"))
+    beside = capsys.readouterr().out
+    assert "differs     threads: 64 there" in beside
+    assert "2.00" in beside
+    assert read_result(tmp_path / "bench.json") == result
+
+
+def test_peers_step_beside_ours(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*QUICK, "--peers", "--steps=1", "--model.student.trunk.depth=2", "--model.targets.top_k=1"]) == 0
+    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert set(result["peers"]) == {"torch blocks", "official_like"}
+    for peer in result["peers"].values():
+        assert peer["peer_over_ours"] == pytest.approx(peer["step_seconds"] / peer["our_step_seconds"])
 
 
 @pytest.mark.parametrize(
@@ -47,6 +61,7 @@ def test_the_last_line_is_the_result_and_the_parts_are_about_the_step(
         (["--config", "vision.yaml", "--compare", "no.json"], "--compare no.json"),
         (["--config", "vision.yaml", "--compare", __file__], "no result of `d2v bench`"),
         (["--config", "vision.yaml", "--nonsense", "1"], "--nonsense"),
+        (["--config", "vision.yaml", "--output", f"{__file__}/out"], "--output"),
         (["--config", "vision.yaml", "--peers", "--data.root", "x"], "--peers"),
     ],
 )

@@ -22,18 +22,27 @@ RECIPES = {
 SMALL: dict[str, Any] = {"model.student.trunk.width": 48, "model.student.trunk.num_heads": 4, "model.num_masks": 2}
 
 
-def backward_of_convolution(grad_out: Any, x: Any, weight: Any, *args: Any, out_shape: Any, **kwargs: Any) -> int:
-    """torch 2.14 counts the gradient of a grouped convolution's weight as if it had one group."""
-    *_, wanted = args  # gradients of x, weight and bias
-    positions = grad_out[0] * torch.Size(grad_out[2:]).numel()
-    return 2 * positions * torch.Size(weight).numel() * sum(wanted[:2])
+def convolution(x: Any, weight: Any, *args: Any, **kwargs: Any) -> int:
+    """Of an operation of ours, channels last; each of the two gradients takes as much."""
+    return 2 * torch.Size(x[:-1]).numel() * torch.Size(weight).numel()
+
+
+def gradient(grad: Any, x: Any, weight: Any, *args: Any, **kwargs: Any) -> int:
+    return convolution(x, weight)
+
+
+OURS = {
+    torch.ops.d2v.grouped_convolution: convolution,
+    torch.ops.d2v.grouped_convolution_input_gradient: gradient,
+    torch.ops.d2v.grouped_convolution_weight_gradient: gradient,
+}
 
 
 class Counter(FlopCounterMode):
     """Without the tables by module, for which torch wants a gradient of all that a module returns."""
 
     def __init__(self) -> None:
-        super().__init__(display=False, custom_mapping={torch.ops.aten.convolution_backward: backward_of_convolution})
+        super().__init__(display=False, custom_mapping=OURS)
         self.mod_tracker.__class__ = _NoTracker
 
 

@@ -27,6 +27,8 @@ def gpu_work(device: torch.device) -> Generator[None, None, dict[str, Any]]:
     for event in profiled.events():
         if event.device_type.name == "CUDA" and not event.is_user_annotation:
             spans.append((event.time_range.start, event.time_range.end))
+    if not spans:  # the driver lets nobody look
+        return found
     spans.sort()
     busy, until = 0.0, spans[0][0]
     for start, end in spans:

@@ -54,8 +54,7 @@ class MadeBatches(L.LightningDataModule):
         return []
 
     def train_dataloader(self) -> DataLoader[Any]:
-        pin = torch.cuda.is_available()
-        return DataLoader(self.batches, batch_size=None, collate_fn=_as_it_is, pin_memory=pin)  # type: ignore[arg-type]
+        return DataLoader(self.batches, batch_size=None, collate_fn=_as_it_is)  # type: ignore[arg-type]
 
 
 def _as_it_is(batch: Batch) -> Batch:
@@ -95,7 +94,10 @@ def _batch(data: PretrainingDataModule, sizes: list[int], encoder: Encoder, numb
                 shape = (shape[0], *size)
         samples.append(Sample(_noise(like, shape, generator), number * len(sizes) + index, 0, None))
     lengths = None if data.values_per_unit is None else np.array(sizes)
-    return collate_samples(samples)._replace(step=OptimizerStep(len(sizes), lengths, 1))
+    batch = collate_samples(samples)._replace(step=OptimizerStep(len(sizes), lengths, 1))
+    if torch.cuda.is_available():  # once, and not for each step
+        batch = batch._replace(inputs=batch.inputs.pin_memory())
+    return batch
 
 
 def _noise(like: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

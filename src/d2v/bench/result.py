@@ -94,19 +94,23 @@ def read_result(path: Path) -> dict[str, Any]:
     return result
 
 
-def write(result: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write the result and a chart of its parts into a folder.
+def make_folder(folder: Path) -> None:
+    """Make the folder of a result, before minutes are spent on it.
 
     Raises:
-        UserError: It cannot be written.
+        UserError: It cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with whole_text_file(folder / RESULT) as file:
-            file.write(json.dumps(result) + "\n")
-        _draw(result, folder / CHART)
     except OSError as error:
-        raise UserError(f"--output {folder}: cannot be written ({error.strerror or error})") from error
+        raise UserError(f"--output {folder}: cannot be made ({error.strerror or error})") from error
+
+
+def write(result: Mapping[str, Any], folder: Path) -> list[Path]:
+    """Write the result and a chart of its parts into a folder."""
+    with whole_text_file(folder / RESULT) as file:
+        file.write(json.dumps(result) + "\n")
+    _draw(result, folder / CHART)
     return [folder / RESULT, folder / CHART]
 
 

@@ -52,10 +52,12 @@ def parse_args(parser: argparse.ArgumentParser, args: Sequence[str]) -> argparse
 
 def run(args: argparse.Namespace) -> None:
     """Time, and print a table and the JSON object; see :func:`d2v.commands.bench_recipe.bench_recipe`."""
-    from d2v.bench.result import comparison, read_result, write
+    from d2v.bench.result import comparison, make_folder, read_result, write
     from d2v.commands.bench_recipe import bench_recipe
 
     other = None if args.compare is None else read_result(args.compare)
+    if args.output is not None:
+        make_folder(args.output)
     result = bench_recipe(
         args.config,
         steps=args.steps,

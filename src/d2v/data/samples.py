@@ -1,7 +1,7 @@
 """One sample: its randomness, and what happens when it cannot be read."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import blake2b
 from math import gcd
@@ -107,6 +107,9 @@ class SampleDataset(Dataset[Sample], ABC):
     broken_for_good: ClassVar[bool] = True
     """Whether a broken sample stays broken. It need not where only a random part of it is read: then it is tried again
     each time, so that no sample depends on what was read before."""
+
+    stages: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Methods by their full names that read or decode, whose time `d2v bench data` tells apart."""
 
     def __init__(self, num_samples: int, seed: int, skipped: SkippedSamples) -> None:
         self._num_samples = num_samples

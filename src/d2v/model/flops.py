@@ -15,6 +15,7 @@ from d2v.model.encoder import Encoder
 from d2v.model.front_end import FrontEnd
 from d2v.model.heads import ConvDecoder, Head, IdentityHead, LinearHead, MLPHead
 from d2v.nn.feature_extractor import ConvFeatureExtractor, PatchEmbedding, TokenEmbedding
+from d2v.nn.grouped_convolution import GroupedConvolution
 from d2v.nn.positional import ConvPositions, LearnedPositions, PositionTable
 from d2v.nn.transformer import BlockStack
 from d2v.types import Mask
@@ -113,6 +114,6 @@ def _head(head: Head, positions: int, masked: int) -> int:
     for layer in head.modules():
         if isinstance(layer, nn.Linear):
             total += _product(layer, masked)
-        elif isinstance(layer, nn.Conv1d | nn.Conv2d):
+        elif isinstance(layer, GroupedConvolution):
             total += _product(layer, positions)
     return total

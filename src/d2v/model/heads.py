@@ -8,7 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from d2v.model.masked_input import gather_tokens
-from d2v.nn.grouped_convolution import GroupedConvolution, in_compute_dtype
+from d2v.nn.autocast import autocast_dtype
+from d2v.nn.grouped_convolution import GroupedConvolution
 from d2v.nn.initial_weights import WeightInit, init_weights
 from d2v.nn.norm_gelu import norm_gelu
 from d2v.types import EncoderOutput, Mask
@@ -142,7 +143,9 @@ class ConvDecoder(Head):
         noise = torch.randn(*mask.masked_index.shape, visible.shape[-1], device=visible.device, dtype=visible.dtype)
         x = gather_tokens(torch.cat([visible, noise * self.mask_noise], dim=1), mask.restore_index)  # [R, N, D]
         padding = None if mask.padding is None else mask.padding.unflatten(1, grid)[..., None]
-        x = in_compute_dtype(x).unflatten(1, grid)  # [R, *grid, D]; channels last until the end, as the norm wants it
+        x = x.to(autocast_dtype(x)).unflatten(
+            1, grid
+        )  # [R, *grid, D]; channels last until the end, as the norm wants it
         for conv in self.layers:
             if padding is not None:
                 x = x.masked_fill(padding, 0)

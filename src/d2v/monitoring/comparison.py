@@ -102,14 +102,12 @@ def probe(
     """
     names = _several(checkpoint)
     trained = [name for name in names if name != RANDOM]
-    merged: dict[str, Any] = {}
     configs: list[Any] = _several(config)
     if not config and not trained:
         raise UserError("--checkpoint random: an untrained encoder needs another checkpoint, or a --config to build it")
     if not config and (own := _file_of_run(trained[0], "config.yaml")):
         configs = [own]
-    for name in configs:
-        _merge(merged, read_config(find_config(name)))
+    merged = merged_configs(configs)
     where = find_device(device)
     if seed is None:
         seed = int(merged.get("seed_everything") or 0)
@@ -171,6 +169,14 @@ def _several(names: str | Path | Sequence[str | Path]) -> list[str]:
     if isinstance(names, str | Path):
         return [str(names)]
     return list(dict.fromkeys(map(str, names)))
+
+
+def merged_configs(names: Iterable[str | Path]) -> dict[str, Any]:
+    """What several configs say together, by path or by the name of a shipped one."""
+    merged: dict[str, Any] = {}
+    for name in names:
+        _merge(merged, read_config(find_config(name)))
+    return merged
 
 
 def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from d2v.nn.layer_norm import LayerNorm, autocast_dtype
+from d2v.nn.autocast import autocast_dtype
+from d2v.nn.layer_norm import LayerNorm
 
 
 class SelfAttention(nn.Module):

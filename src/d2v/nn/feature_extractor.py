@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from d2v.errors import UserError
+from d2v.nn.layer_norm import LayerNorm
 from d2v.types import TokenSequence
 
 
@@ -99,7 +100,7 @@ class ConvFeatureExtractor(nn.Module):
             in_channels = int(channels)
             self.receptive_field += (int(kernel) - 1) * self.stride
             self.stride *= int(stride)
-        self.norm = nn.LayerNorm(in_channels)
+        self.norm = LayerNorm(in_channels)
         self.proj = nn.Linear(in_channels, width)
 
     def num_frames(self, num_samples: Count) -> Count:
@@ -138,7 +139,7 @@ class _ConvLayer(nn.Module):
     def __init__(self, in_channels: int, channels: int, kernel: int, stride: int) -> None:
         super().__init__()
         self.conv = nn.Conv1d(in_channels, channels, kernel, stride, bias=False)
-        self.norm = nn.LayerNorm(channels)
+        self.norm = LayerNorm(channels)
         nn.init.kaiming_normal_(self.conv.weight)
 
     def forward(self, x: Float[Tensor, "b l c"]) -> Float[Tensor, "b n e"]:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from d2v.nn.autocast import autocast_dtype
 from d2v.nn.trusted_kernels import operation, trusted_kernels
 
 
@@ -48,15 +49,7 @@ class GroupedConvolution(nn.Module):
         if torch.compiler.is_exporting():  # programs for others have plain convolutions, of a grid of any size
             convolve = (F.conv1d, F.conv2d)[x.ndim - 3]
             return convolve(x.movedim(-1, 1), self.weight, self.bias, padding="same", groups=self.groups).movedim(1, -1)
-        return grouped_convolution(in_compute_dtype(x), self.weight, self.bias, self.groups)
-
-
-def in_compute_dtype(x: Tensor) -> Tensor:
-    """As autocast casts what goes into a convolution."""
-    device = x.device.type
-    if x.dtype == torch.float64 or not torch.is_autocast_enabled(device):
-        return x
-    return x.to(torch.get_autocast_dtype(device))
+        return grouped_convolution(x.to(autocast_dtype(x)), self.weight, self.bias, self.groups)
 
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:

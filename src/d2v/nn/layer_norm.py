@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from d2v.nn.autocast import autocast_dtype
+
 
 class LayerNorm(nn.LayerNorm):
     """The same numbers as torch's, and under bf16 autocast bf16 in and out, where autocast on a GPU would take fp32.
@@ -26,11 +28,3 @@ class LayerNorm(nn.LayerNorm):
             bias = bias.to(dtype)
         with torch.autocast(x.device.type, enabled=False):
             return F.layer_norm(x.to(dtype), self.normalized_shape, weight, bias, self.eps)
-
-
-def autocast_dtype(x: Tensor) -> torch.dtype:
-    """What matrix products with ``x`` are computed in where we are."""
-    device = x.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return x.dtype

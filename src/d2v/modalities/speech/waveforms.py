@@ -34,6 +34,12 @@ class SpeechDataset(SampleDataset):
     """
 
     broken_for_good = False
+    stages = {
+        "decode": (  # with reading, which libsndfile does by itself
+            "d2v.modalities.speech.audio_reader.AudioReader.__init__",
+            "d2v.modalities.speech.audio_reader.AudioReader.read",
+        )
+    }
 
     def __init__(
         self,

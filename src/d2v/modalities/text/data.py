@@ -45,6 +45,7 @@ class TextDataset(SampleDataset):
         skipped: counts unreadable blocks.
     """
 
+    stages = {"read": ("d2v.modalities.text.corpus.shards.Shards.read",)}
     broken_for_good = False  # the disk may answer the next time
 
     def __init__(self, shards: Shards, blocks: Blocks, skipped: SkippedSamples) -> None:

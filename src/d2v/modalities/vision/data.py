@@ -39,6 +39,11 @@ class ImageDataset(SampleDataset):
         normalisation: of pixels, where some samples are normalised floats already; None: they stay bytes.
     """
 
+    stages = {
+        "read": ("d2v.data.sources.source.Files.read", "d2v.data.sources.tars.Tars.read"),
+        "decode": ("d2v.modalities.vision.decoding.Picture.__init__", "d2v.modalities.vision.decoding.Picture.pixels"),
+    }
+
     def __init__(
         self,
         pictures: Pictures,
