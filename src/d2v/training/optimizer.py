@@ -3,6 +3,7 @@
 from typing import Any, Literal
 
 from torch import nn
+from torch.optim import Adam, AdamW, Optimizer
 
 from d2v.model.encoder import Encoder
 
@@ -21,6 +22,20 @@ def parameter_groups(module: nn.Module, decaying: Decaying = "matrices") -> Grou
         if parameter.requires_grad:
             groups[not _decays(name, parameter, decaying)]["params"].append(parameter)
     return groups
+
+
+def fuse(optimizer: Optimizer) -> None:
+    """Let an Adam or AdamW of torch make its step in one kernel where nobody chose otherwise (``fused``, ``foreach``).
+
+    Torch itself does not choose it: on a CPU it goes through the parameters one by one, on a GPU through lists of them.
+    The rounding differs, and nothing else.
+    """
+    if type(optimizer) not in (Adam, AdamW):
+        return
+    for group in optimizer.param_groups:
+        devices = {parameter.device.type for parameter in group["params"]}
+        if group["fused"] is group["foreach"] is None and devices <= {"cpu", "cuda"}:
+            group["fused"] = not group["differentiable"]
 
 
 def groups_with_rate(module: nn.Module, part: nn.Module, lr_scale: float, decaying: Decaying = "matrices") -> Groups:

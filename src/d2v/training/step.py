@@ -20,7 +20,7 @@ from d2v.training.callbacks.log import LogCallback
 from d2v.training.callbacks.run_plan import RunPlan, total_steps
 from d2v.training.callbacks.throughput import ThroughputCallback
 from d2v.training.finite_updates import FiniteUpdates
-from d2v.training.optimizer import Decaying, Groups, parameter_groups
+from d2v.training.optimizer import Decaying, Groups, fuse, parameter_groups
 from d2v.training.plain_batches import as_batch
 from d2v.training.schedules import LRSchedule
 from d2v.training.several_devices import suit_ddp
@@ -124,6 +124,9 @@ class TrainingModule(FiniteUpdates):
         optimizer = self.optimizer(self.parameter_groups())
         for group in optimizer.param_groups:
             group["lr"] *= group.get("lr_scale", 1.0)
+        scaler = None if self._trainer is None else getattr(self._trainer.precision_plugin, "scaler", None)
+        if scaler is None:  # a fused one takes the scale of fp16 away itself, and then nobody could clip
+            fuse(optimizer)
         return optimizer
 
     def configure_callbacks(self) -> list[L.Callback]:
