@@ -169,6 +169,9 @@ def test_what_cannot_be_shared_out_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"FullySharded: the scale of fp16 .* trainer\.precision to bf16-mixed"):
         _require_shardable(trainer, module().method)
     trainer = make_trainer(tmp_path, devices=2, strategy=FullySharded())
+    trainer.strategy._lightning_module = module()  # which nobody has shared out: a fine-tuning
+    with pytest.raises(UserError, match="FullySharded: it is for pretraining"):
+        trainer.strategy.setup(trainer)
     with pytest.raises(UserError, match=r"ProbeCallback: .*`d2v probe` read the run's checkpoints"):
         ProbeCallback(1).setup(trainer, module(), "fit")
 

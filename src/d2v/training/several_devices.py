@@ -63,7 +63,11 @@ class FullySharded(ModelParallelStrategy):
         super().setup_environment()
 
     def setup(self, trainer: L.Trainer) -> None:
-        trainer.fit_loop.epoch_loop.val_loop.inference_mode = False  # weights that it puts together serve training, too
+        assert self.lightning_module is not None
+        if not any(isinstance(part, FSDPModule) for part in self.lightning_module.modules()):
+            raise UserError(f"trainer.strategy is {FullySharded.__name__}: it is for pretraining; take ddp")
+        for loop in (trainer.fit_loop.epoch_loop.val_loop, trainer.validate_loop, trainer.test_loop):
+            loop.inference_mode = False  # weights that it puts together serve training, too
         super().setup(trainer)
 
     def shard(self, trainer: L.Trainer, method: nn.Module) -> None:
