@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from d2v.nn import plain_kernels
 from d2v.nn.grouped_convolution import GroupedConvolution, grouped_convolution
 from d2v.nn.norm_gelu import norm_gelu, norm_gelu_residual
 from d2v.nn.trusted_kernels import agrees, trusted_kernels
@@ -54,7 +55,8 @@ def test_no_layout_is_transformed_on_a_gpu():
     """Nobody has run it yet: no GPU was at hand when it was written."""
     program = """if True:
         import torch
-        from d2v.nn.grouped_convolution import GroupedConvolution, grouped_convolution
+        from d2v.nn import plain_kernels
+from d2v.nn.grouped_convolution import GroupedConvolution, grouped_convolution
         layer = GroupedConvolution(768, 768, 3, 16, 2).cuda()
         x = torch.randn(64, 14, 14, 768, device="cuda", requires_grad=True)
         with torch.autocast("cuda", torch.bfloat16):
@@ -151,7 +153,7 @@ def test_a_kernel_that_fails_is_never_used_and_warns_once(recwarn):
 
     x = SimpleNamespace(is_cuda=True, device="cuda:0", dtype=torch.bfloat16, get_device=lambda: -1)
     for _ in range(3):
-        assert trusted_kernels(x, "a layer of this test", trial) is None
+        assert trusted_kernels(x, "a layer of this test", trial) is plain_kernels
     assert len(trials) <= 1
     (warning,) = recwarn.list
     assert "a layer of this test on cuda:0, torch's own is used" in str(warning.message)

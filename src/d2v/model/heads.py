@@ -89,6 +89,7 @@ class ConvDecoder(Head):
 
     Visible tokens return to their places, noise fills the others; each layer is a grouped convolution, a layer norm
     without parameters and GELU, with a residual where the widths agree; then a projection, at masked positions only.
+    Under autocast the sums of the residuals are in its type, like what goes into each convolution.
     Padding stays zero throughout, which is what the end of a sequence looks like to a convolution.
 
     Args:
@@ -143,9 +144,8 @@ class ConvDecoder(Head):
         noise = torch.randn(*mask.masked_index.shape, visible.shape[-1], device=visible.device, dtype=visible.dtype)
         x = gather_tokens(torch.cat([visible, noise * self.mask_noise], dim=1), mask.restore_index)  # [R, N, D]
         padding = None if mask.padding is None else mask.padding.unflatten(1, grid)[..., None]
-        x = x.to(autocast_dtype(x)).unflatten(
-            1, grid
-        )  # [R, *grid, D]; channels last until the end, as the norm wants it
+        # [R, *grid, D]; channels last until the end, as the norm wants it
+        x = x.to(autocast_dtype(x)).unflatten(1, grid)
         for conv in self.layers:
             if padding is not None:
                 x = x.masked_fill(padding, 0)

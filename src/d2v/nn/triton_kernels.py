@@ -10,6 +10,8 @@ channel of one tap of the kernel, and each block of it is gathered as it is mult
 taps and channels together, so that 48 or 24 channels fill blocks of 64.
 """
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
@@ -114,22 +116,36 @@ def _weight_gradient(
     tl.store(partial + k[:, None] * OUT + output[None, :], sums, mask=kept)
 
 
+def _on_its_device(function: Callable) -> Callable:
+    """Triton launches on the current device, which need not be that of the tensors."""
+
+    @wraps(function)
+    def run(first: Tensor, *rest: Any) -> Any:
+        with torch.cuda.device_of(first):
+            return function(first, *rest)
+
+    return run
+
+
+@_on_its_device
 def convolve(x: Tensor, weight: Tensor, bias: Tensor, groups: int) -> Tensor:
-    """As ``d2v.nn.grouped_convolution.plain_convolve``."""
+    """As in ``d2v.nn.plain_kernels``, like all functions here."""
     outputs, inputs, *_ = weight.shape
     packed = weight.reshape(groups, outputs // groups, inputs, -1).transpose(2, 3)  # [G, E/G, taps, C/G]
     return _run_convolve(x, _copied(packed, x.dtype), bias, groups, _window(weight.shape[2:]), sign=1)
 
 
+@_on_its_device
 def input_gradient(grad: Tensor, x: Tensor, weight: Tensor, groups: int) -> Tensor:
-    """As ``plain_input_gradient``: the same convolution with the kernel turned round, and outputs for inputs."""
+    """The same convolution with the kernel turned round, and outputs for inputs."""
     outputs, inputs, *_ = weight.shape
     packed = weight.reshape(groups, outputs // groups, inputs, -1).permute(0, 2, 3, 1)  # [G, C/G, taps, E/G]
     return _run_convolve(grad, _copied(packed, grad.dtype), None, groups, _window(weight.shape[2:]), sign=-1)
 
 
+@_on_its_device
 def weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """As ``plain_weight_gradient``: sums over fixed shares of the places, then over the shares; no atomic addition."""
+    """Sums over fixed shares of the places, then over the shares; no atomic addition."""
     grad, x = grad.contiguous(), x.contiguous()
     (height, width), window = _window(x.shape[1:-1]), _window(weight.shape[2:])
     inputs, outputs, depth = weight.shape[1], len(weight) // groups, weight[0].numel()
@@ -222,8 +238,9 @@ def _norm_gelu_gradient(grad, y, out, width, BLOCK: tl.constexpr):
     tl.store(out + offset, (scale * (grads - shared)).to(out.dtype.element_ty), mask=kept)
 
 
+@_on_its_device
 def norm_gelu(y: Tensor, residual: Tensor | None) -> Tensor:
-    """As ``d2v.nn.norm_gelu.plain_norm_gelu``, in fp32 within; one program a row."""
+    """In fp32 within; one program a row."""
     y, width = y.contiguous(), y.shape[-1]
     out = torch.empty_like(y)
     other = y if residual is None else residual.contiguous()
@@ -231,8 +248,9 @@ def norm_gelu(y: Tensor, residual: Tensor | None) -> Tensor:
     return out
 
 
+@_on_its_device
 def norm_gelu_gradient(grad: Tensor, y: Tensor) -> Tensor:
-    """As ``plain_norm_gelu_gradient``; mean and deviation are computed again, which is less than to read them."""
+    """Mean and deviation are computed again, which is less than to read them."""
     y, width = y.contiguous(), y.shape[-1]
     out = torch.empty_like(y)
     rows = y.numel() // width

@@ -12,14 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from d2v.nn import plain_kernels
+
 _AGREED: dict[Hashable, bool] = {}
 
 Trial = Callable[[ModuleType], list[tuple[Tensor, Tensor]]]
 """Runs kernels on a small input, and gives each result beside torch's own."""
 
 
-def trusted_kernels(x: Tensor, kind: Hashable, trial: Trial) -> ModuleType | None:
-    """``d2v.nn.triton_kernels``, or None where torch's own operations are to be used.
+def trusted_kernels(x: Tensor, kind: Hashable, trial: Trial) -> ModuleType:
+    """``d2v.nn.triton_kernels``, or ``plain_kernels`` where torch's own operations are to be used.
 
     At the first call for a device, a type and a kind of layer a trial runs. Where a kernel cannot be imported, compiled
     or run, or computes something else, there is one warning, and no kernel is used for that kind from then on: a run
@@ -31,12 +33,12 @@ def trusted_kernels(x: Tensor, kind: Hashable, trial: Trial) -> ModuleType | Non
         trial: See :data:`Trial`. It must draw from a generator of its own: those of a run are not to move.
     """
     if not x.is_cuda or x.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        return None
+        return plain_kernels
     key = (x.device, x.dtype, kind)
     if key not in _AGREED:
         try:
             if torch.cuda.is_current_stream_capturing():
-                return None  # a trial waits for the device, which a graph cannot
+                return plain_kernels  # a trial waits for the device, which a graph cannot
             with torch.cuda.device_of(x), torch.autocast("cuda", enabled=False):
                 if not agrees(trial(import_module("d2v.nn.triton_kernels"))):
                     raise ArithmeticError("it does not compute what torch computes")
@@ -44,7 +46,7 @@ def trusted_kernels(x: Tensor, kind: Hashable, trial: Trial) -> ModuleType | Non
         except Exception as error:  # of a compiler, a driver, a missing package: torch can do without any of them
             _AGREED[key] = False
             warnings.warn(f"no Triton kernel for {kind} on {x.device}, torch's own is used: {error!r}", stacklevel=2)
-    return import_module("d2v.nn.triton_kernels") if _AGREED[key] else None
+    return import_module("d2v.nn.triton_kernels") if _AGREED[key] else plain_kernels
 
 
 def agrees(results: list[tuple[Tensor, Tensor]]) -> bool:
