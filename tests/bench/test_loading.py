@@ -48,9 +48,11 @@ def test_sound_and_its_peer(tmp_path: Path) -> None:
     assert "audio seconds a second" in str(found)
 
 
-def test_what_others_cannot_read(pictures: Path) -> None:
+def test_what_cannot_be_timed(pictures: Path) -> None:
     with pytest.raises(UserError, match="--config: there is no `data:` section"):
         d2v.bench_data("loggers/wandb.yaml", {"root": str(pictures)})
+    with pytest.raises(UserError, match=r"data\.num_workers is -1"):
+        d2v.bench_data("demo/vision.yaml", {"root": str(pictures)}, workers=-1)
 
 
 def test_of_stages_within_each_other_the_innermost_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,12 +42,11 @@ class LoadingResult(dict[str, Any]):
         return "\n".join(lines)
 
 
-def time_loading(data: PretrainingDataModule, workers: int | None, seconds: float, peers: bool) -> LoadingResult:
+def time_loading(data: PretrainingDataModule, seconds: float, peers: bool) -> LoadingResult:
     """Load training batches for a while: here, in loading processes, and as others do.
 
     Args:
         data: Set up.
-        workers: Loading processes; None: as many as in training.
         seconds: That each of the two lasts.
         peers: Whether others load the same samples, batch by batch beside it.
 
@@ -63,7 +62,7 @@ def time_loading(data: PretrainingDataModule, workers: int | None, seconds: floa
         alone = _one_process(data, dataset, sampler.endless(), seconds, others)
     finally:
         torch.set_num_threads(threads)
-    with_workers = _in_processes(data, workers, seconds)
+    with_workers = _in_processes(data, seconds)
     rate, unit = alone["units_per_second_a_core"], data.unit
     cores = H100[unit] / rate if unit in H100 else None
     return LoadingResult({"unit": unit, **alone, **with_workers, "cores_for_an_h100": cores})
@@ -114,9 +113,7 @@ def _load(
         return data.collate(samples)
 
 
-def _in_processes(data: PretrainingDataModule, workers: int | None, seconds: float) -> dict[str, Any]:
-    if workers is not None:
-        data.num_workers = workers
+def _in_processes(data: PretrainingDataModule, seconds: float) -> dict[str, Any]:
     loader = data.train_dataloader()
     assert isinstance(loader, StreamLoader)
     units, began, ends = 0.0, 0.0, float("inf")

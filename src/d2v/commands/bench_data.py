@@ -74,11 +74,13 @@ def bench_data(
     if "data" not in merged:
         raise UserError("--config: there is no `data:` section; give a config that has one, such as a recipe")
     changes = {**_sized(merged, dict(data or {})), "global_batch_size": None}  # one device's batches are loaded
+    if workers is not None:
+        changes["num_workers"] = workers
     module = build_data(merged["data"], changes)
     module.reads_labels = False
     module.prepare_data()
     module.setup()
-    return time_loading(module, workers, seconds, peers)
+    return time_loading(module, seconds, peers)
 
 
 def _sized(merged: Mapping[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

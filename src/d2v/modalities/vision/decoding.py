@@ -46,7 +46,7 @@ warnings.simplefilter("ignore", Image.DecompressionBombWarning)
 
 _JPEG = b"\xff\xd8\xff"
 _ORIENTATION = 0x0112  # of EXIF
-_TURNED = 5  # orientations from here on exchange width and height
+_TURNED = (5, 6, 7, 8)  # orientations that exchange width and height
 _REDUCTIONS = (8, 4, 2)  # by which a JPEG can be made smaller while it is decoded, without its higher frequencies
 _SPARE = 2  # times the pixels that are asked for, of each side, are left
 
@@ -78,7 +78,7 @@ class Picture:
             self._image = image
         self.size = image.size
         """Width and height in pixels, upright."""
-        if self._orientation >= _TURNED:
+        if self._orientation in _TURNED:
             self.size = (image.height, image.width)
 
     def image(self) -> Image.Image:
