@@ -29,7 +29,7 @@ from d2v.modalities.vision.data import ImageNetDataModule
 from d2v.modalities.vision.front_end import VisionFrontEnd
 from d2v.model.encoder import Encoder
 from d2v.model.masking import InverseBlockMasking
-from d2v.monitoring.pictures import denormalise, draw_feature_pca, draw_masks
+from d2v.monitoring.pictures import draw_feature_pca, draw_masks
 from d2v.nn.transformer import Transformer
 
 folder = Path(mkdtemp())
@@ -37,13 +37,13 @@ summary = prepare_photos(folder / "data", train_crops=20, val_crops=20)
 print(", ".join(summary.found["classes"]))
 
 # %% [markdown]
-# A few crops, one of each photograph, as the encoder gets them: normalised pixels [B, 3, H, W].
+# A few crops, one of each photograph, as bytes [B, 3, H, W]; the encoder reads them normalised.
 
 # %%
 data = ImageNetDataModule(root=str(folder / "data"), image_size=32, batch_size=8, num_workers=0)
 _, val_loader = data.probe_dataloaders(max_samples=8)
 batch = next(iter(val_loader))
-images = denormalise(batch.inputs, *IMAGENET)
+images = batch.inputs / 255
 print(tuple(images.shape))
 
 # %% [markdown]
@@ -62,5 +62,5 @@ Image(str(draw_masks(images, mask, (8, 8), folder / "masks.png")))
 torch.manual_seed(0)
 trunk = Transformer(width=96, depth=4, num_heads=4)
 encoder = Encoder(lambda trunk: VisionFrontEnd(trunk, image_size=32, patch_size=4), trunk).eval()
-features = encoder.embed(batch.inputs, pool="none")
+features = encoder.embed(IMAGENET.apply(batch.inputs), pool="none")
 Image(str(draw_feature_pca(images, {"untrained": features}, (8, 8), folder / "features.png")))

@@ -10,7 +10,7 @@ from d2v.whole_files import whole_text_file
 
 RESULT, CHART = "bench.json", "bench.png"
 
-_SETTINGS = ("device", "threads", "precision", "torch", "config", "overrides", "batch")
+_SETTINGS = ("device", "threads", "precision", "torch", "config", "overrides", "data", "batch")
 """Two results that differ in one of these were not measured on the same thing."""
 
 

@@ -208,33 +208,33 @@ def _precision(x: Tensor) -> str:
     return "ieee" if exact else "tf32"
 
 
-@triton.jit(do_not_specialize=["width"])
-def _norm_gelu(y, residual, out, width, HAS_RESIDUAL: tl.constexpr, BLOCK: tl.constexpr):
+@triton.jit
+def _norm_gelu(y, residual, out, WIDTH: tl.constexpr, HAS_RESIDUAL: tl.constexpr, BLOCK: tl.constexpr):
     channel = tl.arange(0, BLOCK)
-    kept = channel < width
-    offset = tl.program_id(0).to(tl.int64) * width + channel
+    kept = channel < WIDTH
+    offset = tl.program_id(0).to(tl.int64) * WIDTH + channel
     values = tl.load(y + offset, mask=kept, other=0.0).to(tl.float32)
-    centred = tl.where(kept, values - tl.sum(values, 0) / width, 0.0)
-    normed = centred * tl.rsqrt(tl.sum(centred * centred, 0) / width + 1e-5)
+    centred = tl.where(kept, values - tl.sum(values, 0) / WIDTH, 0.0)
+    normed = centred * tl.rsqrt(tl.sum(centred * centred, 0) / WIDTH + 1e-5)
     result = normed * (0.5 + 0.5 * tl.erf(normed * 0.7071067811865476))
     if HAS_RESIDUAL:
         result += tl.load(residual + offset, mask=kept, other=0.0).to(tl.float32)
     tl.store(out + offset, result.to(out.dtype.element_ty), mask=kept)
 
 
-@triton.jit(do_not_specialize=["width"])
-def _norm_gelu_gradient(grad, y, out, width, BLOCK: tl.constexpr):
+@triton.jit
+def _norm_gelu_gradient(grad, y, out, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
     channel = tl.arange(0, BLOCK)
-    kept = channel < width
-    offset = tl.program_id(0).to(tl.int64) * width + channel
+    kept = channel < WIDTH
+    offset = tl.program_id(0).to(tl.int64) * WIDTH + channel
     values = tl.load(y + offset, mask=kept, other=0.0).to(tl.float32)
-    centred = tl.where(kept, values - tl.sum(values, 0) / width, 0.0)
-    scale = tl.rsqrt(tl.sum(centred * centred, 0) / width + 1e-5)
+    centred = tl.where(kept, values - tl.sum(values, 0) / WIDTH, 0.0)
+    scale = tl.rsqrt(tl.sum(centred * centred, 0) / WIDTH + 1e-5)
     normed = centred * scale
     density = 0.3989422804014327 * tl.exp(-0.5 * normed * normed)
     slope = 0.5 + 0.5 * tl.erf(normed * 0.7071067811865476) + normed * density
     grads = tl.load(grad + offset, mask=kept, other=0.0).to(tl.float32) * slope
-    shared = tl.sum(grads, 0) / width + normed * (tl.sum(grads * normed, 0) / width)
+    shared = tl.sum(grads, 0) / WIDTH + normed * (tl.sum(grads * normed, 0) / WIDTH)
     tl.store(out + offset, (scale * (grads - shared)).to(out.dtype.element_ty), mask=kept)
 
 
