@@ -1,7 +1,7 @@
 """Rows of Hugging Face's library ``datasets``: parquet files, what ``save_to_disk`` wrote, or a data set of its hub.
 
 That library converts parquet files once into its own cache (``HF_DATASETS_CACHE``), as large as the data; nothing is
-fetched from a network unless the root begins with ``hf://``.
+fetched from a network unless the root is an address.
 """
 
 import os

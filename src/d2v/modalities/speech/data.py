@@ -34,7 +34,8 @@ class LibriSpeechDataModule(PretrainingDataModule):
     """Sound from LibriSpeech, manifests, folders, globs, parquet or tars, whichever ``root`` contains.
 
     Args:
-        root: folder, fairseq manifest (.tsv), glob or file of sound; a data set of the hub, hf://OWNER/NAME.
+        root: folder, fairseq manifest (.tsv), glob or file of sound; a data set of the hub, hf://OWNER/NAME; tars or
+            parquet in a store, s3://BUCKET/FOLDER.
         dataset: instead of root, a map-style torch data set. An item is an array or tensor of samples or a path, alone,
             in a tuple (samples, sample rate, label), or in a dict ("audio", "sampling_rate", "label", "text").
         val_dataset: its validation split.

@@ -97,7 +97,7 @@ class ImageNetDataModule(PretrainingDataModule):
 
     Args:
         root: folder with train/ and val/, or one tree of images of any nesting, or train-*.parquet, or *.tar; a file or
-            glob of images; a data set of the hub, hf://OWNER/NAME.
+            glob of images; a data set of the hub, hf://OWNER/NAME; tars or parquet in a store, s3://BUCKET/FOLDER.
         dataset: instead of root, a map-style torch data set. An item is a PIL picture, array, tensor or path, alone,
             first in a tuple (picture, label), or in a dict ("image", "label").
         val_dataset: its validation split.
