@@ -40,7 +40,7 @@ from d2v.commands.run_folder import (
     run_of,
 )
 from d2v.commands.run_metrics import METRICS, RunMetrics
-from d2v.commands.stacked_configs import contents_of, places_given
+from d2v.commands.stacked_configs import contents_of, places_given, require_stores_given
 from d2v.commands.started_again import mark, meet_anew
 from d2v.commands.stated_length import settle
 from d2v.commands.value_ranges import require_consistent, require_sensible
@@ -193,6 +193,7 @@ class RunCLI(LightningCLI):
         require_sensible(self.config[self.config.subcommand])
         require_parts(self.config[self.config.subcommand])
         require_inside(self.config[self.config.subcommand], places_given(self._words))
+        require_stores_given(self.config[self.config.subcommand].as_dict(), self._words)
 
     def _parse_ckpt_path(self) -> None:
         """Lightning would merge the checkpoint's hyperparameters over the config and the command line. Never."""

@@ -105,6 +105,30 @@ def places_given(words: Sequence[str]) -> set[str]:
     return given
 
 
+def require_stores_given(config: dict[str, Any], words: Sequence[str]) -> None:
+    """Check that the user named each store that data would be fetched from: a config may be a stranger's.
+
+    Raises:
+        UserError: Only a config names it.
+    """
+    from d2v.data.sources.stores import require_given
+
+    given = [value for _, value in options(words)]
+    for root in _roots(config):
+        require_given(root, _resumed_run(words) is not None or any(root in value for value in given))
+
+
+def _roots(node: Any) -> Iterator[str]:
+    if isinstance(node, list):
+        for item in node:
+            yield from _roots(item)
+    elif isinstance(node, dict):
+        for name, value in node.items():
+            if name == "root" and isinstance(value, str):
+                yield value
+            yield from _roots(value)
+
+
 def _stated(value: str) -> Any:
     """The value of an option, which may be written as YAML."""
     try:

@@ -143,6 +143,21 @@ def hold(folder: Path) -> None:
         _note_use(folder)
 
 
+@contextmanager
+def making(folder: Path) -> Iterator[None]:
+    """The folder is there, and inside no other process makes this entry or removes it; one that wants to make it waits.
+
+    Raises:
+        OSError: The folder or a lock cannot be made.
+    """
+    place = _locks_of(folder) / "made"
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(place):
+        with _gate():  # whoever began to remove it before has done so
+            folder.mkdir(parents=True, exist_ok=True)
+        yield
+
+
 def entries() -> list[Entry]:
     """All entries, those first that were used last."""
     found = []

@@ -11,6 +11,7 @@ from d2v.built_parts import limit_imports, require_parts
 from d2v.config_messages import parser_message
 from d2v.data.data_module import PretrainingDataModule
 from d2v.data.encoder_inputs import inputs_module
+from d2v.data.sources.stores import require_given
 from d2v.errors import UserError
 from d2v.model.encoder import Encoder
 
@@ -62,6 +63,7 @@ def build_data(section: Mapping[str, Any], changes: Mapping[str, Any]) -> Pretra
     Raises:
         UserError: A value is wrong, or it is no DataModule of d2v.
     """
+    require_given(dict(section.get("init_args") or {}).get("root"), "root" in changes)
     words = [f"--data={json.dumps(section, default=str)}"]
     for name, value in changes.items():
         text = value if isinstance(value, str) else json.dumps(value, default=str)

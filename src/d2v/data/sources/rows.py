@@ -13,6 +13,7 @@ import numpy as np
 
 from d2v.data.file_index import PackedStrings, fingerprint
 from d2v.data.sources.source import COLUMNS, Categories, Medium, Source, printable
+from d2v.data.sources.stores import fetched, named
 from d2v.data.unpacking import require_plausible_parquet
 from d2v.errors import BrokenSample, UserError
 from d2v.regular_files import read_regular
@@ -29,12 +30,13 @@ def open_rows(files: Sequence[Path], medium: Medium) -> "Rows":
     """
     import datasets
 
-    where, folder = f"data.root: {files[0]}", files[0].parent
+    where, folder = f"data.root: {named(str(files[0]))}", files[0].parent
     try:
         if files[0].suffix.lower() == ".parquet":
-            for file in files:
+            copies = fetched(files)
+            for file in copies:
                 require_plausible_parquet(file)
-            rows = datasets.Dataset.from_parquet(list(map(str, files)))  # load_dataset would report it to a server
+            rows = datasets.Dataset.from_parquet(list(map(str, copies)))  # load_dataset would report it to a server
         elif (folder / "state.json").is_file():  # without files that the library has cached beside them
             rows = datasets.Dataset.load_from_disk(str(folder))
         else:
@@ -122,7 +124,7 @@ class Rows(Source):
     def name(self, index: int) -> str:
         name = f"row {index}"
         if self.archives:
-            name = f"{self.archives[0]}: {name}"
+            name = f"{named(self.archives[0])}: {name}"
         if self._paths is not None and (path := self._paths[index][self._path]):
             name += f" ({path})"
         return name

@@ -5,18 +5,21 @@ A root is one of
   - archives, Hugging Face parquet, what its ``save_to_disk`` wrote, or WebDataset tars: one folder for each split, or
     files with the split's name among the words of their names;
   - manifests, files that list samples, if the medium has any: one for each split, with exactly its name;
-  - any other folder, a file or a glob: all of it is for training.
+  - any other folder, a file or a glob: all of it is for training;
+  - a folder of tars or Parquet files in an object store, to which the same rules apply (``stores.py``).
 """
 
 import glob
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from d2v.data.file_index import folder_index, list_files
 from d2v.data.sources.endings import count_endings, divide, how_to_read, in_words, may_be_sample, report_endings
 from d2v.data.sources.rows import Rows, open_rows
 from d2v.data.sources.source import Files, Medium, Source
+from d2v.data.sources.stores import is_store, list_store
 from d2v.data.sources.tars import Tars
 from d2v.errors import UserError, some_of
 
@@ -148,6 +151,9 @@ def open_splits(
     Raises:
         UserError: there is no such root or split, or no sample in it.
     """
+    if is_store(root):
+        with _standing_for(root, medium) as listed:
+            return open_splits(listed, medium, train_split, val_split)
     if root.startswith(HUB):
         return _of_hub(root, medium, train_split, val_split)
     path, manifests = _existing(root, medium), tuple(medium.manifests)
@@ -209,6 +215,16 @@ def _of_hub(root: str, medium: Medium, train_split: str | None, val_split: str |
     return train, val
 
 
+@contextmanager
+def _standing_for(root: str, medium: Medium) -> Iterator[str]:
+    """The folder that stands for a store; messages of inside name the store."""
+    folder = str(list_store(root, medium))
+    try:
+        yield folder
+    except UserError as error:
+        raise UserError(str(error).replace(folder, root.rstrip("/"))) from error
+
+
 def open_everything(root: str, medium: Medium, key: str = "data.root") -> Source:
     """Open all samples in a root, whatever split they belong to: files, else archives, else those in manifests.
 
@@ -220,6 +236,9 @@ def open_everything(root: str, medium: Medium, key: str = "data.root") -> Source
     Raises:
         UserError: there is no such root, or no sample in it.
     """
+    if is_store(root):
+        with _standing_for(root, medium) as listed:
+            return open_everything(listed, medium, key)
     try:
         source = _everything(root, _existing(root, medium), medium)
     except UserError as error:

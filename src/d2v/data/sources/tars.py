@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from d2v.data.file_index import PackedStrings, fingerprint
 from d2v.data.sources.source import COLUMNS, Categories, Medium, Source, printable
+from d2v.data.sources.stores import announce, named, open_shard
 from d2v.data.user_cache import cached_arrays
 from d2v.errors import BrokenSample, UserError
 
@@ -42,6 +43,8 @@ class Tars(Source):
         self.folder = os.path.abspath(folder)
         self._made_for = (medium.suffixes, medium.columns, COLUMNS)
         index = cached_arrays("tar-index", self.fingerprint(), lambda: _scan(files, medium), made_of=folder)
+        # One that is open takes room on the disk even if the cache has removed it.
+        self._most_open = _OPEN_TARS if named(self.archives[0]) == self.archives[0] else 1
         self._tar, self._offset, self._size = index["tar"], index["offset"], index["size"]
         self._names = PackedStrings.unpacked(index, "names")
         self._known = {column: PackedStrings.unpacked(index, column) for column in medium.columns}
@@ -65,7 +68,7 @@ class Tars(Source):
         return io.BufferedReader(_Slice(handle, int(self._offset[index]), int(self._size[index])))
 
     def name(self, index: int) -> str:
-        return f"{self.archives[self._tar[index]]}: {self._names[index]}"
+        return f"{named(self.archives[self._tar[index]])}: {self._names[index]}"
 
     def ids(self) -> list[str]:
         """``TAR/MEMBER``."""
@@ -93,9 +96,9 @@ class Tars(Source):
     def _handle(self, tar: int) -> int:
         # pread carries its own offset, so handles that were open before a fork may be shared.
         if tar not in self._open:
-            if len(self._open) >= _OPEN_TARS:
+            if len(self._open) >= self._most_open:
                 os.close(self._open.popitem(last=False)[1])
-            self._open[tar] = os.open(self.archives[tar], os.O_RDONLY)
+            self._open[tar] = open_shard(self.archives[tar])
         self._open.move_to_end(tar)
         return self._open[tar]
 
@@ -141,9 +144,10 @@ def _scan(files: Sequence[Path], medium: Medium) -> dict[str, np.ndarray]:
     names: list[str] = []
     keys: list[str] = []
     known: dict[str, dict[str, str]] = {column: {} for column in medium.columns}
+    announce(files)
     for number, file in enumerate(tqdm(files, desc="reading tar headers", unit="tar")):
         try:
-            with tarfile.open(file, "r:") as tar:
+            with open(open_shard(str(file)), "rb") as opened, tarfile.open(fileobj=opened, mode="r:") as tar:
                 for member in tar:
                     folder, _, base = member.name.rpartition("/")
                     stem, _, extension = base.partition(".")
@@ -158,12 +162,13 @@ def _scan(files: Sequence[Path], medium: Medium) -> dict[str, np.ndarray]:
                     elif suffix == ".json" or _SIDECARS.get(suffix) in known:
                         stream = tar.extractfile(member)
                         assert stream is not None
-                        for column, value in _facts(stream.read(), suffix, f"{file}: {member.name}").items():
+                        where = f"{named(str(file))}: {member.name}"
+                        for column, value in _facts(stream.read(), suffix, where).items():
                             # -1 is the label of a sample that has none; a file of its own says more than a .json.
                             if column in known and value != "-1" and (suffix != ".json" or key not in known[column]):
                                 known[column][key] = value
         except (tarfile.TarError, OSError) as error:
-            raise UserError(f"data.root: {file} cannot be read as an uncompressed tar: {error}") from error
+            raise UserError(f"data.root: {named(str(file))} cannot be read as an uncompressed tar: {error}") from error
     if not rows:
         raise UserError(f"data.root: no {medium.noun} ({', '.join(medium.suffixes)}) in {files[0].parent}/*.tar.")
     tar_column, offset, size = np.array(rows, dtype=np.int64).T.copy()
