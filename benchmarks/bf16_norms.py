@@ -2,8 +2,8 @@
 
     python benchmarks/bf16_norms.py
 
-Base models of three recipes with their first weights, the same weights, masks and noise; relative errors of the loss and of
-all gradients together, three seeds. It runs on a CPU, whose bf16 products are rounded as those of a GPU are.
+Base models of three recipes with their first weights, the same weights, masks and noise; relative errors of the loss
+and of all gradients together, three seeds. It runs on a CPU, whose bf16 products are rounded as those of a GPU are.
 """
 
 import statistics

@@ -1,4 +1,4 @@
-"""How step time, memory and operations grow with batch, length, masks and size; exponents by least squares of logarithms.
+"""How step time, memory and operations grow with batch, length, masks and size, with exponents by least squares.
 
     python benchmarks/growth.py FOLDER                      # CPU, small models: some minutes
     python benchmarks/growth.py FOLDER --base               # Base models, for a GPU

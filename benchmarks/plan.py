@@ -39,7 +39,9 @@ IN_NODE, BETWEEN_NODES = 350e9, 40e9  # bytes a second
 
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else None
-    print("| recipe | units/s a GPU | hours on 8 GPUs | gradients, MB | 8 GPUs, ms | 64 or 512 GPUs, ms | hidden below, ms |")
+    print(
+        "| recipe | units/s a GPU | hours on 8 GPUs | gradients, MB | 8 GPUs, ms | 64 or 512 GPUs, ms | hidden below, ms |"
+    )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for recipe, (seconds, units, name) in STEPS.items():
         if folder is not None:
