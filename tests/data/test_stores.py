@@ -153,7 +153,7 @@ def test_a_shard_that_changes_is_another(tmp_path: Path) -> None:
         assert source.read(0) == content
     write_tar(tmp_path / "set/train.tar", {"1.a": b"x" * 20_000})
     shutil.rmtree(tmp_path / "cache/d2v/store-shards")
-    with pytest.raises(UserError, match=r"file://.*/train.tar: cannot be fetched \(ValueError: it has 30720 bytes"):
+    with pytest.raises(RuntimeError, match=r"file://.*/train.tar: cannot be fetched \(ValueError: it has 30720 bytes"):
         pickle.loads(pickle.dumps(source)).read(0)
 
 

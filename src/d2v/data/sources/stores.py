@@ -118,7 +118,8 @@ def open_shard(path: str) -> int:
 
     Raises:
         OSError: It cannot be opened.
-        UserError: The shard cannot be fetched.
+        UserError: The shard is not there any more, or may not be read.
+        RuntimeError: It cannot be fetched, however often it is tried, or there is no room for it.
     """
     shard = _shard(path)
     if shard is None:
@@ -136,7 +137,8 @@ def fetched(files: Sequence[Path]) -> list[Path]:
     """Local copies of files of a store's list, which stay as long as this process; other files as they are.
 
     Raises:
-        UserError: One cannot be fetched, or there is no room for all.
+        UserError: There is no room for all.
+        RuntimeError: One cannot be fetched.
     """
     shards = list(filter(None, map(_shard, map(str, files))))
     if not shards:
@@ -234,7 +236,7 @@ def _fetch(shard: Shard) -> int:
                 _download(shard, place)
             handle = os.open(place, os.O_RDONLY)
     except OSError as error:
-        raise UserError(f"{shard.address}: cannot be kept in {place.parent} ({error.strerror or error})") from error
+        raise RuntimeError(f"{shard.address}: cannot be kept in {place.parent} ({error.strerror or error})") from error
     bound_size(place.parent)
     return handle
 
@@ -253,8 +255,10 @@ def _download(shard: Shard, place: Path) -> None:
         except Exception as error:  # each store raises types of its own
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
                 raise
-            if wait is None or isinstance(error, UserError | FileNotFoundError | PermissionError):
+            if isinstance(error, UserError | FileNotFoundError | PermissionError):
                 raise _failed(shard.address, "be fetched", error) from error
+            if wait is None:  # no error that a decoder takes for a broken sample
+                raise RuntimeError(str(_failed(shard.address, "be fetched", error))) from error
             log.warning("data: %s: %s; trying again in %.0f s", shard.address, _reason(error), wait)
             time.sleep(wait)
 

@@ -43,8 +43,7 @@ class Tars(Source):
         self.folder = os.path.abspath(folder)
         self._made_for = (medium.suffixes, medium.columns, COLUMNS)
         index = cached_arrays("tar-index", self.fingerprint(), lambda: _scan(files, medium), made_of=folder)
-        # One that is open takes room on the disk even if the cache has removed it.
-        self._most_open = _OPEN_TARS if named(self.archives[0]) == self.archives[0] else 1
+        self._is_local = named(self.archives[0]) == self.archives[0]
         self._tar, self._offset, self._size = index["tar"], index["offset"], index["size"]
         self._names = PackedStrings.unpacked(index, "names")
         self._known = {column: PackedStrings.unpacked(index, column) for column in medium.columns}
@@ -94,20 +93,24 @@ class Tars(Source):
         return {**self.__dict__, "_open": OrderedDict(), "_known": {}}
 
     def _handle(self, tar: int) -> int:
+        """An open file that belongs to the caller."""
+        # What the cache has removed takes room on the disk as long as it is open.
+        if not self._is_local:
+            return open_shard(self.archives[tar])
         # pread carries its own offset, so handles that were open before a fork may be shared.
         if tar not in self._open:
-            if len(self._open) >= self._most_open:
+            if len(self._open) >= _OPEN_TARS:
                 os.close(self._open.popitem(last=False)[1])
-            self._open[tar] = open_shard(self.archives[tar])
+            self._open[tar] = os.open(self.archives[tar], os.O_RDONLY)
         self._open.move_to_end(tar)
-        return self._open[tar]
+        return os.dup(self._open[tar])
 
 
 class _Slice(io.RawIOBase):
-    """Part of an open file as a file of its own, which may outlive the other."""
+    """Part of an open file, which it closes, as a file of its own."""
 
     def __init__(self, handle: int, offset: int, size: int) -> None:
-        self._handle, self._offset, self._size = os.dup(handle), offset, size
+        self._handle, self._offset, self._size = handle, offset, size
         self._position = 0
 
     def close(self) -> None:
