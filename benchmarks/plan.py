@@ -3,8 +3,8 @@
     python benchmarks/plan.py                       # from the step times below
     python benchmarks/plan.py FOLDER                # from the bench.json files of benchmarks/h100/run.sh FOLDER
 
-Gradients are fp32, summed by rings: each device sends and receives 2 (n - 1) / n of them. Inside a node 350 GB/s, between
-nodes 40 GB/s a device (what NCCL reaches of NVLink 4 and of 400 Gbit/s), which is arithmetic and not a measurement.
+Gradients are fp32, summed by rings: each device sends and receives 2 (n - 1) / n of them. Inside a node 350 GB/s,
+between nodes 40 GB/s a device (what NCCL reaches of NVLink 4 and of 400 Gbit/s): arithmetic, not a measurement.
 Hidden is what fits beside two thirds of the step, the backward pass.
 """
 
@@ -40,7 +40,8 @@ IN_NODE, BETWEEN_NODES = 350e9, 40e9  # bytes a second
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else None
     print(
-        "| recipe | units/s a GPU | hours on 8 GPUs | gradients, MB | 8 GPUs, ms | 64 or 512 GPUs, ms | hidden below, ms |"
+        "| recipe | units/s a GPU | hours on 8 GPUs | gradients, MB | 8 GPUs, ms | 64 or 512 GPUs, ms "
+        "| hidden below, ms |"
     )
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for recipe, (seconds, units, name) in STEPS.items():
