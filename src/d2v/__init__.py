@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 # products, and each length of sound is a shape. A training step has about fifty. It is read at the first of them.
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "64")
 
+# Threads wait for one another by turning in circles (libgomp), which is fastest alone. Where other programs compute,
+# they wait for a thread that is not running, and all come to a near standstill (docs/performance.md, "A step"). It is
+# read when torch is imported.
+_BUSY = hasattr(os, "getloadavg") and os.getloadavg()[0] >= 0.5 * (os.cpu_count() or 1)
+if _BUSY and "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "100")
+
 __version__ = "0.1.0"
 __all__ = [
     "__version__",

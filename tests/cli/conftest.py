@@ -1,5 +1,7 @@
 """A tiny tree of pictures, a tiny recipe, and the command line inside this process."""
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,15 @@ TINY = {
     "--trainer.callbacks": "null",
     "--trainer.enable_progress_bar": "false",
 }
+
+
+@pytest.fixture(autouse=True)
+def _no_run_of_wandb_is_left() -> Iterator[None]:
+    """The next test of this process would write into it."""
+    yield
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and getattr(wandb, "run", None) is not None:
+        wandb.finish()
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ import d2v as package
 from d2v.checkpoints.folder import read_config
 from d2v.checkpoints.head_files import FILE, load_head
 from d2v.commands import import_
+from d2v.data.normalisation import normalised
 from d2v.errors import UserError
 
 WIDTH = 16
@@ -92,7 +93,9 @@ def test_it_is_used_untrained_and_trained_on(
     data = ImageNetDataModule(str(root), batch_size=6, image_size=16, num_workers=0, **normal)
     data.setup("validate")
     pixels = next(iter(data.val_dataloader())).inputs
-    x = F.layer_norm(package.load(folder).embed(pixels), (WIDTH,), head.weights["norm.weight"],
+    encoder = package.load(folder)
+    pixels = normalised(pixels, encoder.assets)
+    x = F.layer_norm(encoder.embed(pixels), (WIDTH,), head.weights["norm.weight"],
                      head.weights["norm.bias"], 1e-6)  # fmt: skip
     best = F.linear(x, head.weights["proj.weight"], head.weights["proj.bias"]).argmax(dim=1).tolist()
     assert [predicted[f"val_{number:03d}.png"] for number in (0, 3, 1, 4, 2, 5)] == [names[i] for i in best]

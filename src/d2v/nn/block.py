@@ -149,8 +149,10 @@ def attention_bias(bias: Float[Tensor, "l #b #h #t t"] | None, x: Float[Tensor, 
     """
     if bias is None:
         return None
-    length = bias.shape[-1]
-    return F.pad(bias.to(autocast_dtype(x)), (0, -length % _ALIGNED)).contiguous()[..., :length]
+    bias, length = bias.to(autocast_dtype(x)), bias.shape[-1]
+    if torch.compiler.is_exporting():  # a program for any length, which nothing may be asked of
+        return bias
+    return F.pad(bias, (0, -length % _ALIGNED)).contiguous()[..., :length]
 
 
 class DropPath(nn.Module):

@@ -182,9 +182,11 @@ class FiniteUpdates(L.LightningModule):
                 if isinstance(value, Tensor) and value.is_floating_point():
                     tensors.append(value)
             finite = bool(torch.nn.utils.get_total_norm(tensors, norm_type).isfinite())
-            if not self.trainer.strategy.reduce_boolean_decision(finite):  # one device may have all of them
+            if self._trainer is not None:  # one device may have all of them
+                finite = self.trainer.strategy.reduce_boolean_decision(finite)
+            if not finite:
                 raise FloatingPointError(
-                    f"step {self.trainer.global_step:,}: {what}, so no checkpoint is written; earlier ones stay. "
+                    f"step {self.global_step:,}: {what}, so no checkpoint is written; earlier ones stay. "
                     f"{self._what_to_try()}"
                 )
 

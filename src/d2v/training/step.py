@@ -150,11 +150,11 @@ class TrainingModule(FiniteUpdates):
             "version": __version__,
             "encoders": encoders,
             "skipped_updates": self.skipped_updates,
-            "micro_batches": self.trainer.accumulate_grad_batches,
         }
-        if "optimizer_states" in checkpoint:
+        if "optimizer_states" in checkpoint:  # of a trainer, which can go on from it
             optimizers = self.trainer.optimizers
             checkpoint["d2v"]["optimizers"] = [type(optimizer).__name__ for optimizer in optimizers]
+            checkpoint["d2v"]["micro_batches"] = self.trainer.accumulate_grad_batches
 
     def prepare_for(self, checkpoint: dict[str, Any]) -> None:
         """Make the parts that only a checkpoint tells, before its weights are loaded.
