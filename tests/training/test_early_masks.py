@@ -17,6 +17,8 @@ def test_early_masks_are_the_models_own(tmp_path, kind, early, num_masks):
     data.trainer.strategy.connect(module)
     data.setup("fit")
     module = module.eval()
+    for loader in (*data.probe_dataloaders(), data.predict_dataloader()):
+        assert loader.collate_fn is data.collate  # nobody would look at masks
     for loader in (data.train_dataloader(), data.val_dataloader()):
         assert loader.collate_fn is not data.collate or not early
         make = pickle.loads(pickle.dumps(loader.collate_fn))  # as a process that is spawned gets it

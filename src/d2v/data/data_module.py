@@ -157,8 +157,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
             if name in encoders:
                 part.adapt_to(encoders[name])
             with_masks: Callable[..., Collate] | None = getattr(module, "with_early_masks", None)
-            if with_masks is not None:
-                part._with_masks = partial(with_masks, name=name)
+            part._with_masks = None if with_masks is None else partial(with_masks, name=name)
         if stage in ("validate", "test") and self.eval_dataset("val") is None:
             raise UserError(
                 f"data.root {self.root}: there is no validation split, and `d2v {TrainerFn(stage).value}` needs one; "
@@ -223,7 +222,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
         return StreamLoader(
             dataset,
             self._train_sampler,
-            collate_fn=self._make_batch(),
+            collate_fn=self._collate_with_masks(),
             num_workers=workers,
             worker_init_fn=begin,
             persistent_workers=workers > 0,
@@ -265,7 +264,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
             rank_zero_info(text)
             warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")  # it is meant to be
             return []
-        return self._divided_loader(dataset, "validate")
+        return self._divided_loader(dataset, "validate", collate_fn=self._collate_with_masks())
 
     def test_dataloader(self) -> DataLoader[Any] | list[DataLoader[Any]]:
         return self.val_dataloader()
@@ -307,31 +306,32 @@ class PretrainingDataModule(LightningDataModule, ABC):
                 loaders.append(self.eval_loader(dataset, OrderedSampler(_evenly(len(dataset), max_samples))))
         return loaders[0], loaders[1] if val is not None else None
 
-    def _divided_loader(self, dataset: SampleDataset, purpose: str) -> DataLoader[Any]:
+    def _divided_loader(self, dataset: SampleDataset, purpose: str, **options: Any) -> DataLoader[Any]:
         if len(dataset) < self.world_size:
             raise UserError(
                 f"data.root {self.root}: {len(dataset)} samples to {purpose} on {self.world_size} devices leave some "
                 "without any, and the others would wait for them; use fewer devices or more samples."
             )
-        return self.eval_loader(dataset, OrderedSampler(range(len(dataset)), self.rank, self.world_size))
+        return self.eval_loader(dataset, OrderedSampler(range(len(dataset)), self.rank, self.world_size), **options)
 
-    def eval_loader(self, dataset: SampleDataset, sampler: OrderedSampler) -> DataLoader[Any]:
+    def eval_loader(self, dataset: SampleDataset, sampler: OrderedSampler, **options: Any) -> DataLoader[Any]:
         """Samples in their order, in batches of at most ``batch_size``; a longer one has a batch of its own."""
         if self.values_per_unit is None:
             # A plain sampler and not a batch sampler: Lightning takes the loader apart for `predict`.
-            return self._loader(dataset, batch_size=int(self.batch_size), sampler=sampler)
+            return self._loader(dataset, batch_size=int(self.batch_size), sampler=sampler, **options)
         indices = list(sampler.indices)
         groups = consecutive_batches(dataset.lengths[indices], self.batch_size * self.values_per_unit)
         batches = OrderedBatches([indices[group.start : group.stop] for group in groups])
         warnings.filterwarnings("ignore", "You are using a custom batch sampler")  # Lightning's `predict` cannot know
-        return self._loader(dataset, batch_sampler=batches)
+        return self._loader(dataset, batch_sampler=batches, **options)
 
     def _loader(self, dataset: SampleDataset, **options: Any) -> DataLoader[Any]:
         """A loader of this DataModule's batches; ``options`` of torch's DataLoader state at least the order."""
-        options = {"num_workers": self._workers(), "worker_init_fn": begin, **options}
-        return Loader(dataset, collate_fn=self._make_batch(), pin_memory=torch.cuda.is_available(), **options)
+        options = {"num_workers": self._workers(), "worker_init_fn": begin, "collate_fn": self.collate, **options}
+        return Loader(dataset, pin_memory=torch.cuda.is_available(), **options)
 
-    def _make_batch(self) -> Collate:
+    def _collate_with_masks(self) -> Collate:
+        """Of batches that a loss is computed on; probes and `d2v predict` have no use for masks."""
         return self.collate if self._with_masks is None else self._with_masks(self.collate)
 
     def _workers(self) -> int:
