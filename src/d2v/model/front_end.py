@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from d2v.errors import UserError
 from d2v.model.example_inputs import ExampleInputs
 from d2v.model.masked_input import MaskedInput, gather_tokens
+from d2v.nn.block import attention_bias
 from d2v.nn.positional import AttentionBias, PositionalEncoding
 from d2v.nn.remembered_arguments import remember_arguments
 from d2v.nn.transformer import Transformer
@@ -146,6 +147,7 @@ class FrontEnd(nn.Module):
             bias = self.attention_bias(sequence.grid, self.num_cls, visible_index)
         bias = self._hide_padding(bias, padding_mask)
         x = self.input_dropout(self.input_norm(self._prepend_cls(x)))  # [R, T, D]
+        bias = attention_bias(bias, x)  # once, for prenet and trunk
         if bias is not None and len(bias) not in (1, self._num_blocks):
             raise ValueError(f"attention_bias has {len(bias)} tables for {self._num_blocks} blocks, prenet included")
         trunk_bias = bias

@@ -73,5 +73,6 @@ class EMATeacher(nn.Module):
         if trained:
             torch._foreach_lerp_(trained, learned, 1 - decay)
         buffers: dict[str, Tensor] = dict(student.named_buffers())
-        for name, buffer in self.encoder.named_buffers():
-            buffer.copy_(buffers[name])
+        own = dict(self.encoder.named_buffers())
+        if own:
+            torch._foreach_copy_(list(own.values()), [buffers[name] for name in own])

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from d2v.nn.block import Block, BlockOutput, attention_bias
+from d2v.nn.block import Block, BlockOutput
 from d2v.nn.initial_weights import init_weights
 from d2v.nn.layer_norm import LayerNorm
 from d2v.nn.remembered_arguments import remember_arguments
@@ -44,7 +44,6 @@ class BlockStack(nn.ModuleList):
         self, x: Float[Tensor, "b t d"], bias: Float[Tensor, "l #b #h #t t"] | None = None
     ) -> tuple[Float[Tensor, "b t d"], list[BlockOutput]]:
         """What the last block gives, and what each gives; ``bias`` has one entry a block, or one for all."""
-        bias = attention_bias(bias, x)
         outputs = []
         for number, leave_out in enumerate(self._blocks_to_leave_out()):
             block = self[number]
@@ -177,7 +176,8 @@ class Transformer(nn.Module):
     def forward(
         self, x: Float[Tensor, "b t d"], bias: Float[Tensor, "l #b #h #t t"] | None = None
     ) -> TransformerOutput:
-        """Contextualise. ``bias`` has one entry a block, or one for all; -inf hides a key."""
+        """Contextualise. ``bias`` has one entry a block, or one for all; -inf hides a key. It is as
+        :func:`d2v.nn.block.attention_bias` makes it."""
         x, outputs = self.blocks(x, bias)
         return TransformerOutput(self.output_norm(x), outputs)
 
