@@ -64,7 +64,7 @@ def graphs() -> dict[str, int | bool]:
     x, names = torch.ones(3, 6, 16), set(trunk.state_dict())
     plain = trunk.eval()(x).x
     counter = CompileCounter()
-    compile_blocks(trunk, counter, any_length=True)
+    compile_blocks(trunk, any_length=True, backend=counter)
 
     def pass_through(rows: int, length: int) -> None:
         bias = torch.zeros(1, rows, 2, length, length)

@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Real steps of the recipe are timed: its module, optimizer, clipping, teacher and logging, in Lightning's "
         "loop, one micro-batch a step. Batches are noise in the recipe's shapes, unless --data.root names data, "
-        "whose loading then counts. Any key of the recipe can be set, such as --model.num_masks 8. "
+        "whose loading then counts. Any key of the recipe can be set, such as --model.num_masks 8 or --compile true. "
         "The last line of stdout is one JSON object."
     )
     parser.add_argument(
@@ -41,9 +41,9 @@ def parse_args(parser: argparse.ArgumentParser, args: Sequence[str]) -> argparse
     namespace.overrides = {}
     words = iter(rest)
     for word in words:
-        if not word.startswith(("--model.", "--data.", "--trainer.", "--compile")):
-            parser.error(f"unrecognized argument: {word}")
         key, equals, value = word.removeprefix("--").partition("=")
+        if key != "compile" and not word.startswith(("--model.", "--data.", "--trainer.")):
+            parser.error(f"unrecognized argument: {word}")
         if not equals and (value := next(words, "--")).startswith("--"):
             parser.error(f"{word}: a value is missing")
         namespace.overrides[key] = value

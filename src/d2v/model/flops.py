@@ -24,6 +24,10 @@ FORWARD, BACKWARD, NO_INPUT_GRADIENT = 1, 2, 1
 """Passes as expensive as a forward pass; the backward pass makes the gradients of weights and of inputs."""
 
 
+class NotCounted(Exception):
+    """A part that is not d2v's."""
+
+
 def step_flops(
     student: Encoder, teacher: Encoder, shared: Sequence[str], head: Head, inputs: Size, mask: Mask
 ) -> float:
@@ -38,7 +42,7 @@ def step_flops(
         mask: Of the student.
 
     Raises:
-        TypeError: Nobody has told here how many operations a part takes.
+        NotCounted: Nobody has told here how many operations a part takes.
     """
     rows, num_tokens = mask.masked.shape
     batch, num_masked = rows // mask.num_masks, mask.masked_index.shape[1]
@@ -86,7 +90,7 @@ def _extractor(front: FrontEnd, inputs: Size, num_tokens: int, passes: int) -> i
     if isinstance(extractor, PatchEmbedding):
         return first * _product(extractor.proj, inputs[0] * num_tokens)
     if not isinstance(extractor, ConvFeatureExtractor):
-        raise TypeError(f"{type(extractor).__name__} has no count of its operations")
+        raise NotCounted(f"{type(extractor).__name__} has no count of its operations")
     total, length = 0, inputs[1]
     for number, layer in enumerate(extractor.layers):
         conv: Any = layer.conv
@@ -103,13 +107,13 @@ def _positions(front: FrontEnd, positions: int) -> int:
             total += _product(conv, positions)
         return total
     if not isinstance(encoding, PositionTable | LearnedPositions | None):
-        raise TypeError(f"{type(encoding).__name__} has no count of its operations")
+        raise NotCounted(f"{type(encoding).__name__} has no count of its operations")
     return 0
 
 
 def _head(head: Head, positions: int, masked: int) -> int:
     if not isinstance(head, ConvDecoder | LinearHead | MLPHead | IdentityHead):
-        raise TypeError(f"{type(head).__name__} has no count of its operations")
+        raise NotCounted(f"{type(head).__name__} has no count of its operations")
     total = 0
     for layer in head.modules():
         if isinstance(layer, nn.Linear):

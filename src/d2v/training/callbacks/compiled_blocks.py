@@ -1,5 +1,7 @@
 """Compiles the Transformer blocks of a training, the key ``compile`` of a config."""
 
+from collections.abc import Callable
+
 import lightning as L
 import torch
 from lightning.pytorch.utilities import rank_zero_info
@@ -18,33 +20,27 @@ class CompiledBlocks(L.Callback):
 
     All blocks of a stack are one graph, which is compiled once, at the first steps. Where samples have different
     lengths it is compiled for any length from the start, so that a new one is nothing new.
-
-    Args:
-        backend: Of ``torch.compile``.
     """
-
-    def __init__(self, backend: str = "inductor") -> None:
-        self.backend = backend
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         data = trainer.datamodule  # type: ignore[attr-defined]
         any_length = None  # torch finds out
         if isinstance(data, PretrainingDataModule):
             any_length = any(part.values_per_unit is not None for part in data.parts.values()) or None
-        count = compile_blocks(pl_module, self.backend, any_length)
+        count = compile_blocks(pl_module, any_length)
         rank_zero_info(f"compile: {count} blocks; the first steps take longer")
 
 
-def compile_blocks(module: nn.Module, backend: str = "inductor", any_length: bool | None = None) -> int:
+def compile_blocks(module: nn.Module, any_length: bool | None = None, backend: str | Callable = "inductor") -> int:
     """Compile all blocks in ``module`` when they are first called; how many there are.
 
     Names in the state dict, and so checkpoints, stay as they are.
 
     Args:
         module: Changed in place.
-        backend: Of ``torch.compile``.
         any_length: True: the first graph is for all shapes; None: for the first shape, and for all once there is
             another.
+        backend: Of ``torch.compile``.
     """
     torch._dynamo.config.recompile_limit = max(_MOST_GRAPHS, torch._dynamo.config.recompile_limit)
     count = 0
