@@ -123,6 +123,7 @@ def _draw(result: Mapping[str, Any], path: Path) -> None:
     bars = axes.barh(list(parts), [1000 * seconds for seconds in parts.values()])
     axes.bar_label(bars, [f"{seconds / result['step_seconds']:.0%}" for seconds in parts.values()], padding=3)
     axes.invert_yaxis()
+    axes.margins(x=0.1)  # room for the labels
     axes.set_xlabel("milliseconds a step")
     title = f"{' '.join(result['config'])}: {_seconds(result['step_seconds'])} a step"
     if result["mfu"] is not None:
