@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from encoders import data2vec, make, step
 from goldens import (
     TEACHER,
@@ -15,6 +16,7 @@ from goldens import (
 )
 from torch import Tensor
 
+from d2v.data.filter_banks import filter_banks
 from d2v.errors import UserError
 from d2v.modalities.audio.front_end import AudioFrontEnd
 from d2v.model.data2vec import Data2Vec
@@ -78,6 +80,17 @@ def batch_of(golden: dict[str, Any]) -> Batch:
     source = golden["inputs"]["source"]
     ids = torch.arange(len(source))
     return Batch(source, ids, torch.zeros_like(ids))
+
+
+@pytest.mark.parametrize("name", ["eat_base_like", "eat_finetuned_like"])
+def test_filter_banks(name: str) -> None:
+    official = read_golden(f"descendants/{name}")["front_end"]
+    for number, wave in enumerate(official["waveforms_int16"]):
+        frames = filter_banks(wave / 32768)
+        assert len(frames) == official["num_frames"][number]
+        spectrogram = F.pad(frames, (0, 0, 0, official["target_length"]))[: official["target_length"]]
+        normalised = (spectrogram - official["norm_mean"]) / (2 * official["norm_std"])
+        torch.testing.assert_close(normalised, official["normalised"][number, 0], atol=1e-4, rtol=0)
 
 
 def test_features_layers_and_other_lengths(golden: dict[str, Any], method: Data2Vec) -> None:
