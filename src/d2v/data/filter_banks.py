@@ -1,4 +1,4 @@
-"""Log-mel filter banks and cepstra of sound, as Kaldi computes them: a frame of 25 ms every 10 ms, whole frames only."""
+"""Log-mel filter banks and cepstra of sound as Kaldi computes them: a frame of 25 ms every 10 ms, whole frames only."""
 
 from typing import Any
 
