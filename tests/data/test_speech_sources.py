@@ -12,7 +12,7 @@ import pytest
 from speech_files import encoded, read_audio, write_audio, write_librispeech
 
 from d2v.data.sound.audio_reader import AudioInfo, audio_info
-from d2v.data.sound.labels import class_labels
+from d2v.data.sound.clip_labels import class_labels
 from d2v.data.sound.sound_files import SOUND, read_headers
 from d2v.data.sources.label_table import read_labels
 from d2v.data.sources.source import Categories, Encoded, Source

@@ -22,7 +22,7 @@ from d2v.data.sound.audio_reader import (
     audio_info,
     samples_at_16k,
 )
-from d2v.data.sound.items import sound_in
+from d2v.data.sound.sound_items import sound_in
 from d2v.data.sound.transcripts import transcripts_beside, transcripts_of_manifest
 from d2v.data.sources.source import Categories, Encoded, Files, Medium, Part, Source, printable
 from d2v.data.user_cache import cached_arrays

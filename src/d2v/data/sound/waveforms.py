@@ -12,7 +12,7 @@ from torch import Tensor
 from d2v.data.broken_samples import SkippedSamples
 from d2v.data.samples import SampleDataset
 from d2v.data.sound.audio_reader import SAMPLE_RATE, AudioReader
-from d2v.data.sound.labels import SoundSplit
+from d2v.data.sound.clip_labels import SoundSplit
 from d2v.errors import BrokenSample
 
 # Decoding and resampling take many times the memory of their result.

@@ -15,7 +15,7 @@ from d2v.data.batching import no_room
 from d2v.data.data_module import PretrainingDataModule, Split, named_root, require
 from d2v.data.samples import SampleDataset
 from d2v.data.sound.audio_reader import SAMPLE_RATE
-from d2v.data.sound.labels import SoundSplit, labelled, require_transcripts
+from d2v.data.sound.clip_labels import SoundSplit, labelled, require_transcripts
 from d2v.data.sound.sound_files import LEAST_SAMPLES, SOUND, Clips, read_headers, report_headers
 from d2v.data.sound.transcripts import Case, Punctuation, clean, read_transcripts
 from d2v.data.sound.waveforms import SoundDataset
