@@ -14,16 +14,16 @@ from d2v.data.alphabet import Alphabet
 from d2v.data.batching import no_room
 from d2v.data.data_module import PretrainingDataModule, Split, named_root, require
 from d2v.data.samples import SampleDataset
+from d2v.data.sound.audio_reader import SAMPLE_RATE
+from d2v.data.sound.clip_labels import SoundSplit, labelled, require_transcripts
+from d2v.data.sound.sound_files import LEAST_SAMPLES, SOUND, Clips, read_headers, report_headers
+from d2v.data.sound.transcripts import Case, Punctuation, clean, read_transcripts
+from d2v.data.sound.waveforms import SoundDataset
 from d2v.data.sources.own_datasets import open_datasets
 from d2v.data.sources.source import Categories, Source
 from d2v.data.sources.splits import open_everything, open_splits
 from d2v.data.sources.subsets import FewLabels, hold_out, share_to_hold_out
 from d2v.errors import UserError
-from d2v.modalities.speech.audio_reader import SAMPLE_RATE
-from d2v.modalities.speech.labels import SpeechSplit, labelled, require_transcripts
-from d2v.modalities.speech.sound_files import LEAST_SAMPLES, SOUND, Clips, read_headers, report_headers
-from d2v.modalities.speech.transcripts import Case, Punctuation, clean, read_transcripts
-from d2v.modalities.speech.waveforms import SpeechDataset
 
 _LEAST_SECONDS = LEAST_SAMPLES / SAMPLE_RATE
 # Waveforms of longer clips are gigabytes: no more of them are fetched ahead than one.
@@ -151,7 +151,7 @@ class LibriSpeechDataModule(PretrainingDataModule):
         _ = self._everything if self._reads_everything else self.splits
 
     @functools.cached_property
-    def splits(self) -> dict[str, SpeechSplit]:
+    def splits(self) -> dict[str, SoundSplit]:
         """``fit`` for training; ``train`` and ``val`` for validation and probes. Found at first use."""
         train_clips, val_clips = self._clips
         texts, val_texts = self._texts
@@ -195,10 +195,10 @@ class LibriSpeechDataModule(PretrainingDataModule):
         assert labels is not None
         return labels.names
 
-    def train_dataset(self) -> SpeechDataset:
+    def train_dataset(self) -> SoundDataset:
         return self._dataset("fit", _samples(self.max_seconds), random_crop=True)
 
-    def eval_dataset(self, split: Split) -> SpeechDataset | None:
+    def eval_dataset(self, split: Split) -> SoundDataset | None:
         if split not in self.splits:
             return None
         longest = None
@@ -211,7 +211,7 @@ class LibriSpeechDataModule(PretrainingDataModule):
             return super().predict_dataset()
         clips = self._everything
         skipped = self.skipped_samples("all", clips.name, len(clips))
-        return SpeechDataset(SpeechSplit(clips, None), None, False, self.normalize, self.seed, skipped, True)
+        return SoundDataset(SoundSplit(clips, None), None, False, self.normalize, self.seed, skipped, True)
 
     def left_out(self) -> dict[str, str]:
         """Clips that `d2v test` or `d2v predict` reads and that are in none of its batches, and why."""
@@ -325,7 +325,7 @@ class LibriSpeechDataModule(PretrainingDataModule):
             rank_zero_info(f"data: left out {short:,} clips of {name} shorter than four frames ({_LEAST_SECONDS} s)")
         return clips
 
-    def _for_training(self, split: SpeechSplit) -> tuple[SpeechSplit, list[tuple[int, str]]]:
+    def _for_training(self, split: SoundSplit) -> tuple[SoundSplit, list[tuple[int, str]]]:
         """Leave out clips that are too short, and clips too long that have a transcript, which no crop would fit."""
         lengths = split.clips.num_samples
         short = lengths < _samples(self.min_seconds)
@@ -347,14 +347,14 @@ class LibriSpeechDataModule(PretrainingDataModule):
             options |= {"num_workers": 1, "prefetch_factor": 1}
         return super()._loader(dataset, **options)
 
-    def _dataset(self, split: str, max_samples: int | None, random_crop: bool) -> SpeechDataset:
+    def _dataset(self, split: str, max_samples: int | None, random_crop: bool) -> SoundDataset:
         clips = self.splits[split].clips
         skipped = self.skipped_samples(split, clips.name, len(clips))
         silent = self.labels is not None and not random_crop
-        return SpeechDataset(self.splits[split], max_samples, random_crop, self.normalize, self.seed, skipped, silent)
+        return SoundDataset(self.splits[split], max_samples, random_crop, self.normalize, self.seed, skipped, silent)
 
 
-def _describe(name: str, split: SpeechSplit, left_out: Sequence[tuple[int, str]]) -> None:
+def _describe(name: str, split: SoundSplit, left_out: Sequence[tuple[int, str]]) -> None:
     """Describe a split in one line of the log."""
     text = f"data: {name}: {len(split.clips):,} clips, {split.hours:,.2f} h"
     speakers = split.clips.categories("speaker")

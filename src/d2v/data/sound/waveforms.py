@@ -11,15 +11,15 @@ from torch import Tensor
 
 from d2v.data.broken_samples import SkippedSamples
 from d2v.data.samples import SampleDataset
+from d2v.data.sound.audio_reader import SAMPLE_RATE, AudioReader
+from d2v.data.sound.clip_labels import SoundSplit
 from d2v.errors import BrokenSample
-from d2v.modalities.speech.audio_reader import SAMPLE_RATE, AudioReader
-from d2v.modalities.speech.labels import SpeechSplit
 
 # Decoding and resampling take many times the memory of their result.
 _SLICE = 60 * SAMPLE_RATE
 
 
-class SpeechDataset(SampleDataset):
+class SoundDataset(SampleDataset):
     """Waveforms at 16 kHz.
 
     Args:
@@ -36,14 +36,14 @@ class SpeechDataset(SampleDataset):
     broken_for_good = False
     stages = {
         "decode": (  # with reading, which libsndfile does by itself
-            "d2v.modalities.speech.audio_reader.AudioReader.__init__",
-            "d2v.modalities.speech.audio_reader.AudioReader.read",
+            "d2v.data.sound.audio_reader.AudioReader.__init__",
+            "d2v.data.sound.audio_reader.AudioReader.read",
         )
     }
 
     def __init__(
         self,
-        split: SpeechSplit,
+        split: SoundSplit,
         max_samples: int | None,
         random_crop: bool,
         normalize: bool,
