@@ -288,7 +288,7 @@ def test_no_more_than_one_long_clip_is_fetched_ahead(tmp_path: Path, monkeypatch
     data = make(speech(tmp_path), num_workers=3)
     loader = data.predict_dataloader()
     assert (loader.num_workers, loader.prefetch_factor) == (3, 2)
-    monkeypatch.setattr("d2v.modalities.speech.data._LONG_SECONDS", 1)
+    monkeypatch.setattr("d2v.data.sound.sound_module._LONG_SECONDS", 1)
     for loader in (data.predict_dataloader(), data.test_dataloader()):
         assert (loader.num_workers, loader.prefetch_factor) == (1, 1)
     assert make(tmp_path).predict_dataloader().num_workers == 0
