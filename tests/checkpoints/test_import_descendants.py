@@ -1,4 +1,4 @@
-"""`d2v import` of what others made of data2vec: each layout arrives whole, and broken ones are refused with a message."""
+"""What others made of data2vec: each layout arrives whole by `d2v import`, and broken ones are refused."""
 
 import json
 from collections.abc import Callable

@@ -102,7 +102,7 @@ def read_v1_speech(content: dict[str, Any]) -> Imported:
     layout, licence = "fairseq data2vec 1.0 speech", "MIT (fairseq)"
     if any_begins(found.left_out, *speech.AQC):
         layout, licence = "data2vec-aqc speech (data2vec 1.0)", "as its publisher says (the code: MIT)"
-        notes.append("its contrastive loss (quantizer, project_q, contr_proj) is left out: d2v trains by data2vec's own")
+        notes.append("its contrastive loss is left out (quantizer, project_q, contr_proj): d2v has data2vec's own")
     layout += cfg.fine_tuned(found.head is not None, "fine-tuned with CTC")
     method = v1_speech_method(student, settings, shared, notes)
     return found.finish(layout, licence, method, cfg.ema_schedule(settings))
