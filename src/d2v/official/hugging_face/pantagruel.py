@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from d2v.checkpoints.folder import any_begins, prefixed
+from d2v.checkpoints.folder import StateDict, any_begins, prefixed
 from d2v.errors import UserError
 from d2v.official.fairseq.v2_speech import read_v2_speech
 from d2v.official.fairseq.v2_text import read_v2_text
@@ -36,7 +36,7 @@ def read_pantagruel(folder: Path, config: dict[str, Any], state: dict[str, Any])
         found, kind = read_v2_text(content), "text"
     else:
         raise UserError("its tensors are of neither speech nor text (modality_encoders.AUDIO, modality_encoders.TEXT)")
-    head = {}
+    head: StateDict = {}
     for beginning in _LM_HEAD:
         head |= prefixed({name: state[name] for name in found.left_out if name in state}, beginning)
     if head:
