@@ -2,15 +2,16 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from d2v.checkpoints.folder import StateDict, in_short, mismatches
-from d2v.checkpoints.head_files import HeadInput, HeadTask, StoredHead
+from d2v.checkpoints.head_files import HeadInput, HeadTask, StoredHead, head_recipe
+from d2v.checkpoints.recipe import build
 from d2v.data.alphabet import Alphabet
 from d2v.errors import UserError
 from d2v.nn.task_heads import ClassifierHead, CTCHead, TanhHead, TaskHead
@@ -126,12 +127,18 @@ def _fill(module: TaskHead, found: Imported, layers: Mapping[str, str], what: st
     return True
 
 
-def reordered(head: StoredHead, order: Iterable[int], names: tuple[str, ...]) -> StoredHead:
-    """A recogniser's head with its outputs in another order and their names."""
-    index = torch.tensor(list(order))
-    weights: StateDict = {name: value[index] for name, value in head.weights.items()}
-    head.module.load_state_dict(weights, assign=True)
-    return dataclasses.replace(head, names=names)
+def with_outputs(head: StoredHead, chosen: Sequence[int], names: tuple[str, ...]) -> StoredHead:
+    """A head with some of its outputs, or all in another order, and their names."""
+    size = "num_symbols" if head.task == "ctc" else "num_classes"
+    recipe = head_recipe(head.module)
+    arguments = {**recipe["init_args"], size: len(chosen)}
+    with torch.device("meta"):
+        module = build({**recipe, "init_args": arguments}, get_args(TaskHead))
+    weights: StateDict = dict(head.weights)
+    for name in ("proj.weight", "proj.bias"):
+        weights[name] = weights[name][list(chosen)]
+    module.load_state_dict(weights, assign=True)
+    return dataclasses.replace(head, module=module.requires_grad_(False).eval(), names=names)
 
 
 def name_classes(head: StoredHead, file: Path) -> StoredHead:

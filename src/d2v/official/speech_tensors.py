@@ -152,6 +152,7 @@ def student_recipe(weights: StateDict, strides: Sequence[int], **trunk: Any) -> 
         position_groups=width // position.shape[1],
         alibi="student.front.attention_bias.scale" in weights,
         prenet_depth=count(weights, r"student\.front\.prenet\.(\d+)\."),
+        num_cls=len(weights.get("student.front.cls_token", ())),
     )
     return {"front": front, "trunk": {**sizes, **trunk}}
 
