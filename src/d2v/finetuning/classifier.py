@@ -101,8 +101,8 @@ class Classifier(FinetuningModule):
 
     def make_head(self, num_outputs: int) -> nn.Module:
         kind = {"linear": ClassifierHead, "tanh": TanhHead}[self.head_kind]
-        # The eps of imported heads is their encoder's: 1e-6 of BEiT's and fairseq's, 1e-12 of Hugging Face's.
-        head = kind(self.student.width, num_outputs, self.norm, self.dropout, self.student.trunk.eps)
+        eps = self._norm_eps or self.student.trunk.eps
+        head = kind(self.student.width, num_outputs, self.norm, self.dropout, eps)
         if self.head_std is not None:
             init_weights(head, "bert", self.head_std)
         return head
@@ -138,6 +138,11 @@ class Classifier(FinetuningModule):
         decaying, input_too = self.weight_decay_on, self.layer_decay_input
         return layer_decayed_groups(self, self.student, self.layer_decay, decaying, input_too)
 
+    def prepare_for(self, checkpoint: dict[str, Any]) -> None:
+        recipe = checkpoint.get("d2v", {}).get("head", {}).get("recipe", {})
+        self._norm_eps = recipe.get("init_args", {}).get("eps")
+        super().prepare_for(checkpoint)
+
     def weights_from(self, head: StoredHead) -> tuple[Sequence[str], dict[str, Tensor]] | None:
         """Those of a classifier that is built like this one; else a notice says where they differ.
 
@@ -161,6 +166,7 @@ class Classifier(FinetuningModule):
         if differing:
             rank_zero_info(f"model.checkpoint: its classifier is not taken, because it has {', '.join(differing)}")
             return None
+        self._norm_eps = head.module.init_args["eps"]
         names = head.names or classes or tuple(map(str, range(outputs)))
         order = list(range(outputs))
         if head.names is not None and set(head.names) == set(classes):

@@ -180,7 +180,7 @@ def finish_v2(
         student, masking, head, cls_loss: Recipes.
     """
     settings, notes, trunk = found.settings, found.notes, student["trunk"]
-    name = {"vision": "image", "speech": "audio"}.get(modality, modality)  # as fairseq calls it
+    name = {"vision": "image", "audio": "image", "speech": "audio"}.get(modality, modality)  # as fairseq calls it
     notes += cfg.contradictions(settings, {"depth": trunk["depth"], "embed_dim": trunk["width"]})
     known = published.flat(settings, name, found.section)
     notes += published.differences(known, f"v2_{modality}", trunk["width"])
