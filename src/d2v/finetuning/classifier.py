@@ -98,6 +98,8 @@ class Classifier(FinetuningModule):
         self.layer_decay_input = layer_decay_input
         self.score_scale = score_scale
         self._data_classes: tuple[str, ...] = ()
+        self._norm_eps: float | None = None
+        """Of a head that comes from elsewhere; a new one has its encoder's."""
 
     def make_head(self, num_outputs: int) -> nn.Module:
         kind = {"linear": ClassifierHead, "tanh": TanhHead}[self.head_kind]

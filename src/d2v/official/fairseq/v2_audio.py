@@ -16,7 +16,8 @@ from d2v.official.imported import Imported
 from d2v.official.names import by_rows, expect_shape, given, model_state, tensor, trunk_sizes
 
 _PREFIX = "modality_encoders.IMAGE."
-_AUDIOSET = (-4.268, 4.569)
+AUDIOSET = (-4.268, 4.569)
+"""Mean and deviation of its filter banks."""
 _NORMALISATION = {"esc50_eval": (-6.627, 5.359), "spcv2_eval": (-6.846, 5.565)}
 """Mean and deviation of filter banks, by the settings of a fine-tuning (EAT's ``data/raw_audio_dataset.py``)."""
 _DECODERS = {
@@ -39,7 +40,7 @@ def is_spectrogram_encoder(content: dict[str, Any]) -> bool:
 
 def read_v2_audio(
     content: dict[str, Any],
-    normalisation: tuple[float, float] = _AUDIOSET,
+    normalisation: tuple[float, float] = AUDIOSET,
     eps: float = 1e-6,
     mel_bins: int = MEL_BINS,
 ) -> Imported:
