@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from d2v.checkpoints.head_files import StoredHead
+from d2v.checkpoints.head_files import StoredHead, head_recipe
 from d2v.errors import UserError
 from d2v.finetuning.augmentation import Mixing, hide_bands
 from d2v.finetuning.classifier_tasks import Task, check_metrics, describe, describe_label, make_metrics
@@ -173,7 +173,7 @@ class Classifier(FinetuningModule):
         if differing:
             rank_zero_info(f"model.checkpoint: its classifier is not taken, because it has {', '.join(differing)}")
             return None
-        self._norm_eps = head.module.init_args["eps"]
+        self._norm_eps = head_recipe(head.module)["init_args"]["eps"]
         names = head.names or classes or tuple(map(str, range(outputs)))
         order = list(range(outputs))
         if head.names is not None and set(head.names) == set(classes):

@@ -159,7 +159,7 @@ def name_classes(head: StoredHead, file: Path) -> StoredHead:
 
 
 def name_classes_beside(head: StoredHead, source: Path, notes: list[str]) -> StoredHead:
-    """The head with the classes of AVEX's ``label_map.json`` (name to number, or number to name) beside a checkpoint."""
+    """The head with the classes of AVEX's ``label_map.json`` beside a checkpoint: numbers by name, or the reverse."""
     file = source.parent / _LABELS
     if head.names is not None or not file.is_file():
         return head

@@ -23,7 +23,6 @@ from d2v.official.imported import Imported
 from d2v.official.names import model_state
 
 
-
 def _read_v2_image(content: dict[str, Any]) -> Imported:
     if not is_spectrogram_encoder(content):
         return read_v2_vision(content)

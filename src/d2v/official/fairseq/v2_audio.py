@@ -1,4 +1,4 @@
-"""Checkpoints of EAT and SSLAM, data2vec 2.0 on spectrograms in fairseq, pretrained or fine-tuned; and AVEX's (EAT too)."""
+"""Checkpoints of EAT and SSLAM, data2vec 2.0 on spectrograms in fairseq, pretrained or fine-tuned."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from d2v.official.audio_tensors import FRONT_END, MEL_BINS
 from d2v.official.fairseq import cfg, v2
 from d2v.official.fairseq.v2_vision import ROWS, take_v2_classifier
 from d2v.official.imported import Imported
-from d2v.official.names import by_rows, expect_shape, given, model_state, tensor, trunk_sizes
+from d2v.official.names import by_rows, given, model_state, tensor, trunk_sizes
 
 _PREFIX = "modality_encoders.IMAGE."
 AUDIOSET = (-4.268, 4.569)
@@ -62,13 +62,13 @@ def read_v2_audio(
         notes.append(note)
     found = v2.sort_v2(content, "IMAGE", by_rows(ROWS), refused=("use_alibi_encoder", "prenet_depth"))
     found.notes += notes
-    settings, section, weights, notes = found.settings, found.section, found.weights, found.notes
+    section, weights = found.section, found.weights
     trunk = {**trunk_sizes(weights), **v2.trunk(found)}
     decoder = v2.decoder(found, "d2v.model.heads.ConvDecoder2d", _DECODERS.get(trunk["width"], _DECODERS[768]))
     patch_size = tensor(weights, "student.front.feature_extractor.proj.weight", dims=4).shape[-1]
     positions, columns = len(tensor(weights, "student.front.positions.table", dims=2)), mel_bins // patch_size
     if not columns or positions % columns:
-        raise UserError(f"{positions} positions are no whole number of columns of {columns} patches ({mel_bins} mel bins)")
+        raise UserError(f"{positions} positions are no rows of {columns} patches, which {mel_bins} mel bins make")
     front = {"max_frames": positions // columns * patch_size, "mel_bins": mel_bins, "patch_size": patch_size}
     masking = node(
         "d2v.model.masking.InverseBlockMasking",
@@ -87,15 +87,15 @@ def read_v2_audio(
     take_v2_classifier(found, own or {"prediction_mode": "CLS_TOKEN"}, eps, "single" if single else "multi")
     student = {"front": node(FRONT_END, **front), "trunk": trunk}
     tuned = cfg.fine_tuned("head.weight" in found.state)
-    v2.finish_v2(found, "audio", tuned, "MIT if these are EAT's or SSLAM's weights", student, masking, decoder, cls_loss)
+    licence = "MIT if these are EAT's or SSLAM's weights"
+    v2.finish_v2(found, "audio", tuned, licence, student, masking, decoder, cls_loss)
     found.layout = f"EAT or SSLAM (data2vec 2.0 on spectrograms){tuned}"
     return found
 
 
 def _with_published_settings(content: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """The same with the settings of EAT's pretraining, and a note about it."""
-    proj = model_state(content).get(f"{_PREFIX}local_encoder.proj.weight")
-    width = len(expect_shape(proj, 4, "patch embedding"))
+    width = len(tensor(model_state(content), f"{_PREFIX}local_encoder.proj.weight", dims=4))
     heads = max(1, width // 64)
     settings = {**published.settings_of("v2_audio", width, "image"), "num_heads": heads, "encoder_dropout": 0.0}
     note = f"there are no settings: those of EAT's pretraining are taken, and {heads} heads, which are of width 64"
