@@ -5,8 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
+import soundfile
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from speech_checkpoints import recogniser, v1_audio, v2_audio
 from text_checkpoints import linear, norm, v2_text
@@ -14,6 +17,7 @@ from text_checkpoints import linear, norm, v2_text
 import d2v
 from d2v.checkpoints.folder import read_config, read_weights
 from d2v.checkpoints.head_files import load_head
+from d2v.data.filter_banks import normalised_mfcc
 from d2v.errors import UserError
 
 State = dict[str, Any]
@@ -92,6 +96,71 @@ def test_a_quantizer_alone_is_wav2vec(tmp_path: Path) -> None:
     del content["model"]["contr_proj.weight"]
     with pytest.raises(UserError, match=r"a wav2vec 2.0 model \(it has a quantizer\)"):
         import_file(content, tmp_path)
+
+
+def telespeech(width: int = 32, depth: int = 2, layers: tuple[int, int] = (24, 24)) -> State:
+    """A 2.0 speech checkpoint that reads 40 cepstra by two convolutions, as TeleSpeech's."""
+    content = v2_audio(width=width, depth=depth, decoder=(16, 2, 3, 4))
+    prefix = "modality_encoders.AUDIO."
+    state = content["model"]
+    for name in list(state):
+        if "local_encoder" in name or "project_features" in name:
+            del state[name]
+    channels = 40
+    for number, outputs in enumerate(layers):
+        state[f"{prefix}local_encoder.conv_layers.{number}.0.weight"] = torch.randn(outputs, channels, 3) * 0.1
+        state |= norm(f"{prefix}local_encoder.conv_layers.{number}.2.1", outputs)
+        channels = outputs
+    state |= norm(f"{prefix}project_features.1", channels) | linear(f"{prefix}project_features.2", width, channels)
+    section = content["cfg"]["model"]["modalities"]["audio"]
+    section |= {"feature_encoder_spec": "[(24, 3, 2)] + [(24, 3, 2)]", "input_feature_ndim": 40}
+    content["cfg"]["model"]["input_feature_ndim"] = 40
+    return content
+
+
+def test_telespeech(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    content = telespeech()
+    folder = import_file(content, tmp_path / "a")
+    assert read_config(folder)["source"]["layout"] == "TeleSpeech (data2vec 2.0 on cepstra)"
+    encoder, state = d2v.load(folder), content["model"]
+    x = torch.randn(2, 31, 40)
+    expected = x.transpose(1, 2)
+    for number in range(2):
+        prefix = f"modality_encoders.AUDIO.local_encoder.conv_layers.{number}"
+        expected = torch.conv1d(expected, state[f"{prefix}.0.weight"], stride=2).transpose(1, 2)
+        weights = (state[f"{prefix}.2.1.weight"], state[f"{prefix}.2.1.bias"])
+        expected = F.gelu(F.layer_norm(expected, (24,), *weights)).transpose(1, 2)
+    prefix = "modality_encoders.AUDIO.project_features"
+    normed = F.layer_norm(expected.transpose(1, 2), (24,), state[f"{prefix}.1.weight"], state[f"{prefix}.1.bias"])
+    found = encoder.front.feature_extractor(x)[0]
+    torch.testing.assert_close(found, F.linear(normed, state[f"{prefix}.2.weight"], state[f"{prefix}.2.bias"]))
+    mask = torch.zeros(2, 31, dtype=torch.bool)
+    mask[1, 20:] = True
+    with torch.no_grad():
+        padded, alone = encoder(x, mask), encoder(x[1:, :20])
+    torch.testing.assert_close(padded.tokens[1, : alone.tokens.shape[1]], alone.tokens[0])
+    tuned = import_file(recogniser(content, outputs=6), tmp_path / "b", dict__chr7531__txt="星 1\n辰 1\n")
+    head = load_head(tuned)
+    assert head is not None
+    assert head.names == ("<s>", "<pad>", "</s>", "<unk>", "星", "辰")
+
+
+def test_telespeech_of_sound_files(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """`d2v embed` makes the cepstra; pieces of long clips join as those of waveforms do; a pretraining goes on."""
+    folder = import_file(telespeech(), tmp_path)
+    torch.manual_seed(0)
+    (tmp_path / "sound").mkdir()
+    for number, seconds in enumerate((0.5, 2.0, 2.01, 1.3)):
+        wave = torch.randn(int(16_000 * seconds)) * 0.1
+        soundfile.write(tmp_path / f"sound/{number}.wav", wave.numpy(), 16_000)
+    d2v.embed_files(folder, tmp_path / "sound", tmp_path / "out.npz", pool="none", device="cpu")
+    found = numpy.load(tmp_path / "out.npz")
+    wave = soundfile.read(tmp_path / "sound/0.wav", dtype="float32")[0]
+    with torch.no_grad():
+        expected = d2v.load(folder)(normalised_mfcc(torch.from_numpy(wave))[None]).tokens[0]
+    assert len(expected) == (8000 - 1360) // 640 + 1
+    torch.testing.assert_close(torch.from_numpy(found["embedding"][: len(expected)]), expected, atol=1e-5, rtol=1e-5)
 
 
 Break = Callable[[State], None]

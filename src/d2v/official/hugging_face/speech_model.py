@@ -152,6 +152,7 @@ def write_speech_model(
     """Our encoder as ``Data2VecAudioModel``, with a head as ``ForCTC`` or ``ForSequenceClassification``."""
     front, trunk = encoder.recipe["front"]["init_args"], encoder.recipe["trunk"]
     problems = terms.refused(
+        (front["in_channels"] > 1, "it reads cepstra, and no waveforms"),
         (front["alibi"], "its attention has ALiBi (data2vec 2.0)"),
         (front["prenet_depth"] > 0, "it has prenet blocks (data2vec 2.0)"),
         (trunk["norm_first"], "its blocks are pre-norm"),
