@@ -4,9 +4,10 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
-from PIL import Image, ImageStat
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -51,7 +52,7 @@ def _changed(params: dict[str, Any], part: Tensor, rows: Tensor) -> Tensor:
             tone = _AS_IT_IS
             continue
         if number == _CONTRAST:
-            grey = int(ImageStat.Stat(_image(_toned(sample, tone), sample_size).convert("L")).mean[0] + 0.5)
+            grey = int(np.asarray(_image(_toned(sample, tone), sample_size).convert("L")).mean() + 0.5)
         tone = Image.blend(Image.new("L", tone.size, grey), tone, factor)
     pixels = torch.frombuffer(_toned(data, tone), dtype=torch.uint8)
     return pixels.view(part.shape[1], part.shape[2], 3).permute(2, 0, 1)

@@ -50,7 +50,7 @@ _ORIENTATION = 0x0112  # of EXIF
 _TURNED = (5, 6, 7, 8)  # orientations that exchange width and height
 _REDUCTIONS = (8, 4, 2)  # by which a JPEG can be made smaller while it is decoded, without its higher frequencies
 _SPARE = 2  # times the pixels that are asked for, of each side, are left
-_SOME = 2**16  # pixels at least, in whole rows, of which a picture's mean grey is computed
+_SOME = 2**15  # pixels at least, in whole rows, of which a picture's mean grey is computed
 
 
 class Picture:

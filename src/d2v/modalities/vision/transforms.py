@@ -79,7 +79,7 @@ class TrainTransform:
 
     def __call__(self, picture: Picture) -> Tensor:
         """Bytes [3, H, W], which are normalised where the batch goes; floats that are, if some are erased."""
-        jitter = self.jitter and self.jitter.draw()
+        jitter = None if self.jitter is None else self.jitter.draw()
         # What is wanted of the picture is known before it is decoded.
         box = random_crop_box(*picture.size, self.min_crop_scale)
         flipped = torch.rand(()).item() < self.flip
