@@ -136,7 +136,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not readable ({error})") from error
-    if isinstance(config, dict) and "model_type" in config:
+    if isinstance(config, dict) and "model_type" in config and "method" not in config:
         raise UserError(f"{folder}: a folder of Hugging Face; import it first: d2v import {folder} --output FOLDER")
     if not isinstance(config, dict) or not isinstance(config.get("method"), dict) or "format" not in config:
         raise UserError(f"{path}: was not written by `d2v import` or `d2v export`")

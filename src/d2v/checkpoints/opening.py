@@ -15,6 +15,7 @@ from d2v.checkpoints.folder import (
     checked_names,
     is_folder,
     part_of,
+    prefixed,
     read_assets,
     read_config,
     read_weights,
@@ -27,6 +28,8 @@ from d2v.errors import UserError
 
 log = logging.getLogger(__name__)
 CARD = "README.md"
+_OURS = ("format", "model_type", "d2v_version", "method", "head", "source", "assets")
+"""What d2v reads in a ``config.json`` for transformers."""
 
 
 @dataclass(frozen=True)
@@ -157,10 +160,14 @@ def checkpoint_of_run(folder: Path) -> Path:
 
 
 def _open_folder(path: Path) -> Checkpoint:
-    config = read_config(path)
+    config, weights = read_config(path), read_weights(path)
+    if "model_type" in config:  # for transformers: as it was written, or as save_pretrained left it
+        config = {key: config[key] for key in _OURS if config.get(key) is not None}
+        config["assets"] = [name for name in config.get("assets", []) if (path / str(name)).is_file()]
+        weights = prefixed(weights, "student.")
     licence = config.get("source", {}).get("licence")
     encoder = StoredEncoder(checked_recipe(config["method"].get("student")), read_assets(path, config), licence)
-    return Checkpoint(path, {"": encoder}, read_weights(path), config)
+    return Checkpoint(path, {"": encoder}, weights, config)
 
 
 def _open_file(file: Path) -> Checkpoint:
