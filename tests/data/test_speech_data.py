@@ -15,8 +15,8 @@ from speech_files import encoded, tones, write_audio, write_librispeech
 from torch import Tensor
 
 from d2v.data.samples import Sample
+from d2v.data.sound.audio_reader import AudioReader
 from d2v.errors import UserError
-from d2v.modalities.speech.audio_reader import AudioReader
 from d2v.modalities.speech.data import LibriSpeechDataModule
 from d2v.training.callbacks.throughput import ThroughputCallback
 from d2v.types import Batch
@@ -269,7 +269,7 @@ def test_a_long_file_is_decoded_in_slices(tmp_path: Path, monkeypatch: pytest.Mo
         return read(self, start, stop)
 
     monkeypatch.setattr(AudioReader, "read", spy)
-    monkeypatch.setattr("d2v.modalities.speech.waveforms._SLICE", 10_000)
+    monkeypatch.setattr("d2v.data.sound.waveforms._SLICE", 10_000)
     found = [make(tmp_path).eval_dataset("train")[(0, i)].inputs for i in range(2)]
     assert max(asked) == 10_000
     for one, other in zip(expected, found, strict=True):
@@ -288,7 +288,7 @@ def test_no_more_than_one_long_clip_is_fetched_ahead(tmp_path: Path, monkeypatch
     data = make(speech(tmp_path), num_workers=3)
     loader = data.predict_dataloader()
     assert (loader.num_workers, loader.prefetch_factor) == (3, 2)
-    monkeypatch.setattr("d2v.modalities.speech.data._LONG_SECONDS", 1)
+    monkeypatch.setattr("d2v.data.sound.sound_module._LONG_SECONDS", 1)
     for loader in (data.predict_dataloader(), data.test_dataloader()):
         assert (loader.num_workers, loader.prefetch_factor) == (1, 1)
     assert make(tmp_path).predict_dataloader().num_workers == 0

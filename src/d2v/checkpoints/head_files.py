@@ -13,13 +13,12 @@ from d2v.checkpoints.folder import (
     WEIGHTS,
     StateDict,
     in_short,
-    is_folder,
     mismatches,
     part_of,
     read_config,
     read_tensors,
 )
-from d2v.checkpoints.hub import local_path
+from d2v.checkpoints.places import place_of
 from d2v.checkpoints.recipe import build
 from d2v.errors import UserError
 from d2v.nn.task_heads import CTCHead, TanhHead, TaskHead
@@ -138,13 +137,13 @@ def read_head(folder: Path, config: Mapping[str, Any], width: int) -> StoredHead
 
 
 def load_head(folder: str | Path) -> StoredHead | None:
-    """The head in a folder that `d2v import` or `d2v export` wrote; None if it holds none.
+    """The head in a folder that `d2v import` or `d2v export` wrote, or in a checkpoint of others; None if it has none.
 
     Raises:
-        UserError: The folder is damaged.
+        UserError: It is damaged, or no checkpoint.
     """
-    path = local_path(folder)
-    if not is_folder(path):
+    path = place_of(folder)
+    if not path.is_dir():
         return None
     config = read_config(path)
     return read_head(path, config, config["method"]["student"]["trunk"]["width"])

@@ -38,9 +38,9 @@ def load(
     """The pretrained encoder of a checkpoint, in eval mode, on the CPU, in fp32.
 
     Args:
-        path: A ``.ckpt`` of ours, the folder of a run (its ``checkpoints/best.ckpt``, else ``last.ckpt``), or a folder
-            that `d2v import` or `d2v export` wrote; ``hf://owner/name[@revision]``: such a folder, downloaded from the
-            Hugging Face hub.
+        path: A ``.ckpt`` of ours, the folder of a run (its ``checkpoints/best.ckpt``, else ``last.ckpt``), a folder
+            that `d2v import` or `d2v export` wrote, or a checkpoint of others that `d2v import` reads, which is then
+            imported once; ``hf://owner/name[@revision][/path]``: such a folder or file on the Hugging Face hub.
         weights: The student's, or the teacher's moving average of them.
         modality: Which encoder of a checkpoint that holds several; it may be left out where there is one.
         allow: Packages outside d2v, such as ``["sensors"]``, whose classes the checkpoint may name, and whose code
@@ -50,7 +50,7 @@ def load(
             ``layer_drop=0.1``. At another ``image_size`` tables of positions are interpolated.
 
     Raises:
-        UserError: There is no such checkpoint, it is a foreign one, it is damaged, or the encoder has no such argument.
+        UserError: There is no such checkpoint, it is not known, it is damaged, or the encoder has no such argument.
     """
     if weights not in get_args(Weights):
         raise UserError(f"weights={weights!r}: give one of {', '.join(get_args(Weights))}")

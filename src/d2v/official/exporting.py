@@ -81,8 +81,9 @@ def export_checkpoint(
         checkpoint: A run, a ``.ckpt``, an imported folder, or ``hf://OWNER/NAME``.
         output: A new folder.
         format: "safetensors": a folder that d2v loads; of a pretraining with student, teacher and head. "hf": for
-            Hugging Face transformers, by one of its own classes or by ours (``modeling_d2v.py``). "onnx", "torch": one file that computes features, or what a
-            fine-tuned head says, for any batch, length and size; it is compared with the model at other sizes.
+            Hugging Face transformers, of one of its own classes or of ours (``modeling_d2v.py``). "onnx", "torch": one
+            file that computes features, or what a fine-tuned head says, for any batch, length and size; it is compared
+            with the model at other sizes.
         weights: Of a pretraining's student (None) or teacher; not of "safetensors", which holds both.
         push: ``OWNER/NAME`` on the Hugging Face hub, to which the folder is uploaded.
         allow: Packages outside d2v whose classes the checkpoint may name; see :func:`d2v.load`.

@@ -5,10 +5,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from d2v.data.encoder_inputs import Inputs
+from d2v.data.sound.audio_reader import SAMPLE_RATE, AudioReader
+from d2v.data.sound.sound_files import SOUND, Headers, read_headers
 from d2v.data.sources.splits import open_everything
 from d2v.errors import BrokenSample
-from d2v.modalities.speech.audio_reader import SAMPLE_RATE, AudioReader
-from d2v.modalities.speech.sound_files import SOUND, Headers, read_headers
 from d2v.model.encoder import Encoder
 
 LABELLED = {

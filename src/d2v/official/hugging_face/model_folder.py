@@ -31,11 +31,8 @@ _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def is_hugging_face(folder: Path) -> bool:
-    """Whether a folder is one of transformers' own classes; ``d2v.load`` reads those of d2v's."""
-    config = {}
-    if (folder / CONFIG).is_file():
-        config = read_json(folder / CONFIG)
-    return "model_type" in config and "method" not in config
+    """Whether a folder is one of transformers."""
+    return (folder / CONFIG).is_file() and "model_type" in read_json(folder / CONFIG)
 
 
 def read_model_folder(folder: Path) -> tuple[Imported, list[Path]]:

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from d2v.data.sound.mpeg_frames import with_true_length
 from d2v.data.sources.source import Encoded
 from d2v.errors import BrokenSample
-from d2v.modalities.speech.mpeg_frames import with_true_length
 from d2v.regular_files import open_regular
 
 SAMPLE_RATE = 16_000
