@@ -1,6 +1,7 @@
 """Load pretrained weights: an encoder for features, or the start of another pretraining."""
 
 import inspect
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -26,6 +27,7 @@ Weights = Literal["student", "teacher"]
 
 _OUTPUT_NORM = "trunk.output_norm."
 _STUDENT, _TEACHER, _TASK = "student.", "teacher.encoder.", "task."
+_BLOCK = re.compile(r"(student\.|teacher\.encoder\.)(?:front\.prenet|trunk\.blocks)\.(\d+)\.")
 
 
 def load(
@@ -137,7 +139,8 @@ def _adapt_weights(weights: StateDict, original: Encoder, changed: Encoder, chan
 def init_weights(method: Method, path: str | Path, teacher_from: Weights = "teacher") -> list[str]:
     """Start a pretraining from the weights of another (``model.init_from``).
 
-    All weights of the student are taken. The teacher takes the weights of the checkpoint's teacher, or the student's
+    All weights of the student are taken. CLS tokens that the checkpoint has not start anew, and blocks may be counted
+    as prenet in one and not in the other. The teacher takes the weights of the checkpoint's teacher, or the student's
     where it has none or ``teacher_from`` says so (as ``--seed_model`` does in data2vec_vision). The head is taken if it
     has the same tensors.
 
@@ -156,8 +159,15 @@ def init_weights(method: Method, path: str | Path, teacher_from: Weights = "teac
     if checkpoint.encoders.keys() != method.encoders.keys():
         names = ", ".join(checkpoint.encoders)
         raise UserError(f"model.init_from {path}: has other encoders ({names}) than the method")
+    notes = []
     expected, stored = method.state_dict(), checkpoint.weights
+    if moved := _prenet_depth(expected) - _prenet_depth(stored):
+        stored = _with_longer_prenet(stored, moved)
     student = prefixed(stored, _STUDENT)
+    for name in prefixed(expected, _STUDENT):
+        if name.endswith("front.cls_token") and name not in student:
+            student[name] = expected[name]
+            notes.append(f"the {len(expected[name])} CLS tokens start anew")
     _require_equal(prefixed(expected, _STUDENT), student, "student", path)
     teacher, borrowed = {}, set()
     for name in prefixed(expected, _TEACHER):
@@ -167,7 +177,6 @@ def init_weights(method: Method, path: str | Path, teacher_from: Weights = "teac
             teacher[name] = student[name.replace(_TEACHER, _STUDENT, 1)]
             borrowed.add(name.removeprefix(_TEACHER).split(".")[1])
     _require_equal(prefixed(expected, _TEACHER), teacher, "teacher", path)
-    notes = []
     if borrowed:
         note = "the teacher starts as the student"
         if any_begins(stored, _TEACHER) and teacher_from == "teacher":
@@ -183,6 +192,30 @@ def init_weights(method: Method, path: str | Path, teacher_from: Weights = "teac
         # Data made with another tokenizer are refused when they are adapted to the encoder.
         encoder.assets = checkpoint.encoders[name].assets
     return notes
+
+
+def _prenet_depth(weights: StateDict) -> int:
+    """Blocks before those that targets can be taken from, of an only encoder."""
+    numbers = [int(match[2]) for match in map(_BLOCK.match, weights) if match and "prenet" in match[0]]
+    return max(numbers, default=-1) + 1
+
+
+def _with_longer_prenet(weights: StateDict, moved: int) -> StateDict:
+    """The same network with ``moved`` more of its blocks in the prenet, which computes the same."""
+    before = _prenet_depth(weights)
+    renamed: StateDict = {}
+    for name, value in weights.items():
+        match = _BLOCK.match(name)
+        if match:
+            number = int(match[2])
+            if "trunk" in match[0]:
+                number += before
+            place = f"front.prenet.{number}"
+            if number >= before + moved:
+                place = f"trunk.blocks.{number - before - moved}"
+            name = f"{match[1]}{place}.{name[match.end() :]}"
+        renamed[name] = value
+    return renamed
 
 
 def _require_equal(expected: StateDict, found: StateDict, part: str, path: str | Path) -> None:

@@ -33,7 +33,7 @@ class Classifier(FinetuningModule):
             cross-entropy; mean average precision). "regression": a score (squared error; Pearson and Spearman).
         metrics: Others than those of the task, by name: top1, top5, accuracy, f1 (of the second of two classes, else
             the mean over classes), matthews; map; pearson, spearman.
-        pool: Mean over the tokens that are no padding, or the first CLS token (of text: its ``<s>``).
+        pool: Mean over the tokens that are no padding, or the CLS token (of several their mean; of text: its ``<s>``).
         head: One linear layer, or RoBERTa's two with a tanh between them.
         norm: Whether pooled features are normalised before the head.
         dropout: Of what a linear layer of the head reads.
@@ -203,8 +203,7 @@ class Classifier(FinetuningModule):
 
     def _pooled(self, output: EncoderOutput) -> Float[Tensor, "b d"]:
         if self.pool == "cls":
-            assert output.cls is not None
-            return output.cls[:, 0]
+            return output.mean_cls
         return mean_of_tokens(output.tokens, output.padding_mask)
 
     def _features(self, batch: Batch) -> Float[Tensor, "b d"]:

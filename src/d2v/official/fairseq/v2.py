@@ -11,11 +11,22 @@ from d2v.errors import UserError
 from d2v.official import published
 from d2v.official.fairseq import cfg
 from d2v.official.imported import Imported, Recipe, method_recipe
-from d2v.official.names import SHAREABLE, Rule, count, given, mlp_ratio, model_state, rename, without_prefix
+from d2v.official.names import (
+    SHAREABLE,
+    Rule,
+    count,
+    expect_shape,
+    given,
+    mlp_ratio,
+    model_state,
+    rename,
+    without_prefix,
+)
 
 LICENCE = "CC-BY-NC 4.0 if these are the published weights"
 
-TRANSFORMER_ROWS = (
+ENCODER_ROWS = (
+    (r"^extra_tokens$", "front.cls_token"),
     (r"^context_encoder\.norm\.", "front.input_norm."),
     (r"^context_encoder\.blocks\.", "front.prenet."),
     (r"^blocks\.", "trunk.blocks."),
@@ -85,6 +96,9 @@ def sort_v2(
 
     found.rename(student_name)
     _add_teacher(found, rule)
+    for name, value in found.weights.items():
+        if name.endswith((".cls_token", ".positions.table")) and value.ndim != 2:
+            found.weights[name] = expect_shape(value, 3, name)[0]  # [1, n, D] -> [n, D]
     return found
 
 
@@ -135,6 +149,21 @@ def trunk(checkpoint: V2Checkpoint) -> dict[str, Any]:
         "attention_dropout": settings.get("attention_dropout", 0.1),
         "drop_path": settings.get("end_drop_path_rate", 0.0),
     }
+
+
+def cls_loss(checkpoint: V2Checkpoint, rows: int) -> Recipe | None:
+    """Recipe of what CLS predicts, if there is one and it predicts anything.
+
+    Args:
+        checkpoint: Of :func:`sort_v2`.
+        rows: Of the published micro-batch, which fairseq adds up.
+    """
+    settings = checkpoint.settings
+    weight = float(settings.get("cls_loss", 0))
+    if not weight or not _has(checkpoint, "student.front.cls_token"):
+        return None
+    tokens = "mean" if settings.get("cls_type") == "chunk" else "last"
+    return node("d2v.model.losses.ClsLoss", weight=weight, rows=rows, tokens=tokens)
 
 
 def finish_v2(

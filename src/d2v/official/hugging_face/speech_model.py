@@ -14,7 +14,7 @@ from d2v.errors import UserError
 from d2v.model.encoder import Encoder
 from d2v.official import speech_tensors as speech
 from d2v.official.fairseq.v1_speech import PUBLISHED, mask_token_is_zero, v1_speech_method
-from d2v.official.foreign_heads import reordered, take_classifier, take_recogniser
+from d2v.official.foreign_heads import take_classifier, take_recogniser, with_outputs
 from d2v.official.hugging_face import terms
 from d2v.official.hugging_face.terms import Family, HuggingFaceModel
 from d2v.official.imported import Imported
@@ -110,7 +110,7 @@ def _take_recogniser(found: Imported, folder: Path) -> None:
     if blank not in symbols:
         raise UserError(f"{terms.CONFIG}: pad_token_id is {blank!r}, and vocab.json has no such symbol")
     order = sorted(range(outputs), key=lambda number: (number != blank, number))
-    found.head = reordered(found.head, order, tuple(symbols[number] for number in order))
+    found.head = with_outputs(found.head, order, tuple(symbols[number] for number in order))
 
 
 def _take_classifier(found: Imported) -> None:
