@@ -177,7 +177,7 @@ def test_picture_classifier(tmp_path: Path, pool: str) -> None:
     ("kind", "changes", "head", "message"),
     [
         ("speech1", {"prenet_depth": 1}, None, "prenet"),
-        ("speech2", {"norm_first": True}, None, "ALiBi.*pre-norm.*Nor can modeling_d2v.py.*norm_first is True"),
+        ("speech2", {"norm_first": True}, None, "ALiBi.*pre-norm.*Nor can d2v's own.*norm_first is True"),
         ("text2", {"layer_scale": 0.1}, None, "ALiBi.*max_positions.*layer_scale is 0.1"),
         ("vision2", {"positions": "learned"}, None, "post-norm.*positions is 'learned'"),
         ("speech1", {"eps": 1e-6}, None, "eps 1e-06"),

@@ -16,7 +16,8 @@ from d2v.checkpoints.opening import CARD, Checkpoint, open_checkpoint
 from d2v.checkpoints.recipe import build_method
 from d2v.configs import read_config as read_yaml
 from d2v.errors import UserError
-from d2v.official.hugging_face.model_folder import OWN_CODE, write_model_folder
+from d2v.official.hugging_face.model_folder import write_model_folder
+from d2v.official.hugging_face.own_class import OWN_CODE
 
 Format = Literal["hf", "safetensors", "onnx", "torch"]
 FORMATS: tuple[str, ...] = get_args(Format)

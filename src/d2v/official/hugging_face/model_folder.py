@@ -5,18 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from d2v import __version__
-from d2v.checkpoints.folder import FORMAT, StateDict, read_tensors
+from d2v.checkpoints.folder import StateDict, read_tensors
 from d2v.checkpoints.head_files import StoredHead
 from d2v.checkpoints.unpickle import load_untrusted
-from d2v.data.normalisation import ASSET
 from d2v.errors import UserError
-from d2v.modalities.text.tokenizer_files import TOKENIZER, UNKNOWN_FROM
 from d2v.model.encoder import Encoder
-from d2v.official.hugging_face import terms
+from d2v.official.hugging_face.own_class import own_class
 from d2v.official.hugging_face.pantagruel import MODEL_TYPES, read_pantagruel
 from d2v.official.hugging_face.speech_model import SPEECH
-from d2v.official.hugging_face.terms import CONFIG, Family, read_json
+from d2v.official.hugging_face.terms import CONFIG, HuggingFaceModel, read_json
 from d2v.official.hugging_face.text_model import TEXT
 from d2v.official.hugging_face.vision_model import VISION
 from d2v.official.imported import Imported
@@ -26,10 +23,6 @@ _FAMILIES = {SPEECH.model_type: SPEECH, TEXT.model_type: TEXT, VISION.model_type
 _DESCENDANTS = dict.fromkeys(MODEL_TYPES, read_pantagruel)
 """What reads folders of models that transformers itself does not know."""
 _BY_FRONT_END = {SPEECH.front_end: SPEECH, TEXT.front_end: TEXT, VISION.front_end: VISION}
-_ONLY = {"norm_first": False, "layer_scale": None, "key_bias": True, "relative_bias": None, "positions": "sincos"}
-"""The only values of these settings that d2v's own classes for transformers have."""
-OWN_CODE = "modeling_d2v.py"
-"""Those classes: a file beside this one, which is copied into the folder."""
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -77,64 +70,25 @@ def write_model_folder(
     Raises:
         UserError: There is no such model; the message says what does not fit.
     """
-    class_path = encoder.recipe["front"]["class_path"]
-    family = _BY_FRONT_END.get(class_path)
-    if family is None:
-        raise UserError(f"{class_path} is no front end of d2v's, and its code is not part of the weights")
+    family = _BY_FRONT_END.get(encoder.recipe["front"]["class_path"])
     weights = split_qkv(encoder.state_dict())
-    model = family.write(encoder, weights, head, assets)
-    if model.problems:
-        return _write_own_class(family, encoder, head, assets, source, model.problems)
-    prefix = family.prefix if model.head else ""
-    body = {**official_names(model.weights, family.rows), **model.extra}
-    config = {"architectures": [model.architecture], "model_type": family.model_type, "dtype": "float32"}
-    tensors = {**{prefix + name: value for name, value in body.items()}, **model.head}
-    return model.architecture, tensors, _texts({**config, **model.config}, model.files)
-
-
-def _write_own_class(
-    family: Family,
-    encoder: Encoder,
-    head: StoredHead | None,
-    assets: Mapping[str, str],
-    source: Mapping[str, Any],
-    problems: list[str],
-) -> tuple[str, StateDict, dict[str, str]]:
-    recipe = encoder.recipe
-    settings = {**recipe["front"]["init_args"], **recipe["trunk"]}
-    odd = [f"{key} is {settings[key]!r}" for key in _ONLY if settings.get(key, _ONLY[key]) != _ONLY[key]]
-    if "front.masked_input.mask_token" in encoder.state_dict():
-        odd.append("masked_input is 'replace'")
-    if UNKNOWN_FROM in assets.get(TOKENIZER, ""):
-        odd.append("its dict.txt lacks types")
-    if odd:
-        raise UserError(f"{'; '.join(problems)}. Nor can {OWN_CODE}, which is of data2vec 2.0: {', '.join(odd)}")
-    class_name = "D2vModel"
-    tensors = {f"student.{name}": value for name, value in encoder.state_dict().items()}
-    config: dict[str, Any] = {"format": FORMAT, "d2v_version": __version__, "method": {"student": recipe}}
-    config |= {"source": dict(source), "dtype": "float32"}
-    if head is not None:
-        class_name = "D2vForCTC" if head.task == "ctc" else "D2vForClassification"
-        tensors |= {f"head.{name}": value for name, value in head.weights.items()}
-        config["head"] = head.entry
-        if head.task != "ctc":
-            config |= terms.class_settings(head)
-    more, files = family.files(recipe["front"]["init_args"], head, assets)
-    classes = {"AutoConfig": "D2vConfig", "AutoModel": "D2vModel", **family.auto_classes}
-    auto_map = {auto: f"modeling_d2v.{own}" for auto, own in classes.items()}
-    config |= {"architectures": [class_name], "model_type": "d2v", "auto_map": auto_map, **more}
-    config["assets"] = [name for name in files if name in (TOKENIZER, ASSET)]
-    files[OWN_CODE] = Path(__file__).with_name(OWN_CODE).read_text(encoding="utf-8")
-    return class_name, tensors, _texts(config, files)
-
-
-def _texts(config: dict[str, Any], files: Mapping[str, Any]) -> dict[str, str]:
+    model = HuggingFaceModel(problems=["transformers has none of its medium"])
+    body, prefix, model_type = {}, "", "d2v"
+    if family is not None:
+        model = family.write(encoder, weights, head, assets)
+    if family is None or model.problems:
+        model = own_class(encoder, head, assets, source, model.problems)
+    else:
+        body, model_type = official_names(model.weights, family.rows), family.model_type
+        prefix = family.prefix if model.head else ""
+    body |= model.extra
+    config = {"architectures": [model.architecture], "model_type": model_type, "dtype": "float32"}
     texts = {}
-    for name, content in {CONFIG: config, **files}.items():
+    for name, content in {CONFIG: {**config, **model.config}, **model.files}.items():
         if not isinstance(content, str):
             content = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
         texts[name] = content
-    return texts
+    return model.architecture, {**{prefix + name: value for name, value in body.items()}, **model.head}, texts
 
 
 def _read_weights(folder: Path) -> tuple[list[Path], dict[str, Any]]:

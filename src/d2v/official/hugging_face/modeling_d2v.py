@@ -432,7 +432,7 @@ class D2vModel(PreTrainedModel):
 
 
 class D2vForClassification(D2vModel):
-    """Of pictures, clips or texts, by the mean of their tokens or by the first one."""
+    """Of pictures, clips or texts, by the mean of their tokens, or of the extra ones (of text: the first)."""
 
     def add_head(self) -> None:
         self.head = _Head(self.config, self.config.num_labels, ctc=False)
@@ -440,7 +440,7 @@ class D2vForClassification(D2vModel):
     def predict(self, encoded: D2vOutput, labels: Tensor | None) -> SequenceClassifierOutput:
         features = encoded.pooler_output
         if self.head.pool == "cls":
-            features = encoded.last_hidden_state[:, 0]
+            features = encoded.last_hidden_state[:, : max(1, self.config.num_extra_tokens)].mean(dim=1)
         logits, loss = self.head(features), None
         if labels is not None:
             loss = ForSequenceClassificationLoss(labels, logits, self.config)

@@ -196,7 +196,7 @@ def write_speech_model(
 def speech_files(
     front: Mapping[str, Any], head: StoredHead | None, assets: Mapping[str, str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """See :class:`~d2v.official.hugging_face.terms.Family`. A recogniser's blank is transformers' pad token; names in
+    """See ``own_class.py``. A recogniser's blank is transformers' pad token; names in
     <> are special tokens, which it never writes either."""
     if head is None or head.task != "ctc":
         return {}, {"preprocessor_config.json": _PREPROCESSOR}
@@ -239,6 +239,4 @@ SPEECH = Family(
     {"hidden_act": "gelu", "feat_extract_activation": "gelu", "add_adapter": False, "conv_bias": False},
     read_speech_model,
     write_speech_model,
-    speech_files,
-    {"AutoModelForCTC": "D2vForCTC", "AutoModelForAudioClassification": "D2vForClassification"},
 )

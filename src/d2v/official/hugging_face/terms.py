@@ -41,11 +41,6 @@ class Family:
     """From a folder, the content of ``config.json``, and tensors without the prefix."""
     write: Callable[[Encoder, StateDict, StoredHead | None, Mapping[str, str]], "HuggingFaceModel"]
     """From an encoder, its tensors with queries, keys and values apart, its head and its assets."""
-    files: Callable[[Mapping[str, Any], StoredHead | None, Mapping[str, str]], tuple[dict[str, Any], dict[str, Any]]]
-    """From the settings of our front end, the head and the assets: what ``config.json`` says about tokenizer and
-    symbols, and the files of the processor, as :attr:`HuggingFaceModel.files`."""
-    auto_classes: Mapping[str, str]
-    """With which transformers loads a model with a head, and d2v's own classes that they then are."""
 
 
 @dataclass(frozen=True)

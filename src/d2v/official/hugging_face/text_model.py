@@ -149,7 +149,7 @@ def write_text_model(
 def text_files(
     front: Mapping[str, Any], head: StoredHead | None, assets: Mapping[str, str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """See :class:`~d2v.official.hugging_face.terms.Family`. What the tokenizer adds around a text is made ours, and
+    """See ``own_class.py``. What the tokenizer adds around a text is made ours, and
     special tokens that stand in a text are text, as with ours; else it is as it was."""
     config = {"vocab_size": front["vocab_size"], "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": text.PADDING_ID}
     if TOKENIZER not in assets:
@@ -196,6 +196,4 @@ TEXT = Family(
     {"hidden_act": "gelu", "position_embedding_type": "absolute", "is_decoder": False, "add_cross_attention": False},
     read_text_model,
     write_text_model,
-    text_files,
-    {"AutoModelForSequenceClassification": "D2vForClassification"},
 )

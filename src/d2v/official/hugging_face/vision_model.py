@@ -193,7 +193,7 @@ def write_vision_model(
 def picture_files(
     front: Mapping[str, Any], head: StoredHead | None, assets: Mapping[str, str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """See :class:`~d2v.official.hugging_face.terms.Family`."""
+    """See ``own_class.py``."""
     pixels, size = read_normalisation(assets) or IMAGENET, front["image_size"]
     height, width = (size, size) if isinstance(size, int) else size
     preprocessor = {**_PREPROCESSOR, "size": {"height": height, "width": width}}
@@ -249,6 +249,4 @@ VISION = Family(
     {"hidden_act": "gelu"},
     read_vision_model,
     write_vision_model,
-    picture_files,
-    {"AutoModelForImageClassification": "D2vForClassification"},
 )
