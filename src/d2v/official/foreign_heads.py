@@ -18,8 +18,8 @@ from d2v.nn.task_heads import ClassifierHead, CTCHead, TanhHead, TaskHead
 from d2v.official.imported import Imported
 from d2v.text_files import read_lines
 
-DICTIONARY = "dict.ltr.txt"
-"""What fairseq calls the letters of its LibriSpeech recognisers."""
+_DICTIONARIES = "dict.*.txt"
+"""What fairseq calls the symbols of its recognisers: dict.ltr.txt, dict.chr7531.txt."""
 
 _FAIRSEQ_TEXT_HEAD = re.compile(r"classification_heads\.(?P<name>.+)\.(?:dense|out_proj)\.(?:weight|bias)")
 _USUAL_NAME = "sentence_classification_head"
@@ -157,7 +157,8 @@ def name_classes(head: StoredHead, file: Path) -> StoredHead:
 
 
 def name_symbols(head: StoredHead, dictionary: Path | None, source: Path, notes: list[str]) -> StoredHead | None:
-    """A recogniser's head with its symbols: those of a file, of ``dict.ltr.txt`` beside the checkpoint, or fairseq's.
+    """A recogniser's head with its symbols: those of a file, of fairseq's ``dict.*.txt`` beside the checkpoint, or
+    fairseq's usual ones.
 
     Args:
         head: Of an import.
@@ -182,8 +183,7 @@ def name_symbols(head: StoredHead, dictionary: Path | None, source: Path, notes:
         return dataclasses.replace(head, names=tuple(symbols))
     if head.names is not None:
         return head
-    beside = source.parent / DICTIONARY
-    if beside.is_file():
+    for beside in sorted(source.parent.glob(_DICTIONARIES)):
         symbols = Alphabet.from_file(beside).symbols
         if len(symbols) == outputs:
             notes.append(f"the symbols are those of {beside.name} beside the checkpoint")

@@ -10,6 +10,7 @@ from d2v.checkpoints.head_files import StoredHead
 from d2v.checkpoints.unpickle import load_untrusted
 from d2v.errors import UserError
 from d2v.model.encoder import Encoder
+from d2v.official.hugging_face.pantagruel import MODEL_TYPES, read_pantagruel
 from d2v.official.hugging_face.speech_model import SPEECH
 from d2v.official.hugging_face.terms import CONFIG, read_json
 from d2v.official.hugging_face.text_model import TEXT
@@ -18,6 +19,8 @@ from d2v.official.imported import Imported
 from d2v.official.names import given, official_names, split_qkv, without_prefix
 
 _FAMILIES = {SPEECH.model_type: SPEECH, TEXT.model_type: TEXT, VISION.model_type: VISION}
+_DESCENDANTS = dict.fromkeys(MODEL_TYPES, read_pantagruel)
+"""What reads folders of models that transformers itself does not know."""
 _BY_FRONT_END = {SPEECH.front_end: SPEECH, TEXT.front_end: TEXT, VISION.front_end: VISION}
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
@@ -34,10 +37,14 @@ def read_model_folder(folder: Path) -> tuple[Imported, list[Path]]:
         UserError: It is a model of another kind, is not whole, or its weights cannot be read.
     """
     config = given(read_json(folder / CONFIG))
-    family = _FAMILIES.get(str(config.get("model_type")))
+    model_type = str(config.get("model_type"))
+    if model_type in _DESCENDANTS:
+        files, state = _read_weights(folder)
+        return _DESCENDANTS[model_type](folder, config, state), files
+    family = _FAMILIES.get(model_type)
     if family is None:
-        known = ", ".join(_FAMILIES)
-        raise UserError(f"a Hugging Face model of type {config.get('model_type')!r}: only {known} can be imported")
+        known = ", ".join([*_FAMILIES, *_DESCENDANTS])
+        raise UserError(f"a Hugging Face model of type {model_type!r}: only {known} can be imported")
     for key, value in family.wanted.items():
         if config.get(key, value) != value:
             raise UserError(f"{CONFIG}: {key} is {config[key]!r}; d2v's encoder has {value} only")
