@@ -200,7 +200,9 @@ def speakers_of(clips: Clips, kind: str | None) -> np.ndarray | None:
             for row in table.files([clips.name(index) for index in range(len(clips))], "data.labels")[1]:
                 speakers.append(table.cell(row, column) if row >= 0 else "")
             found = Categories.of(speakers)
-    return found and found.ids
+    if found is None:
+        return None
+    return found.ids
 
 
 def _from_table(path: Path, clips: Clips, train_names: tuple[str, ...] | None) -> tuple[np.ndarray, Labels]:
