@@ -8,7 +8,16 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from d2v.checkpoints.folder import CONFIG, StateDict, in_short, mismatches, read_config, read_tensors
+from d2v.checkpoints.folder import (
+    CONFIG,
+    WEIGHTS,
+    StateDict,
+    in_short,
+    mismatches,
+    part_of,
+    read_config,
+    read_tensors,
+)
 from d2v.checkpoints.places import place_of
 from d2v.checkpoints.recipe import build
 from d2v.errors import UserError
@@ -118,10 +127,13 @@ def read_head(folder: Path, config: Mapping[str, Any], width: int) -> StoredHead
     """
     if config.get("head") is None:
         return None
+    file, prefix = folder / FILE, ""
+    if "model_type" in config:  # for transformers, which reads a single file
+        file, prefix = folder / WEIGHTS, "head."
     try:
-        return restore_head(config["head"], read_tensors(folder / FILE), width)
+        return restore_head(config["head"], part_of(read_tensors(file), prefix), width)
     except (LookupError, TypeError, ValueError, AttributeError, UserError) as error:
-        raise UserError(f"{folder / FILE}: does not go with {folder / CONFIG} ({error}); import it again") from error
+        raise UserError(f"{file}: does not go with {folder / CONFIG} ({error}); import it again") from error
 
 
 def load_head(folder: str | Path) -> StoredHead | None:

@@ -7,7 +7,16 @@ from typing import Any
 
 from torch import Tensor
 
-from d2v.checkpoints.folder import StateDict, any_begins, checked_names, part_of, read_assets, read_config, read_weights
+from d2v.checkpoints.folder import (
+    StateDict,
+    any_begins,
+    checked_names,
+    part_of,
+    prefixed,
+    read_assets,
+    read_config,
+    read_weights,
+)
 from d2v.checkpoints.head_files import StoredHead, read_head, restore_head
 from d2v.checkpoints.intact import require_intact
 from d2v.checkpoints.places import place_of
@@ -16,6 +25,8 @@ from d2v.checkpoints.unpickle import load_untrusted
 from d2v.errors import UserError
 
 CARD = "README.md"
+_OURS = ("format", "model_type", "d2v_version", "method", "head", "source", "assets")
+"""What d2v reads in a ``config.json`` for transformers."""
 
 
 @dataclass(frozen=True)
@@ -112,10 +123,14 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
 
 
 def _open_folder(path: Path) -> Checkpoint:
-    config = read_config(path)
+    config, weights = read_config(path), read_weights(path)
+    if "model_type" in config:  # for transformers: as it was written, or as save_pretrained left it
+        config = {key: config[key] for key in _OURS if config.get(key) is not None}
+        config["assets"] = [name for name in config.get("assets", []) if (path / str(name)).is_file()]
+        weights = prefixed(weights, "student.")
     licence = config.get("source", {}).get("licence")
     encoder = StoredEncoder(checked_recipe(config["method"].get("student")), read_assets(path, config), licence)
-    return Checkpoint(path, {"": encoder}, read_weights(path), config)
+    return Checkpoint(path, {"": encoder}, weights, config)
 
 
 def _open_file(file: Path) -> Checkpoint:

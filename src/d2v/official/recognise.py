@@ -57,10 +57,10 @@ def read_official(source: Path) -> tuple[Imported, list[Path]]:
             found = read_content(funasr.with_settings(content, source.parent))
             funasr.name_classes(found, source.parent)
             return found, [source]
-        if is_hugging_face(source):
-            return read_model_folder(source)
         if is_folder(source):
             raise UserError("a folder of d2v itself, which needs no import: give it to d2v.load or --checkpoint")
+        if is_hugging_face(source):
+            return read_model_folder(source)
         raise UserError(
             "is a folder, and none of Hugging Face's (config.json, model.safetensors); give the checkpoint file in it"
         )

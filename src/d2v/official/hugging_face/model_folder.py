@@ -10,9 +10,10 @@ from d2v.checkpoints.head_files import StoredHead
 from d2v.checkpoints.unpickle import load_untrusted
 from d2v.errors import UserError
 from d2v.model.encoder import Encoder
+from d2v.official.hugging_face.own_class import own_class
 from d2v.official.hugging_face.pantagruel import MODEL_TYPES, read_pantagruel
 from d2v.official.hugging_face.speech_model import SPEECH
-from d2v.official.hugging_face.terms import CONFIG, read_json
+from d2v.official.hugging_face.terms import CONFIG, HuggingFaceModel, read_json
 from d2v.official.hugging_face.text_model import TEXT
 from d2v.official.hugging_face.vision_model import VISION
 from d2v.official.imported import Imported
@@ -53,32 +54,35 @@ def read_model_folder(folder: Path) -> tuple[Imported, list[Path]]:
 
 
 def write_model_folder(
-    encoder: Encoder, head: StoredHead | None, assets: Mapping[str, str]
+    encoder: Encoder, head: StoredHead | None, assets: Mapping[str, str], source: Mapping[str, Any]
 ) -> tuple[str, StateDict, dict[str, str]]:
-    """A model as Hugging Face has it.
+    """A model for transformers: of one of its own classes, or else of d2v's (``modeling_d2v.py``).
 
     Args:
         encoder: Ours.
         head: Its head, if it is fine-tuned.
         assets: Its text files.
+        source: Where it comes from, as ``config.json`` of d2v says it.
 
     Returns:
-        The class of transformers, its tensors, and the texts of its files by their names, ``config.json`` first.
+        The class, its tensors, and the texts of its files by their names, ``config.json`` first.
 
     Raises:
-        UserError: Hugging Face has no such model; the message says what does not fit.
+        UserError: There is no such model; the message says what does not fit.
     """
-    class_path = encoder.recipe["front"]["class_path"]
-    family = _BY_FRONT_END.get(class_path)
-    if family is None:
-        raise UserError(f"{class_path} has no counterpart")
+    family = _BY_FRONT_END.get(encoder.recipe["front"]["class_path"])
     weights = split_qkv(encoder.state_dict())
-    model = family.write(encoder, weights, head, assets)
-    if model.problems:
-        raise UserError("; ".join(model.problems))
-    prefix = family.prefix if model.head else ""
-    body = {**official_names(model.weights, family.rows), **model.extra}
-    config = {"architectures": [model.architecture], "model_type": family.model_type, "dtype": "float32"}
+    model = HuggingFaceModel(problems=["transformers has none of its medium"])
+    body, prefix, model_type = {}, "", "d2v"
+    if family is not None:
+        model = family.write(encoder, weights, head, assets)
+    if family is None or model.problems:
+        model = own_class(encoder, head, assets, source, model.problems)
+    else:
+        body, model_type = official_names(model.weights, family.rows), family.model_type
+        prefix = family.prefix if model.head else ""
+    body |= model.extra
+    config = {"architectures": [model.architecture], "model_type": model_type, "dtype": "float32"}
     texts = {}
     for name, content in {CONFIG: {**config, **model.config}, **model.files}.items():
         if not isinstance(content, str):
