@@ -65,7 +65,12 @@ def read_v2_speech(content: dict[str, Any]) -> Imported:
     notes += cfg.contradictions(section, real, "modalities.audio.")
     how = "fine-tuned with CTC" if "w2v_encoder.proj.weight" in found.state else "fine-tuned to classify"
     tuned = cfg.fine_tuned(found.head is not None, how)
-    return v2.finish_v2(found, "speech", tuned, "MIT (fairseq)", student, masking, decoder, cls_loss)
+    parts = (student, masking, decoder, cls_loss)
+    if settings.get("cls_type") is None:
+        return v2.finish_v2(found, "speech", tuned, "MIT (fairseq)", *parts)
+    v2.finish_v2(found, "speech", tuned, "as its model card says", *parts, recipe="emotion2vec")
+    found.layout = f"emotion2vec (data2vec 2.0 speech){tuned}"
+    return found
 
 
 def _encoder_name(key: str) -> str | None:
