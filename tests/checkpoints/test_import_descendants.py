@@ -135,7 +135,7 @@ def test_telespeech(tmp_path: Path) -> None:
         expected = F.gelu(F.layer_norm(expected, (24,), *weights)).transpose(1, 2)
     prefix = "modality_encoders.AUDIO.project_features"
     normed = F.layer_norm(expected.transpose(1, 2), (24,), state[f"{prefix}.1.weight"], state[f"{prefix}.1.bias"])
-    found = encoder.front.feature_extractor(x)[0]
+    found = encoder.front.feature_extractor(x).tokens
     torch.testing.assert_close(found, F.linear(normed, state[f"{prefix}.2.weight"], state[f"{prefix}.2.bias"]))
     mask = torch.zeros(2, 31, dtype=torch.bool)
     mask[1, 20:] = True

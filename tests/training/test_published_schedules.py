@@ -25,6 +25,7 @@ PRETRAINING = {
     "v2/vision.yaml v2/sizes/huge.yaml": (500_000, 50_040, 300_000),
     "v2/speech.yaml": (400_000, 8_000, 75_000),
     "v2/speech.yaml v2/sizes/speech_large.yaml": (600_000, 10_000, 300_000),
+    "v2/emotion.yaml": (100_000, 5_000, 20_000),  # the authors' script, the same keys
     "v2/text.yaml": (1_000_000, 4_000, 100_000),
     "v2/text.yaml v2/sizes/text_large.yaml": (600_000, 4_000, 100_000),
     "learn/vision_cifar10.yaml": (1_500, 100, 750),  # ours, from here on

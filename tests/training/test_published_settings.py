@@ -68,6 +68,11 @@ V2_SPEECH_LARGE = V2_SPEECH | {
     "trunk.num_heads": 16, "front.prenet_depth": 8, "masking.mask_ratio": 0.55, "masking.adjust": 0.1, "num_masks": 12,
     "targets.top_k": 16, "head.decoder_width": 768,
 }  # fmt: skip
+EMOTION = V2_SPEECH | {  # [e] the authors' script of emotion2vec, over [f2]
+    "optimizer.lr": 7.5e-5, "batch": 600_000 / 16_000, "global_batch": 4 * 6 * 600_000 / 16_000, "trunk.depth": 8,
+    "front.prenet_depth": 4, "front.num_cls": 10, "cls_loss.weight": 1.0, "cls_loss.tokens": "mean",
+    "data.min_seconds": 8_000 / 16_000,
+}  # fmt: skip
 V2_TEXT = {  # [f2]
     "optimizer.lr": 2e-4, "optimizer.betas": [0.9, 0.98], "optimizer.eps": 1e-6, "optimizer.weight_decay": 0.01,
     "clip": 1.0, "batch": 4 * 512, "global_batch": 16 * 4 * 512, "ema.start": 0.9999, "ema.end": 0.99999,
@@ -159,6 +164,7 @@ OFFICIAL = {
     "v2/vision.yaml v2/sizes/huge.yaml": V2_VISION_HUGE,
     "v2/speech.yaml": V2_SPEECH,
     "v2/speech.yaml v2/sizes/speech_large.yaml": V2_SPEECH_LARGE,
+    "v2/emotion.yaml": EMOTION,
     "v2/text.yaml": V2_TEXT,
     "v2/text.yaml v2/sizes/text_large.yaml": V2_TEXT_LARGE,
     "v2/audio.yaml": EAT,

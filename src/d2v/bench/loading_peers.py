@@ -71,10 +71,13 @@ def _sound(name: Callable[[int], str], dataset: SampleDataset) -> Mapping[str, L
         waves = []
         for _, index in keys:
             wave = torch.from_numpy(soundfile.read(name(index), dtype="float32")[0])
+            if wave.dim() > 1:
+                wave = wave.mean(1)
             start = int(torch.randint(max(len(wave) - longest, 0) + 1, ()))
             wave = wave[start : start + longest]
             waves.append(torch.nn.functional.layer_norm(wave, wave.shape))
-        return torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
+        padded = torch.nn.utils.rnn.pad_sequence(waves, batch_first=True)
+        return padded, torch.arange(padded.shape[1]) >= torch.tensor(list(map(len, waves)))[:, None]
 
     return {"soundfile": whole_files}
 

@@ -81,7 +81,9 @@ def collate_samples(samples: list[Sample], padding: float = 0) -> Batch:
             stacked = default_collate(list(inputs))
     else:
         stacked = pad_sequence(list(inputs), batch_first=True, padding_value=padding)
-        mask = torch.arange(stacked.shape[1]) >= lengths[:, None]
+        mask = torch.zeros(stacked.shape[:2], dtype=torch.bool)
+        for row, length in zip(mask, lengths.tolist(), strict=True):
+            row[length:] = True
     return Batch(stacked, torch.tensor(sample_ids), torch.tensor(epochs), _collate_labels(labels), mask)
 
 

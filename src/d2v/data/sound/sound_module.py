@@ -14,7 +14,7 @@ from d2v.data.alphabet import Alphabet
 from d2v.data.data_module import PretrainingDataModule, Split, named_root, require
 from d2v.data.samples import SampleDataset
 from d2v.data.sound.audio_reader import SAMPLE_RATE
-from d2v.data.sound.clip_labels import SoundSplit, labelled
+from d2v.data.sound.clip_labels import SoundSplit, labelled, speakers_of
 from d2v.data.sound.sound_files import LEAST_SAMPLES, SOUND, Clips, read_headers, report_headers
 from d2v.data.sound.waveforms import Prepare, SoundDataset
 from d2v.data.sources.own_datasets import open_datasets
@@ -219,13 +219,13 @@ class SoundDataModule(PretrainingDataModule):
             return clips, None
         speakers = None
         if self.hold_out == "speakers":
-            found = clips.categories("speaker")
-            if found is None:
+            speakers = speakers_of(clips, self.labels)
+            if speakers is None:
                 raise UserError(
-                    f"data.hold_out is speakers, but speakers are not known (first clip: {clips.name(0)}); the names "
-                    "of files must begin with SPEAKER-CHAPTER-NUMBER. Set it to clips."
+                    f"data.hold_out is speakers, but speakers are not known (first clip: {clips.name(0)}): the names "
+                    "of files must begin with SPEAKER-CHAPTER-NUMBER, or data.labels be a table with a column "
+                    "`speaker`. Set it to clips."
                 )
-            speakers = found.ids
         held_out = hold_out(len(clips), fraction, self.hold_out, speakers)
         return clips.select(~held_out), clips.select(held_out)
 

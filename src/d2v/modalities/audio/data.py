@@ -12,6 +12,7 @@ from d2v.data.normalisation import ASSET
 from d2v.data.sound.audio_reader import SAMPLE_RATE
 from d2v.data.sound.sound_module import SoundDataModule
 from d2v.data.sound.waveforms import Prepare
+from d2v.modalities.audio.front_end import AudioFrontEnd
 from d2v.model.encoder import Encoder
 
 
@@ -58,11 +59,14 @@ class AudioDataModule(SoundDataModule):
     def adapt_to(self, encoder: Encoder) -> None:
         """Make spectrograms as the encoder knows them, unless ``data.frames``, ``data.mean`` and ``data.std`` say how;
         it keeps that."""
-        patch, mel_bins = getattr(encoder.front, "patch_size", 16), getattr(encoder.front, "mel_bins", 128)
         known = read_spectrograms(encoder.assets) or Spectrograms()
-        self._made = self._like(known)._replace(mel_bins=mel_bins)
+        self._made, front = self._like(known), encoder.front
         frames = self._made.frames
-        require(frames % patch == 0, "frames", frames, f"be a multiple of the encoder's patches, {patch} frames")
+        if isinstance(front, AudioFrontEnd):  # another part of the program says where it is not
+            patch, longest = front.patch_size, front.max_frames
+            fits = f"be a multiple of the encoder's patches, {patch} frames, and at most {longest}"
+            require(frames % patch == 0 and frames <= longest, "frames", frames, fits)
+            self._made = self._made._replace(mel_bins=front.mel_bins)
         encoder.assets[ASSET] = self._made.to_asset()
         self.max_seconds = self.max_eval_seconds = samples_of(frames) / SAMPLE_RATE
 

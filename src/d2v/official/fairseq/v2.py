@@ -168,7 +168,7 @@ def cls_loss(checkpoint: V2Checkpoint, rows: int) -> Recipe | None:
 
 def finish_v2(
     found: V2Checkpoint, modality: str, fine_tuned: str, licence: str, student: Recipe, masking: Recipe, head: Recipe,
-    cls_loss: Recipe | None = None,
+    cls_loss: Recipe | None = None, recipe: str = "",
 ) -> Imported:  # fmt: skip
     """The recipe of the method from its parts and the settings, and notes about those that are not the published ones.
 
@@ -178,12 +178,13 @@ def finish_v2(
         fine_tuned: What the name of the layout ends with.
         licence: Of the weights.
         student, masking, head, cls_loss: Recipes.
+        recipe: The published one, if it is not data2vec's own.
     """
     settings, notes, trunk = found.settings, found.notes, student["trunk"]
-    name = {"vision": "image", "audio": "image", "speech": "audio"}.get(modality, modality)  # as fairseq calls it
+    name = {"vision": "image", "speech": "audio"}.get(modality, modality)  # as fairseq calls it
     notes += cfg.contradictions(settings, {"depth": trunk["depth"], "embed_dim": trunk["width"]})
     known = published.flat(settings, name, found.section)
-    notes += published.differences(known, f"v2_{modality}", trunk["width"])
+    notes += published.differences(known, recipe or f"v2_{modality}", trunk["width"])
     method = method_recipe(
         student,
         masking,

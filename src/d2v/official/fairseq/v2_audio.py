@@ -84,11 +84,11 @@ def read_v2_audio(
     mean, std = normalisation
     frames = min(int(task.get("target_length", section.get("target_length", 1024))), front["max_frames"])
     found.assets[ASSET] = Spectrograms(mean, std, mel_bins, frames).to_asset()
-    take_v2_classifier(found, own or {"prediction_mode": "CLS_TOKEN"}, eps, "single" if single else "multi")
+    take_v2_classifier(found, {"prediction_mode": "CLS_TOKEN", **own}, eps, "single" if single else "multi")
     student = {"front": node(FRONT_END, **front), "trunk": trunk}
     tuned = cfg.fine_tuned("head.weight" in found.state)
     licence = "MIT if these are EAT's or SSLAM's weights"
-    v2.finish_v2(found, "audio", tuned, licence, student, masking, decoder, cls_loss)
+    v2.finish_v2(found, "vision", tuned, licence, student, masking, decoder, cls_loss, "v2_audio")
     found.layout = f"EAT or SSLAM (data2vec 2.0 on spectrograms){tuned}"
     return found
 
