@@ -96,7 +96,7 @@ class D2vConfig(PreTrainedConfig):
 
 
 class D2vFeatureExtractor(Wav2Vec2FeatureExtractor):
-    """Sound with zero mean and unit variance as fairseq and d2v know it, by an eps of 1e-5: quiet clips stay quieter."""
+    """Sound with zero mean and unit variance as in fairseq and d2v, whose eps is 1e-5: quiet clips stay quieter."""
 
     @staticmethod
     def zero_mean_unit_var_norm(input_values: list, attention_mask: Any, padding_value: float = 0.0) -> list:
