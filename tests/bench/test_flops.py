@@ -17,6 +17,7 @@ RECIPES = {
     "text.yaml": torch.randint(5, 100, (2, 64)),
     "v2/vision.yaml": torch.randn(1, 3, 224, 224),
     "v2/speech.yaml": torch.randn(2, 8000),
+    "v2/emotion.yaml": torch.randn(2, 8000),
     "v2/text.yaml": torch.randint(5, 100, (2, 64)),
 }
 SMALL: dict[str, Any] = {
