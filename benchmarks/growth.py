@@ -4,10 +4,9 @@
     python benchmarks/growth.py FOLDER --base               # Base models, for a GPU
     python benchmarks/growth.py FOLDER --draw               # the chart alone, from the folder's growth.json
 
-Writes growth.json and growth.png. Each point is `d2v bench` in a process of its own, twice, at different times: the
-least of all steps, since a machine that others use only ever adds to it. On a CPU they are seconds of one thread's
-time, and memory is what the process holds at most beyond what it held before the model was built; on a GPU that of all
-tensors.
+Writes growth.json and growth.png. Each point is `d2v bench` in a process of its own, the least of its steps, since a
+machine that others use only ever adds to it. On a CPU they are seconds of one thread's time, and memory is what the
+process holds at most beyond what it held before the model was built; on a GPU that of all tensors.
 """
 
 import argparse
@@ -22,8 +21,9 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
-from d2v.bench import step_parts, steps
+from d2v.bench import steps, stopwatch
 from d2v.commands.bench_recipe import bench_recipe
 
 TRUNK = "model.student.trunk."
@@ -45,7 +45,7 @@ BASE = {
 CLIPS, TEXTS = 4, 4
 """A batch, whatever their length."""
 MEASURED = {"step_seconds_least": "seconds a step", "memory_gb": "GB", "flops_per_step": "operations a step"}
-ROUNDS, STEPS = 2, 6
+STEPS = 6
 
 
 def main() -> None:
@@ -61,7 +61,11 @@ def main() -> None:
         path.write_text(json.dumps(found, indent=1) + "\n")
     found = json.loads(path.read_text())
     for name, curve in found.items():
-        shown = ", ".join(f"{MEASURED[each]} ^{exponent(curve['rows'], each):.2f}" for each in MEASURED)
+        laws = []
+        for each, unit in MEASURED.items():
+            constant, factor, power = law(curve["rows"], each)
+            laws.append(f"{unit} {constant:.3g} + {factor:.3g} x^{power:.2f}")
+        shown = ", ".join(laws)
         print(f"{name}: {shown}", flush=True)
     draw(found, options.folder / "growth.png")
 
@@ -69,16 +73,12 @@ def main() -> None:
 def measure(curves: dict[str, tuple[str, str, list[int]]]) -> dict:
     found = {}
     for name, (recipe, key, values) in curves.items():
-        rows: list[dict[str, float]] = [{"value": value} for value in values]
-        found[name] = {"recipe": recipe, "key": key, "rows": rows}
-    for _ in range(ROUNDS):
-        for name, curve in found.items():
-            for row in curve["rows"]:
-                with ProcessPoolExecutor(1, mp_context=get_context("fork")) as process:
-                    new = process.submit(point, curve["recipe"], curve["key"], row["value"]).result()
-                for each, value in new.items():
-                    row[each] = min(value, row.get(each, value))
-                print(name, row, flush=True)
+        found[name] = {"recipe": recipe, "key": key, "rows": []}
+        for value in values:
+            with ProcessPoolExecutor(1, mp_context=get_context("fork")) as process:
+                row = {"value": value} | process.submit(point, recipe, key, value).result()
+            found[name]["rows"].append(row)
+            print(name, row, flush=True)
     return found
 
 
@@ -97,7 +97,7 @@ def point(recipe: str, key: str, value: int) -> dict[str, float]:
     before = 0.0
     if recipe.startswith("demo/"):
         torch.set_num_threads(1)
-        step_parts.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
+        stopwatch.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
         lines = Path("/proc/self/status").read_text().splitlines()
         line = next(line for line in lines if line.startswith("VmRSS:"))
         before = int(line.split()[1]) * 1024 / 1e9
@@ -106,28 +106,46 @@ def point(recipe: str, key: str, value: int) -> dict[str, float]:
     return {each: result[each] for each in MEASURED}
 
 
-def exponent(rows: list[dict[str, float]], name: str) -> float:
-    """Of a power law through all points."""
-    x = [math.log(row["value"]) for row in rows]
-    y = [math.log(row[name]) for row in rows]
-    return float(np.polyfit(x, y, 1)[0])
+def law(rows: list[dict[str, float]], name: str) -> tuple[float, float, float]:
+    """The constant a, factor b and exponent p of a + b x^p through all points: least squares of logarithms, a >= 0.
+
+    The constant is what does not grow: the model, its moments and gradients, what Lightning does in a step.
+    """
+    x = np.array([row["value"] for row in rows])
+    y = np.array([row[name] for row in rows])
+    best = (math.inf, 0.0, 0.0, 0.0)
+    for share in np.linspace(0, 0.95, 96) if len(rows) > 3 else [0.0]:
+        constant = share * y.min()
+        power, log_factor = np.polyfit(np.log(x), np.log(y - constant), 1)
+        fitted = constant + math.exp(log_factor) * x**power
+        error = float(np.square(np.log(fitted / y)).sum())
+        best = min(best, (error, float(constant), math.exp(log_factor), float(power)))
+    return best[1:]
 
 
 def draw(found: dict, path: Path) -> None:
-    """Seconds and GB over each variable, both axes logarithmic; dashed: as the operations grow, from the last point."""
+    """Seconds and GB over each variable, both axes logarithmic; line: the law that was fitted; dashed: operations."""
     figure = Figure(figsize=(2.4 * len(found), 5), layout="constrained")
     grid = figure.subplots(2, len(found), squeeze=False)
     for column, (name, curve) in enumerate(found.items()):
         rows = curve["rows"]
-        values = [row["value"] for row in rows]
-        operations = [row["flops_per_step"] / rows[-1]["flops_per_step"] for row in rows]
+        values = np.array([row["value"] for row in rows])
+        line = np.geomspace(values.min(), values.max(), 50)
+        operations = np.array([row["flops_per_step"] for row in rows])
         for axes, each in zip(grid[:, column], ("step_seconds_least", "memory_gb"), strict=True):
-            axes.loglog(values, [share * rows[-1][each] for share in operations], "--", color="0.6")
-            axes.loglog(values, [row[each] for row in rows], "o-")
+            measured = np.array([row[each] for row in rows])
+            constant, factor, power = law(rows, each)
+            axes.loglog(line, constant + factor * line**power, color="C0", linewidth=1)
+            axes.loglog(values, measured, "o", color="C0")
+            if each == "step_seconds_least":
+                axes.loglog(values, operations / operations[-1] * measured[-1], "--", color="0.6")
             axes.set_xticks(values, [str(value) for value in values])
-            axes.minorticks_off()
+            axes.set_yticks(measured[[0, -1]], [f"{value:.2g}" for value in measured[[0, -1]]])
+            axes.yaxis.set_minor_formatter(NullFormatter())
+            axes.xaxis.set_minor_formatter(NullFormatter())
             axes.grid(alpha=0.3)
-            axes.set_title(f"{MEASURED[each]}: exponent {exponent(rows, each):.2f}", fontsize=9)
+            shown = f"{constant:.2g} + c x^{power:.2f}" if constant else f"c x^{power:.2f}"
+            axes.set_title(f"{MEASURED[each]}\n{shown}", fontsize=9)
         grid[1, column].set_xlabel(f"{name}\n{curve['recipe']}", fontsize=9)
     figure.savefig(path, dpi=80)
 

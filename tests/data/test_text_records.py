@@ -2,7 +2,6 @@
 
 import csv
 import json
-import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +47,10 @@ def test_the_parts_of_a_file_are_the_whole(
     path.write_bytes(header + content)
     cut = data.draw(st.integers(len(header), len(header) + len(content)))
     rows, outcome = everything(path, Reading(stop=cut), Reading(start=cut))
-    assert (rows, outcome) == everything(path, Reading())
+    expected, expected_outcome = everything(path, Reading())
+    assert outcome == expected_outcome
+    if isinstance(outcome, int):
+        assert rows == expected
 
 
 def test_a_cell_that_goes_on_after_an_even_number_of_quotes(tmp_path: Path) -> None:
@@ -93,13 +95,12 @@ def test_an_error_names_the_line_of_the_file(tmp_path: Path, start: int) -> None
         list(open_records(path, reading=Reading("input", start, how_to_name="--text_column NAME")).rows(["text"]))
 
 
-def test_many_lines_take_little_memory(tmp_path: Path) -> None:
+def test_no_more_is_read_than_a_record_at_a_time(tmp_path: Path) -> None:
     """Also after a quote that is never closed."""
     path = tmp_path / "a.csv"
-    path.write_text('a,b\n5" wide,x\n' + "some,words\n" * 100_000)
+    path.write_text('a,b\n5" wide,x\n' + "some,words\n" * 10_000)
     table = open_records(path)
-    tracemalloc.start()
-    assert sum(1 for _ in table.rows(["b"])) == 100_001
-    most = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert most < path.stat().st_size / 2  # the reader holds a quarter of it
+    rows = table.rows(["b"])
+    assert [next(rows)[1], next(rows)[1]] == [["x"], ["words"]]
+    assert table.read_bytes == 26
+    assert sum(1 for _ in rows) == 9_999

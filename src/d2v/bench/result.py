@@ -86,11 +86,9 @@ def read_result(path: Path) -> dict[str, Any]:
         result = json.loads(lines[-1])
         for seconds in (result["step_seconds"], *result["parts"].values()):
             float(seconds)
-    except OSError as error:
-        raise UserError(f"--compare {path}: {error.strerror}") from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        text = "its last line is no result of `d2v bench`; give the bench.json of a run with --output FOLDER"
-        raise UserError(f"--compare {path}: {text}") from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = getattr(error, "strerror", None) or "its last line is no result of `d2v bench`"
+        raise UserError(f"--compare {path}: {reason}; give the bench.json of a run with --output FOLDER") from error
     return result
 
 
@@ -103,7 +101,9 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--output {folder}: cannot be made ({error.strerror or error})") from error
+        raise UserError(
+            f"--output {folder}: cannot be made ({error.strerror or error}); give another folder"
+        ) from error
 
 
 def write(result: Mapping[str, Any], folder: Path) -> list[Path]:

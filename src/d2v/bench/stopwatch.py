@@ -14,11 +14,11 @@ class Clock:
 
     Args:
         device: Whose time it is.
-        timer: Gives seconds, where that is no GPU.
+        timer: Gives seconds, where that is no GPU; None: those that pass.
     """
 
-    def __init__(self, device: torch.device, timer: Callable[[], float] = time.perf_counter) -> None:
-        self.device, self._timer = device, timer
+    def __init__(self, device: torch.device, timer: Callable[[], float] | None = None) -> None:
+        self.device, self._timer = device, timer or time.perf_counter
 
     def now(self) -> Any:
         if self.device.type != "cuda":
