@@ -237,13 +237,12 @@ class ALiBi(AttentionBias):
     def forward(
         self, grid: tuple[int, ...], num_cls: int, visible_index: Int64[Tensor, "r v"] | None
     ) -> Float[Tensor, "1 #r h t t"]:
-        if num_cls:
-            raise ValueError("ALiBi has no distance to CLS tokens: set num_cls to 0")
         device = self.scale.device
         position = torch.arange(grid[0], device=device)[None] if visible_index is None else visible_index
         distance = (position[:, :, None] - position[:, None, :]).abs().float()  # [R, T, T]
         factor = alibi_slopes(len(self.scale), device) * self.scale.clamp(min=0)
-        return -distance[None, :, None] * factor[:, None, None]
+        bias = -distance[None, :, None] * factor[:, None, None]  # [1, R, H, N, N]
+        return F.pad(bias, (num_cls, 0, num_cls, 0))  # CLS tokens are far from nothing (emotion2vec)
 
 
 def alibi_slopes(num_heads: int, device: torch.device) -> Float[Tensor, "h"]:

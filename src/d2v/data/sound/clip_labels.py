@@ -15,7 +15,7 @@ from d2v.data.sound.audio_reader import NOT_READ, SAMPLE_RATE, SUFFIXES
 from d2v.data.sound.sound_files import Clips
 from d2v.data.sound.transcripts import FORMATS
 from d2v.data.sources.label_table import read_labels
-from d2v.data.sources.source import Categories
+from d2v.data.sources.source import COLUMNS, Categories
 from d2v.errors import UserError
 
 _LEAST_WRITTEN = 0.5  # of the characters of transcripts, by an alphabet that is of any use
@@ -182,6 +182,27 @@ def class_labels(kind: str, clips: Clips, train_names: tuple[str, ...] | None) -
     if train_names is None:
         train_names = tuple(found.names[number] for number in found.used())
     return kept, found[kept].numbered_as(train_names, f"data.labels {kind}")
+
+
+def speakers_of(clips: Clips, kind: str | None) -> np.ndarray | None:
+    """int32 [n]: the speaker of each clip, -1 where that is not known; None if nothing states them.
+
+    Args:
+        clips: of all splits.
+        kind: of their labels; a table may have a column of speakers, too.
+    """
+    found = clips.categories("speaker")
+    if found is None and kind is not None and kind not in _MISSING and Path(kind).expanduser().is_file():
+        table, _ = read_labels(Path(kind).expanduser(), (*SUFFIXES, *NOT_READ))
+        column = table.column(None, COLUMNS["speaker"], "data.labels")
+        if column is not None:
+            speakers = []
+            for row in table.files([clips.name(index) for index in range(len(clips))], "data.labels")[1]:
+                speakers.append(table.cell(row, column) if row >= 0 else "")
+            found = Categories.of(speakers)
+    if found is None:
+        return None
+    return found.ids
 
 
 def _from_table(path: Path, clips: Clips, train_names: tuple[str, ...] | None) -> tuple[np.ndarray, Labels]:
