@@ -119,8 +119,6 @@ class TextRecords(Records):
         reading: Which part of it to read.
     """
 
-    quoted = False
-
     def __init__(self, path: Path, reading: Reading) -> None:
         super().__init__(path, ())
         self.reading = reading
