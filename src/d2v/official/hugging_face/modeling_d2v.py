@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, Wav2Vec2FeatureExtractor
 from transformers.loss.loss_utils import ForSequenceClassificationLoss
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutput, SequenceClassifierOutput
@@ -95,6 +95,20 @@ class D2vConfig(PreTrainedConfig):
         return math.prod(stride for _, _, stride in self.front["extractor"])
 
 
+class D2vFeatureExtractor(Wav2Vec2FeatureExtractor):
+    """Sound with zero mean and unit variance as in fairseq and d2v, whose eps is 1e-5: quiet clips stay quieter."""
+
+    @staticmethod
+    def zero_mean_unit_var_norm(input_values: list, attention_mask: Any, padding_value: float = 0.0) -> list:
+        normed = []
+        for number, values in enumerate(input_values):
+            length = len(values) if attention_mask is None else int(attention_mask[number].sum())
+            mean, deviation = values[:length].mean(), (values[:length].var() + 1e-5) ** 0.5
+            normed.append((values - mean) / deviation)
+            normed[-1][length:] = padding_value
+        return normed
+
+
 @dataclass
 class D2vOutput(BaseModelOutputWithPooling):
     """``last_hidden_state`` [B, T, D]; ``hidden_states``: what the first block reads and where each ends, [B, T, D];
@@ -137,7 +151,7 @@ class _Frames(nn.Module):
     def __init__(self, width: int, front: dict[str, Any]) -> None:
         super().__init__()
         self.layers: Any = nn.ModuleList()
-        before = 1
+        before = front.get("in_channels", 1)
         for channels, kernel, stride in front["extractor"]:
             convolution = nn.Conv1d(before, channels, kernel, stride, bias=False)
             self.layers.append(nn.ModuleDict({"conv": convolution, "norm": nn.LayerNorm(channels)}))
@@ -146,7 +160,8 @@ class _Frames(nn.Module):
         self.proj = nn.Linear(before, width)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tokens:
-        x = x[..., None]  # channels last
+        if x.ndim == 2:
+            x = x[..., None]  # channels last, of which cepstra have several
         frames = None if mask is None else mask.sum(dim=1)
         for layer in self.layers:
             x = layer["conv"](x.transpose(1, 2)).transpose(1, 2)

@@ -153,6 +153,7 @@ def write_speech_model(
     front, trunk = encoder.recipe["front"]["init_args"], encoder.recipe["trunk"]
     problems = terms.refused(
         (front["alibi"], "its attention has ALiBi (data2vec 2.0)"),
+        (front["num_cls"], f"it has {front['num_cls']} CLS tokens"),
         (front["prenet_depth"] > 0, "it has prenet blocks (data2vec 2.0)"),
         (trunk["norm_first"], "its blocks are pre-norm"),
         (trunk["eps"] != _EXTRACTOR_EPS, f"its norms have eps {trunk['eps']}, and one of them {_EXTRACTOR_EPS}"),
@@ -196,10 +197,13 @@ def write_speech_model(
 def speech_files(
     front: Mapping[str, Any], head: StoredHead | None, assets: Mapping[str, str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """See ``own_class.py``. A recogniser's blank is transformers' pad token; names in
-    <> are special tokens, which it never writes either."""
+    """See ``own_class.py``. A recogniser's blank is transformers' pad token; names in <> are special tokens, which it
+    never writes either."""
+    extractor = {"preprocessor_config.json": _PREPROCESSOR}
+    if front.get("in_channels", 1) > 1:  # of cepstra, which no feature extractor there computes
+        extractor = {}
     if head is None or head.task != "ctc":
-        return {}, {"preprocessor_config.json": _PREPROCESSOR}
+        return {}, extractor
     symbols = list(head.names or ())
     blank, others = symbols[0], [symbol for symbol in symbols[1:] if symbol.startswith("<") and symbol.endswith(">")]
     config = {
@@ -224,11 +228,10 @@ def speech_files(
     for kind in ("unk_token", "bos_token", "eos_token"):
         if tokenizer[kind] not in others:
             tokenizer[kind] = blank
-    return config, {
-        "preprocessor_config.json": {**_PREPROCESSOR, "processor_class": "Wav2Vec2Processor"},
-        "vocab.json": {symbol: number for number, symbol in enumerate(symbols)},
-        "tokenizer_config.json": tokenizer,
-    }
+    for name in extractor:
+        extractor[name] = {**_PREPROCESSOR, "processor_class": "Wav2Vec2Processor"}
+    vocabulary = {symbol: number for number, symbol in enumerate(symbols)}
+    return config, {**extractor, "vocab.json": vocabulary, "tokenizer_config.json": tokenizer}
 
 
 SPEECH = Family(
