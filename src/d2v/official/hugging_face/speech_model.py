@@ -14,7 +14,7 @@ from d2v.errors import UserError
 from d2v.model.encoder import Encoder
 from d2v.official import speech_tensors as speech
 from d2v.official.fairseq.v1_speech import PUBLISHED, mask_token_is_zero, v1_speech_method
-from d2v.official.foreign_heads import reordered, take_classifier, take_recogniser
+from d2v.official.foreign_heads import take_classifier, take_recogniser, with_outputs
 from d2v.official.hugging_face import terms
 from d2v.official.hugging_face.terms import Family, HuggingFaceModel
 from d2v.official.imported import Imported
@@ -110,7 +110,7 @@ def _take_recogniser(found: Imported, folder: Path) -> None:
     if blank not in symbols:
         raise UserError(f"{terms.CONFIG}: pad_token_id is {blank!r}, and vocab.json has no such symbol")
     order = sorted(range(outputs), key=lambda number: (number != blank, number))
-    found.head = reordered(found.head, order, tuple(symbols[number] for number in order))
+    found.head = with_outputs(found.head, order, tuple(symbols[number] for number in order))
 
 
 def _take_classifier(found: Imported) -> None:
@@ -153,6 +153,7 @@ def write_speech_model(
     front, trunk = encoder.recipe["front"]["init_args"], encoder.recipe["trunk"]
     problems = terms.refused(
         (front["alibi"], "its attention has ALiBi (data2vec 2.0)"),
+        (front["num_cls"], f"it has {front['num_cls']} CLS tokens"),
         (front["prenet_depth"] > 0, "it has prenet blocks (data2vec 2.0)"),
         (trunk["norm_first"], "its blocks are pre-norm"),
         (trunk["eps"] != _EXTRACTOR_EPS, f"its norms have eps {trunk['eps']}, and one of them {_EXTRACTOR_EPS}"),
@@ -178,13 +179,13 @@ def write_speech_model(
         "mask_time_prob": 0.05 if masks else 0.0,
         "mask_feature_prob": 0.0,
     }
-    files: dict[str, Any] = {"preprocessor_config.json": _PREPROCESSOR}
+    more, files = speech_files(front, head, assets)
+    config |= more
     if head is None:
         return HuggingFaceModel("Data2VecAudioModel", config, weights, files=files)
     if head.task == "ctc":
-        more, files = _recogniser_files(list(head.names or ()))
         tensors = terms.head_tensors(head, {"proj": "lm_head"})
-        return HuggingFaceModel("Data2VecAudioForCTC", config | more, weights, head=tensors, files=files)
+        return HuggingFaceModel("Data2VecAudioForCTC", config, weights, head=tensors, files=files)
     # Theirs has a linear layer in front of the mean as well, which is the identity here.
     width = trunk["width"]
     config |= {"classifier_proj_size": width, **terms.class_settings(head)}
@@ -193,9 +194,17 @@ def write_speech_model(
     return HuggingFaceModel("Data2VecAudioForSequenceClassification", config, weights, head=tensors, files=files)
 
 
-def _recogniser_files(symbols: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings and files of a recogniser. The blank is transformers' pad token; names in <> are special tokens, which
-    it never writes either."""
+def speech_files(
+    front: Mapping[str, Any], head: StoredHead | None, assets: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """See ``own_class.py``. A recogniser's blank is transformers' pad token; names in <> are special tokens, which it
+    never writes either."""
+    extractor = {"preprocessor_config.json": _PREPROCESSOR}
+    if front.get("in_channels", 1) > 1:  # of cepstra, which no feature extractor there computes
+        extractor = {}
+    if head is None or head.task != "ctc":
+        return {}, extractor
+    symbols = list(head.names or ())
     blank, others = symbols[0], [symbol for symbol in symbols[1:] if symbol.startswith("<") and symbol.endswith(">")]
     config = {
         "vocab_size": len(symbols),
@@ -219,11 +228,10 @@ def _recogniser_files(symbols: list[str]) -> tuple[dict[str, Any], dict[str, Any
     for kind in ("unk_token", "bos_token", "eos_token"):
         if tokenizer[kind] not in others:
             tokenizer[kind] = blank
-    return config, {
-        "preprocessor_config.json": {**_PREPROCESSOR, "processor_class": "Wav2Vec2Processor"},
-        "vocab.json": {symbol: number for number, symbol in enumerate(symbols)},
-        "tokenizer_config.json": tokenizer,
-    }
+    for name in extractor:
+        extractor[name] = {**_PREPROCESSOR, "processor_class": "Wav2Vec2Processor"}
+    vocabulary = {symbol: number for number, symbol in enumerate(symbols)}
+    return config, {**extractor, "vocab.json": vocabulary, "tokenizer_config.json": tokenizer}
 
 
 SPEECH = Family(
