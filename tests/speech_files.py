@@ -7,8 +7,8 @@ import numpy as np
 import soundfile
 from torch import Tensor
 
+from d2v.data.sound.audio_reader import SAMPLE_RATE, AudioReader
 from d2v.data.sources.source import Encoded
-from d2v.modalities.speech.audio_reader import SAMPLE_RATE, AudioReader
 
 FORMATS = {
     ".flac": ("FLAC", "PCM_16"),

@@ -92,6 +92,8 @@ def shrink(args: dict[str, Any]) -> dict[str, Any]:
         front["prenet_depth"] = 1
     if "image_size" in front:
         front.update(image_size=4 * GRID, patch_size=4)
+    if "max_frames" in front:
+        front.update(max_frames=8 * GRID, mel_bins=4 * GRID, patch_size=4)
     if "extractor" in (names := inspect.signature(front_class(args)).parameters):
         front.update(extractor=((12, 10, 5), (12, 3, 2), (12, 2, 2)), position_layers=2, position_groups=4)
     if "vocab_size" in names:
@@ -136,6 +138,8 @@ def example_batch(args: dict[str, Any]) -> Batch:
         inputs = torch.randn(
             4, front.get("in_channels", 3), front["image_size"], front["image_size"], generator=generator
         )
+    elif "max_frames" in front:
+        inputs = torch.randn(4, 1, 4 * GRID, 4 * GRID, generator=generator)
     elif "extractor" in front:
         inputs = torch.randn(4, 760, generator=generator)
         padding_mask = torch.zeros(4, 760, dtype=torch.bool)

@@ -16,7 +16,7 @@ MOST_COMPREHENSIONS = 25  # per 1,000 lines of code
 MOST_CONDITIONALS = 15
 # Names with one meaning wherever they stand.
 REPEATED_NAMES = {"__init__.py", "data.py", "front_end.py", "inputs.py"}
-MODALITIES = {"vision", "speech", "text"}
+MODALITIES = {"vision", "speech", "text", "audio"}
 
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 LAYOUT = {tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.COMMENT, tokenize.ENDMARKER}

@@ -93,28 +93,33 @@ def read_config(path: Path) -> dict[str, Any]:
     return content or {}
 
 
-def read_values(path: Path) -> Any:
-    """What stands in a config file, or in a file that a config names in place of a section or list.
+def read_values(path: Path, named: str = "--config ") -> Any:
+    """What stands in a config file, in a file that a config names in place of a section or list, or in another YAML.
+
+    Args:
+        path: The file.
+        named: What stands before its name in messages.
 
     Raises:
         UserError: The file cannot be read, or is no YAML.
     """
-    if path.stat().st_size > _MOST_BYTES:
-        raise UserError(f"--config {path}: has {path.stat().st_size / 1e6:,.0f} MB, and a config has a few kB")
+    where = f"{named}{path}"
     try:
-        content = yaml.load(read_text(path, "--config"), _UniqueKeys)
+        if path.stat().st_size > _MOST_BYTES:
+            raise UserError(f"{where}: has {path.stat().st_size / 1e6:,.0f} MB, and a config has a few kB")
+        content = yaml.load(read_text(path, named.strip()), _UniqueKeys)
         if _count(content, {}) > _MOST_VALUES:
-            raise UserError(f"--config {path}: {_TOO_MANY}, by aliases of aliases")
+            raise UserError(f"{where}: {_TOO_MANY}, by aliases of aliases")
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        raise UserError(f"--config {path}: {place}not valid YAML ({error.problem})") from error
+        raise UserError(f"{where}: {place}not valid YAML ({error.problem})") from error
     except RecursionError as error:
-        raise UserError(f"--config {path}: is nested too deeply") from error
+        raise UserError(f"{where}: is nested too deeply") from error
     except UserError:
         raise
     except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"--config {path}: cannot be read ({error})") from error
+        raise UserError(f"{where}: cannot be read ({error})") from error
     return content
 
 

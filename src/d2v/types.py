@@ -159,6 +159,12 @@ class EncoderOutput:
     padding_mask: Bool[Tensor, "b n"] | None = None
     """True = padding, at the rate of ``tokens``."""
 
+    @property
+    def mean_cls(self) -> Float[Tensor, "b d"]:
+        """The CLS token; of several their mean, which emotion2vec's loss trains."""
+        assert self.cls is not None
+        return self.cls.mean(dim=1)
+
 
 @dataclass(frozen=True)
 class Data2VecOutput:

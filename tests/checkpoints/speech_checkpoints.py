@@ -33,6 +33,7 @@ def v2_audio(
     projection: int | None = None,
     alibi: tuple[int, ...] | None = (1, 1, 4, 1, 1),
     blocks_only: bool = False,
+    extra: int = 0,
     audio: State | None = None,
     **model: Any,
 ) -> State:
@@ -50,6 +51,8 @@ def v2_audio(
 
     def averaged() -> State:
         state: State = {} if alibi is None else {f"{prefix}alibi_scale": torch.randn(alibi)}
+        if extra:
+            state[f"{prefix}extra_tokens"] = torch.randn(1, extra, width)
         for number in range(1, layers + 1):
             state[f"{prefix}relative_positional_encoder.{number}.0.weight"] = torch.randn(
                 width, width // groups, kernel
@@ -85,7 +88,7 @@ def v2_audio(
     section = {
         "feature_encoder_spec": "[(8, 10, 5)] + [(12, 3, 2)]",
         "prenet_depth": prenet, "conv_pos_depth": layers, "mask_prob": 0.5, "mask_length": 3, "mask_prob_adjust": 0.05,
-        "learned_alibi_scale": True, "prenet_dropout": 0.1, **(audio or {}),
+        "learned_alibi_scale": True, "prenet_dropout": 0.1, "num_extra_tokens": extra, **(audio or {}),
     }  # fmt: skip
     cfg = {"_name": "data2vec_multi", "depth": depth, "embed_dim": width, "num_heads": heads, "loss_scale": None}
     cfg |= {"instance_norm_target_layer": True, "modalities": {"audio": section, "image": None}}

@@ -125,7 +125,7 @@ def test_what_is_refused(tmp_path: Path) -> None:
             run_export(**arguments)
     foreign = tmp_path / "foreign.pt"
     torch.save({"model": {}}, foreign)
-    with pytest.raises(UserError, match=r"no checkpoint of d2v\. Import a foreign checkpoint first \(d2v import"):
+    with pytest.raises(UserError, match=r"foreign\.pt: not recognised \(it holds nothing\)"):
         run_export(foreign, "hf", tmp_path / "new")
     damaged = save(tmp_path / "b.ckpt", make_encoder("text1"), linear_head(3), **recogniser(["<blank>", "|"]))
     with pytest.raises(UserError, match=r"b\.ckpt: its head cannot be read \(proj.weight has the shape"):

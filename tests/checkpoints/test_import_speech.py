@@ -154,6 +154,8 @@ def broken() -> dict[str, tuple[State, str]]:
     weight_norm = renamed(v1_audio(), pos_conv__0__0__weight="pos_conv.0.weight_g")
     odd = v1_audio()
     odd["model"]["encoder.layers.0.self_attn.k_proj.weight"] = torch.randn(3, 32)
+    odd_cls = v2_audio()
+    odd_cls["model"]["modality_encoders.AUDIO.extra_tokens"] = torch.randn(32)
     no_cfg = v2_audio()
     del no_cfg["cfg"]
     head = recogniser(v1_audio(), width=16)
@@ -173,7 +175,7 @@ def broken() -> dict[str, tuple[State, str]]:
         "conformer": (v1_audio(layer_type="conformer"), "layer_type is 'conformer'"),
         "activation": (v1_audio(activation_fn="relu"), "activation_fn is 'relu'"),
         "pre-norm of 2.0": (v2_audio(layer_norm_first=True), "layer_norm_first"),
-        "CLS of 2.0": (v2_audio(audio={"num_extra_tokens": 1}), "num_extra_tokens"),
+        "odd CLS": (odd_cls, "cls_token has the shape"),
         "learned alibi": (v2_audio(audio={"learned_alibi": True}), "learned_alibi"),
         "alibi a layer": (v2_audio(alibi=(2, 1, 4, 1, 1)), r"alibi_scale is \[2, 1, 4, 1, 1\]"),
         "heads": (v2_audio(alibi=None, num_heads=5), "width 32 is not a multiple of num_heads 5"),

@@ -128,12 +128,14 @@ def test_what_cannot_be_loaded(tmp_path: Path, make_v1_vision: Callable[..., Any
         d2v.load(tmp_path)
     foreign = tmp_path / "foreign.pth"
     torch.save(make_v1_vision("beit"), foreign)
-    with pytest.raises(UserError, match=f"d2v import {foreign} --output"):
-        d2v.load(foreign)
+    assert d2v.load(foreign).width == 32, "is imported by itself"
 
     method = make()
     state = {f"method.{name}": value for name, value in method.state_dict().items()}
     damaged = tmp_path / "damaged.ckpt"
+    torch.save({"state_dict": state, "d2v": {}}, damaged)
+    with pytest.raises(UserError, match=r"damaged.ckpt: is damaged: its weights or its encoders are missing"):
+        d2v.load(damaged)
     del state["method.student.front.cls_token"]
     torch.save({"state_dict": state, "d2v": entry(method.student.recipe)}, damaged)
     with pytest.raises(UserError, match=r"damaged.ckpt.*cls_token is missing"):
@@ -244,6 +246,23 @@ def test_init_weights_tells_what_starts_otherwise(tmp_path: Path) -> None:
     method = make()
     assert init_weights(method, tmp_path / "model") == ["the teacher starts as the student"]
     assert same(method.teacher.encoder, source.student)
+
+
+def test_blocks_may_be_counted_otherwise_and_cls_tokens_start_anew(tmp_path: Path) -> None:
+    """emotion2vec goes on from data2vec 2.0 speech: of its 12 blocks 4 are a prenet then, and ten tokens are new."""
+    source, method = make(depth=3, num_cls=0), make(depth=2, prenet_depth=1, num_cls=2)
+    tokens = method.student.front.cls_token.clone()
+    notes = init_weights(method, save(source, tmp_path / "a.ckpt"))
+    assert notes == ["the 2 CLS tokens start anew", "the teacher starts as the student in cls_token"]
+    assert torch.equal(method.student.front.cls_token, tokens)
+    for ours, theirs in ((method.student, source.student), (method.teacher.encoder, source.teacher.encoder)):
+        blocks = [*ours.front.prenet, *ours.trunk.blocks]
+        assert all(same(block, other) for block, other in zip(blocks, theirs.trunk.blocks, strict=True))
+    back = make(depth=3, num_cls=2)
+    assert init_weights(back, save(method, tmp_path / "b.ckpt")) == []
+    assert same(back.student.trunk.blocks[0], source.student.trunk.blocks[0])
+    with pytest.raises(UserError, match=r"blocks\.2\.\S+ is missing"):
+        init_weights(make(depth=3, prenet_depth=1, num_cls=0), tmp_path / "a.ckpt")
 
 
 def test_a_teacher_starts_as_the_student_where_that_is_asked_for(tmp_path: Path) -> None:

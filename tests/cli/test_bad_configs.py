@@ -255,7 +255,7 @@ def test_an_overlay_lies_on_a_recipe_of_its_classes(tmp_path: Path) -> None:
     mine.write_text((SHIPPED / "v2" / "vision.yaml").read_text().replace("root: ", f"root: {tmp_path} # "))
     words = ["--config", str(mine), "--config"]
     assert checked_words("fit", [*words, "v2/sizes/tiny.yaml"])
-    with pytest.raises(UserError, match=r"speech_tiny\.yaml is for v2/speech\.yaml, and .*mine\.yaml is another"):
+    with pytest.raises(UserError, match=r"speech_tiny\.yaml is for v2/speech\.yaml, .*mine\.yaml is another"):
         checked_words("fit", [*words, "v2/sizes/speech_tiny.yaml"])
 
 

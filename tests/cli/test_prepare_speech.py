@@ -11,9 +11,9 @@ import pytest
 from speech_files import encoded, tones, write_audio, write_librispeech
 
 from d2v.cli import main
+from d2v.data.sound.sound_files import SOUND, read_headers
 from d2v.data.sources.splits import open_splits
 from d2v.modalities.speech.report import prepare_speech
-from d2v.modalities.speech.sound_files import SOUND, read_headers
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,9 @@ from torchvision.transforms import v2
 
 import d2v as package
 from d2v.checkpoints.load import load
+from d2v.commands.arguments import parameters_of
 from d2v.errors import UserError
+from d2v.modalities.speech.data import LibriSpeechDataModule
 
 RECIPE = "learn/vision_cifar10.yaml"
 
@@ -109,3 +111,9 @@ def test_the_module_of_a_recipe_trains_with_a_plain_loader(values: dict[str, str
     assert trainer.global_step == 2
     assert not Path("runs").exists()
     assert package.load("own").embed(torch.randn(1, 3, 16, 16)).shape[0] == 1  # below its lightning_logs
+
+
+def test_arguments_that_a_datamodule_hands_to_its_base_are_known() -> None:
+    arguments = parameters_of(LibriSpeechDataModule)
+    assert {"root", "dataset", "val_fraction"} <= arguments.keys()
+    assert arguments["hold_out"].default == "clips"

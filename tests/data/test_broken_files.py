@@ -15,10 +15,10 @@ from PIL import Image
 
 from d2v.data.broken_samples import SkippedSamples
 from d2v.data.samples import SampleDataset
+from d2v.data.sound.audio_reader import AudioReader
+from d2v.data.sound.sound_files import SOUND
 from d2v.data.sources.source import Files
 from d2v.errors import BrokenSample, UserError
-from d2v.modalities.speech.audio_reader import AudioReader
-from d2v.modalities.speech.sound_files import SOUND
 from d2v.modalities.vision.decoding import IMAGES, Picture, decode_image
 from d2v.modalities.vision.transforms import EvalTransform, TrainTransform
 

@@ -8,9 +8,9 @@ import pytest
 import soundfile
 from PIL import Image
 
+from d2v.data.sound.sound_files import SOUND
 from d2v.data.sources.splits import open_everything, open_splits
 from d2v.errors import UserError
-from d2v.modalities.speech.sound_files import SOUND
 from d2v.modalities.vision.decoding import IMAGES, decode_image
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 48, 3), dtype=np.uint8))

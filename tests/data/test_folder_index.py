@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from d2v.cli import main
 from d2v.data import file_index
 from d2v.data.file_index import PackedStrings
+from d2v.data.sound.sound_files import SOUND
 from d2v.data.sources.source import Categories, Files
 from d2v.data.sources.splits import open_everything, open_splits
 from d2v.modalities.speech.data import LibriSpeechDataModule
-from d2v.modalities.speech.sound_files import SOUND
 from d2v.modalities.vision.decoding import IMAGES
 
 NAMES = ["b/2.png", "b/1.PNG", "a/x/3.jpg", "a/x/4.png", "a/5.heic", "a/notes.txt"]

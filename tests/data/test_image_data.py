@@ -66,7 +66,7 @@ def test_a_batch_holds_bytes_and_labels(tmp_path: Path) -> None:
     first = loaded[0]
     assert first.inputs.shape == (4, 3, 16, 8)
     assert first.inputs.dtype == torch.uint8
-    assert first.inputs.is_contiguous()
+    assert first.inputs.is_contiguous(memory_format=torch.channels_last), "dense, and the colours of a pixel together"
     assert sorted(torch.cat([batch.sample_ids for batch in loaded]).tolist()) == list(range(12))
     labels = torch.cat([batch.labels for batch in loaded if batch.labels is not None])
     assert labels.bincount().tolist() == [6, 6]

@@ -1,12 +1,18 @@
 """Every kind of picture becomes 8-bit RGB, and every kind of damage a BrokenSample."""
 
 import io
+import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torchvision.transforms import v2  # type: ignore[import-untyped]
 
+from d2v.data.samples import keyed_randomness
 from d2v.errors import BrokenSample
+from d2v.modalities.vision.color_jitter import ColorJitter
 from d2v.modalities.vision.decoding import Picture, decode_image
 
 
@@ -114,3 +120,41 @@ def test_pixels_are_those_of_pillow(mode: str) -> None:
 def test_damage_may_show_when_pixels_are_asked_for() -> None:
     with pytest.raises(BrokenSample, match="truncated"):
         Picture(encode(photo(200, 200), "JPEG")[:5000]).pixels()
+
+
+def test_no_warning_and_no_difference_without_torchvisions_decoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encode(photo(), "JPEG")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pixels = Picture(data).pixels()
+    monkeypatch.setattr(torch.ops, "image", SimpleNamespace())
+    assert torch.equal(Picture(data).pixels(), pixels)
+
+
+@pytest.mark.parametrize("side", [120, 700])
+def test_jitter_of_a_crop_is_that_of_pillow_on_the_whole(side: int) -> None:
+    """700 pixels: of the mean grey some rows are enough."""
+    image = Image.effect_noise((25, 20), 90).convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+    image = Image.merge("RGB", [image.getchannel(0), image.getchannel(1).point(lambda v: 255 - v), image.getchannel(2)])
+    box, reference, equal = (10, 20, 90, 100), v2.ColorJitter(0.4, 0.4, 0.4), 0
+    for seed in range(12):
+        with keyed_randomness(seed):
+            change = ColorJitter(0.4).draw()
+        with keyed_randomness(seed):
+            expected = np.asarray(reference(image).crop(box)).astype(int)
+        pixels = Picture(image).crop(box, 80, 80, change).permute(1, 2, 0).numpy()
+        apart = np.abs(expected - pixels)
+        assert apart.mean() <= (0 if side == 120 else 0.5)
+        equal += int(apart.max() == 0)
+    assert equal >= 6
+    assert not np.array_equal(expected, np.asarray(image.crop(box)))
+
+
+def test_jitter_of_a_reduced_picture_is_the_same() -> None:
+    smooth = Image.effect_noise((25, 20), 90).convert("RGB").resize((400, 320), Image.Resampling.BICUBIC)
+    data, box = encode(smooth, "JPEG", quality=90), (21, 9, 380, 301)
+    with keyed_randomness(1):
+        change = ColorJitter(0.4).draw()
+    reduced = Picture(data).crop(box, 32, 40, change).int()
+    whole = Picture(Image.open(io.BytesIO(data))).crop(box, 32, 40, change).int()
+    assert (reduced - whole).abs().float().mean() < 1.5

@@ -10,9 +10,9 @@ import pytest
 import soundfile
 from speech_files import read_audio, tones
 
+from d2v.data.sound.audio_reader import AudioReader, audio_info
+from d2v.data.sound.mpeg_frames import frame_at, with_true_length
 from d2v.errors import BrokenSample
-from d2v.modalities.speech.audio_reader import AudioReader, audio_info
-from d2v.modalities.speech.mpeg_frames import frame_at, with_true_length
 
 SECONDS = 4
 

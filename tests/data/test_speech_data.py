@@ -15,8 +15,8 @@ from speech_files import encoded, tones, write_audio, write_librispeech
 from torch import Tensor
 
 from d2v.data.samples import Sample
+from d2v.data.sound.audio_reader import AudioReader
 from d2v.errors import UserError
-from d2v.modalities.speech.audio_reader import AudioReader
 from d2v.modalities.speech.data import LibriSpeechDataModule
 from d2v.training.callbacks.throughput import ThroughputCallback
 from d2v.types import Batch
@@ -206,6 +206,26 @@ def test_classes_and_held_out_parts(tmp_path: Path) -> None:
     assert len(speakers["val"]) == 1
 
 
+def test_speakers_of_emodb_stand_in_a_table(tmp_path: Path) -> None:
+    """Its names are SPEAKER TEXT EMOTION VERSION: 03a01Fa.wav. A table says what a clip is, and whose."""
+    rows = ["file,emotion,speaker"]
+    for speaker in ("03", "08", "11"):
+        for emotion in "FNW":
+            name = write_audio(tmp_path / "wav" / f"{speaker}a01{emotion}a.wav", seconds=0.5).name
+            rows.append(f"{name},{emotion},{speaker}")
+    table = tmp_path / "emodb.csv"
+    table.write_text("\n".join(rows).replace("emotion", "label"))
+    data = make(tmp_path / "wav", labels=str(table), val_fraction=0.3, hold_out="speakers", min_seconds=0.0)
+    assert data.class_names == ("F", "N", "W")
+    clips = {split: data.splits[split].clips for split in ("train", "val")}
+    speakers = {split: {Path(name).name[:2] for name in c.names()} for split, c in clips.items()}
+    assert (len(speakers["train"]), len(speakers["val"])) == (2, 1)
+    assert not speakers["train"] & speakers["val"]
+    table.write_text("\n".join(rows).replace("speaker", "voice").replace("emotion", "label"))
+    with pytest.raises(UserError, match="a table with a column `speaker`"):
+        make(tmp_path / "wav", labels=str(table), val_fraction=0.3, hold_out="speakers").setup("fit")
+
+
 def test_several_classes_at_once(tmp_path: Path) -> None:
     for number in range(3):
         write_audio(tmp_path / f"{number}.wav", seconds=0.3)
@@ -269,7 +289,7 @@ def test_a_long_file_is_decoded_in_slices(tmp_path: Path, monkeypatch: pytest.Mo
         return read(self, start, stop)
 
     monkeypatch.setattr(AudioReader, "read", spy)
-    monkeypatch.setattr("d2v.modalities.speech.waveforms._SLICE", 10_000)
+    monkeypatch.setattr("d2v.data.sound.waveforms._SLICE", 10_000)
     found = [make(tmp_path).eval_dataset("train")[(0, i)].inputs for i in range(2)]
     assert max(asked) == 10_000
     for one, other in zip(expected, found, strict=True):
@@ -288,7 +308,7 @@ def test_no_more_than_one_long_clip_is_fetched_ahead(tmp_path: Path, monkeypatch
     data = make(speech(tmp_path), num_workers=3)
     loader = data.predict_dataloader()
     assert (loader.num_workers, loader.prefetch_factor) == (3, 2)
-    monkeypatch.setattr("d2v.modalities.speech.data._LONG_SECONDS", 1)
+    monkeypatch.setattr("d2v.data.sound.sound_module._LONG_SECONDS", 1)
     for loader in (data.predict_dataloader(), data.test_dataloader()):
         assert (loader.num_workers, loader.prefetch_factor) == (1, 1)
     assert make(tmp_path).predict_dataloader().num_workers == 0

@@ -11,9 +11,9 @@ import torch
 from speech_files import FORMATS, encoded, read_audio, tones, write_audio
 from torchaudio.transforms import Resample
 
+from d2v.data.sound.audio_reader import AudioReader, audio_info, resample, samples_at_16k
+from d2v.data.sound.sound_items import sound_in
 from d2v.errors import BrokenSample
-from d2v.modalities.speech.audio_reader import AudioReader, audio_info, resample, samples_at_16k
-from d2v.modalities.speech.items import sound_in
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from speech_files import encoded, read_audio, write_audio, write_librispeech
 
+from d2v.data.sound.audio_reader import AudioInfo, audio_info
+from d2v.data.sound.clip_labels import class_labels
+from d2v.data.sound.sound_files import SOUND, read_headers
 from d2v.data.sources.label_table import read_labels
 from d2v.data.sources.source import Categories, Encoded, Source
 from d2v.data.sources.splits import open_everything, open_splits
 from d2v.errors import BrokenSample, UserError
-from d2v.modalities.speech.audio_reader import AudioInfo, audio_info
-from d2v.modalities.speech.labels import class_labels
-from d2v.modalities.speech.sound_files import SOUND, read_headers
 
 
 @pytest.fixture(autouse=True)
@@ -279,7 +279,7 @@ def test_headers_are_read_once_and_again_when_a_file_changes(tmp_path: Path, mon
     assert first.clips.num_samples.tolist() == [1_600, 3_200, 4_800]
     assert first.clips.sample_rate.tolist() == [8_000] * 3
     with monkeypatch.context() as patched:
-        patched.setattr("d2v.modalities.speech.sound_files.scan", lambda *_: pytest.fail("was read again"))
+        patched.setattr("d2v.data.sound.sound_files.scan", lambda *_: pytest.fail("was read again"))
         again = read_headers(open_splits(str(tmp_path), SOUND)[0])
     assert np.array_equal(again.clips.num_samples, first.clips.num_samples)
     write_audio(tmp_path / "3.wav", seconds=1)
@@ -299,7 +299,7 @@ def test_broken_headers_are_read_again(tmp_path: Path, monkeypatch: pytest.Monke
             raise BrokenSample("Permission denied")
         return audio_info(file)
 
-    monkeypatch.setattr("d2v.modalities.speech.sound_files.audio_info", look)
+    monkeypatch.setattr("d2v.data.sound.sound_files.audio_info", look)
     denied |= {"1", "3"}
     assert read_headers(source).broken == {1: "Permission denied", 3: "Permission denied"}
     looked.clear()

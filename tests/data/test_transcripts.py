@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from speech_files import write_audio
 
+from d2v.data.sound.sound_files import SOUND
+from d2v.data.sound.transcripts import clean, read_transcripts
 from d2v.data.sources.splits import open_splits
 from d2v.errors import UserError
 from d2v.modalities.speech.data import LibriSpeechDataModule
-from d2v.modalities.speech.sound_files import SOUND
-from d2v.modalities.speech.transcripts import clean, read_transcripts
 
 NAMES = ["a/été 1.wav", "a/zwei.wav", "b/drei.flac"]
 TEXTS = ["Ça va, l’été ?", 'Er sagte "ja".', "drei"]

@@ -143,4 +143,5 @@ def test_names_of_classes(tmp_path: Path) -> None:
     (folder / FILE).write_bytes(b"nothing")
     with pytest.raises(UserError, match="does not go with"):
         load_head(folder)
-    assert load_head(tmp_path) is None
+    with pytest.raises(UserError, match="is a folder, and none of"):
+        load_head(tmp_path)

@@ -14,7 +14,7 @@ from torch.nn.functional import one_hot
 from toy import MelodyModule, Seen, changed, make_module, make_trainer, weights
 
 from d2v.errors import UserError
-from d2v.finetuning.augmentation import Mixing
+from d2v.finetuning.augmentation import Mixing, hide_bands
 from d2v.finetuning.classifier import Classifier
 from d2v.modalities.vision.data import ImageNetDataModule
 from d2v.modalities.vision.rand_augment import RandAugment
@@ -98,12 +98,33 @@ def test_only_training_is_mixed_and_smoothed() -> None:
     assert module.train()._loss(scores, labels) > 0.5
 
 
+def test_several_labels_are_mixed_like_their_pictures() -> None:
+    pictures = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 3, 2, 2)
+    labels = torch.tensor([[1.0, 1, 0], [0, 0, 1], [0, 1, 0]])
+    torch.manual_seed(0)
+    mixed, shares = Mixing(mixup=0.8).apply(pictures, labels, 3)
+    kept = 1 - mixed[1, 0, 0, 0]  # of 1 and the 0 before it
+    torch.testing.assert_close(shares[1], (1 - kept) * labels[1] + kept * labels[0])
+    assert torch.equal(Mixing(mixup=0.8, prob=0.0).apply(pictures, labels, 3)[1], labels)
+
+
+def test_bands_of_spectrograms_are_hidden() -> None:
+    torch.manual_seed(0)
+    hidden = hide_bands(torch.ones(200, 1, 40, 20), 0.4) == 0
+    frames, bins = hidden.all(dim=3).sum(dim=(1, 2)), hidden.all(dim=2).sum(dim=(1, 2))
+    assert (frames.max(), bins.max()) == (15, 7)  # below 40% of 40 and of 20
+    assert frames.float().mean().item() == pytest.approx(7.5, abs=1)
+    assert bins.float().mean().item() == pytest.approx(3.5, abs=0.5)
+    with pytest.raises(UserError, match=r"model\.spec_augment: inputs of shape \[2, 3, 8, 8\] are no spectrograms"):
+        hide_bands(torch.ones(2, 3, 8, 8), 0.4)
+
+
 def test_what_cannot_be_mixed_is_refused(tmp_path: Path) -> None:
     module = make_module("classifier", mixing=Mixing(mixup=0.8))
-    with pytest.raises(UserError, match=r"model\.mixing: only pictures can be mixed, not inputs of shape \[8, "):
+    with pytest.raises(UserError, match=r"model\.mixing: only pictures and .* not inputs of shape \[8, "):
         make_trainer(tmp_path, max_steps=1).fit(module, datamodule=MelodyModule(labels="class"))
     with pytest.raises(UserError, match=r"model\.mixing is for model\.task single"):
-        picture_module(mixing=Mixing(mixup=0.8), task="multi")
+        picture_module(mixing=Mixing(mixup=0.8), task="regression")
     for settings, message in (
         ({}, "mixup and cutmix are both 0"),
         ({"mixup": -1.0}, "mixup must be 0"),

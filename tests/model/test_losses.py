@@ -60,16 +60,21 @@ def test_beta_must_be_positive():
 
 def test_cls_loss_does_not_depend_on_the_batch_or_the_number_of_masks():
     generator = torch.Generator().manual_seed(0)
-    targets = torch.randn(4, 6, 9, generator=generator)
-    cls = torch.randn(8, 9, generator=generator)
+    targets = torch.randn(4, 9, generator=generator)
+    cls = torch.randn(8, 1, 9, generator=generator)
     loss = ClsLoss(0.01, rows=256)
     value = loss(cls, targets, 2)
-    close(loss(cls.repeat(3, 1), targets.repeat(3, 1, 1), 2), value)
+    close(loss(cls.repeat(3, 1, 1), targets.repeat(3, 1), 2), value)
     close((loss(cls[:4], targets[:2], 2) + loss(cls[4:], targets[2:], 2)) / 2, value)
     close(loss(cls.repeat_interleave(5, dim=0), targets, 10), value)
     # fairseq's sum over 256 rows of the squared distance over sqrt(D), at the published micro-batch of 16 x 16.
-    cls, targets = torch.randn(256, 9, generator=generator), torch.randn(16, 6, 9, generator=generator)
-    published = (
-        0.01 * sum(F.mse_loss(cls[row], targets[row // 16].mean(dim=0), reduction="sum") for row in range(256)) / 3
-    )
+    cls, targets = torch.randn(256, 1, 9, generator=generator), torch.randn(16, 9, generator=generator)
+    published = 0.01 * sum(F.mse_loss(cls[row, 0], targets[row // 16], reduction="sum") for row in range(256)) / 3
     close(loss(cls, targets, 16), published)
+
+
+def test_of_several_cls_tokens_the_last_or_their_mean_predicts():
+    generator = torch.Generator().manual_seed(0)
+    targets, cls = torch.randn(2, 9, generator=generator), torch.randn(4, 10, 9, generator=generator)
+    close(ClsLoss()(cls, targets, 2), ClsLoss()(cls[:, 9:], targets, 2))
+    close(ClsLoss(tokens="mean")(cls, targets, 2), ClsLoss()(cls.mean(dim=1, keepdim=True), targets, 2))

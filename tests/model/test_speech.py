@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from d2v.model.data2vec import Data2Vec
 from d2v.model.encoder import Encoder
 from d2v.model.heads import ConvDecoder1d, LinearHead
-from d2v.model.losses import RegressionLoss
+from d2v.model.losses import ClsLoss, RegressionLoss
 from d2v.model.masking import RandomSpanMasking, SpanMasking
 from d2v.model.targets import TopKTargets
 from d2v.nn.feature_extractor import ConvFeatureExtractor
@@ -35,15 +35,22 @@ def make_encoder(**changes: Any) -> Encoder:
 
 
 def make_method(version: str, **changes: Any) -> Data2Vec:
-    first = version == "1.0"
+    first, ten = version == "1.0", version == "emotion2vec"
+    encoder = make_encoder(
+        masked_input="replace" if first else "drop",
+        alibi=not first,
+        prenet_depth=0 if first else 1,
+        num_cls=10 if ten else 0,
+    )
     return data2vec(
-        make_encoder(masked_input="replace" if first else "drop", alibi=not first, prenet_depth=0 if first else 1),
+        encoder,
         RandomSpanMasking(0.65, 4, 200) if first else SpanMasking(0.5, 3, 0.05),
         TopKTargets(2),
         LinearHead if first else lambda width: ConvDecoder1d(width, 8, 2, 5, 2, mask_noise=0.0),
         RegressionLoss(),
         num_masks=1 if first else 3,
         shared_with_teacher=["feature_extractor", "positions"] if first else ["feature_extractor"],
+        cls_loss=ClsLoss(1.0, 1, tokens="mean") if ten else None,
         **changes,
     )
 
@@ -66,9 +73,9 @@ def alone(batch: Batch, row: int) -> Batch:
 
 
 @pytest.mark.parametrize("norm_first", [False, True])
-@pytest.mark.parametrize("alibi", [False, True])
-def test_a_padded_clip_has_the_features_of_the_clip_alone(alibi, norm_first):
-    encoder = make_encoder(alibi=alibi, norm_first=norm_first)
+@pytest.mark.parametrize(("alibi", "num_cls"), [(False, 0), (True, 0), (True, 10)])
+def test_a_padded_clip_has_the_features_of_the_clip_alone(alibi, num_cls, norm_first):
+    encoder = make_encoder(alibi=alibi, num_cls=num_cls, prenet_depth=1, norm_first=norm_first)
     batch = padded_batch()
     together = encoder(batch.inputs, batch.padding_mask)
     for row in range(3):
@@ -80,13 +87,13 @@ def test_a_padded_clip_has_the_features_of_the_clip_alone(alibi, norm_first):
         close(pooled, encoder.embed(alone(batch, row).inputs)[0], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("version", ["1.0", "2.0"])
+@pytest.mark.parametrize("version", ["1.0", "2.0", "emotion2vec"])
 def test_a_padded_clip_has_the_mask_targets_and_loss_of_the_clip_alone(version):
     method = make_method(version).eval()
     batch = padded_batch()
     together = step(method, batch)
     rows = method.task.num_masks
-    total = torch.zeros(())
+    total, total_cls = torch.zeros(()), torch.zeros(())
     count = 0
     for row in range(3):
         single = step(method, alone(batch, row))
@@ -97,13 +104,17 @@ def test_a_padded_clip_has_the_mask_targets_and_loss_of_the_clip_alone(version):
         scored = together.mask.scored[mine]
         close(together.targets[mine][scored], single.targets.flatten(0, 1), rtol=0, atol=1e-5)
         close(together.predictions[mine][scored], single.predictions.flatten(0, 1), rtol=0, atol=1e-5)
-        total = total + single.loss * single.mask.masked.sum()
+        total = total + single.regression_loss * single.mask.masked.sum()
+        if single.cls_loss is not None:
+            total_cls = total_cls + single.cls_loss / 3
         count += int(single.mask.masked.sum())
-    close(together.loss, total / count, rtol=1e-5, atol=0)  # a mean over the masked frames of the batch
+    close(together.regression_loss, total / count, rtol=1e-5, atol=0)  # a mean over the masked frames of the batch
+    close(together.loss, together.regression_loss + total_cls, rtol=1e-5, atol=0)  # and one over its clips
 
 
-def test_a_padded_batch_trains_every_parameter():
-    method = make_method("2.0").train()
+@pytest.mark.parametrize("version", ["2.0", "emotion2vec"])
+def test_a_padded_batch_trains_every_parameter(version):
+    method = make_method(version).train()
     step(method, padded_batch()).loss.backward()
     for name, parameter in method.named_parameters():
         if parameter.requires_grad:
@@ -191,8 +202,10 @@ def test_alibi_follows_the_kept_frames_and_is_never_positive():
     kept = torch.tensor([[0, 3, 8], [1, 2, 6]])
     for row in range(2):
         close(bias((9,), 0, kept)[0, row], whole[0][:, kept[row]][:, :, kept[row]], rtol=0, atol=0)
-    with pytest.raises(ValueError, match="no distance to CLS"):
-        bias((9,), 1, None)
+    with_cls = bias((9,), 2, kept)[0]
+    assert not with_cls[:, :, :2].any()  # CLS tokens are far from nothing
+    assert not with_cls[..., :2].any()
+    close(with_cls[:, :, 2:, 2:], bias((9,), 0, kept)[0], rtol=0, atol=0)
 
 
 # LayerDrop

@@ -19,10 +19,13 @@ PRETRAINING = {
     "text.yaml": (1_000_000, 10_000, 300_000),  # [f1] max_update, warmup_updates, ema_anneal_end_step
     "text.yaml text_bert_masking.yaml": (1_000_000, 10_000, 300_000),
     "v2/vision.yaml": (375_300, 50_040, 100_000),  # [f2] the same keys
+    "v2/audio.yaml": (400_000, 53_333, 100_000),  # EAT 06c1c34, config
+    "v2/audio.yaml v2/sizes/audio_large.yaml": (400_000, 53_333, 150_000),
     "v2/vision.yaml v2/sizes/large.yaml": (375_300, 50_040, 150_000),
     "v2/vision.yaml v2/sizes/huge.yaml": (500_000, 50_040, 300_000),
     "v2/speech.yaml": (400_000, 8_000, 75_000),
     "v2/speech.yaml v2/sizes/speech_large.yaml": (600_000, 10_000, 300_000),
+    "v2/emotion.yaml": (100_000, 5_000, 20_000),  # the authors' script, the same keys
     "v2/text.yaml": (1_000_000, 4_000, 100_000),
     "v2/text.yaml v2/sizes/text_large.yaml": (600_000, 4_000, 100_000),
     "learn/vision_cifar10.yaml": (1_500, 100, 750),  # ours, from here on
@@ -39,6 +42,8 @@ FINETUNING = {
     "finetune/imagenet_v2.yaml finetune/sizes/imagenet_v2_large.yaml": (125_200, 16_000),
     "finetune/imagenet_v2.yaml finetune/sizes/imagenet_v2_huge.yaml": (125_200, 16_000),
     "finetune/audioset.yaml": (30_000, 5_000),  # [a]
+    "finetune/audioset_v2.yaml": (40_000, 4_000),  # EAT 06c1c34, scripts
+    "finetune/esc50.yaml": (4_000, 400),
     "learn/vision_cifar10_finetune.yaml": (1_500, 100),
 }
 FROZEN = {  # [w] max_update, freeze_finetune_updates

@@ -2,7 +2,7 @@
 
 [f1] fairseq 3d262bb, examples/data2vec/config/{audio,text}/pretraining; [f2] config/v2; [m] config/vision/finetuning
 and models/mae_image_classification.py; [a] config/audio/classification; [w] examples/wav2vec/config/finetuning;
-[b] data2vec_vision af9a363, beit/README.md, run_cyclical.py and run_class_finetuning.py.
+[e] EAT 06c1c34, config; [b] data2vec_vision af9a363, beit/README.md, run_cyclical.py and run_class_finetuning.py.
 """
 
 from typing import Any
@@ -68,6 +68,11 @@ V2_SPEECH_LARGE = V2_SPEECH | {
     "trunk.num_heads": 16, "front.prenet_depth": 8, "masking.mask_ratio": 0.55, "masking.adjust": 0.1, "num_masks": 12,
     "targets.top_k": 16, "head.decoder_width": 768,
 }  # fmt: skip
+EMOTION = V2_SPEECH | {  # [e] the authors' script of emotion2vec, over [f2]
+    "optimizer.lr": 7.5e-5, "batch": 600_000 / 16_000, "global_batch": 4 * 6 * 600_000 / 16_000, "trunk.depth": 8,
+    "front.prenet_depth": 4, "front.num_cls": 10, "cls_loss.weight": 1.0, "cls_loss.tokens": "mean",
+    "data.min_seconds": 8_000 / 16_000,
+}  # fmt: skip
 V2_TEXT = {  # [f2]
     "optimizer.lr": 2e-4, "optimizer.betas": [0.9, 0.98], "optimizer.eps": 1e-6, "optimizer.weight_decay": 0.01,
     "clip": 1.0, "batch": 4 * 512, "global_batch": 16 * 4 * 512, "ema.start": 0.9999, "ema.end": 0.99999,
@@ -111,6 +116,27 @@ AUDIOSET = {  # [a]
     "encoder_changes.activation_dropout": 0.1,
 }  # fmt: skip
 
+EAT = V2_VISION | {  # [e]
+    "optimizer.lr": 5e-4, "batch": 12, "global_batch": 4 * 12, "trunk.depth": 12, "front.prenet_depth": None,
+    "masking.block_size": 5, "targets.top_k": 12, "cls_loss.weight": 1.0, "cls_loss.rows": 12 * 16,
+    "data.frames": 1024,
+}  # fmt: skip
+EAT_LARGE = EAT | {
+    "optimizer.lr": 4e-4, "trunk.width": 1024, "trunk.depth": 24, "trunk.num_heads": 16, "masking.mask_ratio": 0.75,
+    "masking.adjust": 0.1, "targets.top_k": 24, "head.decoder_width": 1024, "head.num_layers": 3,
+    "head.kernel_size": 5,
+}  # fmt: skip
+EAT_AUDIOSET = {  # [e] finetuning.yaml and scripts
+    "optimizer.lr": 5e-5, "optimizer.betas": [0.9, 0.95], "optimizer.weight_decay": 0.05, "start_lr": 1e-6,
+    "end_lr": 1e-6, "batch": 48, "layer_decay": 0.65, "layer_decay_input": False, "encoder_changes.drop_path": 0.1,
+    "mixing.mixup": 0.8, "mixing.prob": 0.9, "spec_augment": 0.2, "pool": "cls", "data.roll": True,
+    "data.frames": 1024, "schedule.warmup": 0.1,
+}  # fmt: skip
+EAT_ESC50 = EAT_AUDIOSET | {
+    "mixing.mixup": None, "mixing.prob": None, "spec_augment": 0.4, "label_smoothing": 0.1, "data.frames": 512,
+    "data.mean": -6.627, "data.std": 5.359,
+}  # fmt: skip
+
 
 def ctc(lr: float, time: float, channel: float, layer_drop: float = 0.1, **batch: float) -> dict[str, Any]:
     """[w]; the batch is ``max_tokens`` in seconds, the global one times devices and accumulation."""
@@ -138,8 +164,13 @@ OFFICIAL = {
     "v2/vision.yaml v2/sizes/huge.yaml": V2_VISION_HUGE,
     "v2/speech.yaml": V2_SPEECH,
     "v2/speech.yaml v2/sizes/speech_large.yaml": V2_SPEECH_LARGE,
+    "v2/emotion.yaml": EMOTION,
     "v2/text.yaml": V2_TEXT,
     "v2/text.yaml v2/sizes/text_large.yaml": V2_TEXT_LARGE,
+    "v2/audio.yaml": EAT,
+    "v2/audio.yaml v2/sizes/audio_large.yaml": EAT_LARGE,
+    "finetune/audioset_v2.yaml": EAT_AUDIOSET,
+    "finetune/esc50.yaml": EAT_ESC50,
     "finetune/imagenet.yaml": IMAGENET,
     "finetune/imagenet.yaml finetune/sizes/imagenet_large.yaml": IMAGENET_LARGE,
     "finetune/imagenet_v2.yaml": IMAGENET_V2,
@@ -186,7 +217,7 @@ def setting(config: dict[str, Any], name: str) -> Any:
     if parts[0] in ("front", "trunk"):
         place = args["student"]
     for part in parts:
-        place = place.get("init_args", place).get(part)
+        place = (place or {}).get("init_args", place or {}).get(part)
     return place
 
 

@@ -46,8 +46,14 @@ def any_begins(names: Iterable[str], *beginnings: str) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether ``path`` is a folder with weights and ``config.json``."""
-    return (path / WEIGHTS).is_file() and (path / CONFIG).is_file()
+    """Whether ``path`` is a folder as d2v writes it, and not one of transformers, whose files have the same names."""
+    if not (path / WEIGHTS).is_file() or not (path / CONFIG).is_file():
+        return False
+    try:
+        config = json.loads(read_text(path / CONFIG))
+    except (UserError, ValueError):
+        return True  # who reads it says what is wrong
+    return not isinstance(config, dict) or "model_type" not in config or "method" in config
 
 
 def require_empty(folder: Path) -> None:
@@ -136,8 +142,6 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not readable ({error})") from error
-    if isinstance(config, dict) and "model_type" in config:
-        raise UserError(f"{folder}: a folder of Hugging Face; import it first: d2v import {folder} --output FOLDER")
     if not isinstance(config, dict) or not isinstance(config.get("method"), dict) or "format" not in config:
         raise UserError(f"{path}: was not written by `d2v import` or `d2v export`")
     if config["format"] != FORMAT:

@@ -8,8 +8,17 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from d2v.checkpoints.folder import CONFIG, StateDict, in_short, is_folder, mismatches, read_config, read_tensors
-from d2v.checkpoints.hub import local_path
+from d2v.checkpoints.folder import (
+    CONFIG,
+    WEIGHTS,
+    StateDict,
+    in_short,
+    mismatches,
+    part_of,
+    read_config,
+    read_tensors,
+)
+from d2v.checkpoints.places import place_of
 from d2v.checkpoints.recipe import build
 from d2v.errors import UserError
 from d2v.nn.task_heads import CTCHead, TanhHead, TaskHead
@@ -118,20 +127,23 @@ def read_head(folder: Path, config: Mapping[str, Any], width: int) -> StoredHead
     """
     if config.get("head") is None:
         return None
+    file, prefix = folder / FILE, ""
+    if "model_type" in config:  # for transformers, which reads a single file
+        file, prefix = folder / WEIGHTS, "head."
     try:
-        return restore_head(config["head"], read_tensors(folder / FILE), width)
+        return restore_head(config["head"], part_of(read_tensors(file), prefix), width)
     except (LookupError, TypeError, ValueError, AttributeError, UserError) as error:
-        raise UserError(f"{folder / FILE}: does not go with {folder / CONFIG} ({error}); import it again") from error
+        raise UserError(f"{file}: does not go with {folder / CONFIG} ({error}); import it again") from error
 
 
 def load_head(folder: str | Path) -> StoredHead | None:
-    """The head in a folder that `d2v import` or `d2v export` wrote; None if it holds none.
+    """The head in a folder that `d2v import` or `d2v export` wrote, or in a checkpoint of others; None if it has none.
 
     Raises:
-        UserError: The folder is damaged.
+        UserError: It is damaged, or no checkpoint.
     """
-    path = local_path(folder)
-    if not is_folder(path):
+    path = place_of(folder)
+    if not path.is_dir():
         return None
     config = read_config(path)
     return read_head(path, config, config["method"]["student"]["trunk"]["width"])

@@ -1,12 +1,24 @@
-"""The Hugging Face hub, which is used only if the user names it: ``hf://owner/name[@revision]``."""
+"""The Hugging Face hub, which is used only if the user names it: ``hf://owner/name[@revision][/path]``."""
 
+import glob
 import re
-from pathlib import Path
+from collections.abc import Collection
+from pathlib import Path, PurePosixPath
 
 from d2v.errors import UserError
 
-_ADDRESS = re.compile(r"hf:/{1,2}(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>[\w./-]+))?")  # a Path keeps one slash
-_FILES = ["*.safetensors", "*.json", "*.txt", "*.md", "*.bin"]
+_ADDRESS = re.compile(  # a Path keeps one slash
+    r"hf:/{1,2}(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>refs/\w+/[\w.-]+|[\w.-]+))?(?:/(?P<path>[^@]+))?"
+)
+KINDS = (".safetensors", ".bin", ".pt", ".pth")
+"""Endings of files of weights, those first that are fetched rather than others."""
+_INDEX = ".index.json"
+_WHOLE = ("model.safetensors", f"model.safetensors{_INDEX}", "pytorch_model.bin", f"pytorch_model.bin{_INDEX}")
+"""What stands for a folder of transformers or of d2v, the former rather than the latter."""
+_OTHER = re.compile(r"(?:training_args|optimizer|scheduler|scaler|rng_state|random_states|head)\b.*")
+"""Files with such an ending that are not a model."""
+BESIDE = (".json", ".txt", ".yaml", ".yml", ".bpe", ".md")
+"""Endings of what is fetched with weights: settings, tokenizer, dictionaries, names of classes, model card."""
 
 
 def is_remote(source: str | Path) -> bool:
@@ -15,23 +27,98 @@ def is_remote(source: str | Path) -> bool:
 
 
 def local_path(source: str | Path) -> Path:
-    """The path itself; for an address of the hub, the folder in the hub's cache that it is downloaded to.
+    """The path itself; for an address of the hub, where its weights lie in the hub's cache after a download.
+
+    One model is fetched, and the settings, dictionaries and tokenizer beside it: of several files the safetensors, then
+    .bin, then .pt. That is a folder if the model is one of d2v or of transformers, else the file of the weights.
 
     Raises:
-        UserError: It is no such address, or it cannot be downloaded.
+        UserError: It is no such address, it cannot be downloaded, or it has several models and names none of them.
     """
     if not is_remote(source):
         return Path(source).expanduser()
     address = _ADDRESS.fullmatch(str(source))
     if address is None:
-        raise UserError(f"{source}: an address of the hub is hf://owner/name or hf://owner/name@revision")
+        raise UserError(
+            f"{source}: an address of the hub is hf://owner/name, with @revision or /path/to/file behind it if need be"
+        )
+    import huggingface_hub
+
+    name, revision = address["name"], address["revision"]
+    try:
+        files = huggingface_hub.list_repo_files(name, revision=revision)
+    except Exception as error:  # the error types of its HTTP library have changed before
+        files = _kept(name, revision)
+        if not files:
+            raise UserError(f"{source}: cannot be downloaded ({_first_line(error)})") from error
+    weights, wanted = _choose(files, address["path"], str(source))
+    patterns = [glob.escape(file) for file in wanted]
+    try:
+        folder = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns)
+    except (OSError, ValueError) as error:  # huggingface_hub's own errors are subclasses
+        raise UserError(f"{source}: cannot be downloaded ({_first_line(error)})") from error
+    return Path(folder, weights)
+
+
+def _kept(name: str, revision: str | None) -> list[str]:
+    """The files of a repository that were downloaded before; none if there are none."""
     import huggingface_hub
 
     try:
-        folder = huggingface_hub.snapshot_download(address["name"], revision=address["revision"], allow_patterns=_FILES)
-    except (OSError, ValueError) as error:  # huggingface_hub's own errors are subclasses
-        raise UserError(f"{source}: cannot be downloaded ({_first_line(error)})") from error
-    return Path(folder)
+        folder = Path(huggingface_hub.snapshot_download(name, revision=revision, local_files_only=True))
+    except (OSError, ValueError):
+        return []
+    return [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+
+
+def _choose(files: Collection[str], path: str | None, source: str) -> tuple[str, list[str]]:
+    """The weights to fetch, a file or the folder of a whole model, and all files that go with them.
+
+    Args:
+        files: Of the repository.
+        path: The file or folder in it that the user names.
+        source: The address, for messages.
+
+    Raises:
+        UserError: There are no weights, or several and none is named.
+    """
+    place, chosen = PurePosixPath(path or ""), None
+    if path is not None and path in files:
+        place, chosen = place.parent, path
+    here = {file: PurePosixPath(file) for file in files if PurePosixPath(file).parent == place}
+    models: dict[str, list[str]] = {kind: [] for kind in KINDS}
+    for name, file in here.items():
+        if file.suffix in models and not _OTHER.fullmatch(file.name):
+            models[file.suffix].append(name)
+    for whole in _WHOLE:
+        if chosen is None and (place / whole).as_posix() in here:
+            chosen = (place / whole).as_posix()
+    if chosen is None:
+        found = next(filter(None, models.values()), [])
+        if len(found) != 1:
+            raise UserError(_which(files, found, source))
+        chosen = found[0]
+    kind = PurePosixPath(chosen.removesuffix(_INDEX)).suffix
+    wanted = [chosen]
+    for name, file in here.items():
+        is_part = chosen.endswith(_INDEX) and file.suffix == kind and "-of-" in file.name
+        if is_part or file.name == "head.safetensors" or file.suffix in BESIDE:
+            wanted.append(name)
+    is_whole = PurePosixPath(chosen).name in _WHOLE and (place / "config.json").as_posix() in here
+    return str(place) if is_whole else chosen, list(dict.fromkeys(wanted))
+
+
+def _which(files: Collection[str], found: list[str], source: str) -> str:
+    """What is wrong with an address for which no file can be chosen; ``found``: those that it could mean."""
+    if not found:
+        for file in map(PurePosixPath, files):
+            if file.suffix in KINDS and not _OTHER.fullmatch(file.name):
+                found.append(str(file))
+    root = re.sub(r"(hf:/{1,2}[^/]+/[^/]+)/.*", r"\1", source)
+    names = ", ".join(f"{root}/{file}" for file in sorted(found)[:20])
+    if not found:
+        return f"{source}: holds no weights ({', '.join(KINDS)})"
+    return f"{source}: does not say which model; give one of {names}"
 
 
 def require_token(repository: str) -> None:

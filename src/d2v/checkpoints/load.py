@@ -1,6 +1,7 @@
 """Load pretrained weights: an encoder for features, or the start of another pretraining."""
 
 import inspect
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -26,6 +27,7 @@ Weights = Literal["student", "teacher"]
 
 _OUTPUT_NORM = "trunk.output_norm."
 _STUDENT, _TEACHER, _TASK = "student.", "teacher.encoder.", "task."
+_BLOCK = re.compile(r"(student\.|teacher\.encoder\.)(?:front\.prenet|trunk\.blocks)\.(\d+)\.")
 
 
 def load(
@@ -38,9 +40,9 @@ def load(
     """The pretrained encoder of a checkpoint, in eval mode, on the CPU, in fp32.
 
     Args:
-        path: A ``.ckpt`` of ours, the folder of a run (its ``checkpoints/best.ckpt``, else ``last.ckpt``), or a folder
-            that `d2v import` or `d2v export` wrote; ``hf://owner/name[@revision]``: such a folder, downloaded from the
-            Hugging Face hub.
+        path: A ``.ckpt`` of ours, the folder of a run (its ``checkpoints/best.ckpt``, else ``last.ckpt``), a folder
+            that `d2v import` or `d2v export` wrote, or a checkpoint of others that `d2v import` reads, which is then
+            imported once; ``hf://owner/name[@revision][/path]``: such a folder or file on the Hugging Face hub.
         weights: The student's, or the teacher's moving average of them.
         modality: Which encoder of a checkpoint that holds several; it may be left out where there is one.
         allow: Packages outside d2v, such as ``["sensors"]``, whose classes the checkpoint may name, and whose code
@@ -50,7 +52,7 @@ def load(
             ``layer_drop=0.1``. At another ``image_size`` tables of positions are interpolated.
 
     Raises:
-        UserError: There is no such checkpoint, it is a foreign one, it is damaged, or the encoder has no such argument.
+        UserError: There is no such checkpoint, it is not known, it is damaged, or the encoder has no such argument.
     """
     if weights not in get_args(Weights):
         raise UserError(f"weights={weights!r}: give one of {', '.join(get_args(Weights))}")
@@ -137,7 +139,8 @@ def _adapt_weights(weights: StateDict, original: Encoder, changed: Encoder, chan
 def init_weights(method: Method, path: str | Path, teacher_from: Weights = "teacher") -> list[str]:
     """Start a pretraining from the weights of another (``model.init_from``).
 
-    All weights of the student are taken. The teacher takes the weights of the checkpoint's teacher, or the student's
+    All weights of the student are taken. CLS tokens that the checkpoint has not start anew, and blocks may be counted
+    as prenet in one and not in the other. The teacher takes the weights of the checkpoint's teacher, or the student's
     where it has none or ``teacher_from`` says so (as ``--seed_model`` does in data2vec_vision). The head is taken if it
     has the same tensors.
 
@@ -156,8 +159,15 @@ def init_weights(method: Method, path: str | Path, teacher_from: Weights = "teac
     if checkpoint.encoders.keys() != method.encoders.keys():
         names = ", ".join(checkpoint.encoders)
         raise UserError(f"model.init_from {path}: has other encoders ({names}) than the method")
+    notes = []
     expected, stored = method.state_dict(), checkpoint.weights
+    if moved := _prenet_depth(expected) - _prenet_depth(stored):
+        stored = _with_longer_prenet(stored, moved)
     student = prefixed(stored, _STUDENT)
+    for name in prefixed(expected, _STUDENT):
+        if name.endswith("front.cls_token") and name not in student:
+            student[name] = expected[name]
+            notes.append(f"the {len(expected[name])} CLS tokens start anew")
     _require_equal(prefixed(expected, _STUDENT), student, "student", path)
     teacher, borrowed = {}, set()
     for name in prefixed(expected, _TEACHER):
@@ -167,7 +177,6 @@ def init_weights(method: Method, path: str | Path, teacher_from: Weights = "teac
             teacher[name] = student[name.replace(_TEACHER, _STUDENT, 1)]
             borrowed.add(name.removeprefix(_TEACHER).split(".")[1])
     _require_equal(prefixed(expected, _TEACHER), teacher, "teacher", path)
-    notes = []
     if borrowed:
         note = "the teacher starts as the student"
         if any_begins(stored, _TEACHER) and teacher_from == "teacher":
@@ -183,6 +192,30 @@ def init_weights(method: Method, path: str | Path, teacher_from: Weights = "teac
         # Data made with another tokenizer are refused when they are adapted to the encoder.
         encoder.assets = checkpoint.encoders[name].assets
     return notes
+
+
+def _prenet_depth(weights: StateDict) -> int:
+    """Blocks before those that targets can be taken from, of an only encoder."""
+    numbers = [int(match[2]) for match in map(_BLOCK.match, weights) if match and "prenet" in match[0]]
+    return max(numbers, default=-1) + 1
+
+
+def _with_longer_prenet(weights: StateDict, moved: int) -> StateDict:
+    """The same network with ``moved`` more of its blocks in the prenet, which computes the same."""
+    before = _prenet_depth(weights)
+    renamed: StateDict = {}
+    for name, value in weights.items():
+        match = _BLOCK.match(name)
+        if match:
+            number = int(match[2])
+            if "trunk" in match[0]:
+                number += before
+            place = f"front.prenet.{number}"
+            if number >= before + moved:
+                place = f"trunk.blocks.{number - before - moved}"
+            name = f"{match[1]}{place}.{name[match.end() :]}"
+        renamed[name] = value
+    return renamed
 
 
 def _require_equal(expected: StateDict, found: StateDict, part: str, path: str | Path) -> None:

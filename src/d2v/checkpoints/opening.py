@@ -1,6 +1,5 @@
 """The one place that finds and opens a checkpoint of ours: a run's ``.ckpt``, an imported or exported folder."""
 
-import logging
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,25 +7,26 @@ from typing import Any
 
 from torch import Tensor
 
-from d2v.checkpoints import hub
 from d2v.checkpoints.folder import (
     StateDict,
     any_begins,
     checked_names,
-    is_folder,
     part_of,
+    prefixed,
     read_assets,
     read_config,
     read_weights,
 )
 from d2v.checkpoints.head_files import StoredHead, read_head, restore_head
-from d2v.checkpoints.intact import newest_intact, require_intact
+from d2v.checkpoints.intact import require_intact
+from d2v.checkpoints.places import place_of
 from d2v.checkpoints.recipe import checked_recipe
 from d2v.checkpoints.unpickle import load_untrusted
 from d2v.errors import UserError
 
-log = logging.getLogger(__name__)
 CARD = "README.md"
+_OURS = ("format", "model_type", "d2v_version", "method", "head", "source", "assets")
+"""What d2v reads in a ``config.json`` for transformers."""
 
 
 @dataclass(frozen=True)
@@ -113,54 +113,24 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """Find and read a checkpoint.
 
     Args:
-        path: A ``.ckpt``, the folder of a run (its ``checkpoints/best.ckpt``, else ``last.ckpt``), a folder that
-            `d2v import` or `d2v export` wrote, or ``hf://owner/name[@revision]``: such a folder on the hub.
+        path: As :func:`~d2v.checkpoints.places.place_of` takes it.
 
     Raises:
-        UserError: There is no such checkpoint, it is a foreign one, or it is damaged.
+        UserError: There is no such checkpoint, it is a foreign one that cannot be imported, or it is damaged.
     """
-    local = hub.local_path(path)
-    if hub.is_remote(path):
-        try:
-            read_config(local)
-        except UserError as error:
-            how = f"import it first (d2v import {path} --output FOLDER), and load FOLDER"
-            raise UserError(f"{path}: no model of d2v; {how}") from error
-    if is_folder(local):
-        return _open_folder(local)
-    if is_folder(local.parent) and local.suffix == ".safetensors":
-        raise UserError(f"{path}: give the folder that it lies in, {local.parent}")
-    if local.is_dir():
-        local = checkpoint_of_run(local)
-    return _open_file(local)
-
-
-def checkpoint_of_run(folder: Path) -> Path:
-    """``best.ckpt`` in the folder of a run, if it keeps one, else its newest checkpoint; damaged ones are named.
-
-    Raises:
-        UserError: It has none.
-    """
-    versions = sorted(folder.glob("lightning_logs/version_*/checkpoints"), key=lambda place: place.stat().st_mtime_ns)
-    places = [folder / "checkpoints", folder, *versions[-1:]]
-    damaged: list[str] = []
-    for place in places:
-        found, better = newest_intact(place, best_first=True)
-        damaged += better
-        if found is not None:
-            for text in damaged:
-                log.warning("%s: %s is taken in its place", text, found)
-            return found
-    if damaged:
-        raise UserError(f"{'; '.join(dict.fromkeys(damaged))}; there is no other in {folder}")
-    raise UserError(f"{folder}: holds neither config.json and model.safetensors, nor a checkpoint (checkpoints/*.ckpt)")
+    place = place_of(path)
+    return _open_folder(place) if place.is_dir() else _open_file(place)
 
 
 def _open_folder(path: Path) -> Checkpoint:
-    config = read_config(path)
+    config, weights = read_config(path), read_weights(path)
+    if "model_type" in config:  # for transformers: as it was written, or as save_pretrained left it
+        config = {key: config[key] for key in _OURS if config.get(key) is not None}
+        config["assets"] = [name for name in config.get("assets", []) if (path / str(name)).is_file()]
+        weights = prefixed(weights, "student.")
     licence = config.get("source", {}).get("licence")
     encoder = StoredEncoder(checked_recipe(config["method"].get("student")), read_assets(path, config), licence)
-    return Checkpoint(path, {"": encoder}, read_weights(path), config)
+    return Checkpoint(path, {"": encoder}, weights, config)
 
 
 def _open_file(file: Path) -> Checkpoint:
@@ -169,10 +139,7 @@ def _open_file(file: Path) -> Checkpoint:
     content = load_untrusted(file)
     state, ours = content.get("state_dict"), content.get("d2v")
     if not isinstance(state, dict) or not isinstance(ours, dict) or not isinstance(ours.get("encoders"), dict):
-        raise UserError(
-            f"{file}: no checkpoint of d2v. Import a foreign checkpoint first (d2v import {file} --output FOLDER), and "
-            "load FOLDER"
-        )
+        raise UserError(f"{file}: is damaged: its weights or its encoders are missing")
     no_tensors = [name for name, value in state.items() if not isinstance(value, Tensor)]
     if no_tensors or not ours["encoders"] or not isinstance(ours.get("head", {}), dict):
         raise UserError(f"{file}: is damaged: an entry of its weights, encoders or head is not what it should be")

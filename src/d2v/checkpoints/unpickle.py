@@ -148,7 +148,13 @@ def _reason(error: Exception) -> str:
 
 
 def plain(value: Any) -> Any:
-    """Replace stand-ins by the plain values they hold, in dicts, lists and tuples."""
+    """Replace stand-ins by the plain values they hold, in dicts, lists and tuples.
+
+    Raises:
+        ValueError: A tensor is larger than what the file holds of it, so that a small file could fill the memory.
+    """
+    if isinstance(value, torch.Tensor) and value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise ValueError(f"a tensor of the shape {list(value.shape)} repeats {value.untyped_storage().nbytes()} bytes")
     if isinstance(value, dict):
         return dict(zip(value, map(plain, value.values()), strict=True))
     if type(value) in (list, tuple):

@@ -1,6 +1,7 @@
 """Arguments that several commands take, and what they mean."""
 
 import argparse
+import inspect
 
 
 def add_features(parser: argparse.ArgumentParser) -> None:
@@ -43,3 +44,12 @@ def _layer(text: str) -> int | list[int] | str:
             f"{text!r} is no number of a layer, no list such as 8,9,10 and not mean"
         ) from None
     return numbers[0] if len(numbers) == 1 else numbers
+
+
+def parameters_of(class_type: type) -> dict[str, inspect.Parameter]:
+    """Arguments of a class, with those of its bases, to which it hands what it does not name itself."""
+    parameters: dict[str, inspect.Parameter] = {}
+    for base in reversed(class_type.__mro__):
+        if "__init__" in vars(base):
+            parameters |= inspect.signature(vars(base)["__init__"]).parameters
+    return parameters

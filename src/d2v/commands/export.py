@@ -11,9 +11,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the command."""
     parser.epilog = (
         "safetensors: a folder that d2v.load, model.init_from and model.checkpoint take; of a pretraining the student, "
-        "the teacher and the head. hf: for Hugging Face transformers, of data2vec 1.0. onnx, torch: one file that "
-        "computes features, or the scores of a fine-tuned head, for any batch, length and size; it is compared with "
-        "the model at other sizes, and the largest difference is printed."
+        "the teacher and the head. hf: for Hugging Face transformers; data2vec 2.0 with a file of code, "
+        "modeling_d2v.py, that trust_remote_code=True runs. onnx, torch: one file that computes features, or the "
+        "scores of a fine-tuned head, for any batch, length and size; it is compared with the model at other sizes, "
+        "and the largest difference is printed."
     )
     parser.add_argument(
         "--checkpoint", required=True, metavar="PATH", help="checkpoint, run, imported folder, or hf://OWNER/NAME"

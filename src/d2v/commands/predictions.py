@@ -1,6 +1,5 @@
 """What `d2v test` and `d2v predict` write into the run's folder."""
 
-import inspect
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 from tqdm.auto import tqdm
 
+from d2v.commands.arguments import parameters_of
 from d2v.data.broken_samples import SkippedSamples
 from d2v.errors import BrokenSample
 from d2v.metrics import of_encoder
@@ -52,7 +52,7 @@ def read_another_root(data: Namespace, words: Sequence[str]) -> None:
     data_module = getattr(import_module(module), class_name)
     if getattr(data_module, "has_fixed_splits", False):
         return
-    parameters = inspect.signature(data_module).parameters
+    parameters = parameters_of(data_module)
     values = {**_OF_ANOTHER_ROOT, "predict_on": "all"}
     if stated.intersection(_SPLITS):
         values["predict_on"] = "val"

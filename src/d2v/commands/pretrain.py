@@ -13,6 +13,7 @@ from typing import Any
 import lightning as L
 
 from d2v.checkpoints.load import load
+from d2v.commands.arguments import parameters_of
 from d2v.commands.early_checks import SECTIONS, checked_words
 from d2v.commands.run import RunCLI, run_trainer
 from d2v.commands.run_folder import RUN_DIR_VARIABLE
@@ -112,7 +113,7 @@ class _WithData(RunCLI):
             return super()._build(class_type, *args, **kwargs)
         if isinstance(self.given, L.LightningDataModule):
             return self.given
-        if unknown := sorted(self.given.keys() - inspect.signature(class_type).parameters.keys()):
+        if unknown := sorted(self.given.keys() - parameters_of(class_type).keys()):
             names = some_of([f"data.{name}" for name in unknown], 5)
             self._refusal = UserError(f"{names}: {class_type.__name__} of this recipe takes no object of Python there")
             raise self._refusal

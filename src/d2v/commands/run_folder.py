@@ -16,7 +16,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from d2v.checkpoints.folder import in_short, mismatches
 from d2v.checkpoints.intact import newest_intact, require_intact
-from d2v.checkpoints.opening import checkpoint_of_run
+from d2v.checkpoints.places import checkpoint_of_run
 from d2v.checkpoints.unpickle import refusal
 from d2v.commands.started_again import JOB
 from d2v.commands.wandb_connection import why_offline

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
 from torch import Tensor
 
@@ -41,6 +42,10 @@ class Inputs(ABC):
     """What one vector of an input before pooling is called."""
     num_parts: int | None = None
     """Number of vectors of each input, where all inputs have one shape and are read whole."""
+    pads: bool = True
+    """Whether parts of about the same length may be padded to share a batch; else only those of one length do."""
+    vectors_per_frame: int = 1
+    """Vectors of the encoder that stand for the same time."""
     image_size: tuple[int, int] | None = None
     """Height and width in pixels at which pictures are read; None: inputs are not pictures."""
 
@@ -76,6 +81,16 @@ class Inputs(ABC):
     def num_samples(self, index: int) -> int:
         """Length of an input in samples; only for inputs that have samples."""
         raise NotImplementedError
+
+    def seconds(self, index: int) -> float:
+        """Duration of an input; only for inputs that have samples."""
+        assert self.sample_rate is not None
+        return self.num_samples(index) / self.sample_rate
+
+    def frame_of(self, encoder: Encoder) -> tuple[int, int]:
+        """Samples from one frame to the next, and samples that a frame is computed from."""
+        extractor: Any = encoder.front.feature_extractor
+        return extractor.stride, extractor.receptive_field
 
     @abstractmethod
     def read(self, index: int, start: int, stop: int | None) -> Tensor:

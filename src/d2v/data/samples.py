@@ -74,10 +74,16 @@ def collate_samples(samples: list[Sample], padding: float = 0) -> Batch:
     if len(inputs) == 1:
         stacked = inputs[0][None]  # a recording may last for hours: no copy of it
     elif bool((lengths == lengths[0]).all()):
-        stacked = default_collate(list(inputs))  # inside a worker it stacks into shared memory, without another copy
+        # Inside a worker it stacks into shared memory, without another copy.
+        if inputs[0].dim() == 3 and inputs[0].stride(0) == 1:  # a picture whose colours lie side by side
+            stacked = default_collate([each.permute(1, 2, 0) for each in inputs]).permute(0, 3, 1, 2)
+        else:
+            stacked = default_collate(list(inputs))
     else:
         stacked = pad_sequence(list(inputs), batch_first=True, padding_value=padding)
-        mask = torch.arange(stacked.shape[1]) >= lengths[:, None]
+        mask = torch.zeros(stacked.shape[:2], dtype=torch.bool)
+        for row, length in zip(mask, lengths.tolist(), strict=True):
+            row[length:] = True
     return Batch(stacked, torch.tensor(sample_ids), torch.tensor(epochs), _collate_labels(labels), mask)
 
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
+from d2v.data.sound.audio_reader import SAMPLE_RATE, resample
 from d2v.demo.demo_folder import DemoFolder, DemoSummary
 from d2v.demo.espeak import Utterance, require_espeak, synthesise
 from d2v.demo.sentences import DIGITS, write_sentences
 from d2v.errors import UserError
-from d2v.modalities.speech.audio_reader import SAMPLE_RATE, resample
 
 # (voice, words a minute, pitch) of each speaker; LibriSpeech's own speakers have lower numbers than FIRST_SPEAKER.
 # Left out are the variants with breath (f2, f3, f5, ...): eSpeak NG makes breath from other random numbers each time.

@@ -277,7 +277,8 @@ def _length(inputs: Inputs, first: int, last: int) -> float:
     """Length of the inputs from ``first`` to ``last``: in seconds, else in samples, else their number."""
     if not inputs.is_cut:
         return last - first
-    return sum(inputs.num_samples(index) for index in range(first, last)) / (inputs.sample_rate or 1)
+    length = inputs.num_samples if inputs.sample_rate is None else inputs.seconds
+    return sum(map(length, range(first, last)))
 
 
 def _in_words(inputs: Inputs, num_inputs: int, first: int, end: int, seconds: float) -> tuple[str, str]:

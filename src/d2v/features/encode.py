@@ -146,7 +146,8 @@ def _encode(
     for piece in batch.pieces:
         chunk = pieces.chunk(piece)
         if chunk is not None:
-            keeps.append(chunk.keep)
+            each = pieces.inputs.vectors_per_frame
+            keeps.append(slice(chunk.keep.start * each, chunk.keep.stop * each))
         elif frames.ndim > 2:
             keeps.append(slice(0, frames.shape[1]))
         else:  # the CLS token of an input that was read whole
@@ -167,7 +168,7 @@ class _Gathered:
     def __init__(self, pieces: Pieces, encoder: Encoder, pool: Pooling, scratch: Path | None) -> None:
         self._pieces, self._pool = pieces, pool
         self._scratch = None if scratch is None else str(scratch)
-        self._extractor: Any = encoder.front.feature_extractor
+        self._encoder = encoder
         self._broken = -1
         self._sum: Any = 0.0
         self._reset()
@@ -207,11 +208,11 @@ class _Gathered:
         inputs = self._pieces.inputs
         duration = times = None
         if inputs.sample_rate is not None:
-            duration = inputs.num_samples(index) / inputs.sample_rate
+            duration = inputs.seconds(index)
             if self._pool == "none":
-                frames = np.arange(first, first + len(features))
-                centre = self._extractor.receptive_field / 2
-                times = (frames * self._extractor.stride + centre) / inputs.sample_rate
+                stride, receptive_field = inputs.frame_of(self._encoder)
+                frames = np.arange(first, first + len(features)) // inputs.vectors_per_frame
+                times = (frames * stride + receptive_field / 2) / inputs.sample_rate
         return Row(inputs.names[index], features, self._count, first, duration, times)
 
     def _reset(self) -> None:

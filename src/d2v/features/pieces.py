@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -71,11 +71,8 @@ class Pieces(Dataset[PieceBatch]):
             self._first = np.arange(len(inputs) + 1)
             self._batches = np.split(self._input_of, np.arange(lengths, len(inputs), lengths))
             return
-        extractor: Any = encoder.front.feature_extractor
-        self.cut = (lengths.chunk, lengths.overlap, extractor.stride, extractor.receptive_field)
-        plan_chunks(
-            2 * lengths.chunk + extractor.receptive_field, *self.cut
-        )  # a wrong length raises before anything is read
+        self.cut = (lengths.chunk, lengths.overlap, *inputs.frame_of(encoder))
+        plan_chunks(2 * lengths.chunk + self.cut[-1], *self.cut)  # a wrong length raises before anything is read
         counts, flat = list[int](), list[int]()
         for index in range(len(inputs)):
             lengths_of_chunks = [chunk.stop - chunk.start for chunk in self.chunks(index)] or [0]
@@ -83,7 +80,8 @@ class Pieces(Dataset[PieceBatch]):
             flat += lengths_of_chunks
         self._input_of = np.repeat(np.arange(len(inputs)), counts)
         self._first = np.cumsum([0, *counts])
-        self._batches = plan_batches(np.array(flat, dtype=np.int64), lengths.batch, lengths.window)
+        ratio = _LARGEST_RATIO if inputs.pads else 1.0
+        self._batches = plan_batches(np.array(flat, dtype=np.int64), lengths.batch, lengths.window, ratio)
 
     def first_piece(self, index: int) -> int:
         """Number of the first piece of an input."""
@@ -168,8 +166,11 @@ def plan_lengths(inputs: Inputs, device: torch.device, options: FeatureOptions) 
                 f"--chunk_seconds {chunk:g} and --overlap_seconds {overlap:g}: a piece must be longer than what it "
                 "shares with the next, and that not below 0"
             )
-        batch_seconds = 15 if on_cpu else 60
-        return Lengths(round(chunk * rate), round(overlap * rate), batch_seconds * rate, window=600 * rate)
+        longest, shared = round(chunk * rate), round(overlap * rate)
+        if inputs.longest is not None:
+            longest = min(longest, inputs.longest)
+            shared = min(shared, longest // 2)
+        return Lengths(longest, shared, (15 if on_cpu else 60) * rate, window=600 * rate)
     if inputs.longest is not None:
         # The first token of a piece is never kept if two or more are shared.
         overlap_tokens, batch_tokens = max(2, inputs.longest // 4), 2_048 if on_cpu else 32_768
@@ -178,13 +179,14 @@ def plan_lengths(inputs: Inputs, device: torch.device, options: FeatureOptions) 
     return max(1, patches // (inputs.num_parts or _PATCHES_GPU))
 
 
-def plan_batches(lengths: np.ndarray, largest: int, window: int) -> list[np.ndarray]:
+def plan_batches(lengths: np.ndarray, largest: int, window: int, ratio: float = _LARGEST_RATIO) -> list[np.ndarray]:
     """Put pieces of about the same length into batches; only pieces of one window come together.
 
     Args:
         lengths: Lengths of all pieces, int64 [P].
         largest: Largest batch, padding included; a longer piece is a batch of its own.
         window: Samples of a window; all pieces of a window come before those of the next.
+        ratio: Length of the longest piece of a batch over that of its shortest, at most.
 
     Returns:
         Numbers of the pieces of each batch, int64.
@@ -197,7 +199,7 @@ def plan_batches(lengths: np.ndarray, largest: int, window: int) -> list[np.ndar
             batch
             and windows[piece] == windows[batch[0]]
             and lengths[piece] * (len(batch) + 1) <= largest
-            and lengths[piece] <= lengths[batch[0]] * _LARGEST_RATIO
+            and lengths[piece] <= lengths[batch[0]] * ratio
         )
         if not fits:
             batch = []

@@ -1,4 +1,4 @@
-"""What is done to training batches against overfitting: masked spans of tokens, and blended pictures."""
+"""What is done to training batches against overfitting: masked spans, and blended pictures or spectrograms."""
 
 from dataclasses import dataclass
 
@@ -83,7 +83,8 @@ class TokenMasks:
 
 @dataclass(frozen=True)
 class Mixing:
-    """Mixup and CutMix: blends each picture of a training batch with the one before it, all by the same share.
+    """Mixup and CutMix: blends each picture or spectrogram of a training batch with the one before it, all by the same
+    share.
 
     Args:
         mixup: Alpha of the beta distribution of the share with which whole pictures are blended (mixup, arXiv
@@ -107,13 +108,13 @@ class Mixing:
             raise ValueError("mixup and cutmix are both 0: set one of them, or model.mixing to null")
 
     def apply(
-        self, pixels: Float[Tensor, "b c h w"], labels: Int64[Tensor, "b"], num_classes: int
+        self, pixels: Float[Tensor, "b c h w"], labels: Int64[Tensor, "b"] | Float[Tensor, "b k"], num_classes: int
     ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b k"]]:
         """The mixed pictures and the shares of the classes in them; drawn from torch's global CPU generator.
 
         Args:
             pixels: A batch; it is left as it is.
-            labels: The class of each.
+            labels: The class of each, or which classes hold.
             num_classes: K.
 
         Raises:
@@ -123,14 +124,33 @@ class Mixing:
 
         if pixels.ndim != 4:
             raise UserError(
-                f"model.mixing: only pictures can be mixed, not inputs of shape {list(pixels.shape)}; set it to null"
+                "model.mixing: only pictures and spectrograms can be mixed, not inputs of shape "
+                f"{list(pixels.shape)}; set it to null"
             )
         mixed, switch = torch.rand(2).tolist()
         if mixed >= self.prob:
-            return pixels, F.one_hot(labels, num_classes).float()
+            return pixels, labels if labels.ndim > 1 else F.one_hot(labels, num_classes).float()
         if self.cutmix and (not self.mixup or switch < self.switch_prob):
             return v2.CutMix(alpha=self.cutmix, num_classes=num_classes)(pixels, labels)
         return v2.MixUp(alpha=self.mixup, num_classes=num_classes)(pixels, labels)
+
+
+def hide_bands(spectrograms: Float[Tensor, "b 1 t f"], share: float) -> Float[Tensor, "b 1 t f"]:
+    """Spectrograms with a span of frames and one of mel bins set to zero, each of up to a share of them (SpecAugment,
+    arXiv 1904.08779); drawn from the global generator of their device.
+
+    Raises:
+        UserError: The inputs are not spectrograms.
+    """
+    if spectrograms.ndim != 4 or spectrograms.shape[1] != 1:
+        raise UserError(
+            f"model.spec_augment: inputs of shape {list(spectrograms.shape)} are no spectrograms; set it to 0"
+        )
+    from torchaudio.functional import mask_along_axis_iid
+
+    for axis in (3, 2):
+        spectrograms = mask_along_axis_iid(spectrograms, int(share * spectrograms.shape[axis]), 0.0, axis)
+    return spectrograms
 
 
 def _require_probabilities(**values: float) -> None:

@@ -13,7 +13,7 @@ from torchmetrics import MetricCollection
 
 from d2v.checkpoints.head_files import StoredHead
 from d2v.errors import UserError
-from d2v.finetuning.augmentation import Mixing
+from d2v.finetuning.augmentation import Mixing, hide_bands
 from d2v.finetuning.classifier_tasks import Task, check_metrics, describe, describe_label, make_metrics
 from d2v.finetuning.finetuning_module import FinetuningModule
 from d2v.model.encoder import mean_of_tokens
@@ -33,13 +33,14 @@ class Classifier(FinetuningModule):
             cross-entropy; mean average precision). "regression": a score (squared error; Pearson and Spearman).
         metrics: Others than those of the task, by name: top1, top5, accuracy, f1 (of the second of two classes, else
             the mean over classes), matthews; map; pearson, spearman.
-        pool: Mean over the tokens that are no padding, or the first CLS token (of text: its ``<s>``).
+        pool: Mean over the tokens that are no padding, or the CLS token (of several their mean; of text: its ``<s>``).
         head: One linear layer, or RoBERTa's two with a tanh between them.
         norm: Whether pooled features are normalised before the head.
         dropout: Of what a linear layer of the head reads.
         head_std: Deviation of the head's first weights, whose biases are zero; null: torch's own start, with biases.
         label_smoothing: Share of the target that goes to all classes alike, in training.
-        mixing: Mixup and CutMix, of pictures; null: none.
+        mixing: Mixup and CutMix, of pictures and spectrograms; null: none.
+        spec_augment: Largest share of the frames, and of the mel bins, that are hidden of a training spectrogram.
         layer_decay: Factor of the learning rate from each block to the one below it, counted from the head, whose rate
             is the optimizer's; 1: all have that one.
         layer_decay_input: Whether what lies before the blocks has the lowest rate, or the head's.
@@ -62,6 +63,7 @@ class Classifier(FinetuningModule):
         head_std: float | None = 0.02,
         label_smoothing: float = 0.0,
         mixing: Mixing | None = None,
+        spec_augment: float = 0.0,
         layer_decay: float = 1.0,
         layer_decay_input: bool = True,
         score_scale: float = 1.0,
@@ -74,8 +76,10 @@ class Classifier(FinetuningModule):
             raise UserError(f"model.label_smoothing is {label_smoothing}: it must be at least 0 and less than 1.")
         if label_smoothing and task != "single":
             raise UserError("model.label_smoothing is for model.task single; set it to 0.")
-        if mixing is not None and task != "single":
-            raise UserError("model.mixing is for model.task single; set it to null.")
+        if mixing is not None and task == "regression":
+            raise UserError("model.mixing is for model.task single or multi; set it to null.")
+        if not 0 <= spec_augment < 1:
+            raise UserError(f"model.spec_augment is {spec_augment}: it must be at least 0 and less than 1.")
         if not 0 < layer_decay <= 1:
             raise UserError(f"model.layer_decay is {layer_decay}: it must lie above 0 and at most at 1.")
         if not (score_scale > 0 and math.isfinite(score_scale)):
@@ -94,6 +98,7 @@ class Classifier(FinetuningModule):
         self.head_std = head_std
         self.label_smoothing = label_smoothing
         self.mixing = mixing
+        self.spec_augment = spec_augment
         self.layer_decay = layer_decay
         self.layer_decay_input = layer_decay_input
         self.score_scale = score_scale
@@ -181,6 +186,8 @@ class Classifier(FinetuningModule):
         if self.mixing is not None and self.training:
             pixels, labels = self.mixing.apply(batch.inputs, labels, len(self.names))
             batch = batch._replace(inputs=pixels)
+        if self.spec_augment and self.training:
+            batch = batch._replace(inputs=hide_bands(batch.inputs, self.spec_augment))
         return self._loss(self.head(self._pooled(self.encode(batch))), labels)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -203,8 +210,7 @@ class Classifier(FinetuningModule):
 
     def _pooled(self, output: EncoderOutput) -> Float[Tensor, "b d"]:
         if self.pool == "cls":
-            assert output.cls is not None
-            return output.cls[:, 0]
+            return output.mean_cls
         return mean_of_tokens(output.tokens, output.padding_mask)
 
     def _features(self, batch: Batch) -> Float[Tensor, "b d"]:

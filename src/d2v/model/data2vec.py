@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from torch import nn
 
 from d2v.model.early_masks import Collate, EarlyMasks
-from d2v.model.encoder import Encoder
+from d2v.model.encoder import Encoder, mean_of_tokens
 from d2v.model.flops import NotCounted, step_flops
 from d2v.model.masked_input import gather_tokens
 from d2v.model.task import Task
@@ -94,6 +94,6 @@ def step(student: Encoder, teacher: EMATeacher, task: Task, batch: Batch, seed: 
     cls_loss = None
     if task.cls_loss is not None:
         assert context.cls is not None  # the task made sure
-        cls_loss = task.cls_loss(context.cls[:, -1], targets, task.num_masks)
+        cls_loss = task.cls_loss(context.cls, mean_of_tokens(targets, features.padding_mask), task.num_masks)
         loss = loss + cls_loss * batch.sample_weight  # a mean over rows, which are as many of each sample
     return Data2VecOutput(loss, regression_loss, cls_loss, predictions, masked_targets, mask, features)

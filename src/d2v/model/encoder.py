@@ -90,7 +90,7 @@ class Encoder(nn.Module):
             x: As in :meth:`forward`.
             layer: None: after the last norm; K: end of block K, counted from 0 or, below 0, from the last; several
                 such numbers: their mean; "mean": the mean of all blocks.
-            pool: Mean over the tokens that are no padding, the first CLS token, or nothing.
+            pool: Mean over the tokens that are no padding, the CLS token (of several their mean), or nothing.
             padding_mask: As in :meth:`forward`.
 
         Raises:
@@ -103,7 +103,7 @@ class Encoder(nn.Module):
                 raise ValueError("pool='cls': this encoder has no CLS token; use pool='mean'")
             if layer is not None:
                 raise ValueError("pool='cls' is there for the last layer only; leave `layer` out or use pool='mean'")
-            return output.cls[:, 0]
+            return output.mean_cls
         tokens = select_layer(output, layer)
         return tokens if pool == "none" else mean_of_tokens(tokens, output.padding_mask)
 

@@ -60,17 +60,26 @@ class ClsLoss(nn.Module):
     with 16 images x 16 masks a device. Here the rows are averaged and the weight is multiplied by the rows of the
     published run, which is the same there and stays the same for every other batch.
 
+    Where a sample's targets are normalised over its tokens (``layer_norm: instance``) and not after it, their mean is
+    zero, and so is what CLS must predict.
+
     Args:
         weight: fairseq's ``cls_loss``.
-        rows: Images x masks a device that ``weight`` is meant for.
+        rows: Samples x masks a device that ``weight`` is meant for.
+        tokens: Of several CLS tokens the "last" predicts (fairseq), or their "mean" (emotion2vec's chunk loss, arXiv
+            2312.15185, section 3.2).
     """
 
-    def __init__(self, weight: float = 0.01, rows: int = 256) -> None:
+    def __init__(self, weight: float = 0.01, rows: int = 256, tokens: Literal["last", "mean"] = "last") -> None:
         super().__init__()
         self.weight = weight
         self.rows = rows
+        self.tokens = tokens
 
-    def forward(self, cls: Float[Tensor, "r d"], targets: Float[Tensor, "b n d"], num_masks: int) -> Float[Tensor, ""]:
-        """Weighted loss of one CLS token a row; rows of a sample lie together."""
-        target = targets.float().mean(dim=1).repeat_interleave(num_masks, dim=0)
-        return self.weight * self.rows * F.mse_loss(cls.float(), target) * cls.shape[-1] ** 0.5
+    def forward(
+        self, cls: Float[Tensor, "r c d"], mean_targets: Float[Tensor, "b d"], num_masks: int
+    ) -> Float[Tensor, ""]:
+        """Weighted loss, from the CLS tokens of each row and the mean target of each sample; its rows lie together."""
+        said = cls[:, -1] if self.tokens == "last" else cls.mean(dim=1)
+        target = mean_targets.float().repeat_interleave(num_masks, dim=0)
+        return self.weight * self.rows * F.mse_loss(said.float(), target) * cls.shape[-1] ** 0.5

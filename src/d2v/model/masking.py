@@ -260,7 +260,7 @@ class InverseBlockMasking(Masking):
         if self.block_size > min(grid):
             sides = " x ".join(map(str, grid))
             raise UserError(
-                f"model.masking.block_size is {self.block_size}, and a picture has {sides} patches: set it to at most "
+                f"model.masking.block_size is {self.block_size}, and an input has {sides} patches: set it to at most "
                 f"{min(grid)}"
             )
 

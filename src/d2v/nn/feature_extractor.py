@@ -14,7 +14,9 @@ from d2v.types import TokenSequence
 
 
 class PatchEmbedding(nn.Module):
-    """Cuts pictures into square patches and projects each (ViT, section 3.1).
+    """Cuts pictures or spectrograms into square patches and projects each (ViT, section 3.1).
+
+    The first weights are MAE's, which those of EAT and of fairseq's pictures are too.
 
     Args:
         patch_size: Side of a patch in pixels.
@@ -26,6 +28,7 @@ class PatchEmbedding(nn.Module):
         super().__init__()
         self.patch_size = patch_size
         self.proj = nn.Conv2d(in_channels, width, kernel_size=patch_size, stride=patch_size)
+        nn.init.xavier_uniform_(self.proj.weight.detach().view(width, -1))
 
     def forward(
         self, pixels: Float[Tensor, "b c h w"], padding_mask: Bool[Tensor, "b _"] | None = None
@@ -39,8 +42,8 @@ class PatchEmbedding(nn.Module):
         height, width = pixels.shape[-2:]
         if height % self.patch_size or width % self.patch_size:
             raise UserError(
-                f"pictures of {height} x {width} pixels do not divide into patches of {self.patch_size}: set "
-                f"data.image_size to multiples of {self.patch_size}"
+                f"inputs of {height} x {width} pixels do not divide into patches of {self.patch_size}: set "
+                f"data.image_size, or data.frames of spectrograms, to multiples of {self.patch_size}"
             )
         if padding_mask is not None:
             raise ValueError("pictures of a batch have one size: there is nothing that a padding mask could mean")

@@ -33,18 +33,20 @@ class PositionalEncoding(nn.Module):
 
 
 class PositionTable(PositionalEncoding):
-    """One vector a position of a 2-d grid, interpolated when the grid has another size.
+    """One vector a position of a 2-d grid, interpolated when the grid has another size, or cut when it has fewer rows.
 
     Args:
         grid: (rows, columns) that the table is made for.
         width: D.
         sincos: Fixed sine-cosine values (MAE, 2.0 vision), or learned ones (BEiT, ViT).
         num_cls: CLS tokens that have a learned position too (BEiT).
+        cut: Whether a grid of fewer rows has the first rows of the table as they are (EAT), and none has more.
     """
 
-    def __init__(self, grid: tuple[int, int], width: int, *, sincos: bool, num_cls: int = 0) -> None:
+    def __init__(self, grid: tuple[int, int], width: int, *, sincos: bool, num_cls: int = 0, cut: bool = False) -> None:
         super().__init__()
         self.grid = grid
+        self.cut = cut
         if sincos:
             values = sincos_table_2d(grid, width)
         else:
@@ -59,7 +61,15 @@ class PositionTable(PositionalEncoding):
         return self.table_for(sequence.grid)[None]
 
     def table_for(self, grid: tuple[int, ...]) -> Float[Tensor, "n d"]:
-        """The table for pictures of another size (BEiT's and MAE's interpolation; smoothed where it shrinks)."""
+        """The table for a grid of another size (BEiT's and MAE's interpolation; smoothed where it shrinks)."""
+        if self.cut:
+            rows, columns = grid
+            if columns != self.grid[1] or rows > self.grid[0]:
+                raise UserError(
+                    f"a spectrogram of {rows} x {columns} patches, and the encoder has positions for {self.grid[0]} x "
+                    f"{self.grid[1]}: give shorter clips with as many mel bins as the encoder was made for"
+                )
+            return self.table[: rows * columns]
         if not torch.compiler.is_exporting() and grid == self.grid:
             return self.table
         table = self.table.T.reshape(1, -1, *self.grid)  # [1, D, rows, columns]
@@ -227,13 +237,12 @@ class ALiBi(AttentionBias):
     def forward(
         self, grid: tuple[int, ...], num_cls: int, visible_index: Int64[Tensor, "r v"] | None
     ) -> Float[Tensor, "1 #r h t t"]:
-        if num_cls:
-            raise ValueError("ALiBi has no distance to CLS tokens: set num_cls to 0")
         device = self.scale.device
         position = torch.arange(grid[0], device=device)[None] if visible_index is None else visible_index
         distance = (position[:, :, None] - position[:, None, :]).abs().float()  # [R, T, T]
         factor = alibi_slopes(len(self.scale), device) * self.scale.clamp(min=0)
-        return -distance[None, :, None] * factor[:, None, None]
+        bias = -distance[None, :, None] * factor[:, None, None]  # [1, R, H, N, N]
+        return F.pad(bias, (num_cls, 0, num_cls, 0))  # CLS tokens are far from nothing (emotion2vec)
 
 
 def alibi_slopes(num_heads: int, device: torch.device) -> Float[Tensor, "h"]:

@@ -17,6 +17,7 @@ from d2v.checkpoints.recipe import build_method
 from d2v.configs import read_config as read_yaml
 from d2v.errors import UserError
 from d2v.official.hugging_face.model_folder import write_model_folder
+from d2v.official.hugging_face.own_class import OWN_CODE
 
 Format = Literal["hf", "safetensors", "onnx", "torch"]
 FORMATS: tuple[str, ...] = get_args(Format)
@@ -33,6 +34,14 @@ _USE_TRANSFORMERS = """```python
 from transformers import {model}
 model = {model}.from_pretrained("{name}")
 ```"""
+_USE_OWN_CODE = """```python
+from transformers import AutoModel
+model = AutoModel.from_pretrained("{name}", trust_remote_code=True)
+```
+
+The class is `{model}` of `modeling_d2v.py` in the folder. `last_hidden_state` begins with tokens that are none of the
+input, `model.config.num_extra_tokens` of them; `pooler_output` is the mean of the others. `d2v.load("{name}")` reads
+the folder, too."""
 
 
 @dataclass(frozen=True)
@@ -73,8 +82,9 @@ def export_checkpoint(
         checkpoint: A run, a ``.ckpt``, an imported folder, or ``hf://OWNER/NAME``.
         output: A new folder.
         format: "safetensors": a folder that d2v loads; of a pretraining with student, teacher and head. "hf": for
-            Hugging Face transformers, of data2vec 1.0. "onnx", "torch": one file that computes features, or what a
-            fine-tuned head says, for any batch, length and size; it is compared with the model at other sizes.
+            Hugging Face transformers, of one of its own classes or of ours (``modeling_d2v.py``). "onnx", "torch": one
+            file that computes features, or what a fine-tuned head says, for any batch, length and size; it is compared
+            with the model at other sizes.
         weights: Of a pretraining's student (None) or teacher; not of "safetensors", which holds both.
         push: ``OWNER/NAME`` on the Hugging Face hub, to which the folder is uploaded.
         allow: Packages outside d2v whose classes the checkpoint may name; see :func:`d2v.load`.
@@ -108,14 +118,18 @@ def export_checkpoint(
         encoder = load_encoder(opened, weights or "student", allow=allow)
         if format == "hf":
             try:
-                model, tensors, texts = write_model_folder(encoder, head, opened.encoder().assets)
+                source = opened.config.get("source", {})
+                model, tensors, texts = write_model_folder(encoder, head, opened.encoder().assets, source)
             except UserError as error:
                 raise UserError(
                     f"--format hf: the classes of Hugging Face cannot hold {opened.path.name}: {error}. "
                     "--format safetensors, onnx and torch can"
                 ) from error
             written = [model, *list(texts)[1:]]
-            use = _USE_TRANSFORMERS.format(model=model, name=output.name)
+            use = _USE_TRANSFORMERS
+            if OWN_CODE in texts:
+                use = _USE_OWN_CODE
+            use = use.format(model=model, name=output.name)
             texts[CARD] = model_card(output.name, opened, "transformers", use)
             folder.write_files(output, {folder.WEIGHTS: tensors}, texts)
         else:
@@ -132,7 +146,7 @@ def _write_safetensors(
     """A folder as the import writes it; one that comes from such a folder is the same again, file by file."""
     config, weights, card = dict(checkpoint.config), checkpoint.weights, None
     if checkpoint.path.is_dir():
-        config = {key: value for key, value in config.items() if key not in ("format", "assets")}
+        config = {key: value for key, value in config.items() if key not in ("format", "model_type", "assets")}
         if (checkpoint.path / CARD).is_file():
             card = (checkpoint.path / CARD).read_text(encoding="utf-8")
     else:

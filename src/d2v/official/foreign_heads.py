@@ -2,23 +2,24 @@
 
 import dataclasses
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 from d2v.checkpoints.folder import StateDict, in_short, mismatches
-from d2v.checkpoints.head_files import HeadInput, HeadTask, StoredHead
+from d2v.checkpoints.head_files import HeadInput, HeadTask, StoredHead, head_recipe
+from d2v.checkpoints.recipe import build
 from d2v.data.alphabet import Alphabet
 from d2v.errors import UserError
 from d2v.nn.task_heads import ClassifierHead, CTCHead, TanhHead, TaskHead
 from d2v.official.imported import Imported
 from d2v.text_files import read_lines
 
-DICTIONARY = "dict.ltr.txt"
-"""What fairseq calls the letters of its LibriSpeech recognisers."""
+_DICTIONARIES = "dict.*.txt"
+"""What fairseq calls the symbols of its recognisers: dict.ltr.txt, dict.chr7531.txt."""
 
 _FAIRSEQ_TEXT_HEAD = re.compile(r"classification_heads\.(?P<name>.+)\.(?:dense|out_proj)\.(?:weight|bias)")
 _USUAL_NAME = "sentence_classification_head"
@@ -126,12 +127,18 @@ def _fill(module: TaskHead, found: Imported, layers: Mapping[str, str], what: st
     return True
 
 
-def reordered(head: StoredHead, order: Iterable[int], names: tuple[str, ...]) -> StoredHead:
-    """A recogniser's head with its outputs in another order and their names."""
-    index = torch.tensor(list(order))
-    weights: StateDict = {name: value[index] for name, value in head.weights.items()}
-    head.module.load_state_dict(weights, assign=True)
-    return dataclasses.replace(head, names=names)
+def with_outputs(head: StoredHead, chosen: Sequence[int], names: tuple[str, ...]) -> StoredHead:
+    """A head with some of its outputs, or all in another order, and their names."""
+    size = "num_symbols" if head.task == "ctc" else "num_classes"
+    recipe = head_recipe(head.module)
+    arguments = {**recipe["init_args"], size: len(chosen)}
+    with torch.device("meta"):
+        module = build({**recipe, "init_args": arguments}, get_args(TaskHead))
+    weights: StateDict = dict(head.weights)
+    for name in ("proj.weight", "proj.bias"):
+        weights[name] = weights[name][list(chosen)]
+    module.load_state_dict(weights, assign=True)
+    return dataclasses.replace(head, module=module.requires_grad_(False).eval(), names=names)
 
 
 def name_classes(head: StoredHead, file: Path) -> StoredHead:
@@ -150,7 +157,8 @@ def name_classes(head: StoredHead, file: Path) -> StoredHead:
 
 
 def name_symbols(head: StoredHead, dictionary: Path | None, source: Path, notes: list[str]) -> StoredHead | None:
-    """A recogniser's head with its symbols: those of a file, of ``dict.ltr.txt`` beside the checkpoint, or fairseq's.
+    """A recogniser's head with its symbols: those of a file, of fairseq's ``dict.*.txt`` beside the checkpoint, or
+    fairseq's usual ones.
 
     Args:
         head: Of an import.
@@ -175,8 +183,7 @@ def name_symbols(head: StoredHead, dictionary: Path | None, source: Path, notes:
         return dataclasses.replace(head, names=tuple(symbols))
     if head.names is not None:
         return head
-    beside = source.parent / DICTIONARY
-    if beside.is_file():
+    for beside in sorted(source.parent.glob(_DICTIONARIES)):
         symbols = Alphabet.from_file(beside).symbols
         if len(symbols) == outputs:
             notes.append(f"the symbols are those of {beside.name} beside the checkpoint")

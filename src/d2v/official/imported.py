@@ -34,6 +34,8 @@ class Imported:
     """Arguments of the EMA decay schedule."""
     head: StoredHead | None = None
     """Of a recogniser or classifier, if it is one that ours can be; a recogniser's symbols may not be known yet."""
+    kept: dict[str, StateDict] = field(default_factory=dict)
+    """Official tensors that go into files of their own, by the names of these, because d2v computes nothing of them."""
     assets: dict[str, str] = field(default_factory=dict)
     """Text files of the encoder that the source holds, by name."""
 

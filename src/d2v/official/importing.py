@@ -143,7 +143,7 @@ def import_checkpoint(
     summary = ImportSummary(imported, output, tuple(assets), num_parameters)
     card = _model_card(summary, sums)
     more, entries = head_files.to_files(imported.head)
-    folder.write_folder(output, imported.weights, config | entries, card, more, assets)
+    folder.write_folder(output, imported.weights, config | entries, card, {**more, **imported.kept}, assets)
     return summary
 
 

@@ -8,6 +8,7 @@ from d2v.checkpoints.folder import any_begins, is_folder
 from d2v.checkpoints.intact import damage
 from d2v.checkpoints.unpickle import load_untrusted
 from d2v.errors import UserError
+from d2v.official import funasr
 from d2v.official.beit import read_beit
 from d2v.official.fairseq.v1_speech import read_v1_speech
 from d2v.official.fairseq.v1_text import read_v1_text
@@ -39,23 +40,27 @@ _KNOWN = (
 
 
 def read_official(source: Path) -> tuple[Imported, list[Path]]:
-    """Read a checkpoint, or a folder of Hugging Face; returns what it holds and the files of its weights.
+    """Read a checkpoint, or a folder of FunASR or Hugging Face; returns what it holds and the files of its weights.
 
     Raises:
         UserError: It is neither, or broken; the message begins with ``source``.
     """
     content = None
+    if funasr.is_model_folder(source):
+        source = funasr.weights_file(source)
     if not source.is_dir():
         if zipfile.is_zipfile(source) and (wrong := damage(source, of_a_run=False)):
             raise UserError(f"{source}: is damaged ({wrong}); get it once more")
         content = load_untrusted(source)
     try:
         if content is not None:
-            return read_content(content), [source]
-        if is_hugging_face(source):
-            return read_model_folder(source)
+            found = read_content(funasr.with_settings(content, source.parent))
+            funasr.name_classes(found, source.parent)
+            return found, [source]
         if is_folder(source):
             raise UserError("a folder of d2v itself, which needs no import: give it to d2v.load or --checkpoint")
+        if is_hugging_face(source):
+            return read_model_folder(source)
         raise UserError(
             "is a folder, and none of Hugging Face's (config.json, model.safetensors); give the checkpoint file in it"
         )

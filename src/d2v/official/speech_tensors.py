@@ -22,6 +22,8 @@ _FOREIGN = (
     (r"(?:^|\.)adapter", "adapter layers"),
     (r"(?:^|\.)(?:quantizer|project_q)\.", "a wav2vec 2.0 model (it has a quantizer)"),
 )  # fmt: skip
+AQC = ("quantizer.", "project_q.", "contr_proj.")
+"""Tensors of the contrastive loss beside data2vec's in data2vec-aqc (Speech-Lab-IITM, ``data2vec_audio.py``)."""
 _MOST_LAYERS = 64
 _WAV2VEC_STRIDES = [5, 2, 2, 2, 2, 2, 2]
 
@@ -34,8 +36,11 @@ def refuse_foreign(names: Iterable[str], layer_norm_in_extractor: bool = False) 
         layer_norm_in_extractor: The layout calls the extractor's layer norms as wav2vec 2.0 calls its group norm
             (Hugging Face), so that the name tells nothing.
     """
+    names = list(names)
     for name in names:
         for pattern, what in _FOREIGN:
+            if name.startswith(AQC) and AQC[-1] + "weight" in names:
+                continue
             if re.search(pattern, name) and not (layer_norm_in_extractor and "conv_layers.0.layer_norm" in name):
                 raise UserError(f"{what}, by its tensor {name}; d2v's encoder has no such thing")
 
@@ -147,6 +152,7 @@ def student_recipe(weights: StateDict, strides: Sequence[int], **trunk: Any) -> 
         position_groups=width // position.shape[1],
         alibi="student.front.attention_bias.scale" in weights,
         prenet_depth=count(weights, r"student\.front\.prenet\.(\d+)\."),
+        num_cls=len(weights.get("student.front.cls_token", ())),
     )
     return {"front": front, "trunk": {**sizes, **trunk}}
 

@@ -69,7 +69,7 @@ class Program(nn.Module):
         if self.pool == "mean":
             features = mean_of_tokens(output.tokens, output.padding_mask)
         elif self.pool == "cls":
-            features = output.cls[:, 0]
+            features = output.mean_cls
         result = self.head(features)
         if self.tells_padding:
             return result, output.padding_mask

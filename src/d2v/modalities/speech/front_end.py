@@ -27,6 +27,7 @@ class SpeechFrontEnd(FrontEnd):
         position_groups: Groups of channels of each.
         alibi: Whether attention falls with distance (2.0).
         prenet_depth: Blocks before those that targets can be taken from (2.0 Large).
+        num_cls: Tokens before the frames, each of which stands for the whole clip (emotion2vec's ten).
         projection_init: First weights of the projection of frames to the trunk's width.
     """
 
@@ -40,6 +41,7 @@ class SpeechFrontEnd(FrontEnd):
         position_groups: int = 16,
         alibi: bool = True,
         prenet_depth: int = 0,
+        num_cls: int = 0,
         projection_init: WeightInit = "torch",
     ) -> None:
         frames = ConvFeatureExtractor(trunk.width, extractor)
@@ -54,8 +56,12 @@ class SpeechFrontEnd(FrontEnd):
             hidden,
             positions=ConvPositions(trunk.width, position_layers, position_kernel, position_groups),
             attention_bias=ALiBi(trunk.num_heads) if alibi else None,
+            num_cls=num_cls,
+            cls_std=1.0,
             prenet_depth=prenet_depth,
         )
+        if self.cls_token is not None:
+            nn.init.zeros_(self.cls_token[0])  # fairseq's sound: `init_extra_token_zero`, which sets the first alone
         self.stride, self.receptive_field = frames.stride, frames.receptive_field
 
     def example_inputs(self) -> ExampleInputs:

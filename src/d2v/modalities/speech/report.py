@@ -11,11 +11,11 @@ import numpy as np
 from filelock import FileLock
 
 from d2v.data.file_index import list_files
+from d2v.data.sound.audio_reader import SAMPLE_RATE
+from d2v.data.sound.sound_files import SOUND, Clips
 from d2v.data.sources.source import Files
 from d2v.data.sources.splits import ARCHIVES
 from d2v.errors import UserError
-from d2v.modalities.speech.audio_reader import SAMPLE_RATE
-from d2v.modalities.speech.sound_files import SOUND, Clips
 from d2v.modalities.speech.survey import Survey, describe, hours_text, survey
 from d2v.whole_files import sync, write_text
 

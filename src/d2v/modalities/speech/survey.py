@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
+from d2v.data.sound.audio_reader import SAMPLE_RATE, AudioInfo, AudioReader
+from d2v.data.sound.sound_files import LEAST_SAMPLES, SOUND, Clips, read_headers, scan
+from d2v.data.sound.transcripts import read_transcripts
+from d2v.data.sound.waveforms import value_range
 from d2v.data.sources.source import Encoded
 from d2v.data.sources.splits import open_everything
 from d2v.errors import BrokenSample, UserError
-from d2v.modalities.speech.audio_reader import SAMPLE_RATE, AudioInfo, AudioReader
-from d2v.modalities.speech.sound_files import LEAST_SAMPLES, SOUND, Clips, read_headers, scan
-from d2v.modalities.speech.transcripts import read_transcripts
-from d2v.modalities.speech.waveforms import value_range
 
 # Defaults of data.min_seconds and data.max_seconds.
 _USUAL_SECONDS = (2.0, 20.0)

@@ -103,8 +103,9 @@ class TextTokenizer:
 
     @cached_property
     def fingerprint(self) -> str:
-        """A hash of the content of ``tokenizer.json`` that ignores how it is indented."""
-        plain = json.dumps(json.loads(self._json), sort_keys=True, separators=(",", ":"))
+        """A hash of the content of ``tokenizer.json`` that ignores how it is indented, and what d2v does not read."""
+        content = {**json.loads(self._json), "post_processor": None, "truncation": None, "padding": None}
+        plain = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.blake2b(plain.encode(), digest_size=12).hexdigest()
 
     def __len__(self) -> int:

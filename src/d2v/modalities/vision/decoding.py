@@ -2,7 +2,7 @@
 
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.io import ImageReadMode
 
 from d2v.data.sources.source import Medium
 from d2v.errors import BrokenSample
+from d2v.modalities.vision.color_jitter import Change
 from d2v.modalities.vision.items import picture_in
 
 _USUAL_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif")
@@ -49,6 +50,7 @@ _ORIENTATION = 0x0112  # of EXIF
 _TURNED = (5, 6, 7, 8)  # orientations that exchange width and height
 _REDUCTIONS = (8, 4, 2)  # by which a JPEG can be made smaller while it is decoded, without its higher frequencies
 _SPARE = 2  # times the pixels that are asked for, of each side, are left
+_SOME = 2**15  # pixels at least, in whole rows, of which a picture's mean grey is computed
 
 
 class Picture:
@@ -85,16 +87,17 @@ class Picture:
         """All of it, RGB and upright."""
         if self._jpeg is None:
             return self._image
-        return Image.fromarray(self.pixels().permute(1, 2, 0).numpy())
+        return as_image(self.pixels())
 
     def pixels(self) -> UInt8[Tensor, "3 h w"]:
         """The same as a tensor, colours of a pixel side by side in memory."""
         if self._jpeg is None:
             return as_pixels(self._image)
         if self._orientation == 1:
-            try:  # the values of Pillow, in two thirds of the time
-                return decode_jpeg(torch.frombuffer(bytearray(self._jpeg), dtype=torch.uint8), ImageReadMode.RGB)
-            except RuntimeError:  # Pillow says what is wrong, or can do what torchvision cannot
+            encoded = torch.frombuffer(bytearray(self._jpeg), dtype=torch.uint8)
+            try:  # the values of Pillow, in two thirds of the time; the function around it warns of its own removal
+                return torch.ops.image.decode_jpeg(encoded, ImageReadMode.RGB.value, False)
+            except (AttributeError, RuntimeError):  # Pillow says what is wrong, or can do what torchvision cannot
                 pass
         return as_pixels(decode_image(self._jpeg))
 
@@ -103,9 +106,9 @@ class Picture:
         box: tuple[int, int, int, int],
         height: int,
         width: int,
-        change: Callable[[Image.Image], Image.Image] | None = None,
+        change: Change | None = None,
     ) -> UInt8[Tensor, "3 {height} {width}"]:
-        """Part of it, resized (bicubic, with the antialiasing of Pillow).
+        """Part of it, resized (bicubic, with the antialiasing of Pillow); colours side by side in memory.
 
         A JPEG is decoded at a half, a quarter or an eighth of its size where the sides of the part are then still twice
         as long as asked for. That differs from decoding all by 0.5 to 1 of 255 on average (600 pictures of ImageNet).
@@ -114,20 +117,24 @@ class Picture:
             box: left, top, right, bottom.
             height: of the result.
             width: likewise.
-            change: is done to the whole picture before.
+            change: of the part before it is resized.
         """
         left, top, right, bottom = box
         reduction = self._reduction(right - left, bottom - top, width, height)
         if reduction > 1:
             assert self._jpeg is not None
-            image = decode_image(self._jpeg, reduction=reduction)
-            if change is not None:
-                image = change(image)
-            reduced = (left / reduction, top / reduction, right / reduction, bottom / reduction)
-            return as_pixels(image.resize((width, height), Image.Resampling.BICUBIC, reduced))
-        pixels = self.pixels() if change is None else as_pixels(change(self.image()))
-        # Of bytes that lie so, torch resizes in a third of Pillow's time.
-        part = pixels[None, :, top:bottom, left:right]
+            pixels = as_pixels(decode_image(self._jpeg, reduction=reduction))
+        else:
+            pixels = self.pixels()
+        x, y = left // reduction, top // reduction
+        part = pixels[:, y : -(-bottom // reduction), x : -(-right // reduction)]
+        if change is not None:
+            part = change(part, pixels[:, :: max(1, pixels[0].numel() // _SOME)])
+        if reduction > 1:
+            inner = (left / reduction - x, top / reduction - y, right / reduction - x, bottom / reduction - y)
+            return as_pixels(as_image(part).resize((width, height), Image.Resampling.BICUBIC, inner))
+        # Of bytes that lie so, torch resizes in a quarter of Pillow's time.
+        part = part[None].contiguous(memory_format=torch.channels_last)
         return F.interpolate(part, (height, width), mode="bicubic", antialias=True)[0]
 
     def _reduction(self, box_width: int, box_height: int, width: int, height: int) -> int:
@@ -143,6 +150,11 @@ def as_pixels(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
     # torchvision goes through numpy, in twice the time.
     rows = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return rows.view(image.height, image.width, 3).permute(2, 0, 1)
+
+
+def as_image(pixels: UInt8[Tensor, "3 h w"]) -> Image.Image:
+    """The other way round."""
+    return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 
 def decode_image(data: bytes | Image.Image, smallest_side: int | None = None, reduction: int = 1) -> Image.Image:

@@ -4,8 +4,6 @@ import functools
 from collections.abc import Callable
 from typing import Literal
 
-from torch import nn
-
 from d2v.model.example_inputs import ExampleInputs
 from d2v.model.front_end import FrontEnd
 from d2v.model.masked_input import DropMasked, MaskedInput, ReplaceMasked
@@ -70,8 +68,6 @@ class VisionFrontEnd(FrontEnd):
         )
         self.image_size = size
         self.patch_size = patch_size
-        kernel = patches.proj.weight.detach()
-        nn.init.xavier_uniform_(kernel.view(len(kernel), -1))  # MAE's
         if trunk.weight_init == "beit":
             init_weights(patches, "beit")
             for name, parameter in self.named_parameters():

@@ -1,6 +1,5 @@
 """From a picture to the pixels that a model gets, as bytes: for training and for evaluation."""
 
-import functools
 import math
 from collections.abc import Callable
 
@@ -14,7 +13,8 @@ from torchvision.transforms.v2 import functional as F
 from d2v.data.normalisation import IMAGENET, Normalisation
 from d2v.data.samples import keyed_randomness
 from d2v.errors import UserError
-from d2v.modalities.vision.decoding import Picture, as_pixels
+from d2v.modalities.vision.color_jitter import ColorJitter
+from d2v.modalities.vision.decoding import Picture, as_image, as_pixels
 
 Augment = Callable[[Image.Image], Image.Image]
 
@@ -65,7 +65,8 @@ class TrainTransform:
         self.image_size = image_size
         self.min_crop_scale = min_crop_scale
         self.flip = flip
-        self.jitter = v2.ColorJitter(color_jitter, color_jitter, color_jitter) if color_jitter else None
+        self.color_jitter = color_jitter
+        self.jitter = ColorJitter(color_jitter) if color_jitter else None
         self.augment = augment
         if augment is not None:
             check_augment(augment, image_size)
@@ -78,9 +79,7 @@ class TrainTransform:
 
     def __call__(self, picture: Picture) -> Tensor:
         """Bytes [3, H, W], which are normalised where the batch goes; floats that are, if some are erased."""
-        jitter = None
-        if self.jitter is not None:
-            jitter = functools.partial(self.jitter.transform, params=self.jitter.make_params([]))
+        jitter = None if self.jitter is None else self.jitter.draw()
         # What is wanted of the picture is known before it is decoded.
         box = random_crop_box(*picture.size, self.min_crop_scale)
         flipped = torch.rand(()).item() < self.flip
@@ -88,7 +87,7 @@ class TrainTransform:
         if flipped:
             pixels = pixels.flip(2)
         if self.augment is not None:
-            pixels = as_pixels(self.augment(Image.fromarray(pixels.permute(1, 2, 0).numpy())))
+            pixels = as_pixels(self.augment(as_image(pixels)))
         if self.erase is not None:
             pixels = self.erase(self.normalisation.apply(pixels))
         return pixels

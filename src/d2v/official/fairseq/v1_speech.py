@@ -99,9 +99,13 @@ def read_v1_speech(content: dict[str, Any]) -> Imported:
         real = {"encoder_layers": trunk["depth"], "encoder_embed_dim": trunk["width"]}
         notes += cfg.contradictions(settings, {**real, "pos_conv_depth": front["position_layers"]})
         notes += published.differences(settings, "v1_speech")
-    layout = "fairseq data2vec 1.0 speech" + cfg.fine_tuned(found.head is not None, "fine-tuned with CTC")
+    layout, licence = "fairseq data2vec 1.0 speech", "MIT (fairseq)"
+    if any_begins(found.left_out, *speech.AQC):
+        layout, licence = "data2vec-aqc speech (data2vec 1.0)", "as its publisher says (the code: MIT)"
+        notes.append("its contrastive loss is left out (quantizer, project_q, contr_proj): d2v has data2vec's own")
+    layout += cfg.fine_tuned(found.head is not None, "fine-tuned with CTC")
     method = v1_speech_method(student, settings, shared, notes)
-    return found.finish(layout, "MIT (fairseq)", method, cfg.ema_schedule(settings))
+    return found.finish(layout, licence, method, cfg.ema_schedule(settings))
 
 
 def v1_speech_method(student: Recipe, settings: dict[str, Any], shared: list[str], notes: list[str]) -> Recipe:

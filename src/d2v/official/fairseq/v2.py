@@ -11,11 +11,22 @@ from d2v.errors import UserError
 from d2v.official import published
 from d2v.official.fairseq import cfg
 from d2v.official.imported import Imported, Recipe, method_recipe
-from d2v.official.names import SHAREABLE, Rule, count, given, mlp_ratio, model_state, rename, without_prefix
+from d2v.official.names import (
+    SHAREABLE,
+    Rule,
+    count,
+    expect_shape,
+    given,
+    mlp_ratio,
+    model_state,
+    rename,
+    without_prefix,
+)
 
 LICENCE = "CC-BY-NC 4.0 if these are the published weights"
 
-TRANSFORMER_ROWS = (
+ENCODER_ROWS = (
+    (r"^extra_tokens$", "front.cls_token"),
     (r"^context_encoder\.norm\.", "front.input_norm."),
     (r"^context_encoder\.blocks\.", "front.prenet."),
     (r"^blocks\.", "trunk.blocks."),
@@ -85,6 +96,9 @@ def sort_v2(
 
     found.rename(student_name)
     _add_teacher(found, rule)
+    for name, value in found.weights.items():
+        if name.endswith((".cls_token", ".positions.table")) and value.ndim != 2:
+            found.weights[name] = expect_shape(value, 3, name)[0]  # [1, n, D] -> [n, D]
     return found
 
 
@@ -137,9 +151,24 @@ def trunk(checkpoint: V2Checkpoint) -> dict[str, Any]:
     }
 
 
+def cls_loss(checkpoint: V2Checkpoint, rows: int) -> Recipe | None:
+    """Recipe of what CLS predicts, if there is one and it predicts anything.
+
+    Args:
+        checkpoint: Of :func:`sort_v2`.
+        rows: Of the published micro-batch, which fairseq adds up.
+    """
+    settings = checkpoint.settings
+    weight = float(settings.get("cls_loss", 0))
+    if not weight or not _has(checkpoint, "student.front.cls_token"):
+        return None
+    tokens = "mean" if settings.get("cls_type") == "chunk" else "last"
+    return node("d2v.model.losses.ClsLoss", weight=weight, rows=rows, tokens=tokens)
+
+
 def finish_v2(
     found: V2Checkpoint, modality: str, fine_tuned: str, licence: str, student: Recipe, masking: Recipe, head: Recipe,
-    cls_loss: Recipe | None = None,
+    cls_loss: Recipe | None = None, recipe: str = "",
 ) -> Imported:  # fmt: skip
     """The recipe of the method from its parts and the settings, and notes about those that are not the published ones.
 
@@ -149,12 +178,13 @@ def finish_v2(
         fine_tuned: What the name of the layout ends with.
         licence: Of the weights.
         student, masking, head, cls_loss: Recipes.
+        recipe: The published one, if it is not data2vec's own.
     """
     settings, notes, trunk = found.settings, found.notes, student["trunk"]
     name = {"vision": "image", "speech": "audio"}.get(modality, modality)  # as fairseq calls it
     notes += cfg.contradictions(settings, {"depth": trunk["depth"], "embed_dim": trunk["width"]})
     known = published.flat(settings, name, found.section)
-    notes += published.differences(known, f"v2_{modality}", trunk["width"])
+    notes += published.differences(known, recipe or f"v2_{modality}", trunk["width"])
     method = method_recipe(
         student,
         masking,

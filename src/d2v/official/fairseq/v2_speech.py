@@ -7,7 +7,7 @@ from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
 from d2v.official import speech_tensors as speech
 from d2v.official.fairseq import cfg, v2
-from d2v.official.foreign_heads import take_recogniser
+from d2v.official.foreign_heads import take_classifier, take_recogniser
 from d2v.official.imported import Imported
 from d2v.official.names import SHAREABLE, first_match
 
@@ -17,9 +17,9 @@ _ROWS = (
     (r"^project_features\.1\.", "front.feature_extractor.norm."),
     (r"^project_features\.2\.", "front.feature_extractor.proj."),
     (r"^alibi_scale$", "front.attention_bias.scale"),
-    *v2.TRANSFORMER_ROWS,
+    *v2.ENCODER_ROWS,
 )
-_REFUSED = ("num_extra_tokens", "conv_pos_pre_ln", "learned_alibi", "alibi_max_pos")
+_REFUSED = ("conv_pos_pre_ln", "learned_alibi", "alibi_max_pos")
 
 
 def read_v2_speech(content: dict[str, Any]) -> Imported:
@@ -45,6 +45,7 @@ def read_v2_speech(content: dict[str, Any]) -> Imported:
     student = speech.student_recipe(found.weights, strides, **trunk, **dropouts)
     front = student["front"]["init_args"]
     take_recogniser(found, "w2v_encoder.proj")
+    take_classifier(found, {"proj": "proj"}, pool="mean")
     masking = node(
         "d2v.model.masking.SpanMasking",
         mask_ratio=section.get("mask_prob", 0.7),
@@ -53,12 +54,23 @@ def read_v2_speech(content: dict[str, Any]) -> Imported:
     )
     said = {"post_mlp_drop": settings.get("post_mlp_drop", 0.1), "prenet_dropout": section.get("prenet_dropout", 0.0)}
     notes += cfg.other_dropouts(said, trunk["dropout"])
-    notes += cfg.ignored(settings, "cfg.model", v2.OFF_IN_MODEL)
+    cls_loss = v2.cls_loss(found, rows=1)  # emotion2vec's (arXiv 2312.15185): a mean over clips, as that over frames
+    unused = {key: off for key, off in v2.OFF_IN_MODEL.items() if key != "cls_loss" or cls_loss is None}
+    notes += cfg.ignored(settings, "cfg.model", unused)
     notes += cfg.ignored(section, "cfg.model.modalities.audio", v2.OFF)
-    real = {"prenet_depth": front["prenet_depth"], "conv_pos_depth": front["position_layers"]}
+    real = {
+        "prenet_depth": front["prenet_depth"], "conv_pos_depth": front["position_layers"],
+        "num_extra_tokens": front["num_cls"],
+    }  # fmt: skip
     notes += cfg.contradictions(section, real, "modalities.audio.")
-    tuned = cfg.fine_tuned(found.head is not None, "fine-tuned with CTC")
-    return v2.finish_v2(found, "speech", tuned, "MIT (fairseq)", student, masking, decoder)
+    how = "fine-tuned with CTC" if "w2v_encoder.proj.weight" in found.state else "fine-tuned to classify"
+    tuned = cfg.fine_tuned(found.head is not None, how)
+    parts = (student, masking, decoder, cls_loss)
+    if settings.get("cls_type") is None:
+        return v2.finish_v2(found, "speech", tuned, "MIT (fairseq)", *parts)
+    v2.finish_v2(found, "speech", tuned, "as its model card says", *parts, recipe="emotion2vec")
+    found.layout = f"emotion2vec (data2vec 2.0 speech){tuned}"
+    return found
 
 
 def _encoder_name(key: str) -> str | None:

@@ -7,14 +7,13 @@ from d2v.checkpoints.recipe import node
 from d2v.official.fairseq import cfg, v2
 from d2v.official.foreign_heads import take_classifier
 from d2v.official.imported import Imported
-from d2v.official.names import by_rows, count, expect_shape, trunk_sizes
+from d2v.official.names import by_rows, count, trunk_sizes
 from d2v.official.vision_tensors import FRONT_END, image_size, patch_sizes, square
 
 _ROWS = (
     (r"^local_encoder\.proj\.", "front.feature_extractor.proj."),
     (r"^fixed_positional_encoder\.positions$", "front.positions.table"),
-    (r"^extra_tokens$", "front.cls_token"),
-    *v2.TRANSFORMER_ROWS,
+    *v2.ENCODER_ROWS,
 )
 
 
@@ -27,10 +26,7 @@ def read_v2_vision(content: dict[str, Any]) -> Imported:
         UserError: It is not whole, or its encoder is a variant that no published model uses.
     """
     found = v2.sort_v2(content, "IMAGE", by_rows(_ROWS), refused=("use_alibi_encoder",))
-    settings, section, weights, notes = found.settings, found.section, found.weights, found.notes
-    for name, value in weights.items():
-        if name.endswith((".cls_token", ".positions.table")):
-            weights[name] = expect_shape(value, 3, name)[0]  # [1, n, D] -> [n, D]
+    section, weights, notes = found.section, found.weights, found.notes
     decoder = v2.decoder(found, "d2v.model.heads.ConvDecoder2d", published={})
     patches = patch_sizes(weights)
     patch_size = patches["patch_size"]
@@ -55,14 +51,12 @@ def read_v2_vision(content: dict[str, Any]) -> Imported:
         block_size=section.get("mask_length", 5),
         adjust=section.get("mask_prob_adjust", 0),
     )
-    cls_loss, cls_weight = None, float(settings.get("cls_loss", 0))
-    if cls_weight and front["num_cls"]:
-        cls_loss = node("d2v.model.losses.ClsLoss", weight=cls_weight)
     real = {"prenet_depth": front["prenet_depth"], "patch_size": patch_size}
     notes += cfg.contradictions(section, real, "modalities.image.")
     _take_classifier(found, cfg.own_model_settings(content), trunk["eps"])
     tuned = cfg.fine_tuned("head.weight" in found.state)
     student = {"front": node(FRONT_END, **front), "trunk": trunk}
+    cls_loss = v2.cls_loss(found, rows=256)
     return v2.finish_v2(found, "vision", tuned, v2.LICENCE, student, masking, decoder, cls_loss)
 
 

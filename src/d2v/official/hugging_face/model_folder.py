@@ -10,14 +10,18 @@ from d2v.checkpoints.head_files import StoredHead
 from d2v.checkpoints.unpickle import load_untrusted
 from d2v.errors import UserError
 from d2v.model.encoder import Encoder
+from d2v.official.hugging_face.own_class import own_class
+from d2v.official.hugging_face.pantagruel import MODEL_TYPES, read_pantagruel
 from d2v.official.hugging_face.speech_model import SPEECH
-from d2v.official.hugging_face.terms import CONFIG, read_json
+from d2v.official.hugging_face.terms import CONFIG, HuggingFaceModel, read_json
 from d2v.official.hugging_face.text_model import TEXT
 from d2v.official.hugging_face.vision_model import VISION
 from d2v.official.imported import Imported
 from d2v.official.names import given, official_names, split_qkv, without_prefix
 
 _FAMILIES = {SPEECH.model_type: SPEECH, TEXT.model_type: TEXT, VISION.model_type: VISION}
+_DESCENDANTS = dict.fromkeys(MODEL_TYPES, read_pantagruel)
+"""What reads folders of models that transformers itself does not know."""
 _BY_FRONT_END = {SPEECH.front_end: SPEECH, TEXT.front_end: TEXT, VISION.front_end: VISION}
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
@@ -34,10 +38,14 @@ def read_model_folder(folder: Path) -> tuple[Imported, list[Path]]:
         UserError: It is a model of another kind, is not whole, or its weights cannot be read.
     """
     config = given(read_json(folder / CONFIG))
-    family = _FAMILIES.get(str(config.get("model_type")))
+    model_type = str(config.get("model_type"))
+    if model_type in _DESCENDANTS:
+        files, state = _read_weights(folder)
+        return _DESCENDANTS[model_type](folder, config, state), files
+    family = _FAMILIES.get(model_type)
     if family is None:
-        known = ", ".join(_FAMILIES)
-        raise UserError(f"a Hugging Face model of type {config.get('model_type')!r}: only {known} can be imported")
+        known = ", ".join([*_FAMILIES, *_DESCENDANTS])
+        raise UserError(f"a Hugging Face model of type {model_type!r}: only {known} can be imported")
     for key, value in family.wanted.items():
         if config.get(key, value) != value:
             raise UserError(f"{CONFIG}: {key} is {config[key]!r}; d2v's encoder has {value} only")
@@ -46,32 +54,35 @@ def read_model_folder(folder: Path) -> tuple[Imported, list[Path]]:
 
 
 def write_model_folder(
-    encoder: Encoder, head: StoredHead | None, assets: Mapping[str, str]
+    encoder: Encoder, head: StoredHead | None, assets: Mapping[str, str], source: Mapping[str, Any]
 ) -> tuple[str, StateDict, dict[str, str]]:
-    """A model as Hugging Face has it.
+    """A model for transformers: of one of its own classes, or else of d2v's (``modeling_d2v.py``).
 
     Args:
         encoder: Ours.
         head: Its head, if it is fine-tuned.
         assets: Its text files.
+        source: Where it comes from, as ``config.json`` of d2v says it.
 
     Returns:
-        The class of transformers, its tensors, and the texts of its files by their names, ``config.json`` first.
+        The class, its tensors, and the texts of its files by their names, ``config.json`` first.
 
     Raises:
-        UserError: Hugging Face has no such model; the message says what does not fit.
+        UserError: There is no such model; the message says what does not fit.
     """
-    class_path = encoder.recipe["front"]["class_path"]
-    family = _BY_FRONT_END.get(class_path)
-    if family is None:
-        raise UserError(f"{class_path} has no counterpart")
+    family = _BY_FRONT_END.get(encoder.recipe["front"]["class_path"])
     weights = split_qkv(encoder.state_dict())
-    model = family.write(encoder, weights, head, assets)
-    if model.problems:
-        raise UserError("; ".join(model.problems))
-    prefix = family.prefix if model.head else ""
-    body = {**official_names(model.weights, family.rows), **model.extra}
-    config = {"architectures": [model.architecture], "model_type": family.model_type, "dtype": "float32"}
+    model = HuggingFaceModel(problems=["transformers has none of its medium"])
+    body, prefix, model_type = {}, "", "d2v"
+    if family is not None:
+        model = family.write(encoder, weights, head, assets)
+    if family is None or model.problems:
+        model = own_class(encoder, head, assets, source, model.problems)
+    else:
+        body, model_type = official_names(model.weights, family.rows), family.model_type
+        prefix = family.prefix if model.head else ""
+    body |= model.extra
+    config = {"architectures": [model.architecture], "model_type": model_type, "dtype": "float32"}
     texts = {}
     for name, content in {CONFIG: {**config, **model.config}, **model.files}.items():
         if not isinstance(content, str):

@@ -14,7 +14,7 @@ from d2v.errors import UserError
 from d2v.model.encoder import Encoder
 from d2v.official import speech_tensors as speech
 from d2v.official.fairseq.v1_speech import PUBLISHED, mask_token_is_zero, v1_speech_method
-from d2v.official.foreign_heads import reordered, take_classifier, take_recogniser
+from d2v.official.foreign_heads import take_classifier, take_recogniser, with_outputs
 from d2v.official.hugging_face import terms
 from d2v.official.hugging_face.terms import Family, HuggingFaceModel
 from d2v.official.imported import Imported
@@ -110,7 +110,7 @@ def _take_recogniser(found: Imported, folder: Path) -> None:
     if blank not in symbols:
         raise UserError(f"{terms.CONFIG}: pad_token_id is {blank!r}, and vocab.json has no such symbol")
     order = sorted(range(outputs), key=lambda number: (number != blank, number))
-    found.head = reordered(found.head, order, tuple(symbols[number] for number in order))
+    found.head = with_outputs(found.head, order, tuple(symbols[number] for number in order))
 
 
 def _take_classifier(found: Imported) -> None:
@@ -178,13 +178,13 @@ def write_speech_model(
         "mask_time_prob": 0.05 if masks else 0.0,
         "mask_feature_prob": 0.0,
     }
-    files: dict[str, Any] = {"preprocessor_config.json": _PREPROCESSOR}
+    more, files = speech_files(front, head, assets)
+    config |= more
     if head is None:
         return HuggingFaceModel("Data2VecAudioModel", config, weights, files=files)
     if head.task == "ctc":
-        more, files = _recogniser_files(list(head.names or ()))
         tensors = terms.head_tensors(head, {"proj": "lm_head"})
-        return HuggingFaceModel("Data2VecAudioForCTC", config | more, weights, head=tensors, files=files)
+        return HuggingFaceModel("Data2VecAudioForCTC", config, weights, head=tensors, files=files)
     # Theirs has a linear layer in front of the mean as well, which is the identity here.
     width = trunk["width"]
     config |= {"classifier_proj_size": width, **terms.class_settings(head)}
@@ -193,9 +193,14 @@ def write_speech_model(
     return HuggingFaceModel("Data2VecAudioForSequenceClassification", config, weights, head=tensors, files=files)
 
 
-def _recogniser_files(symbols: list[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Settings and files of a recogniser. The blank is transformers' pad token; names in <> are special tokens, which
-    it never writes either."""
+def speech_files(
+    front: Mapping[str, Any], head: StoredHead | None, assets: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """See ``own_class.py``. A recogniser's blank is transformers' pad token; names in
+    <> are special tokens, which it never writes either."""
+    if head is None or head.task != "ctc":
+        return {}, {"preprocessor_config.json": _PREPROCESSOR}
+    symbols = list(head.names or ())
     blank, others = symbols[0], [symbol for symbol in symbols[1:] if symbol.startswith("<") and symbol.endswith(">")]
     config = {
         "vocab_size": len(symbols),

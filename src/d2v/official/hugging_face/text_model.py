@@ -11,6 +11,7 @@ from d2v.checkpoints.folder import StateDict, any_begins
 from d2v.checkpoints.head_files import StoredHead
 from d2v.checkpoints.recipe import node
 from d2v.errors import UserError
+from d2v.modalities.text.inputs import LONGEST
 from d2v.modalities.text.tokenizer_files import UNKNOWN_FROM
 from d2v.model.encoder import Encoder
 from d2v.official import text_tensors as text
@@ -123,20 +124,17 @@ def write_text_model(
     )
     if problems:
         return HuggingFaceModel(problems=problems)
-    files, special = _tokenizer_files(assets.get(TOKENIZER), front["max_positions"])
-    padding = special.get("pad_token_id", text.PADDING_ID)
+    more, files = text_files(front, head, assets)
+    padding = more["pad_token_id"]
     width, table = trunk["width"], weights["front.positions.table"]
     # Theirs counts positions from the id of padding on, and adds a vector for the type of a token, which is zero here.
     weights = {**weights, "front.positions.table": torch.cat([table.new_zeros(padding + 1, width), table])}
     weights.pop("front.masked_input.mask_token", None)
     config = {
         **terms.written_settings(trunk, weights, _SETTINGS),
-        "vocab_size": front["vocab_size"],
         "max_position_embeddings": padding + 1 + len(table),
         "type_vocab_size": 1,
-        "bos_token_id": special.get("bos_token_id", 0),
-        "eos_token_id": special.get("eos_token_id", 2),
-        "pad_token_id": padding,
+        **more,
     }
     extra = {_TYPES: torch.zeros(1, width)}
     if head is not None:
@@ -148,16 +146,17 @@ def write_text_model(
     return HuggingFaceModel("Data2VecTextModel", config, weights, extra, files=files)
 
 
-def _tokenizer_files(content: str | None, max_length: int) -> tuple[dict[str, Any], dict[str, int]]:
-    """Files of the tokenizer, and the ids of its special tokens; nothing if there is no tokenizer.
-
-    What it adds around a text is made ours, and special tokens that stand in a text are text, as with ours.
-    """
-    if content is None:
-        return {}, {}
+def text_files(
+    front: Mapping[str, Any], head: StoredHead | None, assets: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """See ``own_class.py``. What the tokenizer adds around a text is made ours, and
+    special tokens that stand in a text are text, as with ours; else it is as it was."""
+    config = {"vocab_size": front["vocab_size"], "bos_token_id": 0, "eos_token_id": 2, "pad_token_id": text.PADDING_ID}
+    if TOKENIZER not in assets:
+        return config, {}
     from tokenizers import Tokenizer, processors
 
-    tokenizer = Tokenizer.from_str(content)
+    tokenizer = Tokenizer.from_str(assets[TOKENIZER])
     special = {}
     for kind, known in _SPECIAL.items():
         for name in reversed(known):
@@ -167,17 +166,18 @@ def _tokenizer_files(content: str | None, max_length: int) -> tuple[dict[str, An
     if first is None or last is None or "pad_token" not in special:
         raise UserError(f"{TOKENIZER}: names no token that begins, ends or pads a text (<s>, </s>, <pad>)")
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
-    ids = {f"{kind}_id": vocabulary[name] for kind, name in special.items()}
+    for kind in ("bos_token", "eos_token", "pad_token"):
+        config[f"{kind}_id"] = vocabulary[special[kind]]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{first} $A {last}",
         pair=f"{first} $A {last} {last} $B {last}",
-        special_tokens=[(first, ids["bos_token_id"]), (last, ids["eos_token_id"])],
+        special_tokens=[(first, config["bos_token_id"]), (last, config["eos_token_id"])],
     )
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
+    content = json.loads(assets[TOKENIZER])
+    content |= {"post_processor": json.loads(tokenizer.to_str())["post_processor"], "truncation": None, "padding": None}
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        "model_max_length": max_length,
+        "model_max_length": front["max_positions"] or LONGEST,
         "model_input_names": ["input_ids", "attention_mask"],
         "clean_up_tokenization_spaces": False,
         "split_special_tokens": True,
@@ -185,7 +185,7 @@ def _tokenizer_files(content: str | None, max_length: int) -> tuple[dict[str, An
         "cls_token": first,
         "sep_token": last,
     }
-    return {TOKENIZER: json.loads(tokenizer.to_str()), "tokenizer_config.json": settings}, ids
+    return config, {TOKENIZER: content, "tokenizer_config.json": settings}
 
 
 TEXT = Family(

@@ -178,10 +178,7 @@ def write_vision_model(
         "use_mean_pooling": mean,
         "out_indices": [trunk["depth"] - 1] * 4,  # of segmentation, which there checks them in any model
     }
-    pixels = read_normalisation(assets) or IMAGENET
-    preprocessor = {**_PREPROCESSOR, "size": {"height": height, "width": width}}
-    preprocessor |= {"image_mean": list(pixels.mean), "image_std": list(pixels.std)}
-    files = {ASSET: preprocessor}
+    _, files = picture_files(front, head, assets)
     weights = _official_shapes(weights)
     if head is None:
         return HuggingFaceModel("Data2VecVisionModel", config, weights, files=files)
@@ -191,6 +188,17 @@ def write_vision_model(
     tensors = terms.head_tensors(head, layers)
     config |= terms.class_settings(head)
     return HuggingFaceModel("Data2VecVisionForImageClassification", config, weights, head=tensors, files=files)
+
+
+def picture_files(
+    front: Mapping[str, Any], head: StoredHead | None, assets: Mapping[str, str]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """See ``own_class.py``."""
+    pixels, size = read_normalisation(assets) or IMAGENET, front["image_size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    preprocessor = {**_PREPROCESSOR, "size": {"height": height, "width": width}}
+    preprocessor |= {"image_mean": list(pixels.mean), "image_std": list(pixels.std)}
+    return {}, {ASSET: preprocessor}
 
 
 def _head_problems(head: StoredHead | None, mean: bool) -> list[tuple[bool, str]]:

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from d2v.data.sound.mpeg_frames import with_true_length
 from d2v.data.sources.source import Encoded
 from d2v.errors import BrokenSample
-from d2v.modalities.speech.mpeg_frames import with_true_length
 from d2v.regular_files import open_regular
 
 SAMPLE_RATE = 16_000
@@ -97,7 +97,7 @@ class AudioReader:
     """
 
     def __init__(self, file: Encoded) -> None:
-        self._file: Any = _opened(file)
+        self._file, kind = _opened(file)
         info = self._file
         self.info = AudioInfo(info.samplerate, info.frames, info.channels)
         try:
@@ -115,13 +115,13 @@ class AudioReader:
             self.close()
             raise
         self._ratio = _ratio(info.samplerate)
-        self._preroll, self._last_seek = 0, info.frames
-        if info.subtype in _LOSSY:
+        self._position, self._preroll, self._last_seek = 0, 0, info.frames
+        if kind in _LOSSY:
             self._preroll = round(_PREROLL_SECONDS * info.samplerate)
-        if info.subtype == "VORBIS":
+        if kind == "VORBIS":
             self._last_seek -= _VORBIS_PAGE_SECONDS * info.samplerate
-        self._is_whole = info.subtype.startswith("PCM")  # numbers, which are finite and within full scale
-        self._complains = info.subtype in _MP3
+        self._is_whole = kind.startswith("PCM")  # numbers, which are finite and within full scale
+        self._complains = kind in _MP3
 
     @property
     def num_samples(self) -> int:
@@ -164,8 +164,10 @@ class AudioReader:
         early = max(0, min(start - self._preroll, self._last_seek))
         try:
             with _silent_stderr() if self._complains and early else nullcontext():
-                self._file.seek(early)
+                if early != self._position:
+                    self._file.seek(early)
                 data = self._file.read(stop - early, dtype="float32", always_2d=True)
+                self._position = early + len(data)
         except (soundfile.SoundFileError, RuntimeError, OSError, MemoryError) as error:
             raise BrokenSample(
                 f"it is truncated or damaged after {start / self.info.sample_rate:.1f} s ({_why(error)})"
@@ -200,8 +202,8 @@ def _silent_stderr() -> Iterator[None]:
             os.close(null)
 
 
-def _opened(file: Encoded) -> Any:
-    """The open file, with its true length."""
+def _opened(file: Encoded) -> tuple[Any, str]:
+    """The open file, with its true length, and the kind of its values."""
     import soundfile
 
     by_name = isinstance(file, (str, os.PathLike)) and os.fspath(file).lower().endswith(_MPEG_ENDINGS)
@@ -210,19 +212,22 @@ def _opened(file: Encoded) -> Any:
         if by_name:  # libmpg123 would complain of a wrong length
             mended = _with_true_length(file)
         sound = _sound_file(mended or file)
-        if sound.subtype in _MP3 and not by_name:
+        kind = sound.subtype  # each look takes as long as a tenth of a second takes to decode
+        if kind in _MP3 and not by_name:
             mended = _with_true_length(file)
             if mended is not None:
                 sound.close()
                 sound = _sound_file(mended)
-        if sound.format == "OGG":
+        if kind in _LOSSY and sound.format == "OGG":
             _require_one_stream(file)
+        # Else soundfile seeks to where it is after each read, for which a FLAC decoder decodes part of the file again.
+        sound.seekable = lambda: False
     except OSError as error:
         raise BrokenSample(error.strerror or str(error)) from error
     except (soundfile.SoundFileError, RuntimeError, TypeError) as error:
         reason = _why(error)
         raise BrokenSample("it is no sound file" if reason == _NO_SOUND else f"it is damaged ({reason})") from error
-    return sound
+    return sound, kind
 
 
 def _truncated(seconds: float, stated: float) -> BrokenSample:

@@ -10,10 +10,10 @@ from typing import Literal, cast
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from d2v.data.alphabet import in_case
+from d2v.data.sound.audio_reader import NOT_READ, SUFFIXES
 from d2v.data.sources.file_tables import FileTable
 from d2v.data.sources.source import COLUMNS, Files
 from d2v.errors import UserError, some_of
-from d2v.modalities.speech.audio_reader import NOT_READ, SUFFIXES
 
 Case = Literal["keep", "upper", "lower", "upper_tr", "lower_tr"]
 Punctuation = Literal["keep", "remove"]

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from d2v.data.alphabet import Alphabet
 from d2v.data.file_index import PackedStrings
+from d2v.data.sound.audio_reader import NOT_READ, SAMPLE_RATE, SUFFIXES
+from d2v.data.sound.sound_files import Clips
+from d2v.data.sound.transcripts import FORMATS
 from d2v.data.sources.label_table import read_labels
-from d2v.data.sources.source import Categories
+from d2v.data.sources.source import COLUMNS, Categories
 from d2v.errors import UserError
-from d2v.modalities.speech.audio_reader import NOT_READ, SAMPLE_RATE, SUFFIXES
-from d2v.modalities.speech.sound_files import Clips
-from d2v.modalities.speech.transcripts import FORMATS
 
 _LEAST_WRITTEN = 0.5  # of the characters of transcripts, by an alphabet that is of any use
 _MISSING = {
@@ -78,7 +78,7 @@ Labels = Categories | SeveralClasses | Letters
 
 
 @dataclass(frozen=True)
-class SpeechSplit:
+class SoundSplit:
     """Clips and their labels."""
 
     clips: Clips
@@ -96,9 +96,9 @@ class SpeechSplit:
             return None
         return self.labels.text(index)
 
-    def select(self, chosen: np.ndarray) -> "SpeechSplit":
+    def select(self, chosen: np.ndarray) -> "SoundSplit":
         """Some of the clips, given by positions or a mask."""
-        return SpeechSplit(self.clips.select(chosen), self.labels and self.labels[chosen])
+        return SoundSplit(self.clips.select(chosen), self.labels and self.labels[chosen])
 
     @property
     def hours(self) -> float:
@@ -112,7 +112,7 @@ def labelled(
     train: Labels | None,
     alphabet: Alphabet | None = None,
     texts: Sequence[str] = (),
-) -> tuple[SpeechSplit, int]:
+) -> tuple[SoundSplit, int]:
     """Give clips their labels; clips without a label are left out.
 
     Args:
@@ -130,7 +130,7 @@ def labelled(
         UserError: nothing states the labels, or this split has classes that the training split has not.
     """
     if kind is None:
-        return SpeechSplit(clips, None), 0
+        return SoundSplit(clips, None), 0
     if kind == "transcript":
         assert alphabet is not None
         require_transcripts(name, clips, texts)
@@ -142,7 +142,7 @@ def labelled(
         if train is not None:
             train_names = train.names
         kept, labels = class_labels(kind, clips, train_names)
-    return SpeechSplit(clips.select(kept), labels), len(clips) - len(kept)
+    return SoundSplit(clips.select(kept), labels), len(clips) - len(kept)
 
 
 def require_transcripts(name: str, clips: Clips, texts: Sequence[str]) -> None:
@@ -182,6 +182,27 @@ def class_labels(kind: str, clips: Clips, train_names: tuple[str, ...] | None) -
     if train_names is None:
         train_names = tuple(found.names[number] for number in found.used())
     return kept, found[kept].numbered_as(train_names, f"data.labels {kind}")
+
+
+def speakers_of(clips: Clips, kind: str | None) -> np.ndarray | None:
+    """int32 [n]: the speaker of each clip, -1 where that is not known; None if nothing states them.
+
+    Args:
+        clips: of all splits.
+        kind: of their labels; a table may have a column of speakers, too.
+    """
+    found = clips.categories("speaker")
+    if found is None and kind is not None and kind not in _MISSING and Path(kind).expanduser().is_file():
+        table, _ = read_labels(Path(kind).expanduser(), (*SUFFIXES, *NOT_READ))
+        column = table.column(None, COLUMNS["speaker"], "data.labels")
+        if column is not None:
+            speakers = []
+            for row in table.files([clips.name(index) for index in range(len(clips))], "data.labels")[1]:
+                speakers.append(table.cell(row, column) if row >= 0 else "")
+            found = Categories.of(speakers)
+    if found is None:
+        return None
+    return found.ids
 
 
 def _from_table(path: Path, clips: Clips, train_names: tuple[str, ...] | None) -> tuple[np.ndarray, Labels]:

@@ -14,10 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from tqdm import tqdm
 
 from d2v.data.broken_samples import broken_error, too_many_broken
-from d2v.data.sources.source import Categories, Encoded, Files, Medium, Part, Source, printable
-from d2v.data.user_cache import cached_arrays
-from d2v.errors import BrokenSample, UserError
-from d2v.modalities.speech.audio_reader import (
+from d2v.data.sound.audio_reader import (
     NOT_READ,
     SAMPLE_RATE,
     SUFFIXES,
@@ -25,8 +22,11 @@ from d2v.modalities.speech.audio_reader import (
     audio_info,
     samples_at_16k,
 )
-from d2v.modalities.speech.items import sound_in
-from d2v.modalities.speech.transcripts import transcripts_beside, transcripts_of_manifest
+from d2v.data.sound.sound_items import sound_in
+from d2v.data.sound.transcripts import transcripts_beside, transcripts_of_manifest
+from d2v.data.sources.source import Categories, Encoded, Files, Medium, Part, Source, printable
+from d2v.data.user_cache import cached_arrays
+from d2v.errors import BrokenSample, UserError
 
 LEAST_SAMPLES = 1_360
 """Samples at 16 kHz (85 ms) that four frames of the published feature extractor are computed from. Fewer frames can

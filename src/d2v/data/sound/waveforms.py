@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -11,22 +11,25 @@ from torch import Tensor
 
 from d2v.data.broken_samples import SkippedSamples
 from d2v.data.samples import SampleDataset
+from d2v.data.sound.audio_reader import SAMPLE_RATE, AudioReader
+from d2v.data.sound.clip_labels import SoundSplit
 from d2v.errors import BrokenSample
-from d2v.modalities.speech.audio_reader import SAMPLE_RATE, AudioReader
-from d2v.modalities.speech.labels import SpeechSplit
+
+Prepare = Callable[[Tensor], Tensor]
+"""From a waveform at 16 kHz to what an encoder reads; it draws from torch's global CPU generator where it augments."""
 
 # Decoding and resampling take many times the memory of their result.
 _SLICE = 60 * SAMPLE_RATE
 
 
-class SpeechDataset(SampleDataset):
-    """Waveforms at 16 kHz.
+class SoundDataset(SampleDataset):
+    """Waveforms at 16 kHz, or what is computed from them.
 
     Args:
         split: clips and labels.
         max_samples: length to which longer clips are cropped; None: never.
         random_crop: crop at a random place instead of the beginning.
-        normalize: scale each crop to zero mean and unit variance.
+        prepare: what makes inputs of crops, such as :func:`unit_variance`; None: they are inputs.
         seed: seed of the crops.
         skipped: where broken clips are counted.
         keep_silent: whether a clip that holds only silence is as good as any other: nothing is to be learned from it,
@@ -36,17 +39,17 @@ class SpeechDataset(SampleDataset):
     broken_for_good = False
     stages = {
         "decode": (  # with reading, which libsndfile does by itself
-            "d2v.modalities.speech.audio_reader.AudioReader.__init__",
-            "d2v.modalities.speech.audio_reader.AudioReader.read",
+            "d2v.data.sound.audio_reader.AudioReader.__init__",
+            "d2v.data.sound.audio_reader.AudioReader.read",
         )
     }
 
     def __init__(
         self,
-        split: SpeechSplit,
+        split: SoundSplit,
         max_samples: int | None,
         random_crop: bool,
-        normalize: bool,
+        prepare: Prepare | None,
         seed: int,
         skipped: SkippedSamples,
         keep_silent: bool = False,
@@ -57,7 +60,7 @@ class SpeechDataset(SampleDataset):
             self._lengths = np.minimum(self._lengths, max_samples)
         self._split, self._clips = split, split.clips
         self._random_crop = random_crop
-        self._normalize = normalize
+        self._prepare = prepare
         self._keep_silent = keep_silent
 
     @property
@@ -88,9 +91,14 @@ class SpeechDataset(SampleDataset):
             # A pause within a crop is no fault, but a file that holds nothing else is.
             if not self._keep_silent and _is_constant(wave) and (length == whole or _is_silent(reader)):
                 raise BrokenSample("it is silent")
-        if self._normalize:
-            wave = F.layer_norm(wave, wave.shape)
+        if self._prepare is not None:
+            wave = self._prepare(wave)
         return wave, self._split.label(index)
+
+
+def unit_variance(wave: Tensor) -> Tensor:
+    """A crop with zero mean and unit variance."""
+    return F.layer_norm(wave, wave.shape)
 
 
 def _read(reader: AudioReader, start: int, length: int) -> Tensor:
@@ -125,5 +133,5 @@ def _is_silent(reader: AudioReader) -> bool:
 
 
 def _is_constant(wave: Tensor) -> bool:
-    some = wave[:: 1 + len(wave) // 64]  # which tell it of nearly all waves
-    return bool(some.min() == some.max() and wave.min() == wave.max())
+    first = wave[0].item()  # one other tells it of nearly all waves
+    return wave[-1].item() == first and bool(wave.min() == wave.max())

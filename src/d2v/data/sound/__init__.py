@@ -1,0 +1,1 @@
+"""What speech and audio share: sound files, their labels and transcripts."""

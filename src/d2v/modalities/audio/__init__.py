@@ -1,0 +1,1 @@
+"""Sound as spectrograms: encoder, filter banks, sources."""

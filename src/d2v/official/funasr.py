@@ -1,0 +1,84 @@
+"""What lies beside the weights of emotion2vec in a model folder of FunASR, the same on ModelScope and Hugging Face."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from d2v.configs import read_values
+from d2v.errors import UserError
+from d2v.official.fairseq.cfg import model_settings
+from d2v.official.foreign_heads import with_outputs
+from d2v.official.hugging_face.terms import read_json
+from d2v.official.imported import Imported
+from d2v.official.names import given
+from d2v.text_files import read_lines
+
+SETTINGS, CLASSES, _CONTENTS = "config.yaml", "tokens.txt", "configuration.json"
+_NUMBER = re.compile(r"[-+]?\d+(?:\.\d*)?[eE][-+]?\d+")
+_UNUSED = "unuse_"
+
+
+def is_model_folder(folder: Path) -> bool:
+    """Whether a folder holds settings and a file of weights."""
+    return (folder / SETTINGS).is_file() and any(folder.glob("*.pt"))
+
+
+def weights_file(folder: Path) -> Path:
+    """The file of weights in a model folder; of several the one that ``configuration.json`` names.
+
+    Raises:
+        UserError: Nothing tells which it is.
+    """
+    files = sorted(folder.glob("*.pt"))
+    if len(files) == 1:
+        return files[0]
+    named = None
+    if (folder / _CONTENTS).is_file():
+        named = given(read_json(folder / _CONTENTS).get("file_path_metas")).get("init_param")
+    for file in files:
+        if file.name == named:
+            return file
+    names = ", ".join(file.name for file in files)
+    raise UserError(f"{folder}: holds several files of weights ({names}); give the one that is meant")
+
+
+def with_settings(content: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """A checkpoint that holds no settings, with those of ``config.yaml`` beside it in their place.
+
+    Raises:
+        UserError: That file cannot be read.
+    """
+    if model_settings(content) or not (folder / SETTINGS).is_file():
+        return content
+    stated = given(given(read_values(folder / SETTINGS, named="")).get("model_conf"))
+    return {**content, "cfg": {"model": _with_numbers(stated)}}
+
+
+def name_classes(found: Imported, folder: Path) -> None:
+    """Name the classes of emotion2vec+ after ``tokens.txt``; outputs that it calls unused are taken out.
+
+    Raises:
+        UserError: That file cannot be read.
+    """
+    head, file = found.head, folder / CLASSES
+    if head is None or head.task != "single" or head.names is not None or not file.is_file():
+        return
+    names = tuple(filter(None, map(str.strip, read_lines(file, ""))))
+    if len(names) != head.num_outputs or len(set(names)) != head.num_outputs:
+        found.notes.append(
+            f"{CLASSES} names {len(set(names))} classes, the classifier has {head.num_outputs} outputs: not used"
+        )
+        return
+    used = [number for number, name in enumerate(names) if not name.startswith(_UNUSED)]
+    if len(used) < len(names):
+        found.notes.append(f"{len(names) - len(used)} outputs of the classifier that nobody uses are left out")
+    found.head = with_outputs(head, used, tuple(names[number] for number in used))
+
+
+def _with_numbers(value: Any) -> Any:
+    """Values in which 1e-05, which YAML 1.1 takes for a text, is the number that OmegaConf reads."""
+    if isinstance(value, dict):
+        return {key: _with_numbers(item) for key, item in value.items()}
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        return float(value)
+    return value

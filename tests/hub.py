@@ -1,0 +1,57 @@
+"""The Hugging Face hub, replaced at the two functions of huggingface_hub that fetch a model."""
+
+import fnmatch
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+
+
+@dataclass
+class Hub:
+    """A hub with one repository."""
+
+    repository: Path
+    cache: Path
+    connected: bool = True
+    asked: list[tuple[str, str | None]] = field(default_factory=list)
+    """Names and revisions that something was downloaded of."""
+
+    def list_repo_files(self, repo_id: str, *, revision: str | None = None) -> list[str]:
+        if not self.connected:
+            raise huggingface_hub.errors.OfflineModeIsEnabled("no connection")
+        return files_in(self.repository)
+
+    def snapshot_download(
+        self,
+        repo_id: str,
+        *,
+        revision: str | None = None,
+        allow_patterns: list[str] | None = None,
+        local_files_only: bool = False,
+    ) -> str:
+        if local_files_only or not self.connected:
+            if not self.cache.exists():
+                raise huggingface_hub.errors.LocalEntryNotFoundError("not in the cache")
+            return str(self.cache)
+        self.asked.append((repo_id, revision))
+        for name in files_in(self.repository):
+            if any(fnmatch.fnmatch(name, pattern) for pattern in allow_patterns or ["*"]):
+                (self.cache / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(self.repository / name, self.cache / name)
+        return str(self.cache)
+
+
+def files_in(folder: Path) -> list[str]:
+    """Names of all files in a folder, sorted."""
+    return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+
+
+def serve(monkeypatch: pytest.MonkeyPatch, repository: Path, cache: Path) -> Hub:
+    """Let the hub have what is in a folder, and download into ``cache``."""
+    hub = Hub(repository, cache)
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", hub.list_repo_files)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.snapshot_download)
+    return hub
