@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from encoders import speech_encoder, text_encoder, vision_encoder
+from encoders import make, speech_encoder, text_encoder, vision_encoder
 from torch import Tensor
 
 from d2v import __version__
 from d2v.checkpoints.head_files import head_recipe
 from d2v.commands import export
+from d2v.modalities.audio.front_end import AudioFrontEnd
 from d2v.model.encoder import Encoder
 from d2v.nn.task_heads import ClassifierHead, CTCHead, TanhHead
 
@@ -19,6 +20,7 @@ SPEECH = {
     "width": 16, "depth": 2, "num_heads": 2, "extractor": EXTRACTOR, "position_layers": 2, "position_kernel": 3,
     "position_groups": 4,
 }  # fmt: skip
+AUDIO = {"max_frames": 64, "mel_bins": 8, "patch_size": 4, "width": 16, "depth": 2, "num_heads": 2}
 TEXT = {"vocab_size": 40, "width": 16, "depth": 2, "num_heads": 2, "max_positions": 30}
 VISION = {"image_size": (16, 24), "patch_size": 4, "width": 16, "depth": 2, "num_heads": 2}
 BEIT = {
@@ -34,6 +36,8 @@ def make_encoder(kind: str, **changes: Any) -> Encoder:
     encoder: Encoder = {
         "speech1": lambda: speech_encoder(**{**SPEECH, "masked_input": "replace", "alibi": False, **changes}),
         "speech2": lambda: speech_encoder(**{**SPEECH, **changes}),
+        "speech2_ten": lambda: speech_encoder(**{**SPEECH, "num_cls": 10, **changes}),
+        "audio": lambda: make(AudioFrontEnd, **{**AUDIO, **changes}),
         "text1": lambda: text_encoder(**{**TEXT, "masked_input": "replace", **changes}),
         "text2": lambda: text_encoder(**{**TEXT, "alibi": True, "max_positions": None, **changes}),
         "vision1": lambda: vision_encoder(**{**VISION, **BEIT, **changes}),

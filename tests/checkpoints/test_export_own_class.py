@@ -1,6 +1,7 @@
 """`d2v export --format hf` of what transformers has no class for: the file that goes with it, run by transformers."""
 
 import ast
+import inspect
 import json
 from pathlib import Path
 from typing import Any
@@ -14,14 +15,19 @@ import d2v
 from d2v.checkpoints.export.program import Program
 from d2v.checkpoints.head_files import load_head
 from d2v.errors import UserError
+from d2v.modalities.audio.front_end import AudioFrontEnd
+from d2v.modalities.speech.front_end import SpeechFrontEnd
+from d2v.modalities.text.front_end import TextFrontEnd
 from d2v.modalities.text.tokenizer import TextTokenizer
+from d2v.modalities.vision.front_end import VisionFrontEnd
 from d2v.model.encoder import Encoder
-from d2v.official.hugging_face import model_folder
+from d2v.nn.transformer import Transformer
+from d2v.official.hugging_face import own_class
 from d2v.official.recognise import read_official
 
 transformers = pytest.importorskip("transformers")
 
-CODE = Path(model_folder.__file__).with_name("modeling_d2v.py")
+CODE = Path(own_class.__file__).with_name("modeling_d2v.py")
 SYMBOLS = ["<s>", "<pad>", "</s>", "<unk>", "|", "A", "B", "'"]
 SPEECH = {"prenet_depth": 1, "dropout": 0.1}
 ENCODERS = {
@@ -29,6 +35,9 @@ ENCODERS = {
     "pictures of another size": ("vision2", {"num_cls": 2, "prenet_depth": 0}, (1, 3, 24, 20)),
     "speech": ("speech2", SPEECH, (3, 900)),
     "speech, 3 heads": ("speech2", {"width": 24, "num_heads": 3, "position_layers": 1}, (3, 900)),
+    "speech, ten tokens before it": ("speech2_ten", {}, (3, 900)),
+    "spectrograms": ("audio", {}, (2, 1, 64, 8)),
+    "shorter spectrograms": ("audio", {}, (2, 1, 44, 8)),
     "text": ("text2", {"alibi": False, "max_positions": 33, "prenet_depth": 2}, (3, 30)),
     "text with ALiBi": ("text2", {}, (3, 30)),
 }
@@ -95,7 +104,7 @@ def test_features_of_all_layers(tmp_path: Path, name: str) -> None:
     if extra:
         assert_close(ours.cls, found.last_hidden_state[:, :extra])
     if mask is not None:
-        assert torch.equal(ours.padding_mask, ~found.attention_mask)
+        assert torch.equal(ours.padding_mask, ~found.attention_mask[:, extra:])
     named = model(**{model.main_input_name: x}, attention_mask=mask, output_attentions=True, return_dict=False)
     assert_close(found.last_hidden_state, named[0])
     assert_close(torch.ones(()), named[2][-1].sum(dim=-1)[0].mean())
@@ -260,6 +269,17 @@ def test_teacher(tmp_path: Path) -> None:
         parameter.mul_(0.5)
     checkpoint = save(tmp_path / "a.ckpt", student, teacher=teacher)
     assert_same_weights(teacher, d2v.load(run_export(checkpoint, "hf", tmp_path / "hf", weights="teacher")))
+
+
+def test_every_setting_of_an_encoder_is_known_to_it_or_refused() -> None:
+    """A new setting of a front end or of the trunk must be read in modeling_d2v.py, or be among those refused."""
+    without_effect = {"random_tokens", "unchanged_tokens", "projection_init", "weight_init", "checkpoint_activations"}
+    of_pre_norm, by_its_tensor = {"output_norm", "output_eps"}, {"masked_input"}
+    code = CODE.read_text(encoding="utf-8")
+    for front in (AudioFrontEnd, SpeechFrontEnd, TextFrontEnd, VisionFrontEnd, Transformer):
+        for name in list(inspect.signature(front).parameters):
+            known = name in without_effect | of_pre_norm | by_its_tensor | own_class._ONLY.keys() | {"trunk"}
+            assert known or f'"{name}"' in code, f"{front.__name__}: {name}"
 
 
 def test_the_file_needs_torch_and_transformers_alone() -> None:

@@ -27,7 +27,8 @@ def without_shape_checks() -> Iterator[None]:
 SYMBOLS = ["<blank>", "|", "A"]
 CASES = {
     "speech1": [(1, 60), (2, 51), (4, 333)],
-    "speech2": [(1, 60), (2, 51), (4, 333)],
+    "speech2_ten": [(1, 60), (2, 51), (4, 333)],
+    "audio": [(1, 8, 8), (2, 64, 8), (4, 44, 8)],
     "text1": [(1, 5), (2, 30), (4, 2)],
     "text2": [(1, 5), (2, 55), (4, 2)],
     "vision1": [(1, 16, 24), (2, 8, 40), (4, 32, 20)],
@@ -37,8 +38,8 @@ CASES = {
 
 def inputs(kind: str, batch: int, *size: int) -> tuple[torch.Tensor, ...]:
     """Random ones; of several clips or texts the last is padded."""
-    if kind.startswith("vision"):
-        return (torch.randn(batch, 3, *size),)
+    if len(size) > 1:
+        return (torch.randn(batch, 1 if kind == "audio" else 3, *size),)
     length = size[0]
     x = torch.randn(batch, length) if kind.startswith("speech") else torch.randint(0, 40, (batch, length))
     mask = torch.zeros(batch, length, dtype=torch.bool)

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("mean", "cls", "none"),
         default="mean",
         help="of the patches, frames or tokens of an input (mean); cls: the CLS token of pictures, the output at <s> "
-        "of text; none: keep all",
+        "of text, the mean of emotion2vec's ten; none: keep all",
     )
     parser.add_argument(
         "--image_size", type=_image_size, metavar="N|H,W", help="pixels of pictures; default: the encoder's"

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "source",
         type=Path,
         metavar="SOURCE",
-        help="fairseq .pt or data2vec_vision .pth checkpoint, a folder of Hugging Face, or hf://OWNER/NAME",
+        help="fairseq .pt or data2vec_vision .pth checkpoint, a folder of Hugging Face or FunASR, or hf://OWNER/NAME",
     )
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="new folder for the imported model")
     parser.add_argument(

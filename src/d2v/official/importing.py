@@ -98,7 +98,7 @@ def import_checkpoint(
     None of their code is needed, and none of it runs: files are read as tensors and plain values.
 
     Args:
-        source: A fairseq ``.pt`` or data2vec_vision ``.pth`` file, a folder of Hugging Face transformers, or
+        source: A fairseq ``.pt`` or data2vec_vision ``.pth`` file, a folder of Hugging Face transformers or FunASR, or
             ``hf://OWNER/NAME``. Which it is, is told by its content.
         output: A new folder: ``model.safetensors``, ``config.json``, a model card, and what goes with the encoder.
         dictionary: Symbols of a fine-tuned recogniser (fairseq's ``dict.ltr.txt``); None: looked for beside ``source``.

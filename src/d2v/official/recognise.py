@@ -35,7 +35,7 @@ _HUGGING_FACE = (
 )  # fmt: skip
 _KNOWN = (
     "fairseq's data2vec 1.0 and 2.0 of vision, speech and text, data2vec_vision's (BEiT's code), pretrained or "
-    "fine-tuned, and folders of Hugging Face's Data2VecAudio, Data2VecText and Data2VecVision"
+    "fine-tuned, emotion2vec, and folders of Hugging Face's Data2VecAudio, Data2VecText and Data2VecVision"
 )
 
 

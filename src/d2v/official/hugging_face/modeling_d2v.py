@@ -137,7 +137,7 @@ class _Frames(nn.Module):
     def __init__(self, width: int, front: dict[str, Any]) -> None:
         super().__init__()
         self.layers: Any = nn.ModuleList()
-        before = 1
+        before = front.get("in_channels", 1)
         for channels, kernel, stride in front["extractor"]:
             convolution = nn.Conv1d(before, channels, kernel, stride, bias=False)
             self.layers.append(nn.ModuleDict({"conv": convolution, "norm": nn.LayerNorm(channels)}))
@@ -146,7 +146,8 @@ class _Frames(nn.Module):
         self.proj = nn.Linear(before, width)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tokens:
-        x = x[..., None]  # channels last
+        if x.ndim == 2:
+            x = x[..., None]  # channels last, of which cepstra have several
         frames = None if mask is None else mask.sum(dim=1)
         for layer in self.layers:
             x = layer["conv"](x.transpose(1, 2)).transpose(1, 2)

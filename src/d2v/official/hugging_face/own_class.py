@@ -25,6 +25,10 @@ _MEDIA = {
         speech_files,
         {"AutoModelForAudioClassification": "D2vForClassification", "AutoModelForCTC": "D2vForCTC"},
     ),
+    "d2v.modalities.audio.front_end.AudioFrontEnd": (
+        lambda front, head, assets: ({}, {name: assets[name] for name in assets if name == ASSET}),
+        {"AutoModelForAudioClassification": "D2vForClassification"},
+    ),
     text_tensors.FRONT_END: (text_files, {"AutoModelForSequenceClassification": "D2vForClassification"}),
 }
 """By front end: a function from its settings, the head and the assets to what ``config.json`` says about symbols and to

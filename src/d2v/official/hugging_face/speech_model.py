@@ -196,10 +196,13 @@ def write_speech_model(
 def speech_files(
     front: Mapping[str, Any], head: StoredHead | None, assets: Mapping[str, str]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """See ``own_class.py``. A recogniser's blank is transformers' pad token; names in
-    <> are special tokens, which it never writes either."""
+    """See ``own_class.py``. A recogniser's blank is transformers' pad token; names in <> are special tokens, which it
+    never writes either."""
+    extractor = {"preprocessor_config.json": _PREPROCESSOR}
+    if front.get("in_channels", 1) > 1:  # of cepstra, which no feature extractor there computes
+        extractor = {}
     if head is None or head.task != "ctc":
-        return {}, {"preprocessor_config.json": _PREPROCESSOR}
+        return {}, extractor
     symbols = list(head.names or ())
     blank, others = symbols[0], [symbol for symbol in symbols[1:] if symbol.startswith("<") and symbol.endswith(">")]
     config = {
@@ -224,11 +227,10 @@ def speech_files(
     for kind in ("unk_token", "bos_token", "eos_token"):
         if tokenizer[kind] not in others:
             tokenizer[kind] = blank
-    return config, {
-        "preprocessor_config.json": {**_PREPROCESSOR, "processor_class": "Wav2Vec2Processor"},
-        "vocab.json": {symbol: number for number, symbol in enumerate(symbols)},
-        "tokenizer_config.json": tokenizer,
-    }
+    for name in extractor:
+        extractor[name] = {**_PREPROCESSOR, "processor_class": "Wav2Vec2Processor"}
+    vocabulary = {symbol: number for number, symbol in enumerate(symbols)}
+    return config, {**extractor, "vocab.json": vocabulary, "tokenizer_config.json": tokenizer}
 
 
 SPEECH = Family(
