@@ -19,7 +19,6 @@ Nothing is crippled, and in doubt it is the official side that has less to do: i
 inputs have no padding, the norms of its weights (2.0, `log_norms`) and its meters are left out.
 """
 
-
 import argparse
 import itertools
 import json
