@@ -17,8 +17,8 @@ from typing import Literal
 from d2v.data.file_index import fingerprint, list_files
 from d2v.data.sources.endings import count_endings, in_words
 from d2v.errors import UserError
-from d2v.modalities.text.line_blocks import COMPRESSED, ending_of, open_binary, require_text
-from d2v.modalities.text.records import END, Parquet, Reading, open_records
+from d2v.modalities.text.numbered_lines import COMPRESSED, END, ending_of, open_binary, require_text
+from d2v.modalities.text.records import Parquet, Reading, open_records
 from d2v.text_files import UTF16
 
 log = logging.getLogger(__name__)
