@@ -153,6 +153,7 @@ def write_speech_model(
     front, trunk = encoder.recipe["front"]["init_args"], encoder.recipe["trunk"]
     problems = terms.refused(
         (front["alibi"], "its attention has ALiBi (data2vec 2.0)"),
+        (front["num_cls"], f"it has {front['num_cls']} CLS tokens"),
         (front["prenet_depth"] > 0, "it has prenet blocks (data2vec 2.0)"),
         (trunk["norm_first"], "its blocks are pre-norm"),
         (trunk["eps"] != _EXTRACTOR_EPS, f"its norms have eps {trunk['eps']}, and one of them {_EXTRACTOR_EPS}"),
