@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from d2v.bench import step_parts
+from d2v.bench import stopwatch
 from d2v.bench.result import comparison, read_result
 from d2v.bench.step_parts import PARTS
 from d2v.cli import main
@@ -24,7 +24,7 @@ def test_the_last_line_is_the_result_and_the_parts_are_about_the_step(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Time of this process alone: the parts are of other steps, beside which another test may compute.
-    monkeypatch.setattr(step_parts, "time", SimpleNamespace(perf_counter=time.process_time))
+    monkeypatch.setattr(stopwatch, "time", SimpleNamespace(perf_counter=time.process_time))
     assert main([*QUICK, "--output", str(tmp_path)]) == 0
     *lines, last = capsys.readouterr().out.splitlines()
     result = json.loads(last)

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from PIL import Image
 
 import d2v
-from d2v.bench.loading import H100, StageClock
+from d2v.bench.loading import H100
+from d2v.bench.stopwatch import Clock, Stopwatch
 from d2v.cli import main
 from d2v.data.sources.source import Files
 from d2v.errors import UserError
@@ -53,12 +55,13 @@ def test_what_cannot_be_timed(pictures: Path) -> None:
         d2v.bench_data("loggers/wandb.yaml", {"root": str(pictures)})
     with pytest.raises(UserError, match=r"data\.num_workers is -1"):
         d2v.bench_data("demo/vision.yaml", {"root": str(pictures)}, workers=-1)
+    with pytest.raises(UserError, match="--seconds nan: give a time above 0"):
+        d2v.bench_data("demo/vision.yaml", {"root": str(pictures)}, seconds=float("nan"))
 
 
-def test_of_stages_within_each_other_the_innermost_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_of_stages_within_each_other_the_innermost_counts() -> None:
     now = iter(range(10))
-    monkeypatch.setattr("time.process_time", lambda: next(now))
-    clock = StageClock()
-    with clock.stage("outer"), clock.stage("inner"):
-        pass
-    assert clock.shares() == {"inner": 1 / 3, "outer": 2 / 3}
+    stages = Stopwatch()
+    stages.begin(Clock(torch.device("cpu"), lambda: float(next(now))))
+    stages.wrap(stages.wrap(int, "inner"), "outer")()
+    assert stages.end() == {"loop": 2, "outer": 2, "inner": 1}

@@ -177,6 +177,7 @@ def test_picture_classifier(tmp_path: Path, pool: str) -> None:
     ("kind", "changes", "head", "message"),
     [
         ("speech1", {"prenet_depth": 1}, None, "prenet"),
+        ("speech1", {"num_cls": 2}, None, "2 CLS tokens"),
         ("speech2", {"norm_first": True}, None, "ALiBi.*pre-norm.*Nor can d2v's own.*norm_first is True"),
         ("text2", {"layer_scale": 0.1}, None, "ALiBi.*max_positions.*layer_scale is 0.1"),
         ("vision2", {"positions": "learned"}, None, "post-norm.*positions is 'learned'"),

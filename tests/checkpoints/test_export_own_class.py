@@ -158,6 +158,11 @@ def test_recogniser(tmp_path: Path) -> None:
     assert_close(expected, found.loss)
     processor = transformers.AutoProcessor.from_pretrained(folder, trust_remote_code=True)
     assert processor.feature_extractor.sampling_rate == 16_000
+    clips = [1e-3 * torch.randn(length) for length in (900, 700)]
+    values = processor([clip.numpy() for clip in clips], sampling_rate=16_000, padding=True, return_tensors="pt")
+    for clip, value in zip(clips, values["input_values"], strict=True):
+        assert_close(torch.nn.functional.layer_norm(clip, clip.shape), value[: len(clip)])
+        assert not value[len(clip) :].any()
     assert processor.decode([0, 5, 5, 0, 5, 4, 4, 6, 0, 7, 6, 0]) == "AA B'B"
     assert list(load_head(folder).names) == SYMBOLS
 
@@ -181,11 +186,12 @@ def test_text_has_its_tokenizer(tmp_path: Path) -> None:
 
 @torch.no_grad()
 def test_pictures_have_their_processor(tmp_path: Path) -> None:
-    folder = export(tmp_path, make_encoder("vision2"))
+    assets = {"preprocessor_config.json": json.dumps({"image_mean": [0.2, 0.3, 0.4], "image_std": [0.5, 0.6, 0.7]})}
+    folder = export(tmp_path, make_encoder("vision2"), assets=assets)
     processor = transformers.AutoImageProcessor.from_pretrained(folder)
     pixels = processor(torch.zeros(3, 40, 50, dtype=torch.uint8), return_tensors="pt")["pixel_values"]
     assert pixels.shape == (1, 3, 16, 24)
-    assert_close(pixels[0, :, 0, 0], -torch.tensor([0.485 / 0.229, 0.456 / 0.224, 0.406 / 0.225]))
+    assert_close(pixels[0, :, 0, 0], -torch.tensor([0.2 / 0.5, 0.3 / 0.6, 0.4 / 0.7]))
     encoder = d2v.load(folder)
     assert encoder.assets.keys() == {"preprocessor_config.json"}
     assert_close(encoder.embed(pixels), load_with_its_code(folder, "AutoModel")(pixel_values=pixels)[1])

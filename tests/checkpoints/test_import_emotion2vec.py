@@ -87,12 +87,13 @@ def test_the_classifier_scores_the_mean_of_the_frames(tmp_path: Path) -> None:
     assert any("there is no decoder" in note for note in notes)
 
 
-def test_names_that_do_not_fit_are_not_used(tmp_path: Path) -> None:
-    d2v.import_checkpoint(model_folder(tmp_path / "plus", plus(4), TOKENS), tmp_path / "imported")
+@pytest.mark.parametrize("tokens", [TOKENS, ["a"] * 4, [f"unuse_{number}" for number in range(4)]])
+def test_names_that_do_not_fit_are_not_used(tokens: list[str], tmp_path: Path) -> None:
+    d2v.import_checkpoint(model_folder(tmp_path / "plus", plus(4), tokens), tmp_path / "imported")
     head = load_head(tmp_path / "imported")
     assert head is not None
     assert (head.names, head.num_outputs) == (None, 4)
-    assert any("tokens.txt names 5 classes" in note for note in read_config(tmp_path / "imported")["notes"])
+    assert any("the names are not taken" in note for note in read_config(tmp_path / "imported")["notes"])
 
 
 @pytest.mark.parametrize(
@@ -104,6 +105,7 @@ def test_names_that_do_not_fit_are_not_used(tmp_path: Path) -> None:
         ("model_conf: 3", "no cfg.model section"),
         ("[1, 2]", "no cfg.model section"),
         ("model_conf: {num_heads: many}", "cannot be understood"),
+        ("model_conf: {num_heads: 4, norm_eps: .nan}", "norm_eps is nan"),
         ("model_conf: {num_heads: 4, modalities: {audio: {feature_encoder_spec: '[(8, 10, 5)] * 10**9'}}}", "no list"),
         ("\x00", "not valid YAML|cannot be read"),
     ],
@@ -120,13 +122,26 @@ def test_hostile_settings_are_refused(settings: str, message: str, tmp_path: Pat
 def test_which_of_several_files_it_is_must_be_told(tmp_path: Path) -> None:
     source = model_folder(tmp_path / "model", emotion2vec())
     torch.save({}, source / "another.pt")
-    (source / "configuration.json").write_text('{"file_path_metas": {"init_param": "../another.pt"}}')
-    with pytest.raises(UserError, match=r"several files of weights \(another\.pt, model\.pt\)"):
-        d2v.import_checkpoint(source, tmp_path / "imported")
+    for contents, message in (
+        (
+            '{"file_path_metas": {"init_param": "../another.pt"}}',
+            r"several files .*\(another\.pt, model\.pt\)",
+        ),
+        ("[" * 100_000, r"configuration\.json: not readable"),
+    ):
+        (source / "configuration.json").write_text(contents)
+        with pytest.raises(UserError, match=message):
+            d2v.import_checkpoint(source, tmp_path / "imported")
 
 
 def test_tensors_that_lie_are_refused(tmp_path: Path) -> None:
     content = plus(width=16)
-    content["model"]["d2v_model.modality_encoders.AUDIO.extra_tokens"] = torch.zeros(1).expand(1, 10, 2**40)
-    with pytest.raises(UserError, match="repeats 4 bytes"):
-        d2v.import_checkpoint(model_folder(tmp_path / "model", content), tmp_path / "imported")
+    for number, (tokens, message) in enumerate(
+        (
+            (torch.zeros(1).expand(1, 10, 2**40), "of which the file holds 4 bytes"),
+            (torch.zeros(1, 10, 32, device="meta"), "refused"),
+        )
+    ):
+        content["model"]["d2v_model.modality_encoders.AUDIO.extra_tokens"] = tokens
+        with pytest.raises(UserError, match=message):
+            d2v.import_checkpoint(model_folder(tmp_path / f"model{number}", content), tmp_path / "imported")

@@ -208,6 +208,15 @@ def test_alibi_follows_the_kept_frames_and_is_never_positive():
     close(with_cls[:, :, 2:, 2:], bias((9,), 0, kept)[0], rtol=0, atol=0)
 
 
+def test_of_the_tokens_before_the_frames_the_first_starts_as_zero_and_the_others_do_not():
+    """fairseq's ``init_extra_token_zero``."""
+    torch.manual_seed(0)
+    tokens = speech_encoder(width=64, depth=1, num_heads=2, num_cls=10).front.cls_token
+    assert tokens.shape == (10, 64)
+    assert not tokens[0].any()
+    assert 0.9 < tokens[1:].std() < 1.1
+
+
 # LayerDrop
 
 

@@ -4,19 +4,17 @@ import importlib
 import itertools
 import statistics
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import wraps
 from typing import Any
 
 import torch
 
 from d2v.bench.loading_peers import peers_of
+from d2v.bench.stopwatch import Clock, Stopwatch
 from d2v.data.data_module import PretrainingDataModule
 from d2v.data.loading_processes import StreamLoader
 from d2v.data.samples import SampleDataset
-from d2v.types import Batch
 
 H100 = {"images": 860.0, "audio_seconds": 6000.0}
 """Units a second that keep one H100 busy at our goals: 2.0 vision Base, 1.0 speech Base."""
@@ -75,10 +73,13 @@ def _one_process(
     seconds: float,
     others: Mapping[str, Callable[[list[tuple[int, int]]], Any]],
 ) -> dict[str, Any]:
-    clock = StageClock()
+    stages, clock = Stopwatch(), Clock(torch.device("cpu"), time.process_time)
     rates: dict[str, list[float]] = {name: [] for name in ["", *others]}
-    load = {"": lambda keys: _load(data, dataset, keys, clock), **others}
-    with clock.timing(dataset.stages):
+    collate = stages.wrap(data.collate, "collate")
+    # augment: all that is in none of the others
+    samples = stages.wrap(lambda keys: [dataset[key] for key in keys], "augment")
+    load = {"": lambda keys: collate(samples(keys)), **others}
+    with _timed(dataset.stages, stages):
         for number in itertools.count():
             keys = next(batches)
             units = 0.0
@@ -90,27 +91,40 @@ def _one_process(
                     units = float(data.count_units(made))
                 rates[name].append(units / max(passed, 1e-9))
             if number == 0:  # what is done once
-                clock.restart()
+                stages.begin(clock)
                 for measured in rates.values():
                     measured.clear()
                 ends = time.monotonic() + seconds
             elif time.monotonic() >= ends and number >= 3:
                 break
+    of_stages = stages.end()
+    of_stages.pop(stages.outside, None)
+    total = sum(of_stages.values())
     found: dict[str, dict[str, float]] = {}
     for name in others:
         ratios = [ours / theirs for ours, theirs in zip(rates[""], rates[name], strict=True)]
         rate = statistics.median(rates[name])
         found[name] = {"units_per_second_a_core": rate, "ours_over_peer": statistics.median(ratios)}
-    return {"units_per_second_a_core": statistics.median(rates[""]), "stages": clock.shares(), "peers": found}
+    shares = {stage: seconds / total for stage, seconds in sorted(of_stages.items())}
+    return {"units_per_second_a_core": statistics.median(rates[""]), "stages": shares, "peers": found}
 
 
-def _load(
-    data: PretrainingDataModule, dataset: SampleDataset, keys: list[tuple[int, int]], clock: "StageClock"
-) -> Batch:
-    with clock.stage("augment"):  # all that is in none of the others
-        samples = [dataset[key] for key in keys]
-    with clock.stage("collate"):
-        return data.collate(samples)
+@contextmanager
+def _timed(stages: Mapping[str, tuple[str, ...]], stopwatch: Stopwatch) -> Iterator[None]:
+    """Inside, calls of these methods, given by their full names, are time of their stage."""
+    replaced = []
+    for stage, names in stages.items():
+        for name in names:
+            path, method = name.rsplit(".", 1)
+            module, owner = path.rsplit(".", 1)
+            parent = getattr(importlib.import_module(module), owner)
+            replaced.append((parent, method, getattr(parent, method)))
+            setattr(parent, method, stopwatch.wrap(getattr(parent, method), stage))
+    try:
+        yield
+    finally:
+        for parent, method, function in replaced:
+            setattr(parent, method, function)
 
 
 def _in_processes(data: PretrainingDataModule, seconds: float) -> dict[str, Any]:
@@ -126,60 +140,3 @@ def _in_processes(data: PretrainingDataModule, seconds: float) -> dict[str, Any]
         if time.monotonic() >= ends:
             break
     return {"workers": loader.num_workers, "units_per_second": units / (time.monotonic() - began)}
-
-
-class StageClock:
-    """Time of this process by stages. Of stages within each other the innermost counts."""
-
-    def __init__(self) -> None:
-        self._seconds: defaultdict[str, float] = defaultdict(float)
-        self._open: list[str] = []
-        self._since = 0.0
-
-    def restart(self) -> None:
-        self._seconds.clear()
-
-    def shares(self) -> dict[str, float]:
-        total = sum(self._seconds.values())
-        return {stage: seconds / total for stage, seconds in sorted(self._seconds.items())}
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        self._note()
-        self._open.append(name)
-        try:
-            yield
-        finally:
-            self._note()
-            self._open.pop()
-
-    def _note(self) -> None:
-        now = time.process_time()
-        if self._open:
-            self._seconds[self._open[-1]] += now - self._since
-        self._since = now
-
-    @contextmanager
-    def timing(self, stages: Mapping[str, tuple[str, ...]]) -> Iterator[None]:
-        """Inside, calls of these methods, given by their full names, are time of their stage."""
-        replaced = []
-        for stage, names in stages.items():
-            for name in names:
-                path, method = name.rsplit(".", 1)
-                module, owner = path.rsplit(".", 1)
-                parent = getattr(importlib.import_module(module), owner)
-                replaced.append((parent, method, getattr(parent, method)))
-                setattr(parent, method, self._timed(getattr(parent, method), stage))
-        try:
-            yield
-        finally:
-            for parent, method, function in replaced:
-                setattr(parent, method, function)
-
-    def _timed(self, function: Callable[..., Any], stage: str) -> Callable[..., Any]:
-        @wraps(function)
-        def timed(*args: Any, **options: Any) -> Any:
-            with self.stage(stage):
-                return function(*args, **options)
-
-        return timed

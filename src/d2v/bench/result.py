@@ -18,43 +18,39 @@ class StepResult(dict[str, Any]):
     """What was measured, by name; its text is a table."""
 
     def __str__(self) -> str:
-        return _table(self)
-
-
-def _table(result: Mapping[str, Any]) -> str:
-    step, batch = result["step_seconds"], result["batch"]
-    lines = [
-        f"device      {result['device']}, {result['precision']}, torch {result['torch']}, {result['threads']} threads",
-        f"batch       {batch}",
-        f"step        {_seconds(step)}, {_seconds(result['step_seconds_least'])} to "
-        f"{_seconds(result['step_seconds_most'])} ({result['steps']} steps)",
-    ]
-    for name, value in result.items():
-        if name.endswith("_per_second"):
-            lines.append(f"speed       {value:,.4g} {name.removesuffix('_per_second').replace('_', ' ')} a second")
-    if result["peak_memory_gb"] is not None:
-        lines.append(f"memory      {result['peak_memory_gb']:.2f} GB at most")
-    if result["flops_per_step"] is None:
-        lines.append("operations  unknown: a part of this recipe has no count of them")
-    else:
-        lines.append(
-            f"operations  {result['flops_per_step']:.4g} a step; {result['mfu']:.1%} of the "
-            f"{result['ceiling_flops'] / 1e12:.4g} TFLOP/s that products of matrices reach here"
-        )
-    if result["kernels"] is not None:
-        lines.append(
-            f"GPU         {result['kernels']:,} kernels a step, idle {result['idle_share']:.1%}, "
-            f"{result['synchronisations']} synchronisations"
-        )
-    lines.append("parts")
-    for part, seconds in result["parts"].items():
-        lines.append(f"  {part:<10}{_seconds(seconds):>10}  {seconds / step:6.1%}")
-    for name, peer in result.get("peers", {}).items():
-        lines.append(
-            f"peer        {name}: {_seconds(peer['step_seconds'])} against {_seconds(peer['our_step_seconds'])} of "
-            f"ours, {peer['peer_over_ours']:.2f} times ({peer['least_ratio']:.2f} to {peer['most_ratio']:.2f})"
-        )
-    return "\n".join(lines)
+        step, batch = self["step_seconds"], self["batch"]
+        lines = [
+            f"device      {self['device']}, {self['precision']}, torch {self['torch']}, {self['threads']} threads",
+            f"batch       {batch}",
+            f"step        {_seconds(step)}, {_seconds(self['step_seconds_least'])} to "
+            f"{_seconds(self['step_seconds_most'])} ({self['steps']} steps)",
+        ]
+        for name, value in self.items():
+            if name.endswith("_per_second"):
+                lines.append(f"speed       {value:,.4g} {name.removesuffix('_per_second').replace('_', ' ')} a second")
+        if self["peak_memory_gb"] is not None:
+            lines.append(f"memory      {self['peak_memory_gb']:.2f} GB at most")
+        if self["flops_per_step"] is None:
+            lines.append("operations  unknown: a part of this recipe has no count of them")
+        else:
+            lines.append(
+                f"operations  {self['flops_per_step']:.4g} a step; {self['mfu']:.1%} of the "
+                f"{self['ceiling_flops'] / 1e12:.4g} TFLOP/s that products of matrices reach here"
+            )
+        if self["kernels"] is not None:
+            lines.append(
+                f"GPU         {self['kernels']:,} kernels a step, idle {self['idle_share']:.1%}, "
+                f"{self['synchronisations']} synchronisations"
+            )
+        lines.append("parts")
+        for part, seconds in self["parts"].items():
+            lines.append(f"  {part:<10}{_seconds(seconds):>10}  {seconds / step:6.1%}")
+        for name, peer in self.get("peers", {}).items():
+            lines.append(
+                f"peer        {name}: {_seconds(peer['step_seconds'])} against {_seconds(peer['our_step_seconds'])} of "
+                f"ours, {peer['peer_over_ours']:.2f} times ({peer['least_ratio']:.2f} to {peer['most_ratio']:.2f})"
+            )
+        return "\n".join(lines)
 
 
 def comparison(result: Mapping[str, Any], other: Mapping[str, Any], name: str) -> str:
@@ -86,11 +82,9 @@ def read_result(path: Path) -> dict[str, Any]:
         result = json.loads(lines[-1])
         for seconds in (result["step_seconds"], *result["parts"].values()):
             float(seconds)
-    except OSError as error:
-        raise UserError(f"--compare {path}: {error.strerror}") from error
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        text = "its last line is no result of `d2v bench`; give the bench.json of a run with --output FOLDER"
-        raise UserError(f"--compare {path}: {text}") from error
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        reason = getattr(error, "strerror", None) or "its last line is no result of `d2v bench`"
+        raise UserError(f"--compare {path}: {reason}; give the bench.json of a run with --output FOLDER") from error
     return result
 
 
@@ -103,7 +97,9 @@ def make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--output {folder}: cannot be made ({error.strerror or error})") from error
+        raise UserError(
+            f"--output {folder}: cannot be made ({error.strerror or error}); give another folder"
+        ) from error
 
 
 def write(result: Mapping[str, Any], folder: Path) -> list[Path]:

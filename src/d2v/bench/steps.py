@@ -10,7 +10,8 @@ import torch
 
 from d2v.bench.gpu_work import gpu_work
 from d2v.bench.memory import peak_gigabytes, reset_peak
-from d2v.bench.step_parts import PARTS, Clock, StepParts
+from d2v.bench.step_parts import PARTS, StepParts
+from d2v.bench.stopwatch import Clock
 from d2v.training.matrix_ceiling import dtype_of, matrix_ceiling
 from d2v.training.module import Data2VecModule
 from d2v.types import Batch, by_encoder

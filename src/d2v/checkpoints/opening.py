@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from d2v.checkpoints.folder import (
+    CONFIG,
     StateDict,
     any_begins,
     checked_names,
@@ -126,7 +127,8 @@ def _open_folder(path: Path) -> Checkpoint:
     config, weights = read_config(path), read_weights(path)
     if "model_type" in config:  # for transformers: as it was written, or as save_pretrained left it
         config = {key: config[key] for key in _OURS if config.get(key) is not None}
-        config["assets"] = [name for name in config.get("assets", []) if (path / str(name)).is_file()]
+        names = checked_names(config.get("assets", []), path / CONFIG)
+        config["assets"] = [name for name in names if (path / name).is_file()]
         weights = prefixed(weights, "student.")
     licence = config.get("source", {}).get("licence")
     encoder = StoredEncoder(checked_recipe(config["method"].get("student")), read_assets(path, config), licence)

@@ -153,8 +153,10 @@ def plain(value: Any) -> Any:
     Raises:
         ValueError: A tensor is larger than what the file holds of it, so that a small file could fill the memory.
     """
-    if isinstance(value, torch.Tensor) and value.numel() * value.element_size() > value.untyped_storage().nbytes():
-        raise ValueError(f"a tensor of the shape {list(value.shape)} repeats {value.untyped_storage().nbytes()} bytes")
+    if isinstance(value, torch.Tensor):
+        held = 0 if value.is_meta else value.untyped_storage().nbytes()
+        if value.numel() * value.element_size() > held:
+            raise ValueError(f"a tensor of the shape {list(value.shape)}, of which the file holds {held} bytes")
     if isinstance(value, dict):
         return dict(zip(value, map(plain, value.values()), strict=True))
     if type(value) in (list, tuple):

@@ -294,8 +294,9 @@ class RunCLI(LightningCLI):
             trainer = super()._instantiate_trainer(config, callbacks)
         except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
             keys = ("accelerator", "devices", "num_nodes", "strategy", "precision")
-            stated = ", ".join(f"{key} {config[key]}" for key in keys if config[key] is not None)
-            raise UserError(f"trainer: {one_line(error)} (with {stated})") from error
+            named = [f"{key} {self._named(key)}" for key in keys if config[key] is not None]
+            text = f"trainer: {one_line(error)} (with {', '.join(named)}); `d2v doctor` shows what this machine has"
+            raise UserError(text) from error
         cores, devices = os.cpu_count() or 1, trainer.num_devices
         if isinstance(trainer.accelerator, CPUAccelerator) and devices > cores:
             raise UserError(f"trainer.devices is {devices}, and this machine has {cores} CPU cores: set it to 1.")
@@ -304,6 +305,11 @@ class RunCLI(LightningCLI):
             text = "nothing says where the others are; start it with srun or torchrun, or set it to 1"
             raise UserError(f"trainer.num_nodes is {trainer.num_nodes}: {text}")
         return trainer
+
+    def _named(self, key: str) -> Any:
+        """A value of the trainer's section as it is written: a class by its name."""
+        value = self.config[self.subcommand].trainer[key]
+        return getattr(value, "class_path", value)
 
     def after_fit(self) -> None:
         if self.is_trial:

@@ -98,7 +98,7 @@ def places_given(words: Sequence[str]) -> set[str]:
     given: set[str] = set()
     for option, value in options(words):
         if option.partition(".")[0] == "--trainer":
-            given.update((value, *_texts(_stated(value))))
+            given.update((value, *(str(leaf) for _, leaf in _leaves(_stated(value)))))
     run = _resumed_run(words)
     if run is not None:
         given.add(str(run.absolute().parent))
@@ -114,19 +114,21 @@ def require_stores_given(config: dict[str, Any], words: Sequence[str]) -> None:
     from d2v.data.sources.stores import require_given
 
     given = [value for _, value in options(words)]
-    for root in _roots(config):
-        require_given(root, _resumed_run(words) is not None or any(root in value for value in given))
+    for name, root in _leaves(config):
+        if name == "root" and isinstance(root, str):
+            require_given(root, _resumed_run(words) is not None or any(root in value for value in given))
 
 
-def _roots(node: Any) -> Iterator[str]:
-    if isinstance(node, list):
+def _leaves(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """All plain values, each with its key."""
+    if isinstance(node, dict):
+        for key, item in node.items():
+            yield from _leaves(item, key)
+    elif isinstance(node, list):
         for item in node:
-            yield from _roots(item)
-    elif isinstance(node, dict):
-        for name, value in node.items():
-            if name == "root" and isinstance(value, str):
-                yield value
-            yield from _roots(value)
+            yield from _leaves(item)
+    else:
+        yield name, node
 
 
 def _stated(value: str) -> Any:
@@ -135,14 +137,6 @@ def _stated(value: str) -> Any:
         return yaml.safe_load(value)
     except (yaml.YAMLError, ValueError, RecursionError):
         return value
-
-
-def _texts(node: Any) -> Iterator[str]:
-    if isinstance(node, list | dict):
-        for item in node.values() if isinstance(node, dict) else node:
-            yield from _texts(item)
-    else:
-        yield str(node)
 
 
 def with_added_lists(words: Sequence[str], contents: dict[str, dict[str, Any]]) -> list[str]:

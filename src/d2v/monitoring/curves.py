@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
@@ -145,9 +146,6 @@ def _draw_panel(axes: Axes, panel: Panel, curves: dict[str, Curve]) -> None:
 
 def _smooth(values: list[float]) -> list[float]:
     """Running mean over a hundredth of the curve; the window is shorter at both ends."""
-    half = max(1, len(values) // 200)
-    smooth = []
-    for position in range(len(values)):
-        window = values[max(0, position - half) : position + half + 1]
-        smooth.append(sum(window) / len(window))
-    return smooth
+    window = np.ones(2 * max(1, len(values) // 200) + 1)
+    sums, counts = (np.convolve(each, window, "same") for each in (values, np.ones(len(values))))
+    return (sums / counts).tolist()

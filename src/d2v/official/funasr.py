@@ -64,12 +64,13 @@ def name_classes(found: Imported, folder: Path) -> None:
     if head is None or head.task != "single" or head.names is not None or not file.is_file():
         return
     names = tuple(filter(None, map(str.strip, read_lines(file, ""))))
-    if len(names) != head.num_outputs or len(set(names)) != head.num_outputs:
+    used = [number for number, name in enumerate(names) if not name.startswith(_UNUSED)]
+    if len(names) != head.num_outputs or len(set(names)) != head.num_outputs or len(used) < 2:
         found.notes.append(
-            f"{CLASSES} names {len(set(names))} classes, the classifier has {head.num_outputs} outputs: not used"
+            f"{CLASSES} names {len(set(names))} classes, {len(used)} of them used, and the classifier has "
+            f"{head.num_outputs} outputs: the names are not taken"
         )
         return
-    used = [number for number, name in enumerate(names) if not name.startswith(_UNUSED)]
     if len(used) < len(names):
         found.notes.append(f"{len(names) - len(used)} outputs of the classifier that nobody uses are left out")
     found.head = with_outputs(head, used, tuple(names[number] for number in used))

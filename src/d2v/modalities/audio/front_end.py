@@ -35,7 +35,8 @@ class AudioFrontEnd(FrontEnd):
     def example_inputs(self) -> ExampleInputs:
         frames = (self.patch_size, 2, self.max_frames // self.patch_size)
         return ExampleInputs.unpadded(
-            f"[B, 1, T, {self.mel_bins}], normalised log-mel filter banks of 16 kHz sound; T, frames of 10 ms, is a "
-            f"multiple of {self.patch_size}, at least {2 * self.patch_size} and at most {self.max_frames}",
+            f"[B, 1, T, {self.mel_bins}], log-mel filter banks of 16 kHz sound, normalised as preprocessor_config.json "
+            f"says, (x - mean) / (2 std); T, frames of 10 ms, is a multiple of {self.patch_size}, at least "
+            f"{2 * self.patch_size} and at most {self.max_frames}",
             (1, frames, self.mel_bins),
         )

@@ -21,7 +21,7 @@ from d2v.errors import UserError
 from d2v.modalities.text.front_end import TextFrontEnd
 from d2v.modalities.text.labelled.data import TEXT_COLUMNS
 from d2v.modalities.text.labelled.examples import find_column
-from d2v.modalities.text.line_blocks import BOM, decode, ending_of, open_binary, require_text
+from d2v.modalities.text.numbered_lines import BOM, decode, ending_of, open_binary, require_text
 from d2v.modalities.text.records import Reading, open_records, warn_of_invalid
 from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.modalities.text.tokenizer_files import TOKENIZER

@@ -1,27 +1,23 @@
 """One reader of records: rows of CSV, TSV and Parquet, objects of JSON lines, lines of plain text.
 
-Text is read in blocks of whole lines, so that a file of any size takes a few megabytes of memory. pyarrow, or one call
-of Python's JSON parser, reads a whole block. A block that they refuse, or might read differently from what is described
-here, is read record by record: that is slower, but knows the line of an error, and copes with rows with too few cells,
-blank lines and invalid UTF-8.
+Record by record, so that a file of any size takes little memory, the line of an error is known, and rows with too few
+cells, blank lines and invalid UTF-8 do no harm. Making tokens of a text takes twenty times as long or more.
 """
 
 import csv
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-import numpy as np
 from lightning.pytorch.utilities import rank_zero_warn
 
 from d2v.data.unpacking import require_plausible, require_plausible_parquet
 from d2v.errors import UserError
-from d2v.modalities.text.line_blocks import LineBlocks, count_lines, ending_of, open_binary, require_text
+from d2v.modalities.text.numbered_lines import END, NumberedLines, ending_of, open_binary, require_text
 from d2v.modalities.text.tokenizer import without_surrogates
 
 if TYPE_CHECKING:
@@ -32,11 +28,8 @@ Row = tuple[str, list[str | None]]
 NumberedRow = tuple[int, list[str | None]]
 
 ENDINGS = (".tsv", ".csv", ".jsonl", ".ndjson", ".json", ".parquet", ".txt")
-END = 1 << 62
-"""The end of a file whose size is not known before it is read."""
 
 _BLOCK = 1 << 20
-_LARGEST_BLOCK = 1 << 30  # pyarrow counts the bytes of a block in 32 bits
 _PARQUET_ROWS = 256  # in memory at the same time: each may be a whole book
 
 
@@ -50,14 +43,12 @@ class Reading:
         stop: No record is read that begins at this byte, or row group, or later.
         how_to_name: If set, every record must have a text in the columns that are asked for; the error for one that
             has none says that this names another column. None: a missing cell is None, and numbers become text.
-        one_by_one: Whether to read record by record, so that ``read_bytes`` is exact after each.
     """
 
     source: str = "data.root"
     start: int = 0
     stop: int = END
     how_to_name: str | None = None
-    one_by_one: bool = False
 
 
 class Records(ABC):
@@ -128,8 +119,6 @@ class TextRecords(Records):
         reading: Which part of it to read.
     """
 
-    quoted = False
-
     def __init__(self, path: Path, reading: Reading) -> None:
         super().__init__(path, ())
         self.reading = reading
@@ -148,34 +137,19 @@ class TextRecords(Records):
             else:
                 begin = self._begin
                 file.read(begin[0])
-            size = 1 if reading.one_by_one else _BLOCK
-            blocks = LineBlocks(file, *begin, reading.stop, size)
-            while True:
-                first_line, block = blocks.next(self.quoted)
-                if not block:
-                    break
-                rows: Iterable[NumberedRow] | None = None
-                if not reading.one_by_one and len(block) < _LARGEST_BLOCK:
-                    rows = self._read_at_once(first_line, block, columns)
-                if rows is None:
-                    rows = self._read_one_by_one(first_line, block, blocks, columns)
-                for line, cells in rows:
-                    yield f"{name}:{line}", cells
-                self.invalid = blocks.invalid
+            lines = NumberedLines(file, *begin, reading.stop)
+            for line, cells in self._read(lines, columns):
+                self.invalid = lines.invalid
+                yield f"{name}:{line}", cells
+            self.invalid = lines.invalid
 
     @property
     def read_bytes(self) -> int:  # type: ignore[override]
         return 0 if self._raw is None else self._raw.tell() - self.reading.start
 
-    def _read_at_once(self, first_line: int, block: bytes, columns: Sequence[str]) -> Iterable[NumberedRow] | None:
-        """The records of a block; None if they might be wrong, or there is no faster way than one by one."""
-        return None
-
     @abstractmethod
-    def _read_one_by_one(
-        self, first_line: int, block: bytes, blocks: LineBlocks, columns: Sequence[str]
-    ) -> Iterator[NumberedRow]:
-        """The records that begin in a block, whatever is in it; raises the error in it."""
+    def _read(self, lines: NumberedLines, columns: Sequence[str]) -> Iterator[NumberedRow]:
+        """The records that begin before the stop."""
 
     def _where(self, line: int) -> str:
         """The beginning of an error message."""
@@ -201,72 +175,20 @@ class Delimited(TextRecords):
         super().__init__(path, reading)
         self.quoted = quoted
         with open_binary(path, reading.source) as (file, _):
-            blocks = LineBlocks(file, 0, 1, END, 1)
-            first_line, block = blocks.next(quoted)
-            _, first = next(self._cells(first_line, block, blocks), (1, []))
+            lines = NumberedLines(file)
+            _, first = next(self._cells(lines), (1, []))
         if not first:
             raise UserError(f"{reading.source} {path}: is empty")
-        self._width = len(first)
         if header is None:
             self.columns = tuple(name.strip() for name in first)
-            self._begin = (blocks.position, blocks.line)
+            self._begin = (lines.position, lines.line)
         else:
-            self.columns = tuple(header) or tuple(map(str, range(1, self._width + 1)))
+            self.columns = tuple(header) or tuple(map(str, range(1, len(first) + 1)))
 
-    def _read_at_once(self, first_line: int, block: bytes, columns: Sequence[str]) -> Iterable[NumberedRow] | None:
-        import pyarrow as pa
-        from pyarrow.csv import ConvertOptions, ParseOptions, ReadOptions, read_csv  # type: ignore[import-untyped]
-
-        if not block.endswith(b"\n"):
-            block += b"\n"
-        if b"\r" in block:
-            block = block.replace(b"\r\n", b"\n")
-            if b"\r" in block:
-                return None  # pyarrow would end the line here
-        names = list(map(str, range(self._width)))
-        parsing = ParseOptions(delimiter="\t", quote_char=False)
-        if self.quoted:
-            parsing = ParseOptions(newlines_in_values=True)
-        try:
-            pa.scalar(block, pa.binary()).cast(pa.string())  # fails if it is no UTF-8
-            table = read_csv(
-                pa.py_buffer(block),
-                ReadOptions(use_threads=False, block_size=len(block) + 1, column_names=names),
-                parsing,
-                ConvertOptions(check_utf8=False, column_types=dict.fromkeys(names, pa.string())),
-            )
-            asked = [table.column(self.columns.index(column)) for column in columns]
-        except (pa.ArrowException, IndexError):
-            return None
-        lines = self._lines_of(table, first_line, block)
-        if lines is None:
-            return None
-        return zip(lines, map(list, _by_row(asked)), strict=True)
-
-    def _lines_of(self, table: "pa.Table", first_line: int, block: bytes) -> Sequence[int] | None:
-        """The line of each row; None if pyarrow left out a blank line, or a cell goes on after the block."""
-        count = count_lines(block)
-        if not self.quoted:
-            return range(first_line, first_line + count) if table.num_rows == count else None
-        if not table.num_rows or table.column(-1)[-1].as_py().endswith("\n"):
-            return None
-        is_end = np.frombuffer(block, np.uint8) == ord("\n")
-        has_blank_line = is_end[0] or (is_end[1:] & is_end[:-1]).any()
-        if table.num_rows == count and not has_blank_line:
-            return range(first_line, first_line + count)
-        lines = [first_line]
-        for cells in _by_row(table.columns):
-            lines.append(lines[-1] + 1 + "".join(cells).count("\n"))
-        if lines.pop() != first_line + count:
-            return None
-        return lines
-
-    def _read_one_by_one(
-        self, first_line: int, block: bytes, blocks: LineBlocks, columns: Sequence[str]
-    ) -> Iterator[NumberedRow]:
+    def _read(self, lines: NumberedLines, columns: Sequence[str]) -> Iterator[NumberedRow]:
         places = [self.columns.index(column) for column in columns]
         width = max(places) + 1
-        for line, cells in self._cells(first_line, block, blocks):
+        for line, cells in self._cells(lines):
             if len(cells) < width and self.reading.how_to_name is not None:
                 if not "".join(cells).strip():
                     continue
@@ -276,23 +198,24 @@ class Delimited(TextRecords):
             padded = [*cells, *[None] * (width - len(cells))]
             yield line, [padded[place] for place in places]
 
-    def _cells(self, first_line: int, block: bytes, blocks: LineBlocks) -> Iterator[tuple[int, list[str]]]:
+    def _cells(self, lines: NumberedLines) -> Iterator[tuple[int, list[str]]]:
         """All cells of each row; a blank line is not a row."""
-        count = count_lines(block)
         if not self.quoted:
-            for line, text in enumerate(islice(blocks.lines(block), count), first_line):
+            for line, text in lines.numbered():
                 if text:
                     yield line, text.split("\t")
             return
         csv.field_size_limit(2**31 - 1)  # a cell may be a whole book
-        reader = csv.reader(text + "\n" for text in blocks.lines(block))
-        line = first_line
+        reader = csv.reader(text + "\n" for text in lines)
+        line = lines.line
         try:
-            while reader.line_num < count:
-                cells = next(reader)
+            while lines.position < lines.stop:
+                line = lines.line
+                cells = next(reader, None)
+                if cells is None:
+                    return
                 if cells:
                     yield line, cells
-                line = first_line + reader.line_num
         except csv.Error as error:
             raise UserError(f"{self._where(line)}: no valid CSV ({error}); correct it") from error
 
@@ -306,16 +229,14 @@ class JsonLines(TextRecords):
         if reading.how_to_name is not None:
             return  # the keys of each record are checked
         with open_binary(path, reading.source) as (file, _):
-            blocks = LineBlocks(file, 0, 1, END, 1)
-            line, block = blocks.next(quoted=False)
-            while block and not block.strip():
-                line, block = blocks.next(quoted=False)
-            if line == 1 and block.lstrip().startswith(b"["):
-                self._array = self._parsed("\n".join(blocks.lines(block)), line)
+            lines = NumberedLines(file)
+            text = next((text for text in lines if text.strip()), "")
+            if lines.line == 2 and text.lstrip().startswith("["):
+                self._array = self._parsed("\n".join([text, *lines]), 1)
                 first = next(iter(self._array), None)
-            elif block:
-                first = self._parsed(next(blocks.lines(block)), line)
-        if not block or first is None:
+            elif text:
+                first = self._parsed(text, lines.line - 1)
+        if not text or first is None:
             raise UserError(f"{reading.source} {path}: is empty")
         self.columns = tuple(first)
 
@@ -325,20 +246,8 @@ class JsonLines(TextRecords):
         for number, item in enumerate(self._array, 1):
             yield f"{self.path.name}:{number}", self._texts(item, columns, number)
 
-    def _read_at_once(self, first_line: int, block: bytes, columns: Sequence[str]) -> Iterable[NumberedRow] | None:
-        try:
-            objects = block.decode().removesuffix("\n").replace("\n", ",")
-            items = json.loads(f"[{objects}]")
-        except ValueError:
-            return None
-        if len(items) != count_lines(block) or set(map(type, items)) != {dict}:
-            return None
-        return [(line, self._texts(item, columns, line)) for line, item in enumerate(items, first_line)]
-
-    def _read_one_by_one(
-        self, first_line: int, block: bytes, blocks: LineBlocks, columns: Sequence[str]
-    ) -> Iterator[NumberedRow]:
-        for line, text in enumerate(islice(blocks.lines(block), count_lines(block)), first_line):
+    def _read(self, lines: NumberedLines, columns: Sequence[str]) -> Iterator[NumberedRow]:
+        for line, text in lines.numbered():
             if text.strip():
                 yield line, self._texts(self._parsed(text, line), columns, line)
 
@@ -383,10 +292,8 @@ class Lines(TextRecords):
         super().__init__(path, reading)
         self.columns = ("text",)
 
-    def _read_one_by_one(
-        self, first_line: int, block: bytes, blocks: LineBlocks, columns: Sequence[str]
-    ) -> Iterator[NumberedRow]:
-        for line, text in enumerate(islice(blocks.lines(block), count_lines(block)), first_line):
+    def _read(self, lines: NumberedLines, columns: Sequence[str]) -> Iterator[NumberedRow]:
+        for line, text in lines.numbered():
             if text.strip():
                 yield line, [text] * len(columns)
 
@@ -475,11 +382,6 @@ def as_text(value: Any) -> str | None:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))  # a column of whole numbers with gaps comes as floats
     return str(value)
-
-
-def _by_row(columns: "Iterable[pa.ChunkedArray]") -> Iterator[tuple[str, ...]]:
-    by_column = [column.to_numpy().tolist() for column in columns]
-    return zip(*by_column, strict=True)
 
 
 def warn_of_invalid(records: Records) -> None:

@@ -140,11 +140,18 @@ def _has(checkpoint: V2Checkpoint, prefix: str) -> bool:
 
 
 def trunk(checkpoint: V2Checkpoint) -> dict[str, Any]:
-    """Arguments of the trunk that the settings tell and the tensors do not."""
+    """Arguments of the trunk that the settings tell and the tensors do not.
+
+    Raises:
+        UserError: With the setting for norms they would give no numbers.
+    """
     settings = checkpoint.settings
+    eps = float(settings.get("norm_eps", 1e-6))
+    if not 0 < eps < 1:
+        raise UserError(f"cfg.model.norm_eps is {eps}, where a small number above 0 belongs")
     return {
         "num_heads": int(settings.get("num_heads", 12)),
-        "eps": settings.get("norm_eps", 1e-6),
+        "eps": eps,
         "dropout": settings.get("encoder_dropout", 0.1),
         "attention_dropout": settings.get("attention_dropout", 0.1),
         "drop_path": settings.get("end_drop_path_rate", 0.0),

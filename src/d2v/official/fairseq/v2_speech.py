@@ -23,7 +23,7 @@ _REFUSED = ("conv_pos_pre_ln", "learned_alibi", "alibi_max_pos")
 
 
 def read_v2_speech(content: dict[str, Any]) -> Imported:
-    """Translate a 2.0 speech checkpoint, pretrained or fine-tuned with CTC.
+    """Translate a 2.0 speech checkpoint, pretrained or fine-tuned with CTC or to classify; emotion2vec has tokens, too.
 
     What the tensors tell is taken from them; missing settings are fairseq's defaults.
 
@@ -54,7 +54,7 @@ def read_v2_speech(content: dict[str, Any]) -> Imported:
     )
     said = {"post_mlp_drop": settings.get("post_mlp_drop", 0.1), "prenet_dropout": section.get("prenet_dropout", 0.0)}
     notes += cfg.other_dropouts(said, trunk["dropout"])
-    cls_loss = v2.cls_loss(found, rows=1)  # emotion2vec's (arXiv 2312.15185): a mean over clips, as that over frames
+    cls_loss = v2.cls_loss(found, rows=1)  # a mean over clips, as in v2/emotion.yaml
     unused = {key: off for key, off in v2.OFF_IN_MODEL.items() if key != "cls_loss" or cls_loss is None}
     notes += cfg.ignored(settings, "cfg.model", unused)
     notes += cfg.ignored(section, "cfg.model.modalities.audio", v2.OFF)
@@ -66,7 +66,7 @@ def read_v2_speech(content: dict[str, Any]) -> Imported:
     how = "fine-tuned with CTC" if "w2v_encoder.proj.weight" in found.state else "fine-tuned to classify"
     tuned = cfg.fine_tuned(found.head is not None, how)
     licence, recipe = "MIT (fairseq)", ""
-    if settings.get("cls_type") is not None:
+    if front["num_cls"]:
         licence, recipe = "as its model card says", "emotion2vec"
     v2.finish_v2(found, "speech", tuned, licence, student, masking, decoder, cls_loss, recipe)
     if recipe:

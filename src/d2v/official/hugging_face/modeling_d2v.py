@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, Wav2Vec2FeatureExtractor
 from transformers.loss.loss_utils import ForSequenceClassificationLoss
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutputWithPooling, CausalLMOutput, SequenceClassifierOutput
@@ -93,6 +93,20 @@ class D2vConfig(PreTrainedConfig):
     def inputs_to_logits_ratio(self) -> int:
         """Samples from one frame of speech to the next."""
         return math.prod(stride for _, _, stride in self.front["extractor"])
+
+
+class D2vFeatureExtractor(Wav2Vec2FeatureExtractor):
+    """Sound with zero mean and unit variance as in fairseq and d2v, whose eps is 1e-5: quiet clips stay quieter."""
+
+    @staticmethod
+    def zero_mean_unit_var_norm(input_values: list, attention_mask: Any, padding_value: float = 0.0) -> list:
+        normed = []
+        for number, values in enumerate(input_values):
+            length = len(values) if attention_mask is None else int(attention_mask[number].sum())
+            mean, deviation = values[:length].mean(), (values[:length].var() + 1e-5) ** 0.5
+            normed.append((values - mean) / deviation)
+            normed[-1][length:] = padding_value
+        return normed
 
 
 @dataclass

@@ -78,7 +78,10 @@ def own_class(
         config["head"] = head.entry
         if head.task != "ctc":
             config |= class_settings(head)
-    config["assets"] = [file for file in files if file in (TOKENIZER, ASSET)]
+    config["assets"] = [file for file in files if file in assets]
     config["auto_map"] = {auto: f"{Path(OWN_CODE).stem}.{own}" for auto, own in auto_map.items()}
+    if class_path == speech_tensors.FRONT_END and ASSET in files:
+        own = {"AutoFeatureExtractor": f"{Path(OWN_CODE).stem}.D2vFeatureExtractor"}
+        files[ASSET] = {**files[ASSET], "feature_extractor_type": "D2vFeatureExtractor", "auto_map": own}
     files[OWN_CODE] = Path(__file__).with_name(OWN_CODE).read_text(encoding="utf-8")
     return HuggingFaceModel(name, config | more, extra=tensors, files=files)

@@ -154,6 +154,8 @@ def write_speech_model(
     problems = terms.refused(
         (front["in_channels"] > 1, "it reads cepstra, and no waveforms"),
         (front["alibi"], "its attention has ALiBi (data2vec 2.0)"),
+        (front.get("in_channels", 1) > 1, "it reads cepstra"),
+        (front["num_cls"], f"it has {front['num_cls']} CLS tokens"),
         (front["prenet_depth"] > 0, "it has prenet blocks (data2vec 2.0)"),
         (trunk["norm_first"], "its blocks are pre-norm"),
         (trunk["eps"] != _EXTRACTOR_EPS, f"its norms have eps {trunk['eps']}, and one of them {_EXTRACTOR_EPS}"),

@@ -132,7 +132,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """
     try:
         value = json.loads(read_text(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path.name}: not readable ({error})") from error
     if not isinstance(value, dict):
         raise UserError(f"{path.name}: holds a {type(value).__name__}, where an object belongs")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 from d2v.modalities.text.corpus.corpus_files import NAME_IT, Segment
-from d2v.modalities.text.line_blocks import BOM, decode, open_binary
+from d2v.modalities.text.numbered_lines import BOM, decode, open_binary
 from d2v.modalities.text.records import Reading, Records, open_records
 
 PART, LINE, END = range(3)
@@ -31,12 +31,11 @@ class SegmentReader:
     Args:
         segment: the part of a file.
         column: the column that holds the text.
-        exact: whether :attr:`read_bytes` must be right after each text, and not only now and then; this is slower.
     """
 
-    def __init__(self, segment: Segment, column: str, exact: bool = False) -> None:
+    def __init__(self, segment: Segment, column: str) -> None:
         self.segment = segment
-        self._column, self._exact = column, exact
+        self._column = column
         self._invalid = 0
         self._raw: IO[bytes] | None = None
         self._records: Records | None = None
@@ -64,7 +63,7 @@ class SegmentReader:
                 else:
                     yield from self._lines(file)
         else:
-            reading = Reading("input", self.segment.start, self.segment.stop, NAME_IT, self._exact)
+            reading = Reading("input", self.segment.start, self.segment.stop, NAME_IT)
             self._records = open_records(Path(self.segment.path), reading=reading)
             for _, (text,) in self._records.rows([self._column]):
                 if text:

@@ -104,7 +104,7 @@ def _of_part(file: TextFile, start: int, stop: int, corpus: Corpus) -> Iterator[
 
 def _of_stream(file: TextFile, start: int, room: dict[int, int], corpus: Corpus) -> Iterator[str]:
     """The texts of a file that lie in a window with room; the file begins at byte ``start`` of the corpus."""
-    reader = SegmentReader(file.segments(file.size)[0], corpus.column, exact=True)
+    reader = SegmentReader(file.segments(file.size)[0], corpus.column)
     last = max(number for number in room if number * _WINDOW < start + file.size)  # no window after it
     for text in _texts(reader):
         now = (start + min(reader.read_bytes, file.size - 1)) // _WINDOW

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from d2v.data.sources.splits import files_in, find_split, of_one_ending
 from d2v.errors import UserError
-from d2v.modalities.text.line_blocks import BOM, decode, ending_of, open_binary, require_text
+from d2v.modalities.text.numbered_lines import BOM, decode, ending_of, open_binary, require_text
 from d2v.modalities.text.records import ENDINGS, Records, Row, arrow_rows, open_records
 
 _ABOUT_DATASETS = ("dataset_info.json", "dataset_dict.json", "state.json")

@@ -1,4 +1,4 @@
-"""Whole lines of text from files, compressed or not, block by block."""
+"""Lines of text from files, compressed or not."""
 
 import bz2
 import gzip
@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
-
 from d2v.data.unpacking import Counted
 from d2v.errors import UserError
 from d2v.text_files import UTF16, why_not_text
@@ -20,6 +18,8 @@ from d2v.text_files import UTF16, why_not_text
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 BOM = b"\xef\xbb\xbf"
 """What some editors write at the beginning of a file in UTF-8; it is not part of the text."""
+END = 1 << 62
+"""The end of a file whose size is not known before it is read."""
 _HEAD = 1 << 13
 
 
@@ -94,63 +94,46 @@ class _Recoded(io.RawIOBase):
         return len(data)
 
 
-class LineBlocks:
-    """The lines of a file, block by block.
+class NumberedLines:
+    """The lines of a file as text without their ends, one after the other.
 
     Args:
         file: A file whose position is the beginning of a line.
         position: That position in uncompressed bytes.
         line: The number of that line.
-        stop: No block begins at this byte or later.
-        size: Approximate bytes of a block.
+        stop: Where those end that :meth:`numbered` gives.
     """
 
-    def __init__(self, file: IO[bytes], position: int, line: int, stop: int, size: int) -> None:
+    def __init__(self, file: IO[bytes], position: int = 0, line: int = 1, stop: int = END) -> None:
         self.position, self.line = position, line
         self.invalid = 0
-        self._file, self._stop, self._size = file, stop, size
+        """Places that were no valid UTF-8."""
+        self.stop = stop
+        self._file = file
 
-    def next(self, quoted: bool) -> tuple[int, bytes]:
-        """The number of the first line and the next block of lines, which is empty at the end.
+    def __iter__(self) -> Iterator[str]:
+        return self
 
-        Args:
-            quoted: Whether to keep the lines of a quoted cell together, if there are not too many of them.
-        """
-        first_line, at_start = self.line, self.position == 0
-        block = self._file.read(max(0, min(self._size, self._stop - self.position)))
-        if block and not block.endswith(b"\n"):
-            block += self._file.readline()
-        if quoted and self._size > 1 and _count(block, b'"') % 2:
-            block += self._rest_of_cell()
-        self.position += len(block)
-        self.line += count_lines(block)
-        if at_start:
-            block = block.removeprefix(BOM)
-        return first_line, block
-
-    def lines(self, block: bytes) -> Iterator[str]:
-        """The lines of a block without their ends, and, if more are asked for, the lines after it."""
-        for line in block.removesuffix(b"\n").split(b"\n"):
-            yield self._decode(line)
-        while line := self._file.readline():
-            self.position += len(line)
-            self.line += 1
-            yield self._decode(line.removesuffix(b"\n"))
-
-    def _rest_of_cell(self) -> bytes:
-        lines: list[bytes] = []
-        size = 0
-        while size < self._size and (line := self._file.readline()):
-            lines.append(line)
-            size += len(line)
-            if line.count(b'"') % 2:
-                break
-        return b"".join(lines)
-
-    def _decode(self, line: bytes) -> str:
-        text, invalid = decode(line.removesuffix(b"\r"))
+    def __next__(self) -> str:
+        line = self._file.readline()
+        if not line:
+            raise StopIteration
+        start, self.position = self.position, self.position + len(line)
+        self.line += 1
+        line = line.removesuffix(b"\n").removesuffix(b"\r")
+        if start == 0:
+            line = line.removeprefix(BOM)
+        text, invalid = decode(line)
         self.invalid += invalid
         return text
+
+    def numbered(self) -> Iterator[tuple[int, str]]:
+        """Those that begin before the stop, with their numbers."""
+        while self.position < self.stop:
+            text = next(self, None)
+            if text is None:
+                return
+            yield self.line - 1, text
 
 
 def decode(data: bytes) -> tuple[str, int]:
@@ -160,13 +143,3 @@ def decode(data: bytes) -> tuple[str, int]:
     except UnicodeDecodeError:
         text = data.decode(errors="replace")
         return text, text.count("\ufffd") - data.count(b"\xef\xbf\xbd")
-
-
-def count_lines(block: bytes) -> int:
-    """The number of lines in a block; the last need not have an end."""
-    return _count(block, b"\n") + (not block.endswith(b"\n"))
-
-
-def _count(block: bytes, byte: bytes) -> int:
-    # several times as fast as bytes.count
-    return int(np.count_nonzero(np.frombuffer(block, np.uint8) == ord(byte)))
