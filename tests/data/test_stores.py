@@ -6,6 +6,7 @@ import os
 import pickle
 import shutil
 import tarfile
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,7 @@ from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 from PIL import Image
 
 from d2v.commands.stacked_configs import require_stores_given
+from d2v.configs import find_config, read_config
 from d2v.data.sources import stores
 from d2v.data.sources.source import Medium
 from d2v.data.sources.splits import open_everything, open_splits
@@ -144,6 +146,55 @@ def test_several_processes_fetch_a_shard_once(tmp_path: Path, monkeypatch: pytes
     assert len(calls) == 2  # one that failed, and the next try
     for handle in handles:
         os.close(handle)
+
+
+def test_the_next_shards_are_fetched_while_one_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(6):
+        write_tar(tmp_path / f"set/{number}.tar", {f"{number}.a": b"one"})
+    folder = stores.list_store(uploaded(tmp_path / "set", "memory://ahead"), LETTERS)
+    files, threads = sorted(folder.rglob("*.tar")), set()
+    download = stores._download
+
+    def noted(*shard: object) -> None:
+        threads.add(threading.current_thread())
+        download(*shard)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(stores, "_download", noted)
+    seen = []
+    for file in stores.fetched_ahead(files):
+        seen.append(file)
+        if len(seen) == 1:
+            deadline = time.monotonic() + 20
+            while not {"1.tar", "2.tar"} <= set(fetched(tmp_path)) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert {"1.tar", "2.tar"} <= set(fetched(tmp_path))
+        if len(seen) == 3:
+            break  # as a reader that fails
+    assert seen == files[:3]
+    assert threading.current_thread() not in threads
+    size = files[0].stat().st_size + (tmp_path / "set/0.tar").stat().st_size
+    monkeypatch.setenv("D2V_CACHE_GB", str(size / 1e9))
+    threads.clear()
+    shutil.rmtree(tmp_path / "cache/d2v/store-shards", ignore_errors=True)
+    assert list(stores.fetched_ahead(files)) == files
+    assert not threads, "there is no room: each is fetched by who reads it"
+
+
+def test_a_shard_that_cannot_be_fetched_ahead_is_named_at_its_turn(tmp_path: Path) -> None:
+    for number in range(3):
+        write_tar(tmp_path / f"set/{number}.tar", {f"{number}.a": b"one"})
+    folder = stores.list_store(uploaded(tmp_path / "set", "memory://gone"), LETTERS)
+    MemoryFileSystem().rm("memory://gone/1.tar")
+    files = stores.fetched_ahead(sorted(folder.rglob("*.tar")))
+    assert next(files).name == "0.tar"
+    with pytest.raises(UserError, match=r"memory://gone/1\.tar: cannot be fetched"):
+        next(files)
+
+
+@pytest.mark.parametrize("config", ["text.yaml", "finetune/text.yaml"])
+def test_text_is_not_read_from_a_store(config: str) -> None:
+    with pytest.raises(UserError, match=r"data\.root.* s3://bucket/x: text is not read from an object store"):
+        build_data(read_config(find_config(config))["data"], {"root": "s3://bucket/x"}).setup("fit")
 
 
 def test_a_shard_that_changes_is_another(tmp_path: Path) -> None:

@@ -66,8 +66,8 @@ class ClsLoss(nn.Module):
     Args:
         weight: fairseq's ``cls_loss``.
         rows: Samples x masks a device that ``weight`` is meant for.
-        tokens: Of several CLS tokens the "last" predicts (fairseq), or their "mean" (emotion2vec's chunk loss, arXiv
-            2312.15185, section 3.2).
+        tokens: Of several CLS tokens the "last" predicts (fairseq), or their "mean" (emotion2vec's loss of chunks,
+            arXiv 2312.15185).
     """
 
     def __init__(self, weight: float = 0.01, rows: int = 256, tokens: Literal["last", "mean"] = "last") -> None:

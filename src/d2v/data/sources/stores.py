@@ -2,7 +2,8 @@
 
 The store is listed once at the start. The list becomes a folder of the user's cache with the same names, each file of
 which says where its shard is, so that splits, order, indexes and results are those of a local folder. A shard is
-fetched as a whole into the user's cache when it is first read, by the process that reads it.
+fetched as a whole into the user's cache when it is first read, by the process that reads it; where all are read one
+after the other, the next ones are fetched meanwhile.
 """
 
 import errno
@@ -12,7 +13,9 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from hashlib import blake2b
@@ -36,6 +39,7 @@ _ADDRESS = re.compile(r"(?!.*::|hf://(?!datasets/[^/]+/[^/]))[a-z][a-z0-9+.-]+:/
 _PACKAGES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs"}
 _VERSIONS = ("ETag", "etag", "md5Hash", "lfs", "blob_id", "mtime", "LastModified", "last_modified", "created")
 """What stores call what changes with a file, in the order in which it is looked for."""
+_AHEAD = 2  # shards that are fetched while one is read
 _WAITS = (1.0, 4.0, 16.0)
 """Seconds before each further try."""
 
@@ -150,10 +154,50 @@ def fetched(files: Sequence[Path]) -> list[Path]:
             f"the cache holds {largest_size() / 1e9:g} GB at most: set {SIZE} to {size + 1:.0f}, or pack tars"
         )
     announce(files)
-    for file, shard in zip(files, tqdm(shards, desc="fetching", unit="file"), strict=True):
+    for shard in shards:
         hold(shard.place.parent)
-        os.close(open_shard(str(file)))
+    for file in tqdm(fetched_ahead(files), desc="fetching", unit="file", total=len(files)):
+        _make_local(file)  # again, if another process has removed it
     return [shard.place for shard in shards]
+
+
+def fetched_ahead(files: Sequence[Path]) -> Iterator[Path]:
+    """Files in their order; of a store's list the next two are fetched meanwhile, if the cache has room for them.
+
+    Raises:
+        UserError, RuntimeError: As :func:`open_shard`, when it is a file's turn.
+    """
+    sizes = [shard.size for shard in map(_shard, map(str, files)) if shard is not None]
+    if not sizes or (_AHEAD + 1) * max(sizes) > largest_size():
+        yield from files
+        return
+    pool = ThreadPoolExecutor(_AHEAD)
+    try:
+        waiting = deque(pool.submit(_make_local, file) for file in files[: _AHEAD + 1])
+        for number, file in enumerate(files, _AHEAD + 1):
+            waiting.popleft().result()
+            if number < len(files):
+                waiting.append(pool.submit(_make_local, files[number]))
+            yield file
+    finally:  # also where the reader has failed
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _make_local(file: Path) -> None:
+    os.close(open_shard(str(file)))
+
+
+def require_disk(root: str, key: str) -> None:
+    """Check that text is not named by an address.
+
+    Raises:
+        UserError: It is; the message names the key.
+    """
+    if is_store(root):
+        raise UserError(
+            f"{key} {root}: text is not read from an object store, only tars and Parquet files of pictures and sound "
+            "are; copy it to a disk (such as by `aws s3 sync` or `gcloud storage cp -r`) and name the copy"
+        )
 
 
 def announce(files: Sequence[Path]) -> None:

@@ -54,7 +54,7 @@ def read_v2_speech(content: dict[str, Any]) -> Imported:
     )
     said = {"post_mlp_drop": settings.get("post_mlp_drop", 0.1), "prenet_dropout": section.get("prenet_dropout", 0.0)}
     notes += cfg.other_dropouts(said, trunk["dropout"])
-    cls_loss = v2.cls_loss(found, rows=1)  # emotion2vec's (arXiv 2312.15185): a mean over clips, as that over frames
+    cls_loss = v2.cls_loss(found, rows=1)  # a mean over clips, as in v2/emotion.yaml
     unused = {key: off for key, off in v2.OFF_IN_MODEL.items() if key != "cls_loss" or cls_loss is None}
     notes += cfg.ignored(settings, "cfg.model", unused)
     notes += cfg.ignored(section, "cfg.model.modalities.audio", v2.OFF)

@@ -16,6 +16,7 @@ from typing import Literal
 
 from d2v.data.file_index import fingerprint, list_files
 from d2v.data.sources.endings import count_endings, in_words
+from d2v.data.sources.stores import require_disk
 from d2v.errors import UserError
 from d2v.modalities.text.numbered_lines import COMPRESSED, END, ending_of, open_binary, require_text
 from d2v.modalities.text.records import Parquet, Reading, open_records
@@ -212,6 +213,7 @@ def spread(number: int, count: int) -> int:
 def _files(given: str, column: str, exclude: Path | None) -> list[str]:
     """Absolute paths of the files that a file, folder or glob stands for."""
     path = Path(given).expanduser()
+    require_disk(given, "input")
     if path.is_dir():
         return _files_below(path, given, column, exclude)
     if path.exists():

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from d2v.data.sources.splits import TRAIN_NAMES, VAL_NAMES
+from d2v.data.sources.stores import require_disk
 from d2v.errors import UserError
 from d2v.modalities.text.labelled.examples import Columns, Examples, have_column, is_number, read_examples
 from d2v.modalities.text.labelled.labelled_texts import SentenceDataModule
@@ -109,6 +110,7 @@ class LabelledTextDataModule(SentenceDataModule):
 
     @property
     def _path(self) -> Path:
+        require_disk(self.root, "data.root")
         return Path(self.root).expanduser()
 
     @functools.cached_property
