@@ -4,7 +4,9 @@ The user allows them, never a file: by installing a distribution that declares i
 ``d2v.packages``, by ``--allow PACKAGE`` on the command line, or by ``d2v.load(path, allow=["package"])``.
 """
 
+import functools
 import importlib.metadata
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -41,14 +43,18 @@ def _checked(packages: Iterable[str]) -> set[str]:
     return names
 
 
-def _declared_packages() -> set[str]:
+def _declared_packages() -> frozenset[str]:
     """Packages that installed distributions declare. What merely lies in the working directory is not installed: it may
     have come with the checkpoint."""
-    here = Path.cwd().resolve()
+    return _declared(Path.cwd().resolve(), tuple(sys.path))
+
+
+@functools.cache  # it reads the metadata of every distribution
+def _declared(here: Path, searched: tuple[str, ...]) -> frozenset[str]:
     declared = set()
-    for distribution in importlib.metadata.distributions():
+    for distribution in importlib.metadata.distributions(path=list(searched)):
         if Path(str(distribution.locate_file(""))).resolve() == here:
             continue
         for entry in distribution.entry_points.select(group=ENTRY_POINTS):
             declared.add(entry.module.partition(".")[0])
-    return declared
+    return frozenset(declared)

@@ -55,6 +55,8 @@ def test_what_cannot_be_timed(pictures: Path) -> None:
         d2v.bench_data("loggers/wandb.yaml", {"root": str(pictures)})
     with pytest.raises(UserError, match=r"data\.num_workers is -1"):
         d2v.bench_data("demo/vision.yaml", {"root": str(pictures)}, workers=-1)
+    with pytest.raises(UserError, match="--seconds nan: give a time above 0"):
+        d2v.bench_data("demo/vision.yaml", {"root": str(pictures)}, seconds=float("nan"))
 
 
 def test_of_stages_within_each_other_the_innermost_counts() -> None:

@@ -70,6 +70,8 @@ def bench_data(
     from d2v.evaluation.labelled_data import build_data
     from d2v.monitoring.comparison import merged_configs
 
+    if not 0 < seconds < 86_400:
+        raise UserError(f"--seconds {seconds:g}: give a time above 0, and of less than a day")
     merged = merged_configs([config] if isinstance(config, str) else config)
     if "data" not in merged:
         raise UserError("--config: there is no `data:` section; give a config that has one, such as a recipe")

@@ -14,6 +14,7 @@ from d2v.errors import UserError
 from d2v.model.example_inputs import ExampleInputs
 from d2v.model.masked_input import MaskedInput, gather_tokens
 from d2v.nn.block import attention_bias
+from d2v.nn.dropout import Dropout
 from d2v.nn.positional import AttentionBias, PositionalEncoding
 from d2v.nn.remembered_arguments import remember_arguments
 from d2v.nn.transformer import Transformer
@@ -82,7 +83,7 @@ class FrontEnd(nn.Module):
         if num_cls:
             self.cls_token = nn.Parameter(torch.randn(num_cls, trunk.width) * cls_std)
         self.input_norm = trunk.input_norm()
-        self.input_dropout = nn.Dropout(trunk.dropout)
+        self.input_dropout = Dropout(trunk.dropout)
         self.prenet = trunk.stack(prenet_depth)
         self._num_blocks = prenet_depth + trunk.depth
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from d2v.model.masked_input import gather_tokens
 from d2v.nn.autocast import autocast_dtype
+from d2v.nn.dropout import Dropout
 from d2v.nn.grouped_convolution import GroupedConvolution
 from d2v.nn.initial_weights import WeightInit, init_weights
 from d2v.nn.norm_gelu import norm_gelu
@@ -126,7 +127,7 @@ class ConvDecoder(Head):
         self.mask_noise = mask_noise
         self.residual = residual
         widths = [width] + [decoder_width] * num_layers
-        self.input_dropout = nn.Dropout(input_dropout)
+        self.input_dropout = Dropout(input_dropout)
         self.layers = nn.ModuleList(
             GroupedConvolution(in_width, decoder_width, kernel_size, groups, self.dimensions)
             for in_width in widths[:-1]

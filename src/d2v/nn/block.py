@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from d2v.nn.autocast import autocast_dtype
+from d2v.nn.dropout import Dropout, kept
 from d2v.nn.layer_norm import LayerNorm
 
 
@@ -46,8 +47,21 @@ class SelfAttention(nn.Module):
         qkv = F.linear(x, self.qkv.weight, qkv_bias)  # [B, T, 3D]
         q, k, v = qkv.view(batch, length, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # 3 x [B, H, T, D/H]
         dropout = self.dropout if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
+        if dropout and x.device.type == "cpu" and not torch.compiler.is_compiling():
+            x = _attend_on_cpu(q, k, v, bias, dropout)
+        else:
+            x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, dropout_p=dropout)
         return self.proj(x.transpose(1, 2).reshape(batch, length, width))
+
+
+def _attend_on_cpu(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Float[Tensor, "b h t d"]:
+    """Attention with dropout: torch has the plain formula for it on a CPU, and this takes fewer passes."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if bias is None:
+        weights = scores.softmax(-1)
+    else:
+        weights = torch.ops.aten._safe_softmax(scores.add_(bias), -1)  # 0 where all keys are hidden
+    return (weights * kept(weights, dropout)) @ v
 
 
 class BlockOutput(NamedTuple):
@@ -76,8 +90,8 @@ class FeedForward(nn.Sequential):
     def __init__(self, width: int, hidden: int, dropout: float, activation_dropout: float) -> None:
         activation: nn.Module = nn.GELU()
         if activation_dropout > 0:
-            activation = nn.Sequential(activation, nn.Dropout(activation_dropout))
-        super().__init__(nn.Linear(width, hidden), activation, nn.Linear(hidden, width), nn.Dropout(dropout))
+            activation = nn.Sequential(activation, Dropout(activation_dropout))
+        super().__init__(nn.Linear(width, hidden), activation, nn.Linear(hidden, width), Dropout(dropout))
 
 
 class Block(nn.Module):
@@ -125,7 +139,7 @@ class Block(nn.Module):
         self.scale2: nn.Module = nn.Identity()
         if layer_scale is not None:
             self.scale1, self.scale2 = LayerScale(width, layer_scale), LayerScale(width, layer_scale)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.drop_path: nn.Module = nn.Identity()
 
     def forward(self, x: Float[Tensor, "b t d"], bias: Float[Tensor, "#b #h #t t"] | None = None) -> BlockOutput:

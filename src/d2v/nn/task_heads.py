@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from d2v.nn.dropout import Dropout
 from d2v.nn.remembered_arguments import remember_arguments
 
 HeadKind = Literal["linear", "tanh"]
@@ -27,7 +28,7 @@ class ClassifierHead(nn.Module):
     def __init__(self, width: int, num_classes: int, norm: bool, dropout: float = 0.0, eps: float = 1e-6) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=eps) if norm else nn.Identity()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.proj = nn.Linear(width, num_classes)
 
     def forward(self, features: Float[Tensor, "b d"]) -> Float[Tensor, "b c"]:
@@ -50,7 +51,7 @@ class TanhHead(nn.Module):
     def __init__(self, width: int, num_classes: int, norm: bool, dropout: float = 0.0, eps: float = 1e-6) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, eps=eps) if norm else nn.Identity()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.hidden = nn.Linear(width, width)
         self.proj = nn.Linear(width, num_classes)
 
@@ -72,7 +73,7 @@ class CTCHead(nn.Module):
 
     def __init__(self, width: int, num_symbols: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.proj = nn.Linear(width, num_symbols)
         nn.init.xavier_uniform_(self.proj.weight)
         nn.init.zeros_(self.proj.bias)

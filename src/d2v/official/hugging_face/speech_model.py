@@ -153,6 +153,7 @@ def write_speech_model(
     front, trunk = encoder.recipe["front"]["init_args"], encoder.recipe["trunk"]
     problems = terms.refused(
         (front["alibi"], "its attention has ALiBi (data2vec 2.0)"),
+        (front.get("in_channels", 1) > 1, "it reads cepstra"),
         (front["num_cls"], f"it has {front['num_cls']} CLS tokens"),
         (front["prenet_depth"] > 0, "it has prenet blocks (data2vec 2.0)"),
         (trunk["norm_first"], "its blocks are pre-norm"),
