@@ -41,7 +41,8 @@ class SoundDataset(SampleDataset):
         "decode": (  # with reading, which libsndfile does by itself
             "d2v.data.sound.audio_reader.AudioReader.__init__",
             "d2v.data.sound.audio_reader.AudioReader.read",
-        )
+        ),
+        "spectrum": ("d2v.data.filter_banks.Spectrograms.of",),
     }
 
     def __init__(
