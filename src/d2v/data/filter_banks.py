@@ -13,6 +13,8 @@ from d2v.data.normalisation import ASSET
 
 SHIFT, WINDOW = 160, 400
 """Samples at 16 kHz from one frame to the next, and those that a frame is computed from."""
+CEPSTRA = 40
+"""Coefficients of a frame of cepstra."""
 _KALDI: dict[str, Any] = {"sample_frequency": 16_000, "dither": 0.0, "use_energy": False}
 
 
@@ -38,8 +40,14 @@ def mfcc(wave: Float[Tensor, "samples"]) -> Float[Tensor, "frames 40"]:
     """
     from torchaudio.compliance import kaldi
 
-    bands = {"num_mel_bins": 40, "low_freq": 40.0, "high_freq": -200.0}
-    return kaldi.mfcc(wave[None] * 2**15, num_ceps=40, **bands, **_KALDI)
+    bands = {"num_mel_bins": CEPSTRA, "low_freq": 40.0, "high_freq": -200.0}
+    return kaldi.mfcc(wave[None] * 2**15, num_ceps=CEPSTRA, **bands, **_KALDI)
+
+
+def normalised_mfcc(wave: Float[Tensor, "samples"]) -> Float[Tensor, "frames 40"]:
+    """Each coefficient with zero mean and unit variance over the clip (TeleSpeech's ``normalize``)."""
+    rows = mfcc(wave)
+    return (rows - rows.mean(dim=0)) / (rows.std(dim=0) + 1e-5)
 
 
 class Spectrograms(NamedTuple):

@@ -4,13 +4,14 @@ import re
 from pathlib import Path
 from typing import Any
 
+from d2v.checkpoints.folder import any_begins
 from d2v.configs import read_values
 from d2v.errors import UserError
 from d2v.official.fairseq.cfg import model_settings
 from d2v.official.foreign_heads import with_outputs
 from d2v.official.hugging_face.terms import read_json
 from d2v.official.imported import Imported
-from d2v.official.names import given
+from d2v.official.names import given, model_state
 from d2v.text_files import read_lines
 
 SETTINGS, CLASSES, _CONTENTS = "config.yaml", "tokens.txt", "configuration.json"
@@ -43,12 +44,14 @@ def weights_file(folder: Path) -> Path:
 
 
 def with_settings(content: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """A checkpoint that holds no settings, with those of ``config.yaml`` beside it in their place.
+    """A checkpoint of 2.0 that holds no settings, with those of ``config.yaml`` beside it in their place.
 
     Raises:
         UserError: That file cannot be read.
     """
-    if model_settings(content) or not (folder / SETTINGS).is_file():
+    if model_settings(content) or not any_begins(model_state(content), "modality_encoders."):
+        return content
+    if not (folder / SETTINGS).is_file():
         return content
     stated = given(given(read_values(folder / SETTINGS, named="")).get("model_conf"))
     return {**content, "cfg": {"model": _with_numbers(stated)}}
