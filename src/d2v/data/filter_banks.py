@@ -1,6 +1,7 @@
 """Log-mel filter banks and cepstra of sound as Kaldi computes them: a frame of 25 ms every 10 ms, whole frames only."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +13,8 @@ from d2v.data.normalisation import ASSET
 
 SHIFT, WINDOW = 160, 400
 """Samples at 16 kHz from one frame to the next, and those that a frame is computed from."""
+CEPSTRA = 40
+"""Coefficients of a frame of cepstra."""
 _KALDI: dict[str, Any] = {"sample_frequency": 16_000, "dither": 0.0, "use_energy": False}
 
 
@@ -37,8 +40,14 @@ def mfcc(wave: Float[Tensor, "samples"]) -> Float[Tensor, "frames 40"]:
     """
     from torchaudio.compliance import kaldi
 
-    bands = {"num_mel_bins": 40, "low_freq": 40.0, "high_freq": -200.0}
-    return kaldi.mfcc(wave[None] * 2**15, num_ceps=40, **bands, **_KALDI)
+    bands = {"num_mel_bins": CEPSTRA, "low_freq": 40.0, "high_freq": -200.0}
+    return kaldi.mfcc(wave[None] * 2**15, num_ceps=CEPSTRA, **bands, **_KALDI)
+
+
+def normalised_mfcc(wave: Float[Tensor, "samples"]) -> Float[Tensor, "frames 40"]:
+    """Each coefficient with zero mean and unit variance over the clip (TeleSpeech's ``normalize``)."""
+    rows = mfcc(wave)
+    return (rows - rows.mean(dim=0)) / (rows.std(dim=0) + 1e-5)
 
 
 class Spectrograms(NamedTuple):
@@ -78,9 +87,10 @@ def read_spectrograms(assets: Mapping[str, str]) -> Spectrograms | None:
         made = Spectrograms(
             float(found["mean"]), float(found["std"]), int(found["num_mel_bins"]), int(found["max_length"])
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
-    return made if min(made.std, made.mel_bins, made.frames) > 0 else None
+    sensible = math.isfinite(made.mean) and math.isfinite(made.std) and min(made.std, made.mel_bins, made.frames) > 0
+    return made if sensible else None
 
 
 def samples_of(frames: int) -> int:

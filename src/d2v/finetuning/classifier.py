@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from d2v.checkpoints.head_files import StoredHead
+from d2v.checkpoints.head_files import StoredHead, head_recipe
 from d2v.errors import UserError
 from d2v.finetuning.augmentation import Mixing, hide_bands
 from d2v.finetuning.classifier_tasks import Task, check_metrics, describe, describe_label, make_metrics
@@ -103,11 +103,13 @@ class Classifier(FinetuningModule):
         self.layer_decay_input = layer_decay_input
         self.score_scale = score_scale
         self._data_classes: tuple[str, ...] = ()
+        self._norm_eps: float | None = None
+        """Of a head that comes from elsewhere; a new one has its encoder's."""
 
     def make_head(self, num_outputs: int) -> nn.Module:
         kind = {"linear": ClassifierHead, "tanh": TanhHead}[self.head_kind]
-        # The eps of imported heads is their encoder's: 1e-6 of BEiT's and fairseq's, 1e-12 of Hugging Face's.
-        head = kind(self.student.width, num_outputs, self.norm, self.dropout, self.student.trunk.eps)
+        eps = self._norm_eps or self.student.trunk.eps
+        head = kind(self.student.width, num_outputs, self.norm, self.dropout, eps)
         if self.head_std is not None:
             init_weights(head, "bert", self.head_std)
         return head
@@ -143,6 +145,11 @@ class Classifier(FinetuningModule):
         decaying, input_too = self.weight_decay_on, self.layer_decay_input
         return layer_decayed_groups(self, self.student, self.layer_decay, decaying, input_too)
 
+    def prepare_for(self, checkpoint: dict[str, Any]) -> None:
+        recipe = checkpoint.get("d2v", {}).get("head", {}).get("recipe", {})
+        self._norm_eps = recipe.get("init_args", {}).get("eps")
+        super().prepare_for(checkpoint)
+
     def weights_from(self, head: StoredHead) -> tuple[Sequence[str], dict[str, Tensor]] | None:
         """Those of a classifier that is built like this one; else a notice says where they differ.
 
@@ -166,6 +173,7 @@ class Classifier(FinetuningModule):
         if differing:
             rank_zero_info(f"model.checkpoint: its classifier is not taken, because it has {', '.join(differing)}")
             return None
+        self._norm_eps = head_recipe(head.module)["init_args"]["eps"]
         names = head.names or classes or tuple(map(str, range(outputs)))
         order = list(range(outputs))
         if head.names is not None and set(head.names) == set(classes):

@@ -218,8 +218,8 @@ class CTCModule(FinetuningModule):
         boundary = None
         if BOUNDARY in self.names:
             boundary = self.names.index(BOUNDARY)
-        extractor: Any = self.student.front.feature_extractor
-        stride, receptive_field = extractor.stride / SAMPLE_RATE, extractor.receptive_field / SAMPLE_RATE
+        front: Any = self.student.front
+        stride, receptive_field = front.stride / SAMPLE_RATE, front.receptive_field / SAMPLE_RATE
         return words_of(align(log_probs, symbols, boundary), self.alphabet, stride, receptive_field)
 
     def _given(self, batch: Batch) -> list[str | None]:

@@ -54,7 +54,7 @@ class ExampleInputs:
         length: Callable[[int], int],
         kept: Callable[[int], int],
     ) -> "ExampleInputs":
-        """Sequences ``x`` [B, L] of any length with their ``padding_mask``.
+        """Sequences ``x`` [B, L] or [B, L, C] of any length with their ``padding_mask``.
 
         Args:
             described: ``x`` alone.
@@ -65,11 +65,11 @@ class ExampleInputs:
 
         def make(batch: int, size: int) -> tuple[Tensor, Tensor]:
             x = values(batch, length(size))
-            padding_mask = torch.zeros(x.shape, dtype=torch.bool)
+            padding_mask = torch.zeros(x.shape[:2], dtype=torch.bool)
             if batch > 1:
                 padding_mask[-1, kept(length(size)) :] = True
             return x, padding_mask
 
         any_size = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
-        padding = "`padding_mask`: bool, the shape of `x`, true where `x` is padding (all false: there is none)"
+        padding = "`padding_mask`: bool [B, L], true where `x` is padding (all false: there is none)"
         return cls(f"`x`: {described}; {padding}", make, (any_size, any_size))

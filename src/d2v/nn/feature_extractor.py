@@ -86,16 +86,16 @@ class ConvFeatureExtractor(nn.Module):
     Args:
         width: D.
         layers: (channels, kernel, stride) of each convolution.
+        in_channels: Values of each sample: 1, of waveforms, or more, such as cepstra (TeleSpeech).
     """
 
-    def __init__(self, width: int, layers: Sequence[Sequence[int]] = WAV2VEC) -> None:
+    def __init__(self, width: int, layers: Sequence[Sequence[int]] = WAV2VEC, in_channels: int = 1) -> None:
         super().__init__()
         self.layers = nn.ModuleList()
         self.stride = 1
         """Samples from one frame to the next."""
         self.receptive_field = 1
         """Samples that a frame sees."""
-        in_channels = 1
         if not layers:
             raise ValueError("extractor has no convolution: give (channels, kernel, stride) of one or more")
         for channels, kernel, stride in layers:
@@ -111,8 +111,10 @@ class ConvFeatureExtractor(nn.Module):
         frames = (num_samples - self.receptive_field) // self.stride + 1
         return max(frames, 0) if isinstance(frames, int) else frames.clamp(min=0)
 
-    def forward(self, waveform: Float[Tensor, "b l"], padding_mask: Bool[Tensor, "b l"] | None = None) -> TokenSequence:
-        """Frames of clips of one length, or padded to it at their ends.
+    def forward(
+        self, waveform: Float[Tensor, "b l *c"], padding_mask: Bool[Tensor, "b l"] | None = None
+    ) -> TokenSequence:
+        """Frames of clips of one length, or padded to it at their ends; several values of a sample are its last dim.
 
         Raises:
             ValueError: The batch is shorter than one frame.
@@ -121,7 +123,9 @@ class ConvFeatureExtractor(nn.Module):
             raise ValueError(
                 f"clips of {waveform.shape[1]} samples are shorter than one frame, which needs {self.receptive_field}"
             )
-        x = waveform[:, :, None]  # [B, L, 1]; channels stay last, as the norms want them
+        x = waveform
+        if x.ndim == 2:
+            x = x[:, :, None]  # [B, L, 1]; channels stay last, as the norms want them
         for layer in self.layers:
             x = layer(x)
         x = self.proj(self.norm(x))  # [B, N, D]

@@ -1,6 +1,7 @@
 """The heads of fine-tuned models, taken from foreign checkpoints."""
 
 import dataclasses
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,11 +17,12 @@ from d2v.data.alphabet import Alphabet
 from d2v.errors import UserError
 from d2v.nn.task_heads import ClassifierHead, CTCHead, TanhHead, TaskHead
 from d2v.official.imported import Imported
-from d2v.text_files import read_lines
+from d2v.text_files import read_lines, read_text
 
 _DICTIONARIES = "dict.*.txt"
 """What fairseq calls the symbols of its recognisers: dict.ltr.txt, dict.chr7531.txt."""
 
+_LABELS = "label_map.json"
 _FAIRSEQ_TEXT_HEAD = re.compile(r"classification_heads\.(?P<name>.+)\.(?:dense|out_proj)\.(?:weight|bias)")
 _USUAL_NAME = "sentence_classification_head"
 _LIBRISPEECH = (*("<s>", "<pad>", "</s>", "<unk>", "|"), *"ETAONIHSRDLUMWCFGYPBVK'XJQZ")
@@ -153,6 +155,33 @@ def name_classes(head: StoredHead, file: Path) -> StoredHead:
             f"--classes {file}: names {len(set(names))} classes, but the classifier has {head.num_outputs} outputs; "
             "give one name a line, in the order of its training"
         )
+    return dataclasses.replace(head, names=names)
+
+
+def name_classes_beside(head: StoredHead, source: Path, notes: list[str]) -> StoredHead:
+    """The head with the classes of AVEX's ``label_map.json`` beside a checkpoint: numbers by name, or the reverse."""
+    file = source.parent / _LABELS
+    if head.names is not None or not file.is_file():
+        return head
+    try:
+        found = json.loads(read_text(file))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        notes.append(f"{_LABELS} is not used: it holds no names and numbers")
+        return head
+    while len(found) == 1 and isinstance(next(iter(found.values())), dict):
+        (found,) = found.values()  # a heading around it
+    numbers: dict[str, str] = {}
+    for name, number in found.items():
+        if isinstance(number, str):
+            name, number = number, name
+        numbers[str(number)] = name
+    names = tuple(numbers.get(str(number), "") for number in range(head.num_outputs))
+    if len(found) != head.num_outputs or len(set(filter(None, names))) != head.num_outputs:
+        notes.append(f"{_LABELS} names {len(found)} classes, the classifier has {head.num_outputs} outputs: not used")
+        return head
+    notes.append(f"the classes are those of {_LABELS} beside the checkpoint")
     return dataclasses.replace(head, names=names)
 
 

@@ -14,7 +14,7 @@ from d2v.checkpoints.export.card import bullets, table
 from d2v.checkpoints.recipe import build_method
 from d2v.errors import UserError
 from d2v.modalities.text.tokenizer import TextTokenizer
-from d2v.official import foreign_heads, speech_tensors, text_tensors, vision_tensors
+from d2v.official import audio_tensors, foreign_heads, speech_tensors, text_tensors, vision_tensors
 from d2v.official.imported import Imported
 from d2v.official.recognise import read_official
 
@@ -22,13 +22,14 @@ SHOWN = 12
 """Names of what is left out that a summary shows."""
 
 _TOKENIZER = "tokenizer.json"
-_ASSETS = {_TOKENIZER: "tokenizer", "preprocessor_config.json": "mean and deviation of pixels"}
+_ASSETS = {_TOKENIZER: "tokenizer", "preprocessor_config.json": "mean and deviation of the input"}
 _HOW = (
     "--tokenizer PATH (a tokenizer.json; of fairseq's models a folder with GPT-2's encoder.json and vocab.bpe and with "
     "their dict.txt)"
 )
 _DESCRIBED = {
     vision_tensors.FRONT_END: vision_tensors,
+    audio_tensors.FRONT_END: audio_tensors,
     speech_tensors.FRONT_END: speech_tensors,
     text_tensors.FRONT_END: text_tensors,
 }
@@ -163,6 +164,8 @@ def _with_names(imported: Imported, dictionary: Path | None, classes: Path | Non
         head = foreign_heads.name_symbols(head, dictionary, source, imported.notes)
     elif head is not None and classes is not None:
         head = foreign_heads.name_classes(head, classes)
+    elif head is not None:
+        head = foreign_heads.name_classes_beside(head, source, imported.notes)
     return dataclasses.replace(imported, head=head)
 
 

@@ -28,7 +28,7 @@ _TIMM_BLOCK_PARTS = (
     (r"\.q_bias$", ".query_bias"),
     (r"\.v_bias$", ".value_bias"),
 )
-_WRAPPERS = ("module.", "model.", "w2v_encoder.w2v_model.", "d2v_model.")
+_WRAPPERS = ("module.", "backbone.", "model.", "w2v_encoder.w2v_model.", "d2v_model.")
 """Prefixes of DDP, of fairseq's classifiers of pictures, recognisers and classifiers of clips, around a pretrained
 model."""
 

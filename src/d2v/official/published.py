@@ -16,8 +16,7 @@ def differences(settings: Mapping[str, Any], layout: str, width: int = 768) -> l
         layout: Such as "v2_vision".
         width: Of the model, which tells the published one; one that was not published is compared with Base.
     """
-    by_width = {recipe["width"]: recipe for recipe in _read("published.yaml")[layout]}
-    recipe = by_width.get(width, by_width[768])
+    recipe = _recipe(layout, width)
     other = []
     for key, value in recipe["settings"].items():
         said = settings.get(key)
@@ -26,6 +25,16 @@ def differences(settings: Mapping[str, Any], layout: str, width: int = 768) -> l
     if not other:
         return []
     return [f"{'; '.join(other)}. The checkpoint's values are taken (the recipe is {recipe['source']})"]
+
+
+def settings_of(layout: str, width: int, modality: str) -> dict[str, Any]:
+    """Section ``model`` of the published run, for a checkpoint of 2.0 that has none; ``modality`` as fairseq's."""
+    model: dict[str, Any] = {}
+    section: dict[str, Any] = {}
+    for key, value in _recipe(layout, width)["settings"].items():
+        name = key.removeprefix(f"{modality}.")
+        (model if name == key else section)[name] = value
+    return {**model, "modalities": {modality: section}}
 
 
 def published_checkpoints() -> str:
@@ -44,6 +53,11 @@ def published_checkpoints() -> str:
 def flat(settings: Mapping[str, Any], prefix: str, section: Mapping[str, Any]) -> dict[str, Any]:
     """Settings with those of a section below."""
     return {**settings, **{f"{prefix}.{key}": value for key, value in section.items()}}
+
+
+def _recipe(layout: str, width: int) -> Any:
+    by_width = {recipe["width"]: recipe for recipe in _read("published.yaml")[layout]}
+    return by_width.get(width, by_width[768])
 
 
 @cache

@@ -4,7 +4,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from d2v.checkpoints.folder import any_begins, is_folder
+from d2v.checkpoints.folder import any_begins, is_folder, read_tensors
 from d2v.checkpoints.intact import damage
 from d2v.checkpoints.unpickle import load_untrusted
 from d2v.errors import UserError
@@ -13,29 +13,44 @@ from d2v.official.beit import read_beit
 from d2v.official.fairseq.v1_speech import read_v1_speech
 from d2v.official.fairseq.v1_text import read_v1_text
 from d2v.official.fairseq.v1_vision import read_v1_vision
+from d2v.official.fairseq.v2_audio import is_spectrogram_encoder, read_v2_audio
 from d2v.official.fairseq.v2_speech import read_v2_speech
 from d2v.official.fairseq.v2_text import read_v2_text
 from d2v.official.fairseq.v2_vision import read_v2_vision
+from d2v.official.hugging_face import eat
 from d2v.official.hugging_face.model_folder import is_hugging_face, read_model_folder
 from d2v.official.imported import Imported
 from d2v.official.names import model_state
 
+
+def _read_v2_image(content: dict[str, Any]) -> Imported:
+    if not is_spectrogram_encoder(content):
+        return read_v2_vision(content)
+    if content.get(_SAFETENSORS):
+        return eat.read_avex(content)
+    return read_v2_audio(content)
+
+
+_SAFETENSORS = "safetensors"
+"""Entry of the content of a file in that format, which EAT's own files in fairseq's names are not."""
 _LAYOUTS = (
     # (beginnings of tensors' names that are all there in this layout, and in none of those above it; what reads it)
-    (("modality_encoders.IMAGE.",), read_v2_vision),
+    (("modality_encoders.IMAGE.",), _read_v2_image),
     (("modality_encoders.AUDIO.",), read_v2_speech),
     (("modality_encoders.TEXT.",), read_v2_text),
     (("patch_embed.conv.weight",), read_v1_vision),
     (("feature_extractor.conv_layers.0.0.weight",), read_v1_speech),
     (("encoder.sentence_encoder.",), read_v1_text),
     (("patch_embed.proj.weight", "blocks.0.attn.qkv.weight"), read_beit),
+    (eat.NAMES, eat.read_avex),
 )
 _HUGGING_FACE = (
     "feature_extractor.conv_layers.0.conv.weight", "embeddings.word_embeddings.weight", "embeddings.patch_embeddings.",
 )  # fmt: skip
 _KNOWN = (
     "fairseq's data2vec 1.0 and 2.0 of vision, speech and text, data2vec_vision's (BEiT's code), pretrained or "
-    "fine-tuned, emotion2vec, and folders of Hugging Face's Data2VecAudio, Data2VecText and Data2VecVision"
+    "fine-tuned, emotion2vec, EAT, SSLAM, AVEX, TeleSpeech, data2vec-aqc, and folders of Hugging Face's Data2VecAudio, "
+    "Data2VecText and Data2VecVision, of EAT and of Pantagruel"
 )
 
 
@@ -51,7 +66,12 @@ def read_official(source: Path) -> tuple[Imported, list[Path]]:
     if not source.is_dir():
         if zipfile.is_zipfile(source) and (wrong := damage(source, of_a_run=False)):
             raise UserError(f"{source}: is damaged ({wrong}); get it once more")
-        content = load_untrusted(source)
+        if source.suffix == ".safetensors" and is_hugging_face(source.parent):
+            source = source.parent
+        elif source.suffix == ".safetensors":
+            content = {"model": dict(read_tensors(source)), _SAFETENSORS: True}
+        else:
+            content = load_untrusted(source)
     try:
         if content is not None:
             found = read_content(funasr.with_settings(content, source.parent))

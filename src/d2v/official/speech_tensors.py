@@ -7,6 +7,7 @@ from typing import Any
 
 from d2v.checkpoints.folder import StateDict
 from d2v.checkpoints.recipe import node
+from d2v.data.filter_banks import CEPSTRA, SHIFT
 from d2v.errors import UserError
 from d2v.official.imported import Recipe
 from d2v.official.names import count, tensor, trunk_sizes
@@ -24,6 +25,7 @@ _FOREIGN = (
 )  # fmt: skip
 AQC = ("quantizer.", "project_q.", "contr_proj.")
 """Tensors of the contrastive loss beside data2vec's in data2vec-aqc (Speech-Lab-IITM, ``data2vec_audio.py``)."""
+_CONVOLUTIONS = "student.front.feature_extractor.layers"
 _MOST_LAYERS = 64
 _WAV2VEC_STRIDES = [5, 2, 2, 2, 2, 2, 2]
 
@@ -119,8 +121,8 @@ def _is_layer(layer: Any) -> bool:
 def _kernels(weights: StateDict) -> list[tuple[int, int]]:
     """(channels, kernel) of each convolution of the extractor."""
     kernels = []
-    for number in range(count(weights, r"student\.front\.feature_extractor\.layers\.(\d+)\.conv\.weight")):
-        name = f"student.front.feature_extractor.layers.{number}.conv.weight"
+    for number in range(count(weights, rf"{re.escape(_CONVOLUTIONS)}\.(\d+)\.conv\.weight")):
+        name = f"{_CONVOLUTIONS}.{number}.conv.weight"
         channels, _, kernel = tensor(weights, name, dims=3).shape
         kernels.append((channels, kernel))
     return kernels
@@ -140,6 +142,9 @@ def student_recipe(weights: StateDict, strides: Sequence[int], **trunk: Any) -> 
         raise UserError(
             f"the checkpoint's positional convolution has the shape {list(position.shape)}, for width {width}"
         )
+    in_channels = tensor(weights, f"{_CONVOLUTIONS}.0.conv.weight", dims=3).shape[1]
+    if in_channels not in (1, CEPSTRA):
+        raise UserError(f"the extractor reads {in_channels} values at once: d2v makes 1 (sound) or cepstra ({CEPSTRA})")
     extractor = []
     for (channels, kernel), stride in zip(_kernels(weights), strides, strict=True):
         extractor.append([channels, kernel, stride])
@@ -151,6 +156,7 @@ def student_recipe(weights: StateDict, strides: Sequence[int], **trunk: Any) -> 
         position_kernel=position.shape[2],
         position_groups=width // position.shape[1],
         alibi="student.front.attention_bias.scale" in weights,
+        in_channels=in_channels,
         prenet_depth=count(weights, r"student\.front\.prenet\.(\d+)\."),
         num_cls=len(weights.get("student.front.cls_token", ())),
     )
@@ -159,7 +165,7 @@ def student_recipe(weights: StateDict, strides: Sequence[int], **trunk: Any) -> 
 
 def shown(front: dict[str, Any]) -> dict[str, Any]:
     """What is worth showing of a front end."""
-    hop = 1
+    hop = 1 if front["in_channels"] == 1 else SHIFT
     for _, _, stride in front["extractor"]:
         hop *= stride
     return {"samples a frame": hop, "positions": f"{front['position_layers']} x kernel {front['position_kernel']}"}

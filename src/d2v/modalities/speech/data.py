@@ -5,16 +5,20 @@ from pathlib import Path
 from typing import Any, get_args
 
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 
 from d2v.data.alphabet import Alphabet
 from d2v.data.batching import no_room
 from d2v.data.data_module import require
+from d2v.data.filter_banks import SHIFT, mfcc, normalised_mfcc
 from d2v.data.sound.audio_reader import SAMPLE_RATE
 from d2v.data.sound.clip_labels import require_transcripts
 from d2v.data.sound.sound_module import SoundDataModule
 from d2v.data.sound.transcripts import Case, Punctuation, clean, read_transcripts
 from d2v.data.sound.waveforms import Prepare, unit_variance
 from d2v.errors import UserError
+from d2v.model.encoder import Encoder
+from d2v.types import Batch
 
 
 class LibriSpeechDataModule(SoundDataModule):
@@ -37,7 +41,7 @@ class LibriSpeechDataModule(SoundDataModule):
         punctuation: of all transcripts: keep, or remove (letters with accents and apostrophes within words stay).
         alphabet: file with one symbol a line, fairseq's dict.txt or a vocab.json; null: characters of the training
             transcripts.
-        normalize: scale each waveform to zero mean and unit variance.
+        normalize: scale each waveform, or each of its cepstra, to zero mean and unit variance.
         sound: What every DataModule of sound has; see :class:`SoundDataModule`.
     """
 
@@ -77,12 +81,24 @@ class LibriSpeechDataModule(SoundDataModule):
         require(text_case in get_args(Case), "text_case", text_case, f"be one of {', '.join(get_args(Case))}")
         require(punctuation in get_args(Punctuation), "punctuation", punctuation, "be keep or remove")
         self.normalize = normalize
+        self._cepstra = False
         self.transcripts, self.file_column, self.text_column = transcripts, file_column, text_column
         self.text_case, self.punctuation = text_case, punctuation
         self._alphabet_file = alphabet
 
+    def adapt_to(self, encoder: Encoder) -> None:
+        """Make cepstra for an encoder that reads them."""
+        self._cepstra = getattr(encoder.front, "in_channels", 1) > 1
+
     def preparation(self, training: bool) -> Prepare | None:
+        if self._cepstra:
+            return normalised_mfcc if self.normalize else mfcc
         return unit_variance if self.normalize else None
+
+    def count_units(self, batch: Batch) -> float | Tensor:
+        if self._cepstra:
+            return SHIFT * super().count_units(batch._replace(inputs=batch.inputs[..., 0]))
+        return super().count_units(batch)
 
     @functools.cached_property
     def alphabet(self) -> Alphabet | None:

@@ -1,11 +1,14 @@
-"""The front end of speech: 16 kHz waveforms to a frame every 20 ms."""
+"""The front end of speech: 16 kHz waveforms to a frame every 20 ms, or their cepstra to one every 40 ms."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
+from jaxtyping import Int64
 from torch import nn
 
+from d2v.data.filter_banks import SHIFT, WINDOW
 from d2v.model.example_inputs import ExampleInputs
 from d2v.model.front_end import FrontEnd
 from d2v.model.masked_input import DropMasked, MaskedInput, ReplaceMasked
@@ -16,10 +19,11 @@ from d2v.nn.transformer import Transformer
 
 
 class SpeechFrontEnd(FrontEnd):
-    """Reads waveforms [B, samples] at 16 kHz, each with zero mean and unit variance, of any length.
+    """Reads waveforms [B, samples] at 16 kHz, each with zero mean and unit variance, of any length; or cepstra of them.
 
     Args:
         trunk: The blocks behind it.
+        in_channels: 1, or more, of cepstra [B, frames, in_channels], a frame every 10 ms (TeleSpeech: 40).
         extractor: (channels, kernel, stride) of each convolution of the feature extractor.
         masked_input: "drop" masked frames (2.0), or "replace" them by a learned embedding (1.0).
         position_layers: Convolutions of the positional encoding.
@@ -43,8 +47,9 @@ class SpeechFrontEnd(FrontEnd):
         prenet_depth: int = 0,
         num_cls: int = 0,
         projection_init: WeightInit = "torch",
+        in_channels: int = 1,
     ) -> None:
-        frames = ConvFeatureExtractor(trunk.width, extractor)
+        frames = ConvFeatureExtractor(trunk.width, extractor, in_channels)
         init_weights(frames.proj, projection_init)
         hidden: MaskedInput = DropMasked()
         if masked_input == "replace":
@@ -62,13 +67,26 @@ class SpeechFrontEnd(FrontEnd):
         )
         if self.cls_token is not None:
             nn.init.zeros_(self.cls_token[0])  # fairseq's sound: `init_extra_token_zero`, which sets the first alone
+        self.in_channels = in_channels
         self.stride, self.receptive_field = frames.stride, frames.receptive_field
+        """Samples of sound from one frame to the next, and those that a frame is computed from."""
+        if in_channels > 1:
+            self.stride, self.receptive_field = SHIFT * frames.stride, WINDOW + SHIFT * (frames.receptive_field - 1)
+
+    def num_tokens(self, num_values: Int64[np.ndarray, "b"]) -> Int64[np.ndarray, "b"]:
+        """Tokens of clips of so many samples of sound."""
+        return np.maximum((num_values - self.receptive_field) // self.stride + 1, 0)
 
     def example_inputs(self) -> ExampleInputs:
+        frames: Any = self.feature_extractor
+        stride, least = frames.stride, frames.receptive_field
+        described = "[B, L], 16 kHz sound, each clip with mean 0 and variance 1"
+        shape: tuple[int, ...] = ()
+        if self.in_channels > 1:
+            described, shape = f"[B, L, {self.in_channels}], normalised cepstra every 10 ms", (self.in_channels,)
         return ExampleInputs.padded(
-            "float32 [B, L], 16 kHz sound, each clip with mean 0 and variance 1, L at least "
-            f"{self.receptive_field + self.stride}",
-            torch.randn,
-            length=lambda size: self.receptive_field + (9 + 8 * size) * self.stride + 3 * size + 1,
-            kept=lambda length: length - 4 * self.stride,
+            f"float32 {described}, L at least {least + stride}",
+            lambda batch, length: torch.randn(batch, length, *shape),
+            length=lambda size: least + (9 + 8 * size) * stride + 3 * size + 1,
+            kept=lambda length: length - 4 * stride,
         )

@@ -1,8 +1,11 @@
 """Sound to compute features of: a folder, a file, a glob, a manifest or archives."""
 
+from typing import Any
+
 from jaxtyping import Float
 from torch import Tensor
 
+from d2v.data.filter_banks import normalised_mfcc
 from d2v.data.sound.sound_files import SOUND, read_headers
 from d2v.data.sound.sound_inputs import SoundInputs
 from d2v.data.sound.waveforms import unit_variance
@@ -17,12 +20,15 @@ LABELLED = {
 
 
 def open_inputs(root: str, encoder: Encoder) -> "SpeechInputs":
-    """Find all sound, and read the headers; inputs are the same for every encoder of speech.
+    """Find all sound, and read the headers.
 
     Raises:
         UserError: there is no sound.
     """
-    return SpeechInputs(read_headers(open_everything(root, SOUND, "--input")))
+    headers = read_headers(open_everything(root, SOUND, "--input"))
+    if getattr(encoder.front, "in_channels", 1) > 1:
+        return CepstraInputs(headers)
+    return SpeechInputs(headers)
 
 
 class SpeechInputs(SoundInputs):
@@ -30,3 +36,14 @@ class SpeechInputs(SoundInputs):
 
     def read(self, index: int, start: int, stop: int | None) -> Float[Tensor, "samples"]:
         return unit_variance(self.wave(index, start, self.num_samples(index) if stop is None else stop))
+
+
+class CepstraInputs(SpeechInputs):
+    """Mel-frequency cepstra of the waveforms, whose samples still count; each part is normalised by itself."""
+
+    def frame_of(self, encoder: Encoder) -> tuple[int, int]:
+        front: Any = encoder.front
+        return front.stride, front.receptive_field
+
+    def read(self, index: int, start: int, stop: int | None) -> Float[Tensor, "frames coefficients"]:
+        return normalised_mfcc(self.wave(index, start, self.num_samples(index) if stop is None else stop))

@@ -65,11 +65,14 @@ def read_v2_speech(content: dict[str, Any]) -> Imported:
     notes += cfg.contradictions(section, real, "modalities.audio.")
     how = "fine-tuned with CTC" if "w2v_encoder.proj.weight" in found.state else "fine-tuned to classify"
     tuned = cfg.fine_tuned(found.head is not None, how)
-    parts = (student, masking, decoder, cls_loss)
-    if not front["num_cls"]:
-        return v2.finish_v2(found, "speech", tuned, "MIT (fairseq)", *parts)
-    v2.finish_v2(found, "speech", tuned, "as its model card says", *parts, recipe="emotion2vec")
-    found.layout = f"emotion2vec (data2vec 2.0 speech){tuned}"
+    licence, recipe = "MIT (fairseq)", ""
+    if front["num_cls"]:
+        licence, recipe = "as its model card says", "emotion2vec"
+    v2.finish_v2(found, "speech", tuned, licence, student, masking, decoder, cls_loss, recipe)
+    if recipe:
+        found.layout = f"emotion2vec (data2vec 2.0 speech){tuned}"
+    elif front["in_channels"] > 1:
+        found.layout, found.licence = f"TeleSpeech (data2vec 2.0 on cepstra){tuned}", "Apache 2.0 by its model card"
     return found
 
 

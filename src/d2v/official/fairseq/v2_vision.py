@@ -3,6 +3,7 @@
 from typing import Any
 
 from d2v.checkpoints.folder import any_begins
+from d2v.checkpoints.head_files import HeadInput, HeadTask
 from d2v.checkpoints.recipe import node
 from d2v.official.fairseq import cfg, v2
 from d2v.official.foreign_heads import take_classifier
@@ -10,7 +11,7 @@ from d2v.official.imported import Imported
 from d2v.official.names import by_rows, count, trunk_sizes
 from d2v.official.vision_tensors import FRONT_END, image_size, patch_sizes, square
 
-_ROWS = (
+ROWS = (
     (r"^local_encoder\.proj\.", "front.feature_extractor.proj."),
     (r"^fixed_positional_encoder\.positions$", "front.positions.table"),
     *v2.ENCODER_ROWS,
@@ -25,7 +26,7 @@ def read_v2_vision(content: dict[str, Any]) -> Imported:
     Raises:
         UserError: It is not whole, or its encoder is a variant that no published model uses.
     """
-    found = v2.sort_v2(content, "IMAGE", by_rows(_ROWS), refused=("use_alibi_encoder",))
+    found = v2.sort_v2(content, "IMAGE", by_rows(ROWS), refused=("use_alibi_encoder",))
     section, weights, notes = found.section, found.weights, found.notes
     decoder = v2.decoder(found, "d2v.model.heads.ConvDecoder2d", published={})
     patches = patch_sizes(weights)
@@ -53,15 +54,22 @@ def read_v2_vision(content: dict[str, Any]) -> Imported:
     )
     real = {"prenet_depth": front["prenet_depth"], "patch_size": patch_size}
     notes += cfg.contradictions(section, real, "modalities.image.")
-    _take_classifier(found, cfg.own_model_settings(content), trunk["eps"])
+    take_v2_classifier(found, cfg.own_model_settings(content), trunk["eps"])
     tuned = cfg.fine_tuned("head.weight" in found.state)
     student = {"front": node(FRONT_END, **front), "trunk": trunk}
     cls_loss = v2.cls_loss(found, rows=256)
     return v2.finish_v2(found, "vision", tuned, v2.LICENCE, student, masking, decoder, cls_loss)
 
 
-def _take_classifier(found: Imported, settings: dict[str, Any], eps: float) -> None:
-    """Take the head of ``mae_image_classification``: a norm (``use_fc_norm``, eps 1e-6 always) and a linear layer."""
+def take_v2_classifier(found: Imported, settings: dict[str, Any], eps: float, task: HeadTask | None = None) -> None:
+    """Take the head of ``mae_image_classification``: a norm (``use_fc_norm``) and a linear layer.
+
+    Args:
+        found: Gets the head.
+        settings: Section ``model`` of the classifier itself.
+        eps: Of the norm.
+        task: None: as :func:`~d2v.official.foreign_heads.take_classifier` takes it.
+    """
     mode = str(settings.get("prediction_mode", "MEAN_POOLING")).rpartition(".")[2]
     if "head.weight" in found.state and mode not in ("MEAN_POOLING", "CLS_TOKEN"):
         found.notes.append(f"the classifier is left out: its prediction_mode is {mode}, which d2v has not")
@@ -69,6 +77,5 @@ def _take_classifier(found: Imported, settings: dict[str, Any], eps: float) -> N
     layers = {"proj": "head"}
     if any_begins(found.state, "fc_norm."):
         layers["norm"] = "fc_norm"
-        if eps != 1e-6:
-            found.notes.append(f"the classifier's norm had eps 1e-6; here it has the encoder's, {eps}")
-    take_classifier(found, layers, pool="cls" if mode == "CLS_TOKEN" else "mean", eps=eps)
+    pool: HeadInput = "cls" if mode == "CLS_TOKEN" else "mean"
+    take_classifier(found, layers, pool, task=task, eps=eps)

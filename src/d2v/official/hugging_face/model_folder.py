@@ -10,6 +10,7 @@ from d2v.checkpoints.head_files import StoredHead
 from d2v.checkpoints.unpickle import load_untrusted
 from d2v.errors import UserError
 from d2v.model.encoder import Encoder
+from d2v.official.hugging_face import eat
 from d2v.official.hugging_face.own_class import own_class
 from d2v.official.hugging_face.pantagruel import MODEL_TYPES, read_pantagruel
 from d2v.official.hugging_face.speech_model import SPEECH
@@ -20,7 +21,7 @@ from d2v.official.imported import Imported
 from d2v.official.names import given, official_names, split_qkv, without_prefix
 
 _FAMILIES = {SPEECH.model_type: SPEECH, TEXT.model_type: TEXT, VISION.model_type: VISION}
-_DESCENDANTS = dict.fromkeys(MODEL_TYPES, read_pantagruel)
+_DESCENDANTS = {**dict.fromkeys(MODEL_TYPES, read_pantagruel), eat.MODEL_TYPE: eat.read_eat_folder}
 """What reads folders of models that transformers itself does not know."""
 _BY_FRONT_END = {SPEECH.front_end: SPEECH, TEXT.front_end: TEXT, VISION.front_end: VISION}
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")

@@ -152,6 +152,7 @@ def write_speech_model(
     """Our encoder as ``Data2VecAudioModel``, with a head as ``ForCTC`` or ``ForSequenceClassification``."""
     front, trunk = encoder.recipe["front"]["init_args"], encoder.recipe["trunk"]
     problems = terms.refused(
+        (front["in_channels"] > 1, "it reads cepstra, and no waveforms"),
         (front["alibi"], "its attention has ALiBi (data2vec 2.0)"),
         (front.get("in_channels", 1) > 1, "it reads cepstra"),
         (front["num_cls"], f"it has {front['num_cls']} CLS tokens"),
