@@ -90,7 +90,10 @@ def test_encoder_and_data_share_how_spectrograms_are_made(clips: Path) -> None:
     few = encoder(mel_bins=64)
     data(clips).adapt_to(few)
     assert read_spectrograms(few.assets) == Spectrograms(mel_bins=64, frames=64)
-    assert read_spectrograms({}) is None
+    asset = student.assets["preprocessor_config.json"]
+    damaged = [asset.replace("5.359", "NaN"), asset.replace("64", "Infinity"), asset.replace("64", "0")]
+    for senseless in ("", "[]", *damaged):
+        assert read_spectrograms({"preprocessor_config.json": senseless}) is None
     for frames in (72, 256):
         with pytest.raises(UserError, match=r"data\.frames is .*: it must be a multiple .* 16 frames, and at most 128"):
             data(clips, frames=frames).adapt_to(student)

@@ -1,6 +1,7 @@
 """Log-mel filter banks and cepstra of sound as Kaldi computes them: a frame of 25 ms every 10 ms, whole frames only."""
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -86,9 +87,10 @@ def read_spectrograms(assets: Mapping[str, str]) -> Spectrograms | None:
         made = Spectrograms(
             float(found["mean"]), float(found["std"]), int(found["num_mel_bins"]), int(found["max_length"])
         )
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
-    return made if min(made.std, made.mel_bins, made.frames) > 0 else None
+    sensible = math.isfinite(made.mean) and math.isfinite(made.std) and min(made.std, made.mel_bins, made.frames) > 0
+    return made if sensible else None
 
 
 def samples_of(frames: int) -> int:

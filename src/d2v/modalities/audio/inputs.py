@@ -45,7 +45,7 @@ class AudioInputs(SoundInputs):
         known = read_spectrograms(encoder.assets) or Spectrograms()
         self._made = known._replace(mel_bins=front.mel_bins)
         self._patch = front.patch_size
-        self.longest = samples_of(min(known.frames, front.max_frames))
+        self.longest = samples_of(max(front.patch_size, min(known.frames, front.max_frames)))
         self.vectors_per_frame = front.mel_bins // front.patch_size
 
     def frame_of(self, encoder: Encoder) -> tuple[int, int]:
