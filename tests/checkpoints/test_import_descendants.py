@@ -148,8 +148,8 @@ def test_telespeech(tmp_path: Path) -> None:
     assert head.names == ("<s>", "<pad>", "</s>", "<unk>", "星", "辰")
 
 
-def test_telespeech_of_sound_files(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    """`d2v embed` makes the cepstra; pieces of long clips join as those of waveforms do; a pretraining goes on."""
+def test_telespeech_of_sound_files(tmp_path: Path) -> None:
+    """`d2v embed` makes the cepstra, and lengths are those of the sound."""
     folder = import_file(telespeech(), tmp_path)
     torch.manual_seed(0)
     (tmp_path / "sound").mkdir()
@@ -162,6 +162,7 @@ def test_telespeech_of_sound_files(tmp_path: Path, capsys: pytest.CaptureFixture
     with torch.no_grad():
         expected = d2v.load(folder)(normalised_mfcc(torch.from_numpy(wave))[None]).tokens[0]
     assert len(expected) == (8000 - 1360) // 640 + 1
+    assert d2v.load(folder).front.num_tokens(numpy.array([1359, 8000])).tolist() == [0, len(expected)]
     torch.testing.assert_close(torch.from_numpy(found["embedding"][: len(expected)]), expected, atol=1e-5, rtol=1e-5)
 
 

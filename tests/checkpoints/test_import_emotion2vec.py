@@ -100,7 +100,7 @@ def test_names_that_do_not_fit_are_not_used(tokens: list[str], tmp_path: Path) -
     ("settings", "message"),
     [
         ("model_conf: !!python/object/apply:os.system ['true']", "not valid YAML"),
-        ("model_conf: " + "[" * 3000, "nested too deeply"),
+        ("model_conf: " + "[" * 900, "nested too deeply"),
         ("a: &a [x, x]\nb: &b [*a, *a]\n" + "model_conf: &c [" + "*b, " * 4000 + "*b]", "10,000 values"),
         ("model_conf: 3", "no cfg.model section"),
         ("[1, 2]", "no cfg.model section"),

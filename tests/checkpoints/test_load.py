@@ -122,8 +122,9 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_loaded(tmp_path: Path, make_v1_vision: Callable[..., Any]) -> None:
-    with pytest.raises(UserError, match="no such file"):
-        d2v.load(tmp_path / "absent")
+    for absent in ("absent", "absent/model.safetensors"):
+        with pytest.raises(UserError, match=f"{absent}: no such file"):
+            d2v.load(tmp_path / absent)
     with pytest.raises(UserError, match="nor a checkpoint"):
         d2v.load(tmp_path)
     foreign = tmp_path / "foreign.pth"

@@ -21,6 +21,8 @@ from goldens import (
 from torch import Tensor
 
 import d2v
+from d2v.nn.positional import ConvPositions
+from d2v.types import TokenSequence
 
 TOKENS = 10
 
@@ -91,3 +93,27 @@ def test_funasr_gives_the_same_frames_and_means(golden: dict[str, Any], model_fo
     ):
         close(encoder.embed(clip, pool="none")[0], frames)
         close(encoder.embed(clip)[0], mean)
+
+
+def test_padding_leaks_in_the_official_code_through_positions_alone(
+    case: Case, golden: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    padded, encoder = golden["features_padded"], d2v.load(case.folder)
+    with torch.no_grad():
+        ours = encoder(padded["source"], padded["padding_mask_samples"])
+        close(ours.tokens[:1], padded["x"][:1])  # which has no padding
+        close(ours.tokens[1:, :17], golden["funasr"]["frame"][2][None])  # and that clip alone
+        monkeypatch.setattr(ConvPositions, "forward", leaky_positions)
+        leaky = encoder(padded["source"], padded["padding_mask_samples"])
+    assert torch.equal(leaky.padding_mask, padded["padding_mask"])
+    valid = ~padded["padding_mask"]
+    close(leaky.tokens[valid], padded["x"][valid])
+    close(leaky.cls, padded["x_with_extra_tokens"][:, :TOKENS])
+
+
+def leaky_positions(self: ConvPositions, sequence: TokenSequence) -> Tensor:
+    """fairseq's, which set no padding to zero."""
+    x = sequence.tokens
+    for conv in self.layers:
+        x = F.gelu(F.layer_norm(conv(x), x.shape[-1:]))
+    return x

@@ -31,6 +31,8 @@ def place_of(path: str | Path) -> Path:
     if place.is_dir():
         if not any(file.suffix in hub.KINDS for file in place.iterdir()):
             return checkpoint_of_run(place)
+    elif not place.is_file():
+        raise UserError(f"{path}: no such file")
     elif place.suffix != ".safetensors" and "d2v" in load_untrusted(place):
         return place
     # A room above this one: it knows the modalities, which nothing here does.
