@@ -136,3 +136,10 @@ def test_positions_do_not_depend_on_the_length() -> None:
         student(torch.randn(1, 1, 144, 128))
     with pytest.raises(ValueError, match="max_frames 100 and mel_bins 128 must be multiples of 16"):
         encoder(max_frames=100)
+
+
+def test_a_probe_asks_for_labels_that_are_not_read(clips: Path) -> None:
+    module = data(clips)
+    module.setup("fit")
+    with pytest.raises(UserError, match=r"data\.labels is null.* --data\.labels folder"):
+        module.probe_dataloaders()
