@@ -46,7 +46,8 @@ def make_moods(root: Path) -> None:
     """Twenty sentences of each of sixteen voices to train on, of four others to validate, each in one or all moods."""
     random = np.random.default_rng(0)
     texts = write_sentences(400, 0)
-    said, files = [], []
+    said: list[Utterance] = []
+    files: list[Path] = []
     for split, voices, repeats in (("train", VOICES, 8), ("val", HELD_OUT_VOICES, 12)):
         for number, (voice, rate, pitch) in enumerate(voices):
             for mood, (faster, higher) in MOODS.items():
