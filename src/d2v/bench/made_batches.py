@@ -93,12 +93,19 @@ def _batch(data: PretrainingDataModule, sizes: list[int], encoder: Encoder, coll
             size = getattr(data, "image_size", None) or getattr(encoder.front, "image_size", None)
             if size is not None:
                 shape = (shape[0], *size)
-        samples.append(Sample(_noise(like, shape, generator), number * len(sizes) + index, 0, None))
+        inputs = _bytes(shape, generator) if data.unit == "images" else _noise(like, shape, generator)
+        samples.append(Sample(inputs, number * len(sizes) + index, 0, None))
     lengths = None if data.values_per_unit is None else np.array(sizes)
     batch = collate(samples)._replace(step=OptimizerStep(len(sizes), lengths, 1))
     if torch.cuda.is_available():  # once, and not for each step
         batch = batch._replace(inputs=batch.inputs.pin_memory())
     return batch
+
+
+def _bytes(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Pixels as they are loaded: colours side by side, and normalised where the batch goes."""
+    channels, height, width = shape
+    return torch.randint(256, (height, width, channels), dtype=torch.uint8, generator=generator).permute(2, 0, 1)
 
 
 def _noise(like: Tensor, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
