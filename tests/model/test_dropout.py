@@ -52,3 +52,7 @@ def test_attention_is_torchs_where_nothing_is_dropped(monkeypatch: pytest.Monkey
     torch.testing.assert_close(ours, F.scaled_dot_product_attention(q, k, v, attn_mask=bias))
     for gradient in torch.autograd.grad(ours.square().sum(), wanted):
         assert bool(gradient.isfinite().all())
+
+
+def test_everything_may_be_dropped() -> None:
+    assert torch.equal(Dropout(1.0)(torch.ones(8)), torch.zeros(8))

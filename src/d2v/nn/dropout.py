@@ -11,7 +11,7 @@ class Dropout(nn.Dropout):
     """torch's, but on a CPU drawn by :func:`kept`."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0 or x.device.type != "cpu" or torch.compiler.is_compiling():
+        if not self.training or self.p in (0, 1) or x.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(x)
         return x * kept(x, self.p)
 
