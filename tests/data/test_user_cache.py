@@ -14,6 +14,7 @@ import pytest
 from command_line import D2V, d2v  # noqa: F401  (a fixture)
 
 from d2v.data import user_cache
+from d2v.data.sources import stores
 from d2v.data.user_cache import cached_arrays, entry_path, hold
 
 ARRAYS = {"a": np.arange(400), "b": np.ones((3, 2))}
@@ -182,4 +183,5 @@ def test_the_help_names_every_kind() -> None:
     from d2v.commands.cache import KINDS
 
     source = "".join(path.read_text() for path in (Path(user_cache.__file__).parents[1]).rglob("*.py"))
-    assert set(re.findall(r'(?:cached_arrays|entry_path)\(\s*"([^"]+)"', source)) == set(KINDS)
+    named = re.findall(r'(?:cached_arrays|entry_path)\(\s*"([^"]+)"', source)
+    assert {*named, stores._LISTS, stores._FETCHED} == set(KINDS)

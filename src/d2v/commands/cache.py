@@ -14,6 +14,9 @@ KINDS = {
     "text-blocks": "where sentences end",
     "text-checked": "which shards were compared with their checksums",
     "text-tokens": "tokens of labelled texts",
+    "store-lists": "which files object stores hold",
+    "store-shards": "files of object stores",
+    "imported": "checkpoints of others, as d2v import writes them",
 }
 
 

@@ -293,11 +293,6 @@ class PretrainingDataModule(LightningDataModule, ABC):
         """
         self.reads_labels = True  # from now on also in pretraining, which does not mind
         if not self.class_names:
-            if getattr(self, "labels", "") is None:  # of sound, whose folders are often no classes
-                raise UserError(
-                    "data.labels is null, so there is nothing to probe; set it to folder, speaker, or a table of files "
-                    "and labels (.tsv or .csv): --data.labels folder"
-                )
             raise UserError(
                 f"data.root {self.root}: the samples have no labels, so there is nothing to probe; name others in "
                 "data.root: two or more folders, one for each class, or a table with labels."

@@ -4,6 +4,7 @@ import logging
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -100,7 +101,14 @@ def begin(worker: int = 0) -> None:
     """
     for number in _LEFT_TO_THE_MAIN_PROCESS:
         signal.signal(number, signal.SIG_IGN)
+    sys.excepthook = _tell
     watch()
+
+
+def _tell(kind: type[BaseException], error: BaseException, traceback: Any) -> None:
+    """As Python does, but for a main process that a signal stopped while it took over a batch: that one tells it."""
+    if not issubclass(kind, EOFError | ConnectionError):
+        sys.__excepthook__(kind, error, traceback)
 
 
 def watch() -> None:

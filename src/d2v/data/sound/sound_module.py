@@ -182,6 +182,14 @@ class SoundDataModule(PretrainingDataModule):
         prepare = self.preparation(training=False)
         return SoundDataset(SoundSplit(clips, None), None, False, prepare, self.seed, skipped, True)
 
+    def probe_dataloaders(self, max_samples: int | None = None) -> tuple[DataLoader[Any], DataLoader[Any] | None]:
+        if self.labels is None:  # folders of sound are often no classes
+            raise UserError(
+                "data.labels is null, so there is nothing to probe; set it to folder, speaker, or a table of files and "
+                "labels (.tsv or .csv): --data.labels folder"
+            )
+        return super().probe_dataloaders(max_samples)
+
     def left_out(self) -> dict[str, str]:
         """Clips that `d2v test` or `d2v predict` reads and that are in none of its batches, and why."""
         if self._reads_everything:
