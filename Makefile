@@ -71,7 +71,7 @@ bench: setup ## how fast the recipes of the demos train here, and where the time
 	done
 
 test: setup ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)  # each process on a core of its own
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)  # each process on a core of its own, the slow files first
 
 chaos: setup ## at full count: kills and what they change, random configs, thousands of steps
 	D2V_CHAOS=1 $(BIN)/python -m pytest tests/chaos -n 2 --dist worksteal --timeout 3000 --durations 0 $(ARGS)
