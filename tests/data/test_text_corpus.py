@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from d2v.errors import UserError
@@ -123,6 +123,7 @@ def test_compressed_files(tmp_path: Path) -> None:
 
 
 @settings(max_examples=150, deadline=None)
+@example(content=[b"     ", b"a"], size=1, longest=5, kind="lines")
 @given(
     content=st.lists(
         st.sampled_from([b"\n", b"a", b"bc", b" ", b"\r\n", b"\xc3\xa9", b"\xff", b"word " * 6]),

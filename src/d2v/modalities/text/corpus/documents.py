@@ -120,7 +120,7 @@ class SegmentReader:
             line = self._read_line(file, _LONGEST)
             if not line:
                 return
-            if line.strip():
+            if line.strip() or (len(line) == _LONGEST and not line.endswith(b"\n")):  # words may come yet
                 yield from self._long_line(line, file, first=start == 0)
                 yield from _END_OF_RECORD
 
