@@ -63,7 +63,9 @@ def _correlated(whitened: Mapping[str, Float[Tensor, "n d"]], rows: Rows, width:
     SUMCOR): the first eigenvectors of their covariances across media, each by how much it correlates."""
     sizes = [values.shape[1] for values in whitened.values()]
     names = list(whitened)
-    blocks = [[torch.zeros(one, other, dtype=torch.float64) for other in sizes] for one in sizes]
+    blocks = []
+    for size in sizes:
+        blocks.append([torch.zeros(size, other, dtype=torch.float64) for other in sizes])
     for i, j in combinations(range(len(names)), 2):
         both = (rows[names[i]] >= 0) & (rows[names[j]] >= 0)
         if both.any():

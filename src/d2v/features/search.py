@@ -82,20 +82,25 @@ def search(
     searched = Searched(list(map(Path, _several(embeddings))), root)
     queries: list[Query] = []
     new: NewQueries | None = None
-    for given, is_text in [*((name, False) for name in _several(query)), *((words, True) for words in _several(text))]:
-        known = [] if is_text else searched.queries_of_id(given)
-        if known:
-            queries += known
-            continue
+    for given in _several(query):
+        known = searched.queries_of_id(given)
+        if not known and checkpoint is None:
+            raise UserError(searched.unknown(given))
+        if not known:
+            new = new or NewQueries(searched, _several(checkpoint), modality, where, allow)
+            known = new.of_file(given)
+        queries += known
+    for words in _several(text):
         if checkpoint is None:
-            raise UserError(f"--text {given}: give --checkpoint too" if is_text else searched.unknown(given))
-        if new is None:
-            new = NewQueries(searched, _several(checkpoint), modality, where, allow)
-        queries += new.of_text(given) if is_text else new.of_file(given)
+            raise UserError(f"--text {words}: is embedded with --checkpoint; give it too")
+        new = new or NewQueries(searched, _several(checkpoint), modality, where, allow)
+        queries += new.of_text(words)
     if not queries:
         raise UserError("give --query ID|FILE or --text WORDS")
-    groups = [queries] if together else [[each] for each in queries]
-    found = [_found(searched, group, top) for group in groups]
+    groups = [queries]
+    if not together:
+        groups = [[each] for each in queries]
+    found = _found(searched, groups, top)
     if output is not None:
         _write_table(Path(output), found)
     if picture is not None:
@@ -105,27 +110,30 @@ def search(
     return found
 
 
-def _several(given: str | Path | Sequence[str | Path]) -> list[str]:
-    return [str(given)] if isinstance(given, str | Path) else list(map(str, given))
+def _several(given: str | Path | Sequence[str | Path] | None) -> list[str]:
+    return [str(given)] if isinstance(given, str | Path) else list(map(str, given or ()))
 
 
-def _found(searched: Searched, queries: Sequence[Query], top: int) -> Neighbours:
-    """The neighbours of the mean of some queries, without themselves."""
-    own = [query.row for query in queries if query.row is not None]
-    vectors = np.stack([query.vector for query in queries])
-    mean = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).mean(axis=0)
-    without = own[0] if len(own) == 1 else None
-    rows, similarities = nearest(searched.vectors, mean[None], top + max(0, len(own) - 1), [without])
-    kept = [place for place, row in enumerate(rows[0].tolist()) if row not in own][:top]
-    items = [searched.item(int(rows[0, place])) for place in kept]
-    return Neighbours(
-        " + ".join(query.item.id for query in queries),
-        own[0] if len(queries) == 1 and own else None,
-        [item.id for item in items],
-        similarities[0, kept].tolist(),
-        items,
-        [query.item for query in queries],
-    )
+def _found(searched: Searched, groups: Sequence[Sequence[Query]], top: int) -> list[Neighbours]:
+    """The neighbours of the mean of each group of queries, without these themselves."""
+    means, own = [], []
+    for queries in groups:
+        vectors = np.stack([query.vector for query in queries])
+        means.append((vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).mean(axis=0))
+        own.append([query.row for query in queries if query.row is not None])
+    more = max(map(len, own))
+    without = [next(iter(rows), None) for rows in own]
+    found, similarities = nearest(searched.vectors, np.stack(means), top + max(0, more - 1), without)
+    neighbours = []
+    for number, queries in enumerate(groups):
+        kept = [place for place, row in enumerate(found[number].tolist()) if row not in own[number]][:top]
+        items = [searched.item(int(found[number, place])) for place in kept]
+        name = " + ".join(query.item.id for query in queries)
+        row = without[number] if len(queries) == 1 else None
+        shown = similarities[number, kept].tolist()
+        asked = [query.item for query in queries]
+        neighbours.append(Neighbours(name, row, [item.id for item in items], shown, items, asked))
+    return neighbours
 
 
 def nearest(
