@@ -31,7 +31,7 @@ class Two(Method):
         made = {name: make_module(kind).method for name, kind in zip(NAMES, ("1.0", "2.0"), strict=True)}
         self.student = nn.ModuleDict({name: method.encoders[""] for name, method in made.items()})
         self.task = nn.ModuleDict({name: method.task for name, method in made.items()})
-        self.teacher = nn.ModuleDict({name: EMATeacher(student) for name, student in self.encoders.items()})
+        self.teacher = nn.ModuleDict({name: EMATeacher(student, {}) for name, student in self.encoders.items()})
 
     @property
     def encoders(self) -> Mapping[str, Encoder]:
@@ -54,8 +54,8 @@ class Both(L.LightningDataModule):
         self.parts = {name: PictureModule(num_samples=32) for name in NAMES}
 
     def setup(self, stage: str | None = None) -> None:
-        for part in self.parts.values():
-            part.trainer = self.trainer
+        for name, part in self.parts.items():
+            part.trainer, part.encoder_name = self.trainer, name
             part.setup(stage)
 
     def train_dataloader(self) -> CombinedLoader:

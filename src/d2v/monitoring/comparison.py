@@ -175,23 +175,8 @@ def merged_configs(names: Iterable[str | Path]) -> dict[str, Any]:
     """What several configs say together, by path or by the name of a shipped one."""
     merged: dict[str, Any] = {}
     for name in names:
-        _merge(merged, read_config(find_config(name)))
+        merge(merged, read_config(find_config(name)))
     return merged
-
-
-def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
-    """Merge a config into others as LightningCLI does: sections merge, unless they describe two classes; all other
-    values are replaced."""
-    for key, value in other.items():
-        before = into.get(key)
-        if isinstance(value, dict) and isinstance(before, dict) and _same_class(before, value):
-            _merge(before, value)
-        else:
-            into[key] = value
-
-
-def _same_class(before: dict[str, Any], value: dict[str, Any]) -> bool:
-    return value.get("class_path", before.get("class_path")) == before.get("class_path")
 
 
 def _untrained(trained: Encoder | None, config: dict[str, Any], seed: int, allow: Iterable[str]) -> Encoder:
