@@ -13,6 +13,7 @@ from d2v.checkpoints.folder import (
     any_begins,
     in_short,
     mismatches,
+    part_of,
     prefixed,
 )
 from d2v.checkpoints.opening import Checkpoint, open_checkpoint
@@ -163,6 +164,7 @@ def init_weights(
     checkpoint = open_checkpoint(path)
     key = f"model.init_from {path}" if front_of is None else f"model.media.{front_of}.init_from {path}"
     notes, licences = [], []
+    chosen: list[tuple[nn.Module, StateDict]] = []
     for name, encoder in method.encoders.items():
         source = None
         if front_of in (None, name):
@@ -171,7 +173,9 @@ def init_weights(
             if front_of is None:
                 notes.append(f"{name}: {_kind(encoder.recipe)} is not in the checkpoint, and starts anew")
             continue
-        for note in _init_encoder(method, name, checkpoint, source, teacher_from, front_of is not None, key):
+        found, told = _weights_for(method, name, checkpoint, source, teacher_from, front_of is not None, key)
+        chosen += found
+        for note in told:
             notes.append(f"{name}: {note}" if name else note)
         # Data made with another tokenizer are refused when they are adapted to the encoder.
         encoder.assets = checkpoint.encoders[source].assets
@@ -179,6 +183,8 @@ def init_weights(
     if not licences:
         kinds = [f"{name} ({_kind(stored.recipe)})".strip() for name, stored in checkpoint.encoders.items()]
         raise UserError(f"{key}: has other encoders than the method: {', '.join(kinds)}")
+    for module, weights in chosen:  # all of them fit
+        module.load_state_dict(weights)
     for encoder in method.encoders.values():  # what is learned on a shared trunk is bound by all of them
         known = dict.fromkeys([encoder.licence, *licences])
         encoder.licence = "; ".join(filter(None, known)) or None
@@ -198,7 +204,7 @@ def _kind(recipe: Mapping[str, Any]) -> str:
     return str(recipe["front"]["class_path"]).rpartition(".")[2]
 
 
-def _init_encoder(
+def _weights_for(
     method: Data2Vec,
     name: str,
     checkpoint: Checkpoint,
@@ -206,8 +212,9 @@ def _init_encoder(
     teacher_from: Weights,
     front_only: bool,
     key: str,
-) -> list[str]:
-    notes = []
+) -> tuple[list[tuple[nn.Module, StateDict]], list[str]]:
+    """The weights of the parts of an encoder, its teacher and its head; and notes."""
+    chosen, notes = [], []
     encoder, copy, task = method.encoders[name], method.teacher.encoder.by_name[name], method.tasks[name]
     student, teacher = checkpoint.tensors(_STUDENT, source), checkpoint.tensors(_TEACHER, source)
     expected = _state_of(encoder)
@@ -230,7 +237,7 @@ def _init_encoder(
             module: nn.Module = getattr(encoder_of, part)
             values = part_of(found, f"{part}.")
             _require_equal(module.state_dict(), values, f"{whose}'s {part}", key)
-            module.load_state_dict(values)
+            chosen.append((module, values))
     if borrowed:
         note = "the teacher starts as the student"
         if has_teacher:
@@ -240,8 +247,8 @@ def _init_encoder(
     if problems := mismatches(task.state_dict(), head):
         notes.append(f"the head starts anew: {in_short(problems, shown=3)}")
     else:
-        task.load_state_dict(head)
-    return notes
+        chosen.append((task, head))
+    return chosen, notes
 
 
 def _state_of(encoder: Encoder) -> StateDict:

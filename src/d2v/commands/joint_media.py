@@ -11,7 +11,7 @@ from d2v.configs import find_config, merge, read_config
 from d2v.errors import UserError
 
 MEDIA = "media"
-_MODEL, _DATA = "d2v.training.joint.JointPretraining", "d2v.data.joint.JointDataModule"
+_MODEL, _DATA = "d2v.training.joint_pretraining.JointPretraining", "d2v.data.joint.JointDataModule"
 _OF_THE_WHOLE = (
     "student", "ema", "optimizer", "schedule", "init_from", "init_teacher", "seed", "collapse", "weight_decay_on",
 )  # fmt: skip

@@ -50,7 +50,7 @@ class Encoder(nn.Module):
 
     @property
     def by_name(self) -> Mapping[str, "Encoder"]:
-        """Itself, as the only one; see :class:`d2v.model.joint.EncodersOnOneTrunk`."""
+        """Itself, as the only one; see :class:`d2v.model.joint_data2vec.EncodersOnOneTrunk`."""
         return {"": self}
 
     @property

@@ -11,7 +11,7 @@ from d2v.model.encoder import Encoder
 from d2v.types import Batch, EncoderOutput, TokenSequence
 
 if TYPE_CHECKING:
-    from d2v.model.joint import EncodersOnOneTrunk
+    from d2v.model.joint_data2vec import EncodersOnOneTrunk
 
 Part = Literal["feature_extractor", "positions", "input_norm"]
 """A part of the front end that a teacher may borrow."""

@@ -11,7 +11,7 @@ import torch
 from d2v.built_parts import own_packages
 from d2v.checkpoints.load import Weights, load
 from d2v.checkpoints.recipe import build, build_encoder
-from d2v.configs import find_config, read_config
+from d2v.configs import find_config, merge, read_config
 from d2v.data.data_module import PretrainingDataModule
 from d2v.data.normalisation import normalised
 from d2v.errors import UserError

@@ -6,7 +6,7 @@ from typing import Literal
 from torch import nn
 from torch.optim import Optimizer
 
-from d2v.model.joint import JointData2Vec, Medium
+from d2v.model.joint_data2vec import JointData2Vec, Medium
 from d2v.nn.transformer import Transformer
 from d2v.training.callbacks.collapse import PUBLISHED, CollapseLimits
 from d2v.training.frozen_parts import FrozenParts
