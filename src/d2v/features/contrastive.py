@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 _SHRINKAGES = (0.03, 0.1, 0.3, 0.6)
 _MOST_DIRECTIONS = 256  # of the features of a medium, those of most variance
-_FOLDS, _MOST_STEPS, _EVERY = 5, 200, 10
+_FOLDS, _MOST_STEPS, _EVERY = 5, 60, 10
 _BATCH = 1024
 _LEARNING_RATE, _WEIGHT_DECAY, _DROPOUT = 3e-3, 0.1, 0.2
 

@@ -11,7 +11,7 @@ import torch
 from d2v.built_parts import own_packages
 from d2v.checkpoints.load import Weights, load, untrained_like
 from d2v.checkpoints.recipe import build, build_encoder
-from d2v.configs import find_config, read_config
+from d2v.configs import find_config, merge, read_config
 from d2v.data.data_module import PretrainingDataModule
 from d2v.data.normalisation import normalised
 from d2v.errors import UserError
@@ -175,23 +175,8 @@ def merged_configs(names: Iterable[str | Path]) -> dict[str, Any]:
     """What several configs say together, by path or by the name of a shipped one."""
     merged: dict[str, Any] = {}
     for name in names:
-        _merge(merged, read_config(find_config(name)))
+        merge(merged, read_config(find_config(name)))
     return merged
-
-
-def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
-    """Merge a config into others as LightningCLI does: sections merge, unless they describe two classes; all other
-    values are replaced."""
-    for key, value in other.items():
-        before = into.get(key)
-        if isinstance(value, dict) and isinstance(before, dict) and _same_class(before, value):
-            _merge(before, value)
-        else:
-            into[key] = value
-
-
-def _same_class(before: dict[str, Any], value: dict[str, Any]) -> bool:
-    return value.get("class_path", before.get("class_path")) == before.get("class_path")
 
 
 def _untrained(trained: Encoder | None, config: dict[str, Any], seed: int, allow: Iterable[str]) -> Encoder:
