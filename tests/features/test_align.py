@@ -139,7 +139,7 @@ def test_searching_all_media_together(made: Path, space: Path, d2v: D2V) -> None
     queries = ["--query", "5.png", "--query", made / "sounds/6.wav", "--text", _words(3), *_checkpoints(made)]
     code, out, err = d2v("search", *files, *queries, *options)
     assert code == 0, err
-    rows = list(csv.DictReader(Path("found.tsv").open(), delimiter="\t"))
+    rows = list(csv.DictReader(Path("found.tsv").read_text().splitlines(), delimiter="\t"))
     assert {row["medium"] for row in rows} == {"vision", "speech", "text"}
     assert {row["text"] for row in rows if row["medium"] == "text"} == {_words(number) for number in range(4)}
     assert {row["query"] for row in rows} == {"5.png", str(made / "sounds/6.wav"), _words(3)}
