@@ -18,11 +18,15 @@ class Hub:
     connected: bool = True
     asked: list[tuple[str, str | None]] = field(default_factory=list)
     """Names and revisions that something was downloaded of."""
+    waited: list[float] = field(default_factory=list)
+    """Seconds that it was waited for an answer, each time that there was none."""
 
-    def list_repo_files(self, repo_id: str, *, revision: str | None = None) -> list[str]:
+    def model_info(self, repo_id: str, *, revision: str | None = None, timeout: float) -> huggingface_hub.ModelInfo:
         if not self.connected:
+            self.waited.append(timeout)
             raise huggingface_hub.errors.OfflineModeIsEnabled("no connection")
-        return files_in(self.repository)
+        siblings = [{"rfilename": name} for name in files_in(self.repository)]
+        return huggingface_hub.ModelInfo(id=repo_id, siblings=siblings)
 
     def snapshot_download(
         self,
@@ -52,6 +56,6 @@ def files_in(folder: Path) -> list[str]:
 def serve(monkeypatch: pytest.MonkeyPatch, repository: Path, cache: Path) -> Hub:
     """Let the hub have what is in a folder, and download into ``cache``."""
     hub = Hub(repository, cache)
-    monkeypatch.setattr(huggingface_hub, "list_repo_files", hub.list_repo_files)
+    monkeypatch.setattr(huggingface_hub, "model_info", hub.model_info)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", hub.snapshot_download)
     return hub
