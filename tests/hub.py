@@ -36,13 +36,18 @@ class Hub:
         allow_patterns: list[str] | None = None,
         local_files_only: bool = False,
     ) -> str:
+        patterns = ["*"] if allow_patterns is None else allow_patterns
         if local_files_only or not self.connected:
             if not self.cache.exists():
                 raise huggingface_hub.errors.LocalEntryNotFoundError("not in the cache")
+            for name in files_in(self.repository):
+                wanted = any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+                if wanted and not (self.cache / name).exists():
+                    raise huggingface_hub.errors.LocalEntryNotFoundError("the snapshot is incomplete")
             return str(self.cache)
         self.asked.append((repo_id, revision))
         for name in files_in(self.repository):
-            if any(fnmatch.fnmatch(name, pattern) for pattern in allow_patterns or ["*"]):
+            if any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
                 (self.cache / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(self.repository / name, self.cache / name)
         return str(self.cache)

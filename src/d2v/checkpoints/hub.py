@@ -80,7 +80,9 @@ def _kept(name: str, revision: str | None, path: str | None) -> Path | None:
     import huggingface_hub
 
     try:
-        folder = Path(huggingface_hub.snapshot_download(name, revision=revision, local_files_only=True))
+        # With no patterns it does not mind that the rest of the repository was never fetched.
+        snapshot = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=[], local_files_only=True)
+        folder = Path(snapshot)
         files = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
         return folder / _choose(files, path, name)[0]
     except (OSError, ValueError):  # huggingface_hub's own errors are subclasses
