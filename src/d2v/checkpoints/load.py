@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
 from torch import nn
 
 from d2v.checkpoints.folder import (
@@ -91,6 +92,15 @@ def load_encoder(
     encoder.load_state_dict(found)
     encoder.assets, encoder.licence = stored.assets, stored.licence
     return encoder.eval()
+
+
+def untrained_like(encoder: Encoder, seed: int, allow: Iterable[str] = ()) -> Encoder:
+    """An encoder with random weights that reads the same inputs as a trained one."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        untrained = build_encoder(encoder.recipe, allow)
+    untrained.assets = dict(encoder.assets)
+    return untrained
 
 
 def _changed_recipe(recipe: Mapping[str, Any], changes: Mapping[str, Any], allow: Iterable[str] = ()) -> dict[str, Any]:
