@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from d2v.commands.glue import fine_tune_on_glue
     from d2v.commands.pretrain import from_recipe, pretrain
     from d2v.demo import prepare_demo
+    from d2v.features.align import align
     from d2v.features.embed import embed_files
     from d2v.features.search import search
     from d2v.modalities.speech.report import prepare_speech
@@ -34,6 +35,7 @@ if _BUSY and "OMP_WAIT_POLICY" not in os.environ:
 __version__ = "0.1.0"
 __all__ = [
     "__version__",
+    "align",
     "bench_data",
     "bench_recipe",
     "check_machine",
@@ -52,6 +54,7 @@ __all__ = [
 ]
 
 _PLACES = {
+    "align": "d2v.features.align.align",
     "bench_data": "d2v.commands.bench_data.bench_data",
     "bench_recipe": "d2v.commands.bench_recipe.bench_recipe",
     "check_machine": "d2v.monitoring.machine.check_machine",

@@ -29,6 +29,10 @@ COMMANDS = {
         "d2v.commands.embed",
         "features of files:  d2v embed --checkpoint PATH --input DIR --output FILE.parquet",
     ),
+    "align": (
+        "d2v.commands.align",
+        "one space for several media:  d2v align --checkpoint PATH --pairs TABLE --test TABLE",
+    ),
     "search": (
         "d2v.commands.search",
         "nearest neighbours among such features:  d2v search FILE.parquet --query ID|FILE",

@@ -59,6 +59,21 @@ def _suggestions(path: Path) -> list[str]:
     return [*recipes, f"and {len(shipped) - len(recipes)} more: see `d2v configs`"]
 
 
+def merge(into: dict[str, Any], other: dict[str, Any]) -> None:
+    """Merge a config into others as LightningCLI does: sections merge, unless they describe two classes; all other
+    values are replaced."""
+    for key, value in other.items():
+        before = into.get(key)
+        if isinstance(value, dict) and isinstance(before, dict) and _same_class(before, value):
+            merge(before, value)
+        else:
+            into[key] = value
+
+
+def _same_class(before: dict[str, Any], value: dict[str, Any]) -> bool:
+    return value.get("class_path", before.get("class_path")) == before.get("class_path")
+
+
 _MOST_BYTES, _MOST_VALUES = 1_000_000, 10_000
 _TOO_MANY = f"it stands for more than {_MOST_VALUES:,} values"
 

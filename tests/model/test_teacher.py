@@ -43,7 +43,7 @@ def is_shared(name: str, shared: tuple) -> bool:
 
 def test_state_dict_and_parameters_hold_the_averaged_parts_alone(vision_encoder, shared):
     student = vision_encoder(positions="learned")
-    teacher = EMATeacher(student, shared)
+    teacher = EMATeacher(student, {"": shared})
     expected = {f"encoder.{name}" for name, _ in student.named_parameters() if not is_shared(name, shared)}
     assert {name for name, _ in teacher.named_parameters()} == expected
     assert set(teacher.state_dict()) == expected
@@ -57,7 +57,7 @@ def test_state_dict_and_parameters_hold_the_averaged_parts_alone(vision_encoder,
 
 def test_borrowed_parts_follow_the_student_at_once_and_averaged_ones_do_not(vision_encoder, picture_batch, shared):
     student = vision_encoder(positions="learned")
-    teacher = EMATeacher(student, shared)
+    teacher = EMATeacher(student, {"": shared})
     batch = picture_batch()
     before = teacher(batch, student.extract(batch.inputs)).tokens
     close(before, student(batch.inputs).tokens)
@@ -106,7 +106,7 @@ def test_no_gradient_reaches_the_teacher_or_comes_through_it(vision_encoder, pic
     assert all(p.grad is not None and p.grad.abs().max() > 0 for p in student.parameters())
     frozen = copy.deepcopy(method)
     frozen.zero_grad()
-    frozen.teacher = EMATeacher(frozen.student)  # the same weights, nothing borrowed
+    frozen.teacher = EMATeacher(frozen.student, {})  # the same weights, nothing borrowed
     step(frozen, batch).loss.backward()
     for (name, p), q in zip(student.named_parameters(), frozen.student.parameters(), strict=True):
         close(p.grad, q.grad, rtol=0, atol=1e-6, msg=name)
@@ -114,7 +114,7 @@ def test_no_gradient_reaches_the_teacher_or_comes_through_it(vision_encoder, pic
 
 def test_update_is_the_published_formula_and_copies_buffers(token_encoder):
     student = token_encoder(mixing=True)
-    teacher = EMATeacher(student, ("positions",))
+    teacher = EMATeacher(student, {"": ("positions",)})
     old = copy.deepcopy(teacher.state_dict())
     with torch.no_grad():
         for parameter in student.parameters():
@@ -197,7 +197,7 @@ def test_state_dict_round_trip(vision_encoder, picture_batch, shared):
 
 def test_what_the_student_has_not_cannot_be_borrowed(vision_encoder):
     with pytest.raises(ValueError, match="'positions'"):
-        EMATeacher(vision_encoder(positions=None), ("positions",))
+        EMATeacher(vision_encoder(positions=None), {"": ("positions",)})
 
 
 def test_the_teacher_sees_everything(vision_encoder, picture_batch):

@@ -142,7 +142,7 @@ def test_teacher_with_the_students_positions_borrows_them(tmp_path: Path) -> Non
     after = golden["state_dict_after"]  # as fairseq writes it: the positions are a copy
     content = fairseq_checkpoint(golden, after)
     case = make_case(golden, content, golden["inputs"]["source"], golden["inputs"]["mask_indices"], None, tmp_path)
-    assert case.method.teacher.shared == ("feature_extractor", "positions")
+    assert case.method.teacher.shared[""] == ("feature_extractor", "positions")
     assert not any("positions" in name for name, _ in case.method.teacher.named_parameters())
     notes = read_config(case.folder)["notes"]
     assert not any("positions" in note for note in notes)

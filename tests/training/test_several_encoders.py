@@ -4,14 +4,13 @@ import csv
 from collections.abc import Mapping
 from pathlib import Path
 
-import lightning as L
 import torch
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.utilities import CombinedLoader
 from tiny_runs import PictureModule, make_module, make_trainer
 from torch import nn
 
 import d2v
+from d2v.data.joint import JointDataModule
 from d2v.model.data2vec import Method, step
 from d2v.model.encoder import Encoder
 from d2v.model.teacher import EMATeacher
@@ -31,7 +30,7 @@ class Two(Method):
         made = {name: make_module(kind).method for name, kind in zip(NAMES, ("1.0", "2.0"), strict=True)}
         self.student = nn.ModuleDict({name: method.encoders[""] for name, method in made.items()})
         self.task = nn.ModuleDict({name: method.task for name, method in made.items()})
-        self.teacher = nn.ModuleDict({name: EMATeacher(student) for name, student in self.encoders.items()})
+        self.teacher = nn.ModuleDict({name: EMATeacher(student, {}) for name, student in self.encoders.items()})
 
     @property
     def encoders(self) -> Mapping[str, Encoder]:
@@ -48,20 +47,6 @@ class Two(Method):
             self.teacher[name].update(student, decay)
 
 
-class Both(L.LightningDataModule):
-    def __init__(self) -> None:
-        super().__init__()
-        self.parts = {name: PictureModule(num_samples=32) for name in NAMES}
-
-    def setup(self, stage: str | None = None) -> None:
-        for part in self.parts.values():
-            part.trainer = self.trainer
-            part.setup(stage)
-
-    def train_dataloader(self) -> CombinedLoader:
-        return CombinedLoader({name: part.train_dataloader() for name, part in self.parts.items()}, "min_size")
-
-
 def test_two_encoders(tmp_path: Path) -> None:
     made = make_module()
     module = Data2VecModule(Two(), made.ema, made.optimizer, made.schedule, seed=1)
@@ -71,7 +56,7 @@ def test_two_encoders(tmp_path: Path) -> None:
         callbacks=[RunCheckpoint(dirpath=str(tmp_path / "checkpoints")), ProbeCallback(4, linear=False)],
         enable_checkpointing=True,
     )  # fmt: skip
-    trainer.fit(module, datamodule=Both())
+    trainer.fit(module, datamodule=JointDataModule({name: PictureModule(32) for name in NAMES}))
     for part in ("student", "teacher", "task"):
         for name in NAMES:
             moved = [key for key in before if key.startswith(f"method.{part}.{name}.")]

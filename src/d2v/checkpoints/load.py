@@ -6,17 +6,21 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import torch
+from torch import nn
+
 from d2v.checkpoints.folder import (
     StateDict,
     any_begins,
     in_short,
     mismatches,
+    part_of,
     prefixed,
 )
 from d2v.checkpoints.opening import Checkpoint, open_checkpoint
 from d2v.checkpoints.recipe import build_encoder, part_class
 from d2v.errors import UserError
-from d2v.model.data2vec import Method
+from d2v.model.data2vec import Data2Vec
 from d2v.model.encoder import Encoder
 from d2v.model.front_end import FrontEnd
 from d2v.model.teacher import Part
@@ -27,7 +31,7 @@ Weights = Literal["student", "teacher"]
 
 _OUTPUT_NORM = "trunk.output_norm."
 _STUDENT, _TEACHER, _TASK = "student.", "teacher.encoder.", "task."
-_BLOCK = re.compile(r"(student\.|teacher\.encoder\.)(?:front\.prenet|trunk\.blocks)\.(\d+)\.")
+_BLOCK = re.compile(r"(?:front\.prenet|trunk\.blocks)\.(\d+)\.")
 
 
 def load(
@@ -90,6 +94,15 @@ def load_encoder(
     return encoder.eval()
 
 
+def untrained_like(encoder: Encoder, seed: int, allow: Iterable[str] = ()) -> Encoder:
+    """An encoder with random weights that reads the same inputs as a trained one."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        untrained = build_encoder(encoder.recipe, allow)
+    untrained.assets = dict(encoder.assets)
+    return untrained
+
+
 def _changed_recipe(recipe: Mapping[str, Any], changes: Mapping[str, Any], allow: Iterable[str] = ()) -> dict[str, Any]:
     """The recipe of an encoder with changed arguments of its front end or trunk.
 
@@ -136,18 +149,21 @@ def _adapt_weights(weights: StateDict, original: Encoder, changed: Encoder, chan
     return weights
 
 
-def init_weights(method: Method, path: str | Path, teacher_from: Weights = "teacher") -> list[str]:
+def init_weights(
+    method: Data2Vec, path: str | Path, teacher_from: Weights = "teacher", front_of: str | None = None
+) -> list[str]:
     """Start a pretraining from the weights of another (``model.init_from``).
 
     All weights of the student are taken. CLS tokens that the checkpoint has not start anew, and blocks may be counted
     as prenet in one and not in the other. The teacher takes the weights of the checkpoint's teacher, or the student's
     where it has none or ``teacher_from`` says so (as ``--seed_model`` does in data2vec_vision). The head is taken if it
-    has the same tensors.
+    has the same tensors. Of several encoders on a trunk those start anew of whose kind the checkpoint has none.
 
     Args:
         method: Changed in place.
         path: As in :func:`load`.
         teacher_from: What the teacher starts as.
+        front_of: The only encoder that takes something, and only its front end and head; None: all, and the trunk.
 
     Returns:
         Notes for the log on weights that do not come from the same part of the checkpoint.
@@ -156,47 +172,104 @@ def init_weights(method: Method, path: str | Path, teacher_from: Weights = "teac
         UserError: The student or the teacher has other tensors than the checkpoint; the message names them.
     """
     checkpoint = open_checkpoint(path)
-    if checkpoint.encoders.keys() != method.encoders.keys():
-        names = ", ".join(checkpoint.encoders)
-        raise UserError(f"model.init_from {path}: has other encoders ({names}) than the method")
-    notes = []
-    expected, stored = method.state_dict(), checkpoint.weights
-    if moved := _prenet_depth(expected) - _prenet_depth(stored):
-        stored = _with_longer_prenet(stored, moved)
-    student = prefixed(stored, _STUDENT)
-    for name in prefixed(expected, _STUDENT):
-        if name.endswith("front.cls_token") and name not in student:
-            student[name] = expected[name]
-            notes.append(f"the {len(expected[name])} CLS tokens start anew")
-    _require_equal(prefixed(expected, _STUDENT), student, "student", path)
-    teacher, borrowed = {}, set()
-    for name in prefixed(expected, _TEACHER):
-        if name in stored and teacher_from == "teacher":
-            teacher[name] = stored[name]
-        else:
-            teacher[name] = student[name.replace(_TEACHER, _STUDENT, 1)]
-            borrowed.add(name.removeprefix(_TEACHER).split(".")[1])
-    _require_equal(prefixed(expected, _TEACHER), teacher, "teacher", path)
-    if borrowed:
-        note = "the teacher starts as the student"
-        if any_begins(stored, _TEACHER) and teacher_from == "teacher":
-            note += f" in {', '.join(sorted(borrowed))}"
-        notes.append(note)
-    rest, head = prefixed(expected, _TASK), prefixed(stored, _TASK)
-    if problems := mismatches(rest, head):
-        notes.append(f"the head starts anew: {in_short(problems, shown=3)}")
-        head = rest
-    method.load_state_dict({**student, **teacher, **head})
+    key = f"model.init_from {path}" if front_of is None else f"model.media.{front_of}.init_from {path}"
+    notes, licences = [], []
+    chosen: list[tuple[nn.Module, StateDict]] = []
     for name, encoder in method.encoders.items():
-        encoder.licence = checkpoint.encoders[name].licence
+        source = None
+        if front_of in (None, name):
+            source = _source_of(checkpoint, name, encoder)
+        if source is None:
+            if front_of is None:
+                notes.append(f"{name}: {_kind(encoder.recipe)} is not in the checkpoint, and starts anew")
+            continue
+        found, told = _weights_for(method, name, checkpoint, source, teacher_from, front_of is not None, key)
+        chosen += found
+        for note in told:
+            notes.append(f"{name}: {note}" if name else note)
         # Data made with another tokenizer are refused when they are adapted to the encoder.
-        encoder.assets = checkpoint.encoders[name].assets
+        encoder.assets = checkpoint.encoders[source].assets
+        licences.append(checkpoint.encoders[source].licence)
+    if not licences:
+        kinds = [f"{name} ({_kind(stored.recipe)})".strip() for name, stored in checkpoint.encoders.items()]
+        raise UserError(f"{key}: has other encoders than the method: {', '.join(kinds)}")
+    for module, weights in chosen:  # all of them fit
+        module.load_state_dict(weights)
+    for encoder in method.encoders.values():  # what is learned on a shared trunk is bound by all of them
+        known = dict.fromkeys([encoder.licence, *licences])
+        encoder.licence = "; ".join(filter(None, known)) or None
     return notes
 
 
+def _source_of(checkpoint: Checkpoint, name: str, encoder: Encoder) -> str | None:
+    """Which encoder of a checkpoint one starts from: that of its name, else the only one of its kind."""
+    if name in checkpoint.encoders:
+        return name
+    kind = _kind(encoder.recipe)
+    alike = [other for other, stored in checkpoint.encoders.items() if _kind(stored.recipe) == kind]
+    return alike[0] if len(alike) == 1 else None
+
+
+def _kind(recipe: Mapping[str, Any]) -> str:
+    return str(recipe["front"]["class_path"]).rpartition(".")[2]
+
+
+def _weights_for(
+    method: Data2Vec,
+    name: str,
+    checkpoint: Checkpoint,
+    source: str,
+    teacher_from: Weights,
+    front_only: bool,
+    key: str,
+) -> tuple[list[tuple[nn.Module, StateDict]], list[str]]:
+    """The weights of the parts of an encoder, its teacher and its head; and notes."""
+    chosen, notes = [], []
+    encoder, copy, task = method.encoders[name], method.teacher.encoder.by_name[name], method.tasks[name]
+    student, teacher = checkpoint.tensors(_STUDENT, source), checkpoint.tensors(_TEACHER, source)
+    expected = _state_of(encoder)
+    if moved := _prenet_depth(expected) - _prenet_depth(student):
+        student, teacher = _with_longer_prenet(student, moved), _with_longer_prenet(teacher, moved)
+    has_teacher = bool(teacher) and teacher_from == "teacher"
+    for part in expected:
+        if part.endswith("front.cls_token") and part not in student:
+            student[part] = expected[part]
+            notes.append(f"the {len(expected[part])} CLS tokens start anew")
+    of_teacher, borrowed = {}, set()
+    for part in _state_of(copy):
+        if has_teacher and part in teacher:
+            of_teacher[part] = teacher[part]
+        elif part in student:
+            of_teacher[part] = student[part]
+            borrowed.add(part.split(".")[1])
+    for encoder_of, found, whose in ((encoder, student, "student"), (copy, of_teacher, "teacher")):
+        for part in ("front", "trunk")[: 1 if front_only else 2]:
+            module: nn.Module = getattr(encoder_of, part)
+            values = part_of(found, f"{part}.")
+            _require_equal(module.state_dict(), values, f"{whose}'s {part}", key)
+            chosen.append((module, values))
+    if borrowed:
+        note = "the teacher starts as the student"
+        if has_teacher:
+            note += f" in {', '.join(sorted(borrowed))}"
+        notes.append(note)
+    head = checkpoint.tensors(_TASK, source)
+    if problems := mismatches(task.state_dict(), head):
+        notes.append(f"the head starts anew: {in_short(problems, shown=3)}")
+    else:
+        chosen.append((task, head))
+    return chosen, notes
+
+
+def _state_of(encoder: Encoder) -> StateDict:
+    """Front end and trunk, whether or not the trunk is a child of the encoder."""
+    parts = (("front", encoder.front), ("trunk", encoder.trunk))
+    return {f"{part}.{name}": value for part, module in parts for name, value in module.state_dict().items()}
+
+
 def _prenet_depth(weights: StateDict) -> int:
-    """Blocks before those that targets can be taken from, of an only encoder."""
-    numbers = [int(match[2]) for match in map(_BLOCK.match, weights) if match and "prenet" in match[0]]
+    """Blocks of an encoder before those that targets can be taken from."""
+    numbers = [int(match[1]) for match in map(_BLOCK.match, weights) if match and "prenet" in match[0]]
     return max(numbers, default=-1) + 1
 
 
@@ -207,20 +280,20 @@ def _with_longer_prenet(weights: StateDict, moved: int) -> StateDict:
     for name, value in weights.items():
         match = _BLOCK.match(name)
         if match:
-            number = int(match[2])
+            number = int(match[1])
             if "trunk" in match[0]:
                 number += before
             place = f"front.prenet.{number}"
             if number >= before + moved:
                 place = f"trunk.blocks.{number - before - moved}"
-            name = f"{match[1]}{place}.{name[match.end() :]}"
+            name = f"{place}.{name[match.end() :]}"
         renamed[name] = value
     return renamed
 
 
-def _require_equal(expected: StateDict, found: StateDict, part: str, path: str | Path) -> None:
+def _require_equal(expected: StateDict, found: StateDict, part: str, key: str) -> None:
     if problems := mismatches(expected, found):
-        raise UserError(f"model.init_from {path}: the weights do not fit the {part}: {in_short(problems)}")
+        raise UserError(f"{key}: the weights do not fit the {part}: {in_short(problems)}")
 
 
 def _with_borrowed(teacher: StateDict, student: StateDict) -> StateDict:

@@ -17,6 +17,13 @@ def add_features(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
 
 
+def add_modality(parser: argparse.ArgumentParser) -> None:
+    """Which encoder."""
+    parser.add_argument(
+        "--modality", metavar="NAME", help="which encoder of a checkpoint that holds several: vision, speech, text, ..."
+    )
+
+
 def add_share(parser: argparse.ArgumentParser) -> None:
     """Which of several processes this is."""
     parser.add_argument(

@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from d2v.commands.early_checks import require_root
+from d2v.commands.early_checks import require_roots
 from d2v.commands.probe import parse_args as parse_args
 from d2v.configs import find_config, read_config
 from d2v.errors import UserError
@@ -32,11 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Time, and print a table and the JSON object."""
-    recipes = {}
+    contents = {}
     for name in args.config:
         path = find_config(name)
-        recipes[path] = read_config(path)
-    require_root(recipes, [f"--data.{key}={value}" for key, value in args.data.items()])
+        contents[str(path)] = read_config(path)
+    require_roots(contents, [f"--data.{key}={value}" for key, value in args.data.items()])
     result = bench_data(args.config, args.data, args.workers, args.seconds, args.peers)
     print(result)
     print(json.dumps(result))

@@ -1,11 +1,13 @@
 """What is wrong with a command line and can be told from its words and config files alone, before torch is imported."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from d2v.commands.joint_media import with_media
 from d2v.commands.stacked_configs import config_of_resumed_run, options, parts_in_files, with_added_lists
 from d2v.config_messages import suggest
 from d2v.configs import SHIPPED, find_config, read_config
@@ -13,8 +15,8 @@ from d2v.errors import UserError, some_of
 from d2v.service_keys import require_no_keys
 
 SECTIONS = (
-    "seed_everything", "trainer", "model", "data", "checkpoint", "run_name", "length", "validate_every", "compile",
-    "resume", "ckpt_path", "for",
+    "seed_everything", "trainer", "model", "data", "media", "checkpoint", "run_name", "length", "validate_every",
+    "compile", "resume", "ckpt_path", "for",
 )  # fmt: skip
 """Sections and keys at the top level of a config."""
 
@@ -42,57 +44,87 @@ def checked_words(command: str, words: Sequence[str]) -> list[str]:
             stated = [name for name in prepared[number + 1 : number + 2] if not name.startswith("-")]
             rest = [*prepared[:number], *prepared[number + 1 + len(stated) :]]
             return [command, *rest, word, *(stated or _class_of(word, recipes))]
-    if not any(word.startswith(("--print_config", "--help", "-h")) for word in prepared):
-        require_root(recipes, prepared)
     contents = {str(path): recipe for path, recipe in recipes.items()}
     resumed = config_of_resumed_run(prepared)
     if resumed:  # what is given on top of it wins
         text = yaml.safe_dump(resumed, sort_keys=False)
-        contents[text] = resumed
+        contents = {text: resumed, **contents}
         prepared = ["--config", text, *prepared]
+    prepared, contents = with_media(prepared, contents)
+    if not any(word.startswith(("--print_config", "--help", "-h")) for word in prepared):
+        require_roots(contents, prepared)
     return [command, *with_added_lists(prepared, contents)]
 
 
-def require_root(recipes: dict[Path, dict[str, Any]], words: Sequence[str]) -> None:
+def require_roots(contents: Mapping[str, dict[str, Any]], words: Sequence[str]) -> None:
     """Refuse data that cannot be there.
 
     A relative name that the user gave may be more than a path, and is left to the DataModule.
 
     Args:
-        recipes: Contents of the configs by their paths, in the order in which they are given.
+        contents: Of the configs by the words that name them, in the order in which they are given.
         words: The command line.
 
     Raises:
-        UserError: There is nothing at ``data.root``.
+        UserError: There is nothing at ``data.root``, or at that of a part of joint data.
     """
-    class_path, root, shipped = "", "", False
-    for path, recipe in recipes.items():
-        data = recipe.get("data")
-        if not isinstance(data, dict):
-            continue
-        class_path = str(data.get("class_path", class_path))
-        stated = (data.get("init_args") or data).get("root")
-        if isinstance(stated, str):
-            root, shipped = stated, path.is_relative_to(SHIPPED)
-        if (data.get("init_args") or data).get("dataset") is not None:
-            return  # which is read instead
+    found: dict[str, _Stated] = {}
+    for word, content in contents.items():
+        of_user = "\n" not in word and not Path(word).is_relative_to(SHIPPED)
+        for key, section in _data_sections(content):
+            values = section.get("init_args") or section
+            stated = found.setdefault(key, _Stated())
+            stated.class_path = str(section.get("class_path", stated.class_path))
+            stated.has_dataset |= values.get("dataset") is not None
+            if isinstance(values.get("root"), str):
+                stated.root, stated.by_recipe = values["root"], not of_user
     for option, value in options(words):
-        if option in ("--data.dataset", "--data.init_args.dataset"):
-            return
-        if option in ("--data.root", "--data.init_args.root"):
-            root, shipped = value, False
+        key, _, name = option.removeprefix("--").replace(".init_args", "").rpartition(".")
         if option == "--data":
-            class_path = value
-    is_path = shipped or root.startswith(("/", "./", "../", "~"))
-    if not root or not is_path or not class_path.startswith("d2v.") or set(root) & set("*?[{,"):
+            found.setdefault("data", _Stated()).class_path = value
+        elif key in found and name == "dataset":
+            found[key].has_dataset = True
+        elif key in found and name == "root":
+            found[key].root, found[key].by_recipe = value, False
+    for key, stated in found.items():
+        stated.require_there(key)
+
+
+@dataclass
+class _Stated:
+    """What is said of data before they are opened."""
+
+    class_path: str = ""
+    root: str = ""
+    by_recipe: bool = False
+    has_dataset: bool = False
+
+    def require_there(self, key: str) -> None:
+        root = self.root
+        is_path = self.by_recipe or root.startswith(("/", "./", "../", "~"))
+        if not root or not is_path or self.has_dataset or not self.class_path.startswith("d2v."):
+            return
+        if set(root) & set("*?[{,") or Path(root).expanduser().exists():
+            return
+        parts = Path(root).parts
+        if parts[:2] == ("data", "demo") and len(parts) > 2:
+            text = f"the demo's data are made by: d2v prepare demo {parts[2]}"
+            raise UserError(f"{key}.root {root} does not exist; {text}")
+        given = " (as the recipe says)" if self.by_recipe else ""
+        text = f"name the folder, file or glob of yours: --{key}.root PATH"
+        raise UserError(f"{key}.root {root}{given} does not exist; {text}")
+
+
+def _data_sections(content: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The section ``data``, and its parts where it is joint."""
+    data = content.get("data")
+    if not isinstance(data, dict):
         return
-    if Path(root).expanduser().exists():
-        return
-    parts = Path(root).parts
-    if parts[:2] == ("data", "demo") and len(parts) > 2:
-        raise UserError(f"data.root {root} does not exist; the demo's data are made by: d2v prepare demo {parts[2]}")
-    given = " (as the recipe says)" if shipped else ""
-    raise UserError(f"data.root {root}{given} does not exist; name the folder, file or glob of yours: --data.root PATH")
+    yield "data", data
+    parts = (data.get("init_args") or data).get("parts")
+    for name, part in parts.items() if isinstance(parts, dict) else ():
+        if isinstance(part, dict):
+            yield f"data.parts.{name}", part
 
 
 def _find_configs(words: Sequence[str]) -> tuple[dict[Path, dict[str, Any]], list[str]]:

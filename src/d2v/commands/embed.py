@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from d2v.commands.arguments import add_features, add_share
+from d2v.commands.arguments import add_features, add_modality, add_share
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +37,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--overwrite", action="store_true", help="replace other features in --output, finished or unfinished"
     )
     add_features(parser)
+    add_modality(parser)
+    parser.add_argument(
+        "--space",
+        metavar="shared|DIR",
+        help="write unit vectors in the space of several media that d2v align has made beside the checkpoint, or in "
+        "DIR; it says layer, weights and pooling",
+    )
     parser.add_argument(
         "--pool",
         choices=("mean", "cls", "none"),

@@ -13,9 +13,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     demo = kinds.add_parser("demo", help="small data from installed packages, nothing is downloaded")
     demo.add_argument(
         "modality",
-        choices=["vision", "speech", "text"],
+        choices=["vision", "speech", "text", "joint"],
         help="vision: crops of the photographs in scikit-image and scikit-learn; speech: sentences and digits that "
-        "eSpeak NG says (GPL-3; pip install espeakng-loader); text: docstrings of the packages that d2v needs",
+        "eSpeak NG says (GPL-3; pip install espeakng-loader); text: docstrings of the packages that d2v needs; joint: "
+        "all three, and digits written by hand, spoken and named in sentences",
     )
     demo.add_argument("--output", type=Path, help="folder to write (data/demo/MODALITY)")
     speech = kinds.add_parser("speech", help="check sound before a training: hours, rates, speakers, broken files")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from d2v.commands.arguments import add_features, positive
-from d2v.commands.early_checks import require_root
+from d2v.commands.early_checks import require_roots
 from d2v.configs import find_config, read_config
 
 
@@ -59,11 +59,11 @@ def parse_args(parser: argparse.ArgumentParser, args: Sequence[str]) -> argparse
 
 def run(args: argparse.Namespace) -> None:
     """Probe, print a table and the JSON object; see :func:`d2v.monitoring.comparison.probe`."""
-    recipes = {}
+    contents = {}
     for name in args.config:
         path = find_config(name)
-        recipes[path] = read_config(path)
-    require_root(recipes, [f"--data.{key}={value}" for key, value in args.data.items()])
+        contents[str(path)] = read_config(path)
+    require_roots(contents, [f"--data.{key}={value}" for key, value in args.data.items()])
     from d2v.monitoring.comparison import probe
 
     compared = probe(**vars(args))

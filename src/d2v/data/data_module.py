@@ -73,6 +73,12 @@ class PretrainingDataModule(LightningDataModule, ABC):
     values_per_unit: ClassVar[int | None] = None
     """Input values in one ``unit``, where batches hold samples of about the same length; None: ``unit`` is a sample."""
 
+    encoder_name: str = ""
+    """Of the encoder that reads its batches."""
+
+    parts_together: int = 1
+    """DataModules that read at the same time and share the cores."""
+
     reads_labels: bool = True
     """Whether batches hold labels. Pretraining has no use for them, so nothing about labels can stop it."""
 
@@ -140,7 +146,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
     @property
     def parts(self) -> Mapping[str, "PretrainingDataModule"]:
         """The DataModules that fill batches, by the name of the encoder that reads them; ``""`` for a single one."""
-        return {"": self}
+        return {self.encoder_name: self}
 
     # Batch sizes.
 
@@ -152,12 +158,11 @@ class PretrainingDataModule(LightningDataModule, ABC):
         """
         module = self.trainer and self.trainer.lightning_module
         encoders: Mapping[str, Encoder] = getattr(module, "encoders", {})
-        for name, part in self.parts.items():
-            part.reads_labels = getattr(module, "reads_labels", part.reads_labels)
-            if name in encoders:
-                part.adapt_to(encoders[name])
-            with_masks: Callable[..., Collate] | None = getattr(module, "with_early_masks", None)
-            part._with_masks = None if with_masks is None else partial(with_masks, name=name)
+        self.reads_labels = getattr(module, "reads_labels", self.reads_labels)
+        if self.encoder_name in encoders:
+            self.adapt_to(encoders[self.encoder_name])
+        with_masks: Callable[..., Collate] | None = getattr(module, "with_early_masks", None)
+        self._with_masks = None if with_masks is None else partial(with_masks, name=self.encoder_name)
         if stage in ("validate", "test") and self.eval_dataset("val") is None:
             raise UserError(
                 f"data.root {self.root}: there is no validation split, and `d2v {TrainerFn(stage).value}` needs one; "
@@ -210,7 +215,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
 
     # Loaders.
 
-    def train_dataloader(self) -> DataLoader[Any]:
+    def train_dataloader(self) -> StreamLoader:
         dataset = self.train_dataset()
         if self._train_sampler is None:
             self._train_sampler = self.train_sampler(dataset)
@@ -338,7 +343,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
         if self.num_workers is not None:
             return self.num_workers
         devices = 1 if self.trainer is None else self.trainer.num_devices
-        return max(0, min(8, available_cores() // devices - 1))
+        return max(0, min(8, (available_cores() // devices - 1) // self.parts_together))
 
     # Broken samples.
 

@@ -16,8 +16,9 @@ from d2v.model.encoder import Encoder
 def inputs_module(encoder: Encoder) -> ModuleType | None:
     """The module ``inputs`` beside an encoder's front end, so that there is no list of modalities; None: it has none.
 
-    Its function ``open_inputs(root, encoder)`` opens what `d2v embed` reads, and its ``LABELLED`` is the DataModule, by
-    class path and arguments, that labelled samples are read with where no config says otherwise.
+    Its function ``open_inputs(root, encoder)`` opens what `d2v embed` reads, or what a table of pairs lists
+    (:class:`~d2v.data.sources.source.Listed`), and its ``LABELLED`` is the DataModule, by class path and arguments,
+    that labelled samples are read with where no config says otherwise.
     """
     front = encoder.recipe["front"]["class_path"].rpartition(".")[0]
     module = f"{front.rpartition('.')[0]}.inputs"
@@ -27,9 +28,9 @@ def inputs_module(encoder: Encoder) -> ModuleType | None:
 class Inputs(ABC):
     """Inputs for an encoder, cheap to send to a worker process.
 
-    A modality opens them with the function ``open_inputs(root: str, encoder: Encoder)`` of its module ``inputs``, which
-    `d2v embed` finds beside the encoder. Inputs that cannot be opened are not counted, but named in :attr:`broken`.
-    Long inputs are cut between samples: values of a waveform, or tokens of a text.
+    A modality opens them with the function ``open_inputs(root: str | Listed, encoder: Encoder)`` of its module
+    ``inputs``, which `d2v embed` finds beside the encoder. Inputs that cannot be opened are not counted, but named in
+    :attr:`broken`. Long inputs are cut between samples: values of a waveform, or tokens of a text.
     """
 
     sample_rate: int | None = None
@@ -42,6 +43,8 @@ class Inputs(ABC):
     """What one vector of an input before pooling is called."""
     num_parts: int | None = None
     """Number of vectors of each input, where all inputs have one shape and are read whole."""
+    grid: tuple[int, int] | None = None
+    """Rows and columns of the vectors of each input, row by row; None: they are a sequence."""
     pads: bool = True
     """Whether parts of about the same length may be padded to share a batch; else only those of one length do."""
     vectors_per_frame: int = 1

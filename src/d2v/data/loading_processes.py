@@ -63,12 +63,20 @@ class StreamLoader(Loader):
         self._next = -1  # position in the stream of what comes of them
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        return self.next_batches(len(self))
+
+    def set_epoch(self, epoch: int) -> None:
+        """For who iterates over several streams at once; a trainer sets it at the sampler."""
+        self._stream.set_epoch(epoch)
+
+    def next_batches(self, count: int) -> Iterator[Any]:
+        """So many batches from where the stream is now, be they more or fewer than an epoch has."""
         if self._next != self._stream.start:  # at first, and where more was fetched than was trained on
             self._batches, self._next = super().__iter__(), self._stream.start
-        return self._epoch()
+        return self._counted(count)
 
-    def _epoch(self) -> Iterator[Any]:
-        for _ in range(len(self)):
+    def _counted(self, count: int) -> Iterator[Any]:
+        for _ in range(count):
             self._next += self._stream.stride
             yield next(self._batches)
 

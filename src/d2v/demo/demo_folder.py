@@ -38,9 +38,9 @@ class DemoFolder:
 
     Args:
         root: The folder.
-        kind: Which demo: "vision", "speech" or "text".
+        kind: Which demo: "vision", "speech", "text" or "joint".
         wanted: What its files depend on, as plain values.
-        folders: The folders below the root that hold the data; nothing else is ever removed.
+        folders: The folders and files below the root that hold the data; nothing else is ever removed or written over.
 
     Raises:
         UserError: The folder holds something else, another demo for instance.
@@ -97,7 +97,7 @@ class DemoFolder:
     def _num_files(self) -> int:
         count = 0
         for name in self._folders:
-            for path in (self.root / name).rglob("*"):
+            for path in (self.root / name, *(self.root / name).rglob("*")):
                 count += path.is_file()
         return count
 

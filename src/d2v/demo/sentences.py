@@ -1,4 +1,6 @@
-"""Sentences of a small grammar for the speech demo, 4 to 8 words of a vocabulary of about 90."""
+"""Sentences of small grammars: for the speech demo, 4 to 8 words of a vocabulary of about 90; others count things."""
+
+import math
 
 import numpy as np
 
@@ -31,6 +33,25 @@ _PATTERNS = (
 )
 _MOST = 20_000
 
+# Sentences that count things. Those to train on and those to test have other words around the number; of one thing the
+# "s" in front of "_" is left out.
+_COUNTS = {
+    "train": {
+        "<pattern>": "there are <digit> <things>_ <where>, we counted <digit> <things>_ <where>, my brother has "
+        "<digit> <things>_ <where>, you can see <digit> <things>_ <where>, only <digit> <things>_ stood <where>",
+        "<things>": "boats, horses, chairs, letters, apples, windows, ducks, lamps, stones, tickets, ladders, drums",
+        "<where>": "in the harbour, on the hill, behind the school, near the station, at the market, under the bridge, "
+        "in the kitchen, by the river, on the table, in the old barn",
+    },
+    "val": {
+        "<pattern>": "they found <digit> <things>_ <where>, her uncle sold <digit> <things>_ <where>, a child painted "
+        "<digit> <things>_ <where>, soon <digit> <things>_ appeared <where>",
+        "<things>": "trains, goats, bottles, gardens, clouds, spoons, tigers, bells, doors, coins",
+        "<where>": "across the valley, inside the museum, beside the church, along the road, outside our house, before "
+        "the storm, above the clinic, within the walls",
+    },
+}
+
 
 def write_sentences(count: int, seed: int) -> list[str]:
     """Sentences in upper case without punctuation, as LibriSpeech's transcripts are; all different, always the same.
@@ -45,12 +66,39 @@ def write_sentences(count: int, seed: int) -> list[str]:
     generator = np.random.default_rng([seed, 0])
     sentences: dict[str, None] = {}
     while len(sentences) < count:
-        words = str(generator.choice(_PATTERNS))
-        while "<" in words:
-            start, stop = words.index("<"), words.index(">") + 1
-            words = words[:start] + str(generator.choice(_CHOICES[words[start:stop]])) + words[stop:]
-        sentences[words] = None
+        sentences[_fill(str(generator.choice(_PATTERNS)), _CHOICES, generator)] = None
     return list(sentences)
+
+
+def write_counts(split: str, count: int, seed: int) -> list[str]:
+    """Sentences in lower case with one number, which is zero to nine in turn; all different, always the same.
+
+    Those of the splits "train" and "val" have other patterns, things and places.
+
+    Raises:
+        UserError: the grammar does not have so many sentences.
+    """
+    grammar = {name: words.split(", ") for name, words in _COUNTS[split].items()}
+    most = len(DIGITS) * math.prod(map(len, grammar.values()))
+    if 2 * count > most:  # so that one that is new is soon found
+        raise UserError(f"the demo's grammar has {most // 2:,} sentences that count things, and no {count:,}")
+    generator = np.random.default_rng([seed, 2, sum(split.encode())])
+    sentences: dict[str, None] = {}
+    while len(sentences) < count:
+        digit = DIGITS[len(sentences) % len(DIGITS)].lower()
+        words = _fill(str(generator.choice(grammar["<pattern>"])), {**grammar, "<digit>": [digit]}, generator)
+        if digit == "one":
+            words = words.replace(" are ", " is ").replace("s_", "")
+        sentences[words.replace("_", "")] = None
+    return list(sentences)
+
+
+def _fill(words: str, choices: dict[str, list[str]], generator: np.random.Generator) -> str:
+    """Put one of its choices for each word in angle brackets."""
+    while "<" in words:
+        start, stop = words.index("<"), words.index(">") + 1
+        words = words[:start] + str(generator.choice(choices[words[start:stop]])) + words[stop:]
+    return words
 
 
 def vocabulary() -> set[str]:

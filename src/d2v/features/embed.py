@@ -16,6 +16,7 @@ from tqdm import tqdm
 from d2v.checkpoints.load import Weights, load
 from d2v.data.cores import available_cores, most_workers
 from d2v.data.encoder_inputs import Inputs, inputs_module
+from d2v.data.sources.source import Listed
 from d2v.errors import Interrupted, UserError
 from d2v.evaluation.frozen import find_device
 from d2v.features.encode import Skipped, embed_inputs
@@ -23,6 +24,7 @@ from d2v.features.feature_files import read_file_settings, require_format, write
 from d2v.features.feature_settings import FeatureOptions, all_settings, differences
 from d2v.features.journal import RowJournal, discard, inputs_done, named_share, read_settings
 from d2v.features.pieces import Pieces, plan_lengths
+from d2v.features.shared_space import Projection, SharedSpace, medium_of, read_space, space_folder
 from d2v.model.encoder import Encoder, Layer, Pooling
 from d2v.shares import ALONE, Share, ShareDone
 
@@ -62,6 +64,8 @@ def embed_files(
     input: str | Path,
     output: str | Path,
     *,
+    modality: str | None = None,
+    space: str | Path | None = None,
     weights: Weights = "student",
     layer: Layer = None,
     pool: Pooling = "mean",
@@ -85,6 +89,9 @@ def embed_files(
         checkpoint: As :func:`d2v.load` takes it.
         input: A folder, file or glob of what the encoder reads, or archives as for training; ``-``: lines of stdin.
         output: Its name ends with .parquet, .npz or .safetensors.
+        modality: Which encoder of a checkpoint that holds several.
+        space: "shared": vectors of length 1 in the space of several media that :func:`d2v.align` made, [n, K]; or the
+            folder of such a space. It says layer, pooling and weights. None: the encoder's own space.
         weights: The student's, or the teacher's.
         layer: End of a block, from 0 or as -1 from the last; the mean of several ([8, 9, 10, 11]) or of all ("mean");
             None: the output.
@@ -115,27 +122,43 @@ def embed_files(
     if device == "auto" and share.count > 1 and torch.cuda.is_available():
         device = f"cuda:{share.local_rank % torch.cuda.device_count()}"
     where = find_device(device)
-    encoder = load(checkpoint, weights=weights, allow=allow).to(where)
+    shared: SharedSpace | None = None
+    if space is not None:
+        if (weights, layer, pool) != ("student", None, "mean"):
+            raise UserError(f"--space {space}: says which weights, layer and pooling; leave these options out")
+        shared = read_space(space_folder(space, checkpoint))
+        weights = shared.weights
+    encoder = load(checkpoint, weights=weights, modality=modality, allow=allow).to(where)
+    projection: Projection | None = None
+    if shared is not None:
+        projection = shared.of(encoder, checkpoint)
+        options = projection.options(options)
     pieces = open_pieces(encoder, str(input), options, where)
     inputs = pieces.inputs
     _require_other_place(output, str(input), inputs)
     settings = all_settings(encoder, inputs, where, options, str(checkpoint), str(input))
+    settings["modality"] = modality or medium_of(encoder)
+    num_values, pooled = encoder.width, pool != "none"
+    if shared is not None and projection is not None:
+        num_values = shared.width
+        settings |= {"space": shared.digest, "space_folder": str(space), "pool": f"{projection.parts} parts"}
     unfinished = output.with_name(f"{output.name}.unfinished")
     if _is_done(output, unfinished, settings, overwrite, share):
         return EmbedReport(output, created=False)
     if num_workers is None:
         num_workers = _default_workers(where, share)
     begin, end = pieces.inputs_of(share)
-    with _journal(unfinished, settings, encoder.width, pool, share, end - begin, inputs.unit) as journal:
+    with _journal(unfinished, settings, num_values, pooled, share, end - begin, inputs.unit) as journal:
         start, first = time.perf_counter(), begin + journal.num_done
         skipped = _SkippedInputs(inputs)
         if journal.num_done:
             print(f"going on: {journal.num_done:,} of {end - begin:,} {inputs.unit}s are done", file=sys.stderr)
         done, total = (pieces.first_piece(index) - pieces.first_piece(begin) for index in (first, end))
         with tqdm(initial=done, total=total, desc="embedding", unit="piece", disable=None, leave=False) as bar:
-            for item in embed_inputs(
-                encoder, pieces, where, options, num_workers, journal.folder, first, end, on_pieces=bar.update
-            ):
+            items = embed_inputs(encoder, pieces, where, options, num_workers, journal.folder, first, end, bar.update)
+            if projection is not None:
+                items = projection.rows(items, inputs.grid)
+            for item in items:
                 if isinstance(item, Skipped):
                     journal.skip()
                     skipped.add(item.name, item.reason)
@@ -151,7 +174,7 @@ def embed_files(
             left = len(inputs) - inputs_done(unfinished)
             if left:
                 return ShareDone(share, output, left, len(inputs), f"{inputs.unit}s")
-            whole = RowJournal(unfinished, settings, encoder.width, pool != "none")
+            whole = RowJournal(unfinished, settings, num_values, pooled)
             shape, num_skipped = _write_output(whole, output, str(input), settings, inputs)
     seconds = time.perf_counter() - start
     amount, speed = _in_words(inputs, len(inputs) - num_skipped, first, end, seconds)
@@ -174,8 +197,8 @@ def _write_output(
     return shape, skipped
 
 
-def open_pieces(encoder: Encoder, root: str, options: FeatureOptions, device: torch.device) -> Pieces:
-    """Open a folder, a file or a glob as the encoder reads it, cut into pieces.
+def open_pieces(encoder: Encoder, root: str | Listed, options: FeatureOptions, device: torch.device) -> Pieces:
+    """Open a folder, a file, a glob or what is listed as the encoder reads it, cut into pieces.
 
     Raises:
         UserError: There are no such inputs, the modality has no such module, or the pieces are too short.
@@ -192,11 +215,11 @@ def open_pieces(encoder: Encoder, root: str, options: FeatureOptions, device: to
 
 @contextmanager
 def _journal(
-    folder: Path, settings: dict[str, Any], width: int, pool: Pooling, share: Share, num_inputs: int, unit: str
+    folder: Path, settings: dict[str, Any], width: int, pooled: bool, share: Share, num_inputs: int, unit: str
 ) -> Iterator[RowJournal]:
     """Open a journal, and close it whatever happens; after Ctrl-C, say how to go on."""
     name = named_share(share.rank) if share.count > 1 else ""
-    journal = RowJournal(folder, _of_share(settings, share), width, pool != "none", name)
+    journal = RowJournal(folder, _of_share(settings, share), width, pooled, name)
     try:
         yield journal
     except KeyboardInterrupt as stop:

@@ -12,7 +12,7 @@ from d2v.data.encoder_inputs import Inputs
 from d2v.model.encoder import Encoder, Layer, Pooling
 
 # Paths, which may change while the content stays the same.
-_PLACES = ("checkpoint", "input")
+_PLACES = ("checkpoint", "input", "space_folder")
 
 
 @dataclass(frozen=True)

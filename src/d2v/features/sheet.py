@@ -1,56 +1,88 @@
-"""A sheet of queries and their neighbours, where they are pictures."""
+"""A sheet of queries and their neighbours: pictures, spectrograms of sound, and words."""
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
-from d2v.errors import UserError
+from d2v.data.sound.audio_reader import SAMPLE_RATE, SUFFIXES, AudioReader
+from d2v.errors import BrokenSample, UserError
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from d2v.features.queries import Item
     from d2v.features.search import Neighbours
 
 _TILE_INCHES = 1.4
 _MOST_QUERIES = 20
+_LETTERS, _SECONDS, _WINDOW = 160, 10, 400
 
 
-def draw_sheet(found: Sequence["Neighbours"], root: Path, path: Path) -> None:
+def draw_sheet(found: Sequence["Neighbours"], path: Path) -> None:
     """Draw one row a query: the query, then its neighbours and their similarities. Only the first 20 are drawn.
 
     Args:
         found: Neighbours of each query.
-        root: The folder that ids are paths in; or the one file that was embedded.
         path: The file to draw to.
 
     Raises:
-        UserError: Not one of the neighbours is a picture below ``root``.
+        UserError: Not one of the neighbours is a picture or sound that can be read, or a text.
     """
-    folder = root.parent if root.is_file() else root
     drawn = found[:_MOST_QUERIES]
-    columns = 1 + max(len(neighbours.ids) for neighbours in drawn)
+    most_queries = max(len(neighbours.queries) for neighbours in drawn)
+    columns = most_queries + max(len(neighbours.ids) for neighbours in drawn)
     figure = Figure(figsize=(columns * _TILE_INCHES, len(drawn) * (_TILE_INCHES + 0.3)), layout="constrained")
     axes = figure.subplots(len(drawn), columns, squeeze=False)
     any_neighbour = False
     for line, neighbours in zip(axes, drawn, strict=True):
         for ax in line:
             ax.axis("off")
-        query = Path(neighbours.query)
-        if neighbours.row is not None:
-            query = folder / query
-        tiles = [(query, "query")]
-        for name, similarity in zip(neighbours.ids, neighbours.similarities, strict=True):
-            tiles.append((folder / name, f"{similarity:.3f}"))
-        for column, (file, title) in enumerate(tiles):
-            line[column].set_title(f"{title}\n{file.name}", fontsize=6)
-            if (picture := _open(file)) is not None:
-                line[column].imshow(picture)
-                any_neighbour |= column > 0
+        tiles = [(item, "query") for item in neighbours.queries]
+        for item, similarity in zip(neighbours.items, neighbours.similarities, strict=True):
+            tiles.append((item, f"{similarity:.3f}"))
+        for column, (item, title) in enumerate(tiles):
+            line[column].set_title(f"{title}\n{item.place.name}"[:40], fontsize=6)
+            any_neighbour |= _draw(line[column], item) and column >= len(neighbours.queries)
     if not any_neighbour:
-        raise UserError(f"--picture: no id is a picture below {folder}; give --root, the folder that the ids lie in")
+        folder = drawn[0].items[0].place.parent
+        raise UserError(
+            f"--picture: no id is a picture below {folder}, or sound or a text; give --root, the folder that the ids "
+            "lie in"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
+
+
+def _draw(ax: "Axes", item: "Item") -> bool:
+    """Draw one item; False if it can not be read."""
+    if item.text:
+        ax.text(0.5, 0.5, textwrap.fill(item.text[:_LETTERS], 18), fontsize=6, ha="center", va="center")
+    elif (picture := _open(item.place)) is not None:
+        ax.imshow(picture)
+    elif (spectrogram := _spectrogram(item.place)) is not None:
+        ax.imshow(spectrogram, origin="lower", aspect="auto")
+    else:
+        return False
+    return True
+
+
+def _spectrogram(path: Path) -> np.ndarray | None:
+    """Logarithm of the magnitudes of the first seconds, [frequencies, time]; None if it is no sound."""
+    if path.suffix.lower() not in SUFFIXES:
+        return None
+    try:
+        with AudioReader(path) as reader:
+            wave = reader.read(0, min(reader.num_samples, _SECONDS * SAMPLE_RATE)).numpy()
+        windows = np.lib.stride_tricks.sliding_window_view(wave, _WINDOW)[:: _WINDOW // 4]
+    except (BrokenSample, ValueError):
+        return None
+    magnitudes = np.abs(np.fft.rfft(windows * np.hanning(_WINDOW)))
+    return np.log(magnitudes + 1e-2).T
 
 
 def _open(path: Path) -> Image.Image | None:

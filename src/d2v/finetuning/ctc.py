@@ -25,7 +25,7 @@ from d2v.finetuning.finetuning_module import FinetuningModule
 from d2v.finetuning.starting_encoder import described
 from d2v.nn.task_heads import CTCHead
 from d2v.training.callbacks.log import is_logged
-from d2v.training.optimizer import groups_with_rate
+from d2v.training.optimizer import groups_with_rates
 from d2v.types import Batch, Rows
 
 PADDING = -100  # of letters in a batch
@@ -85,7 +85,7 @@ class CTCModule(FinetuningModule):
     def parameter_groups(self) -> list[dict[str, Any]]:
         if self.head_lr_scale == 1:
             return super().parameter_groups()
-        return groups_with_rate(self, self.head, self.head_lr_scale, self.weight_decay_on)
+        return groups_with_rates(self, {self.head: self.head_lr_scale}, self.weight_decay_on)
 
     def names_in_data(self, datamodule: Any) -> tuple[str, ...]:
         self._data_alphabet = getattr(datamodule, "alphabet", None)

@@ -17,13 +17,14 @@ from d2v.checkpoints.load import Weights
 from d2v.errors import UserError
 from d2v.features.chunks import SAMPLE_RATE, encode_chunks
 from d2v.finetuning.augmentation import TokenMasks
-from d2v.finetuning.starting_encoder import FrozenParts, described, obtain_encoder, require_same_modality
+from d2v.finetuning.starting_encoder import described, obtain_encoder, require_same_modality
 from d2v.metrics import MASKED_FRACTION, VAL_LOSS
 from d2v.model.encoder import Encoder
 from d2v.model.masked_input import ReplaceMasked
 from d2v.model.randomness import combine_keys
 from d2v.training.callbacks.log import is_logged
 from d2v.training.callbacks.run_plan import total_steps
+from d2v.training.frozen_parts import FrozenParts
 from d2v.training.optimizer import Decaying
 from d2v.training.schedules import LRSchedule, in_steps, require_share_or_steps
 from d2v.training.step import TrainingModule

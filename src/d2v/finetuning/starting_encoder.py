@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import nn
-
 from d2v.checkpoints.load import Weights, load
 from d2v.errors import UserError
 from d2v.model.encoder import Encoder
@@ -53,42 +51,6 @@ def require_same_modality(encoder: Encoder, datamodule: Any, checkpoint: str | N
         raise UserError(
             f"{key}: a {reader.__name__} cannot read what data ({giver.__name__}) gives; take both of one modality"
         )
-
-
-class FrozenParts:
-    """Parts of an encoder that are never trained: no gradient, and eval mode, so that their dropout is off.
-
-    Args:
-        encoder: Its parameters are frozen here.
-        names: Of modules or parameters, with all below them; "" is the whole encoder.
-
-    Raises:
-        UserError: Nothing has such a name.
-    """
-
-    def __init__(self, encoder: nn.Module, names: Sequence[str]) -> None:
-        parameters = dict(encoder.named_parameters())
-        self.modules: list[nn.Module] = []
-        for name in names:
-            chosen = [path for path in parameters if _within(path, name)]
-            if not chosen:
-                parts = dict.fromkeys(".".join(path.split(".")[:2]) for path in parameters)
-                raise UserError(
-                    f"model.freeze: the encoder has no part {name!r}; it has {', '.join(parts)}, and what is in them"
-                )
-            for path in chosen:
-                parameters[path].requires_grad_(False)
-            self.modules += [module for path, module in encoder.named_modules() if _within(path, name)]
-        self.whole = not any(parameter.requires_grad for parameter in parameters.values())
-
-    def eval(self) -> None:
-        """Call after each ``train()`` of what holds the encoder."""
-        for module in self.modules:
-            module.training = False
-
-
-def _within(path: str, name: str) -> bool:
-    return name in ("", path) or path.startswith(f"{name}.")
 
 
 def described(names: Sequence[str], shown: int = 40) -> str:

@@ -1,7 +1,8 @@
 """data2vec 1.0 and 2.0: a student predicts what its own moving average computes from the whole input."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from torch import nn
 
@@ -11,7 +12,7 @@ from d2v.model.flops import NotCounted, step_flops
 from d2v.model.masked_input import gather_tokens
 from d2v.model.task import Task
 from d2v.model.teacher import EMATeacher
-from d2v.types import Batch, Data2VecOutput
+from d2v.types import Batch, Data2VecOutput, EncoderOutput, TokenSequence
 
 
 class Method(nn.Module, ABC):
@@ -21,6 +22,10 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def encoders(self) -> Mapping[str, Encoder]:
         """The encoders that are trained, by name; one alone is called ``""``."""
+
+    def loss_weight(self, name: str) -> float:
+        """How much the loss of an encoder counts in that of a step."""
+        return 1.0
 
     @abstractmethod
     def forward(self, batches: Mapping[str, Batch], seed: int) -> Mapping[str, Data2VecOutput]:
@@ -41,7 +46,7 @@ class Method(nn.Module, ABC):
 
 
 class Data2Vec(Method):
-    """One student of one kind of input.
+    """One student of one kind of input; :class:`~d2v.model.joint_data2vec.JointData2Vec` is of several.
 
     Args:
         student: The encoder that is trained.
@@ -51,35 +56,51 @@ class Data2Vec(Method):
     def __init__(self, student: Encoder, task: Task) -> None:
         super().__init__()
         self.student = student
-        self.teacher = EMATeacher(student, task.shared_with_teacher)
         self.task = task
+        self.teacher = EMATeacher(student, {name: task.shared_with_teacher for name, task in self.tasks.items()})
 
     @property
     def encoders(self) -> Mapping[str, Encoder]:
-        return {"": self.student}
+        return self.student.by_name
+
+    @property
+    def tasks(self) -> Mapping[str, Task]:
+        """What each encoder must do."""
+        return {"": self.task}
 
     def forward(self, batches: Mapping[str, Batch], seed: int) -> Mapping[str, Data2VecOutput]:
-        return {"": step(self.student, self.teacher, self.task, batches[""], seed)}
+        outputs = {}
+        for name, batch in batches.items():
+            teacher = partial(self.teacher, name=name)
+            outputs[name] = step(self.encoders[name], teacher, self.tasks[name], batch, seed)
+        return outputs
 
     def move_teacher(self, decay: float) -> None:
         self.teacher.update(self.student, decay)
 
     def with_early_masks(self, collate: Collate, name: str, seed: int) -> Collate:
-        grid_of = self.student.front.grid_of()
-        if grid_of is None or not self.task.masking.drawn_early:
+        task, grid_of = self.tasks[name], self.encoders[name].front.grid_of()
+        if grid_of is None or not task.masking.drawn_early:
             return collate
-        return EarlyMasks(collate, self.task.masking, self.task.num_masks, seed, grid_of)
+        return EarlyMasks(collate, task.masking, task.num_masks, seed, grid_of)
 
     def flops(self, name: str, batch: Batch, output: Data2VecOutput) -> float | None:
+        teacher, shared = self.teacher.encoder.by_name[name], self.teacher.shared[name]
         try:
             return step_flops(
-                self.student, self.teacher.encoder, self.teacher.shared, self.task.head, batch.inputs.shape, output.mask
+                self.encoders[name], teacher, shared, self.tasks[name].head, batch.inputs.shape, output.mask
             )
         except NotCounted:
             return None
 
 
-def step(student: Encoder, teacher: EMATeacher, task: Task, batch: Batch, seed: int) -> Data2VecOutput:
+def step(
+    student: Encoder,
+    teacher: Callable[[Batch, TokenSequence], EncoderOutput],
+    task: Task,
+    batch: Batch,
+    seed: int,
+) -> Data2VecOutput:
     """One pretraining step, the figure of the paper; dimension letters as in ``types.py``."""
     features = student.extract(batch.inputs, batch.padding_mask)  # [B, N, D]
     task.require_fitting(features.grid)

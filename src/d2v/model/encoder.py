@@ -1,6 +1,6 @@
 """The network that is pretrained and kept: a front end on a trunk."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, final
 
 import torch
@@ -49,9 +49,19 @@ class Encoder(nn.Module):
         return self.trunk.width
 
     @property
+    def by_name(self) -> Mapping[str, "Encoder"]:
+        """Itself, as the only one; see :class:`d2v.model.joint_data2vec.EncodersOnOneTrunk`."""
+        return {"": self}
+
+    @property
     def has_cls(self) -> bool:
         """Whether a whole input has a CLS token: one of its own, or its first token."""
         return bool(self.front.num_cls) or self.front.first_is_cls
+
+    def train(self, mode: bool = True) -> "Encoder":
+        """The trunk too, where it is not a child of this encoder because several stand on it."""
+        self.trunk.train(mode)
+        return super().train(mode)
 
     def forward(self, x: Tensor, padding_mask: Bool[Tensor, "b _"] | None = None) -> EncoderOutput:
         """Encode a whole input: ``x`` as the feature extractor wants it; padding (True) at the rate of ``x``."""

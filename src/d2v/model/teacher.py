@@ -1,14 +1,17 @@
 """The teacher: an exponential moving average of the student (1.0, equation 1)."""
 
 import copy
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
 from d2v.model.encoder import Encoder
 from d2v.types import Batch, EncoderOutput, TokenSequence
+
+if TYPE_CHECKING:
+    from d2v.model.joint_data2vec import EncodersOnOneTrunk
 
 Part = Literal["feature_extractor", "positions", "input_norm"]
 """A part of the front end that a teacher may borrow."""
@@ -21,25 +24,29 @@ class EMATeacher(nn.Module):
     parts live in the state dict; gradients, the optimizer, weight decay and DDP's reducer never see them.
 
     Args:
-        student: The encoder to follow.
-        shared: Parts of the front end that are borrowed: none (vision), the feature extractor (2.0 speech), it and
-            the positions (1.0 speech), or all that lies before the blocks (text).
+        student: The encoder to follow, or several on one trunk.
+        shared: By the names of encoders (an only one is called ``""``), parts of the front end that are borrowed: none
+            (vision), the feature extractor (2.0 speech), it and the positions (1.0 speech), or all that lies before
+            the blocks (text).
     """
 
-    def __init__(self, student: Encoder, shared: Sequence[Part] = ()) -> None:
+    def __init__(self, student: "Encoder | EncodersOnOneTrunk", shared: Mapping[str, Sequence[Part]]) -> None:
         super().__init__()
-        self.shared = tuple(shared)
-        borrowed = {name: getattr(student.front, name) for name in shared}
-        for name, part in borrowed.items():
-            if part is None:
-                raise ValueError(f"shared_with_teacher names {name!r}, but the student has none")
-        not_copied = {id(part): None for part in borrowed.values()}
+        self.shared = {name: tuple(parts) for name, parts in shared.items()}
+        borrowed: dict[tuple[str, Part], nn.Module] = {}
+        for name, encoder in student.by_name.items():
+            for part in self.shared.get(name, ()):
+                module = getattr(encoder.front, part)
+                if module is None:
+                    raise ValueError(f"shared_with_teacher names {part!r}, but the student has none")
+                borrowed[name, part] = module
+        not_copied = {id(module): None for module in borrowed.values()}
         self.encoder = copy.deepcopy(student, not_copied)
-        front = self.encoder.front
-        for name, part in borrowed.items():
+        for (name, part), module in borrowed.items():
             # In the instance's dict and not in _modules: found by attribute lookup, seen by nothing else.
-            del front._modules[name]
-            front.__dict__[name] = part
+            front = self.encoder.by_name[name].front
+            del front._modules[part]
+            front.__dict__[part] = module
         self.encoder.requires_grad_(False)
         self.encoder.eval()
 
@@ -49,14 +56,15 @@ class EMATeacher(nn.Module):
         return self
 
     @torch.no_grad()
-    def forward(self, batch: Batch, tokens: TokenSequence) -> EncoderOutput:
-        """Encode all of the input; ``tokens`` is what the student's feature extractor made of it."""
-        if "feature_extractor" not in self.shared:
-            tokens = self.encoder.extract(batch.inputs, batch.padding_mask)
-        return self.encoder.encode(tokens.detach())
+    def forward(self, batch: Batch, tokens: TokenSequence, name: str = "") -> EncoderOutput:
+        """Encode all of the input of an encoder; ``tokens`` is what the student's feature extractor made of it."""
+        encoder = self.encoder.by_name[name]
+        if "feature_extractor" not in self.shared.get(name, ()):
+            tokens = encoder.extract(batch.inputs, batch.padding_mask)
+        return encoder.encode(tokens.detach())
 
     @torch.no_grad()
-    def update(self, student: Encoder, decay: float) -> None:
+    def update(self, student: nn.Module, decay: float) -> None:
         """Move towards the student: ``teacher = decay * teacher + (1 - decay) * student``.
 
         Buffers and what the student does not train (fixed positions) are copied, as in fairseq's ``EMAModule``.

@@ -9,9 +9,9 @@ from typing import Any, Literal
 import torch
 
 from d2v.built_parts import own_packages
-from d2v.checkpoints.load import Weights, load
+from d2v.checkpoints.load import Weights, load, untrained_like
 from d2v.checkpoints.recipe import build, build_encoder
-from d2v.configs import find_config, read_config
+from d2v.configs import find_config, merge, read_config
 from d2v.data.data_module import PretrainingDataModule
 from d2v.data.normalisation import normalised
 from d2v.errors import UserError
@@ -175,40 +175,20 @@ def merged_configs(names: Iterable[str | Path]) -> dict[str, Any]:
     """What several configs say together, by path or by the name of a shipped one."""
     merged: dict[str, Any] = {}
     for name in names:
-        _merge(merged, read_config(find_config(name)))
+        merge(merged, read_config(find_config(name)))
     return merged
-
-
-def _merge(into: dict[str, Any], other: dict[str, Any]) -> None:
-    """Merge a config into others as LightningCLI does: sections merge, unless they describe two classes; all other
-    values are replaced."""
-    for key, value in other.items():
-        before = into.get(key)
-        if isinstance(value, dict) and isinstance(before, dict) and _same_class(before, value):
-            _merge(before, value)
-        else:
-            into[key] = value
-
-
-def _same_class(before: dict[str, Any], value: dict[str, Any]) -> bool:
-    return value.get("class_path", before.get("class_path")) == before.get("class_path")
 
 
 def _untrained(trained: Encoder | None, config: dict[str, Any], seed: int, allow: Iterable[str]) -> Encoder:
     """An encoder with random weights: one built like a trained one, which reads the same inputs, or the config's."""
-    if trained is None:
-        recipe = _model_args(config).get("student")
-        if not isinstance(recipe, dict):
-            raise UserError("--checkpoint random: the config has no `model.init_args.student` to build an encoder from")
-        allow = own_packages(recipe)
-    else:
-        recipe = trained.recipe
+    if trained is not None:
+        return untrained_like(trained, seed, allow)
+    recipe = _model_args(config).get("student")
+    if not isinstance(recipe, dict):
+        raise UserError("--checkpoint random: the config has no `model.init_args.student` to build an encoder from")
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        encoder = build_encoder(recipe, allow)
-    if trained is not None:
-        encoder.assets = dict(trained.assets)
-    return encoder
+        return build_encoder(recipe, own_packages(recipe))
 
 
 def _model_args(config: dict[str, Any]) -> dict[str, Any]:

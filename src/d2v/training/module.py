@@ -8,7 +8,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 from torch.optim import Optimizer
 
-from d2v.data.data_module import PretrainingDataModule
+from d2v.data.joint import parts_of
 from d2v.errors import UserError
 from d2v.metrics import TEST_LOSS, VAL_LOSS, of_encoder
 from d2v.model.data2vec import Data2Vec, Method
@@ -63,10 +63,7 @@ class Data2VecModule(TrainingModule):
         self.collapse = collapse
         self.init_from = init_from
         if init_from is not None:
-            from d2v.checkpoints.load import init_weights
-
-            for note in init_weights(method, init_from, init_teacher):
-                rank_zero_info(f"init_from: {note}")
+            start_from(method, init_from, init_teacher)
 
     @property
     def encoders(self) -> Mapping[str, Encoder]:
@@ -83,11 +80,10 @@ class Data2VecModule(TrainingModule):
             UserError: The longest sample has fewer tokens than a span.
         """
         spans = [part.span for part in self.modules() if isinstance(part, SpanMasking | RandomSpanMasking)]
-        data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if not spans or not isinstance(data, PretrainingDataModule):
+        if not spans:
             return
         longest = 0
-        for name, part in data.parts.items():
+        for name, part in parts_of(self.trainer.datamodule).items():  # type: ignore[attr-defined]
             if part.values_per_unit is not None and name in self.encoders:
                 tokens = self.encoders[name].front.num_tokens(part.train_dataset().lengths.max(keepdims=True))
                 longest = max(longest, 0 if tokens is None else int(tokens[0]))
@@ -107,7 +103,8 @@ class Data2VecModule(TrainingModule):
         self.seed_step()
         with self.naming_misfits():
             outputs = self.method(by_encoder(batches), self.seed)
-        return {"loss": sum(output.loss for output in outputs.values()), "outputs": outputs}
+        loss = sum(self.method.loss_weight(name) * output.loss for name, output in outputs.items())
+        return {"loss": loss, "outputs": outputs}
 
     def validation_step(self, batches: Batches, batch_idx: int) -> None:
         self._log_losses(VAL_LOSS, batches, prog_bar=True)
@@ -156,6 +153,19 @@ class Data2VecModule(TrainingModule):
         for name, output in outputs.items():
             size = output.mask.num_scored  # of what the loss is a mean
             self.log(of_encoder(metric, name), output.loss, batch_size=size, sync_dist=True, prog_bar=prog_bar)
+
+
+def start_from(
+    method: Method, path: str, teacher_from: Literal["teacher", "student"], front_of: str | None = None
+) -> None:
+    """Let training start from a checkpoint, and say what does not come from it; see
+    :func:`d2v.checkpoints.load.init_weights`."""
+    from d2v.checkpoints.load import init_weights
+
+    if not isinstance(method, Data2Vec):
+        raise UserError(f"model.init_from: nobody knows which weights of a {type(method).__name__} are in a checkpoint")
+    for note in init_weights(method, path, teacher_from, front_of):
+        rank_zero_info(f"init_from: {note}")
 
 
 class Pretraining(Data2VecModule):

@@ -1,5 +1,6 @@
 """Groups of parameters: which of them decay, and which have a learning rate of their own."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from torch import nn
@@ -38,17 +39,21 @@ def fuse(optimizer: Optimizer) -> None:
             group["fused"] = not group["differentiable"]
 
 
-def groups_with_rate(module: nn.Module, part: nn.Module, lr_scale: float, decaying: Decaying = "matrices") -> Groups:
-    """Groups as of :func:`parameter_groups`, those of ``part`` apart, with ``lr_scale`` times the rate.
+def groups_with_rates(
+    module: nn.Module, lr_scales: Mapping[nn.Module, float], decaying: Decaying = "matrices"
+) -> Groups:
+    """Groups as of :func:`parameter_groups`, those of some parts apart, with so many times the rate.
 
     They come last: the first learning rate is the one stated.
     """
-    apart = set(part.parameters())
-    groups, own = parameter_groups(module, decaying), parameter_groups(part, decaying)
+    groups, own = parameter_groups(module, decaying), []
+    apart: set[nn.Parameter] = set()
+    for part, lr_scale in lr_scales.items():
+        apart.update(part.parameters())
+        for group in parameter_groups(part, decaying):
+            own.append({**group, "lr_scale": lr_scale})
     for group in groups:
         group["params"] = [parameter for parameter in group["params"] if parameter not in apart]
-    for group in own:
-        group["lr_scale"] = lr_scale
     return groups + own
 
 

@@ -84,7 +84,7 @@ class TrainingModule(FiniteUpdates):
         number = loop.batch_progress.current.ready * self.trainer.world_size + self.global_rank
         if list(self.encoders) == [""]:
             return as_batch(batch, self.encoders[""], number, epoch)
-        return {name: as_batch(batch[name], encoder, number, epoch) for name, encoder in self.encoders.items()}
+        return {name: as_batch(part, self.encoders[name], number, epoch) for name, part in batch.items()}
 
     @contextmanager
     def naming_misfits(self) -> Iterator[None]:

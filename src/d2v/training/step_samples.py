@@ -7,7 +7,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from d2v.data.data_module import PretrainingDataModule
+from d2v.data.joint import parts_of
 from d2v.types import Batch, by_encoder
 
 
@@ -57,7 +57,7 @@ class StepSamples:
 
 
 def _name(trainer: L.Trainer, encoder: str, sample_id: int) -> str:
-    data = getattr(trainer, "datamodule", None)
-    if isinstance(data, PretrainingDataModule) and encoder in data.parts:
-        return data.parts[encoder].training_sample(sample_id)
+    parts = parts_of(getattr(trainer, "datamodule", None))
+    if encoder in parts:
+        return parts[encoder].training_sample(sample_id)
     return f"sample {sample_id}"

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from d2v.data.unpacking import require_plausible_parquet
 from d2v.errors import UserError, some_of
 
 FILE_COLUMNS = (
@@ -27,7 +28,7 @@ class FileTable:
     """A table as it is written, and which row names which file.
 
     It may be TSV (a quote is text, unless it encloses a cell), CSV with commas, semicolons or bars, JSON lines or a
-    JSON list of objects, or lines of FILE TEXT; in UTF-8 or UTF-16.
+    JSON list of objects, or lines of FILE TEXT; in UTF-8 or UTF-16. Or Parquet.
 
     Args:
         path: of the table.
@@ -51,8 +52,11 @@ class FileTable:
         self.path, self.where = path, f"{key} {path}"
         self._endings = endings
         self._file_column = file_column
-        text = self._text()
-        records = None
+        records, text = None, ""
+        if path.suffix.lower() == ".parquet":
+            records = self._parquet()
+        else:
+            text = self._text()
         if text.lstrip()[:1] in ("{", "["):
             records = self._json(text)
         if records is not None:
@@ -171,6 +175,17 @@ class FileTable:
             if not isinstance(record, dict):
                 raise UserError(f"{self.where}, entry {number}: expected an object with a file, found {record!r}.")
         return records
+
+    def _parquet(self) -> list[tuple[int, dict[str, Any]]]:
+        """Number and content of each row."""
+        import pyarrow as pa  # type: ignore[import-untyped]
+        import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+        try:
+            require_plausible_parquet(self.path)
+            return list(enumerate(pq.read_table(self.path).to_pylist(), 1))
+        except (pa.ArrowException, OSError) as error:
+            raise UserError(f"{self.where}: cannot be read as Parquet ({error}).") from error
 
     def _delimited(self, text: str) -> tuple[list[tuple[int, list[str]]], str]:
         """Line and cells of each row, and the delimiter: the one that cuts most rows, and most of them alike."""

@@ -62,6 +62,18 @@ class Medium:
 
 
 @dataclass(frozen=True)
+class Listed:
+    """Inputs that are named one by one, in place of a root: what a table of pairs has in one column."""
+
+    cells: Sequence[str]
+    """Paths of files, or texts; all different."""
+    folder: str
+    """Paths are relative to it."""
+    where: str
+    """What names them, for messages: an option, its value and the column."""
+
+
+@dataclass(frozen=True)
 class Categories:
     """One of a few names for each sample."""
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from d2v.data.file_index import folder_index, list_files
 from d2v.data.sources.endings import count_endings, divide, how_to_read, in_words, may_be_sample, report_endings
 from d2v.data.sources.rows import Rows, open_rows
-from d2v.data.sources.source import Files, Medium, Source
+from d2v.data.sources.source import Files, Listed, Medium, Source
 from d2v.data.sources.stores import is_store, list_store
 from d2v.data.sources.tars import Tars
 from d2v.errors import UserError, some_of
@@ -225,17 +225,19 @@ def _standing_for(root: str, medium: Medium) -> Iterator[str]:
         raise UserError(str(error).replace(folder, root.rstrip("/"))) from error
 
 
-def open_everything(root: str, medium: Medium, key: str = "data.root") -> Source:
+def open_everything(root: str | Listed, medium: Medium, key: str = "data.root") -> Source:
     """Open all samples in a root, whatever split they belong to: files, else archives, else those in manifests.
 
     Args:
-        root: as in :func:`open_splits`.
+        root: as in :func:`open_splits`; or files that are listed.
         medium: of the samples.
         key: the option that gives the root, for messages.
 
     Raises:
-        UserError: there is no such root, or no sample in it.
+        UserError: there is no such root, no sample in it, or a listed file is not there.
     """
+    if isinstance(root, Listed):
+        return _listed_files(root, medium)
     if is_store(root):
         with _standing_for(root, medium) as listed:
             return open_everything(listed, medium, key)
@@ -245,6 +247,18 @@ def open_everything(root: str, medium: Medium, key: str = "data.root") -> Source
         raise UserError(str(error).replace("data.root", key)) from error
     report_endings(root, medium, (source,))
     return source
+
+
+def _listed_files(root: Listed, medium: Medium) -> Files:
+    for name in root.cells:
+        if ending(name) not in medium.suffixes:
+            raise UserError(
+                f"{root.where}: {name!r:.80} is no file of {medium.noun} ({some_of(medium.suffixes, 8)}); write its "
+                "path, or name the column by what it holds"
+            )
+        if not os.path.isfile(os.path.join(root.folder, name)):
+            raise UserError(f"{root.where}: there is no file {name} in {root.folder}; correct it, or give --root DIR")
+    return Files(medium, root.folder, list(root.cells))
 
 
 def _everything(root: str, path: Path | None, medium: Medium) -> Source:

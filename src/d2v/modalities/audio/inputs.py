@@ -7,6 +7,7 @@ from torch import Tensor
 from d2v.data.filter_banks import SHIFT, WINDOW, Spectrograms, num_frames, read_spectrograms, samples_of
 from d2v.data.sound.sound_files import SOUND, Headers, read_headers
 from d2v.data.sound.sound_inputs import SoundInputs
+from d2v.data.sources.source import Listed
 from d2v.data.sources.splits import open_everything
 from d2v.modalities.audio.front_end import AudioFrontEnd
 from d2v.model.encoder import Encoder
@@ -18,7 +19,7 @@ LABELLED = {
 """How labelled samples are read where no config says otherwise."""
 
 
-def open_inputs(root: str, encoder: Encoder) -> "AudioInputs":
+def open_inputs(root: str | Listed, encoder: Encoder) -> "AudioInputs":
     """Find all sound, and read the headers.
 
     Raises:

@@ -9,6 +9,7 @@ from d2v.data.filter_banks import normalised_mfcc
 from d2v.data.sound.sound_files import SOUND, read_headers
 from d2v.data.sound.sound_inputs import SoundInputs
 from d2v.data.sound.waveforms import unit_variance
+from d2v.data.sources.source import Listed
 from d2v.data.sources.splits import open_everything
 from d2v.model.encoder import Encoder
 
@@ -19,7 +20,7 @@ LABELLED = {
 """How labelled samples are read where no config says otherwise."""
 
 
-def open_inputs(root: str, encoder: Encoder) -> "SpeechInputs":
+def open_inputs(root: str | Listed, encoder: Encoder) -> "SpeechInputs":
     """Find all sound, and read the headers.
 
     Raises:

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from d2v.data.encoder_inputs import Inputs
 from d2v.data.file_index import list_files
+from d2v.data.sources.source import Listed
 from d2v.errors import UserError
 from d2v.modalities.text.front_end import TextFrontEnd
 from d2v.modalities.text.labelled.data import TEXT_COLUMNS
@@ -36,13 +37,14 @@ _ID = "id"
 _AT_ONCE = 1000  # texts that are tokenised together, on all cores
 
 
-def open_inputs(root: str, encoder: Encoder) -> "TextInputs":
+def open_inputs(root: str | Listed, encoder: Encoder) -> "TextInputs":
     """Read all text, and tokenise it with the encoder's own tokenizer.
 
     Args:
         root: a folder or a glob (each .txt file is a text, named by its path); a .txt file or ``-`` for stdin (each
             line is a text, named by its number from 1; blank lines are left out); or a table (.tsv, .csv, .jsonl,
-            .parquet), whose rows are named by their column ``id``, or by their number from 0.
+            .parquet), whose rows are named by their column ``id``, or by their number from 0; or texts that are
+            listed, each of which is its own name.
         encoder: an encoder for text.
 
     Raises:
@@ -61,7 +63,11 @@ def open_inputs(root: str, encoder: Encoder) -> "TextInputs":
             f"--checkpoint: its tokenizer has {len(tokenizer):,} ids, and the encoder embeds {front.vocab_size:,}; "
             "import it again with the one that it was trained with"
         )
-    inputs = TextInputs(_texts(root), tokenizer, front.max_positions or LONGEST)
+    if isinstance(root, Listed):
+        texts: Iterator[tuple[str, str]] = zip(root.cells, root.cells, strict=True)
+    else:
+        texts = read_texts(root)
+    inputs = TextInputs(texts, tokenizer, front.max_positions or LONGEST)
     if not len(inputs) and not inputs.broken:
         raise UserError(f"--input {root}: there is no text in it")
     return inputs
@@ -115,8 +121,8 @@ class TextInputs(Inputs):
         return ids
 
 
-def _texts(root: str) -> Iterator[tuple[str, str]]:
-    """The name and content of each text."""
+def read_texts(root: str) -> Iterator[tuple[str, str]]:
+    """The name and content of each text that :func:`open_inputs` finds."""
     path = Path(root).expanduser()
     if root == "-":
         return _lines()

@@ -4,7 +4,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from d2v.data.encoder_inputs import Inputs
-from d2v.data.sources.source import Source
+from d2v.data.sources.source import Listed, Source
 from d2v.data.sources.splits import open_everything
 from d2v.errors import BrokenSample, UserError
 from d2v.modalities.vision.decoding import IMAGES, Picture
@@ -16,12 +16,12 @@ LABELLED = {"class_path": "d2v.modalities.vision.data.ImageNetDataModule", "init
 """How labelled samples are read where no config says otherwise."""
 
 
-def open_inputs(root: str, encoder: Encoder) -> "VisionInputs":
+def open_inputs(root: str | Listed, encoder: Encoder) -> "VisionInputs":
     """Find all pictures, whatever split they belong to.
 
     Args:
         root: a folder (all pictures in it and below; else its Hugging Face parquet files, else its WebDataset tars), a
-            picture, a .parquet or .tar file, or a glob of pictures.
+            picture, a .parquet or .tar file, or a glob of pictures; or pictures that are listed.
         encoder: of pictures.
 
     Raises:
@@ -57,7 +57,8 @@ class VisionInputs(Inputs):
                 f"multiples of {self._patch}"
             )
         self.image_size = (height, width)
-        self.num_parts = (height // self._patch) * (width // self._patch)
+        self.grid = (height // self._patch, width // self._patch)
+        self.num_parts = self.grid[0] * self.grid[1]
         self._transform = EvalTransform(self.image_size)
 
     def fingerprint(self) -> str:

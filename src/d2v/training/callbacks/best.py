@@ -8,7 +8,7 @@ import lightning as L
 
 from d2v import metrics
 from d2v.checkpoints.intact import BEST
-from d2v.data.data_module import PretrainingDataModule
+from d2v.data.joint import parts_of
 from d2v.errors import UserError
 from d2v.metrics import of_encoder
 from d2v.training.callbacks.probe import ProbeCallback, probe_callbacks
@@ -96,8 +96,8 @@ class BestCheckpoint:
 def _validates(trainer: L.Trainer) -> bool:
     if not trainer.enable_validation:
         return False
-    data = getattr(trainer, "datamodule", None)
-    return not isinstance(data, PretrainingDataModule) or data.eval_dataset("val") is not None
+    parts = parts_of(getattr(trainer, "datamodule", None))
+    return not parts or any(part.eval_dataset("val") is not None for part in parts.values())
 
 
 def _offered(names: list[str], trainer: L.Trainer) -> str:

@@ -7,7 +7,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info
 from torch import nn
 
-from d2v.data.data_module import PretrainingDataModule
+from d2v.data.joint import parts_of
 from d2v.nn.block import Block
 
 # Graphs that one block may have: with and without gradients, in training and in evaluation, of each encoder. Above
@@ -23,10 +23,10 @@ class CompiledBlocks(L.Callback):
     """
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        data = trainer.datamodule  # type: ignore[attr-defined]
         any_length = None  # torch finds out
-        if isinstance(data, PretrainingDataModule):
-            any_length = any(part.values_per_unit is not None for part in data.parts.values()) or None
+        for part in parts_of(trainer.datamodule).values():  # type: ignore[attr-defined]
+            if part.values_per_unit is not None:
+                any_length = True
         count = compile_blocks(pl_module, any_length)
         rank_zero_info(f"compile: {count} blocks; the first steps take longer")
 

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 
 from d2v.data.data_module import PretrainingDataModule
+from d2v.data.joint import parts_of
 from d2v.errors import UserError
 from d2v.evaluation.labelled_data import labelled_data
 from d2v.evaluation.probe_encoder import probe_encoder
@@ -151,7 +152,7 @@ class ProbeCallback(Callback):
         encoders: Mapping[str, Encoder] = getattr(pl_module, "encoders", {})
         if self.data is not None and encoders:
             return self._own_data(encoders)
-        parts: Mapping[str, PretrainingDataModule] = getattr(getattr(trainer, "datamodule", None), "parts", {})
+        parts = parts_of(getattr(trainer, "datamodule", None))
         labelled = {name: part for name, part in parts.items() if part.class_names}
         if not labelled:
             roots = ", ".join(f"data.root {part.root}" for part in parts.values()) or "which are no DataModule of d2v"

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info
 
 from d2v.data.batching import TrainingSize
 from d2v.data.data_module import PretrainingDataModule
+from d2v.data.joint import JointDataModule
 from d2v.errors import UserError
 from d2v.training.preflight import preflight
 from d2v.training.run_length import read_length
@@ -62,7 +63,7 @@ class RunPlan(L.Callback):
         if stage != "fit":
             return
         data = trainer.datamodule  # type: ignore[attr-defined]
-        if isinstance(data, PretrainingDataModule):
+        if isinstance(data, PretrainingDataModule | JointDataModule):
             self._size = data.training_size()
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             self.length = None

@@ -1,0 +1,119 @@
+"""The section ``media`` of a joint recipe: which recipes of one kind of input each its media are taken from."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from d2v.commands.stacked_configs import options
+from d2v.configs import find_config, merge, read_config
+from d2v.errors import UserError
+
+MEDIA = "media"
+_MODEL, _DATA = "d2v.training.joint_pretraining.JointPretraining", "d2v.data.joint.JointDataModule"
+_OF_THE_WHOLE = (
+    "student", "ema", "optimizer", "schedule", "init_from", "init_teacher", "seed", "collapse", "weight_decay_on",
+)  # fmt: skip
+"""Keys of a recipe's model that a joint model has once."""
+
+
+def with_media(
+    words: Sequence[str], contents: Mapping[str, dict[str, Any]]
+) -> tuple[list[str], dict[str, dict[str, Any]]]:
+    """Put all that is said of media into one config before the others: the parser lets the last list of media win.
+
+    Args:
+        words: A checked command line.
+        contents: Of its configs, by the words that name them.
+
+    Returns:
+        The words, and the contents of all configs by the words that name them.
+
+    Raises:
+        UserError: A medium's recipe cannot be read, or is none for one kind of input.
+    """
+    media: dict[str, Any] = {}
+    parts: dict[str, Any] = {}
+    left_out: set[str] = set()
+    for name, value, folder in _stated(words, contents):
+        left_out.discard(name)
+        if value is None:
+            left_out.add(name)
+        else:
+            media[name], parts[name] = _medium(name, value, folder)
+    changed: dict[str, str] = {}
+    known: dict[str, dict[str, Any]] = {}
+    for word, content in contents.items():
+        rest = {key: value for key, value in content.items() if key != MEDIA}
+        for section, key, into in (("model", "media", media), ("data", "parts", parts)):
+            values, inner = _inner(rest.get(section), key)
+            if inner is not None:
+                rest[section] = values
+                merge(into, inner)
+        if rest != content:
+            changed[word] = f"{yaml.safe_dump(rest, sort_keys=False)}\n\n"
+        known[changed.get(word, word)] = rest
+    if not media and not parts:
+        return list(words), dict(contents)
+    for name in left_out:
+        media.pop(name, None)
+        parts.pop(name, None)
+    joint = {
+        "model": {"class_path": _MODEL, "init_args": {"media": media}},
+        "data": {"class_path": _DATA, "init_args": {"parts": parts}},
+    }
+    text = yaml.safe_dump(joint, sort_keys=False)
+    result = ["--config", text]
+    remaining = iter(words)
+    for word in remaining:
+        if not word.startswith(f"--{MEDIA}."):
+            result.append(changed.get(word, word))
+        elif "=" not in word:
+            next(remaining, "")
+    return result, {text: joint, **known}
+
+
+def _inner(section: Any, key: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """A section without one of its ``init_args``, and that; None: it is not there."""
+    args = section.get("init_args") if isinstance(section, dict) else None
+    if not isinstance(args, dict) or not isinstance(args.get(key), dict):
+        return {}, None
+    rest = {name: value for name, value in args.items() if name != key}
+    return {**section, "init_args": rest}, args[key]
+
+
+def _stated(words: Sequence[str], contents: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, Any, Path]]:
+    """Name, value and folder of each medium in the order of the configs; the command line comes last."""
+    for word, content in contents.items():
+        section = content.get(MEDIA)
+        if section is None:
+            continue
+        if not isinstance(section, dict):
+            raise UserError(f"--config {word}: {MEDIA} is {section!r}; it names a recipe each: speech: v2/speech.yaml")
+        for name, value in section.items():
+            yield str(name), value, Path(word).parent
+    for option, value in options(words):
+        if option.startswith(f"--{MEDIA}."):
+            yield option.removeprefix(f"--{MEDIA}."), yaml.safe_load(value), Path()
+
+
+def _medium(name: str, value: Any, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What stands under ``model.media`` and ``data.parts``, of one recipe or one with overlays."""
+    names = value if isinstance(value, list) else [value]
+    merged: dict[str, Any] = {}
+    for recipe in map(str, names):
+        beside = folder / recipe
+        merge(merged, read_config(beside if beside.is_file() else find_config(recipe)))
+    model = (merged.get("model") or {}).get("init_args") or {}
+    front = (model.get("student") or {}).get("front")
+    if front is None or not merged.get("data"):
+        raise UserError(
+            f"{MEDIA}.{name}: {value} is no recipe that pretrains on one kind of input, with model.student.front and "
+            "data; take one such as v2/speech.yaml"
+        )
+    medium = {"front": front}
+    for key, part in model.items():
+        if key not in _OF_THE_WHOLE:
+            medium[key] = part
+    return medium, merged["data"]
