@@ -120,9 +120,7 @@ def read_values(path: Path, named: str = "--config ") -> Any:
     """
     where = f"{named}{path}"
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise UserError(f"{where}: has {path.stat().st_size / 1e6:,.0f} MB, and a config has a few kB")
-        content = yaml.load(read_text(path, named.strip()), _UniqueKeys)
+        content = yaml.load(read_text(path, named.strip(), most=_MOST_BYTES), _UniqueKeys)
         if _count(content, {}) > _MOST_VALUES:
             raise UserError(f"{where}: {_TOO_MANY}, by aliases of aliases")
     except yaml.MarkedYAMLError as error:
@@ -134,7 +132,7 @@ def read_values(path: Path, named: str = "--config ") -> Any:
     except UserError:
         raise
     except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{where}: cannot be read ({error})") from error
+        raise UserError(f"{where}: cannot be read ({' '.join(str(error).split())})") from error
     return content
 
 

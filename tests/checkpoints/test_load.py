@@ -151,7 +151,7 @@ def test_what_cannot_be_loaded(tmp_path: Path, make_v1_vision: Callable[..., Any
     ("config", "message"),
     [
         ("{", "not readable"),
-        ("[]", "was not written by"),
+        ("[]", "holds a list, where an object belongs"),
         (json.dumps({"format": 1}), "was not written by"),
         (json.dumps({"format": 9, "method": {}}), "has format 9"),
         (json.dumps({"format": 1, "method": {}}), "where front and trunk belong"),

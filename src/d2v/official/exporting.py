@@ -149,7 +149,11 @@ def _write_safetensors(
 ) -> list[str]:
     """A folder as the import writes it; one that comes from such a folder is the same again, file by file."""
     config, weights, card = dict(checkpoint.config), checkpoint.weights, None
+    kept: dict[str, folder.StateDict] = {}
     if checkpoint.path.is_dir():
+        for file in sorted(checkpoint.path.glob("*.safetensors")):
+            if file.name not in (folder.WEIGHTS, head_files.FILE):  # what an import has kept
+                kept[file.name] = folder.read_tensors(file)
         config = {key: value for key, value in config.items() if key not in ("format", "model_type", "assets")}
         if (checkpoint.path / CARD).is_file():
             card = (checkpoint.path / CARD).read_text(encoding="utf-8")
@@ -164,6 +168,7 @@ def _write_safetensors(
         teacher = '  # or weights="teacher"' if "teacher" in parts else ""
         card = model_card(output.name, checkpoint, "d2v", _USE_D2V.format(name=output.name, teacher=teacher))
     more, entries = head_files.to_files(head)
+    more = {**kept, **more}
     assets = checkpoint.encoder().assets
     folder.write_folder(output, weights, config | entries, card, more, assets)
     if "head" in parts and len(config["method"]) == 1:
