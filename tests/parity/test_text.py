@@ -157,16 +157,16 @@ def test_teacher_of_the_goldens(case: Case) -> None:
     """Of 1.0 it is averaged, since it is no copy; of 2.0 it is not there."""
     notes = read_config(case.folder)["notes"]
     if case.golden["name"].startswith("v1"):
-        assert case.method.teacher.shared == ()
+        assert case.method.teacher.shared[""] == ()
         assert any("feature_extractor, positions, input_norm are not the student's" in n for n in notes)
     else:
-        assert case.method.teacher.shared == BEFORE_BLOCKS
+        assert case.method.teacher.shared[""] == BEFORE_BLOCKS
 
 
 def test_teacher_with_the_students_embeddings_borrows_them(tmp_path: Path) -> None:
     after = read_golden("v1_text")["state_dict_after"]  # as fairseq writes it: the embeddings are a copy
     case = text_case("v1_text", tmp_path, after)
-    assert case.method.teacher.shared == BEFORE_BLOCKS
+    assert case.method.teacher.shared[""] == BEFORE_BLOCKS
     assert all(name.startswith("trunk.blocks.") for name, _ in case.method.teacher.encoder.named_parameters())
     assert not any("averaged instead" in note for note in read_config(case.folder)["notes"])
     ema = after["encoder._ema"]

@@ -46,7 +46,7 @@ class Method(nn.Module, ABC):
 
 
 class Data2Vec(Method):
-    """One student of one kind of input.
+    """One student of one kind of input; :class:`~d2v.model.joint_data2vec.JointData2Vec` is of several.
 
     Args:
         student: The encoder that is trained.
@@ -55,18 +55,18 @@ class Data2Vec(Method):
 
     def __init__(self, student: Encoder, task: Task) -> None:
         super().__init__()
-        self.student: nn.Module = student
-        self.teacher = EMATeacher(student, {"": task.shared_with_teacher})
-        self.task: nn.Module = task
+        self.student = student
+        self.task = task
+        self.teacher = EMATeacher(student, {name: task.shared_with_teacher for name, task in self.tasks.items()})
 
     @property
     def encoders(self) -> Mapping[str, Encoder]:
-        return self.student.by_name  # type: ignore[return-value]
+        return self.student.by_name
 
     @property
     def tasks(self) -> Mapping[str, Task]:
         """What each encoder must do."""
-        return {"": self.task}  # type: ignore[dict-item]
+        return {"": self.task}
 
     def forward(self, batches: Mapping[str, Batch], seed: int) -> Mapping[str, Data2VecOutput]:
         outputs = {}

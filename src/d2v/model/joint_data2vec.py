@@ -9,7 +9,6 @@ from d2v.model.data2vec import Data2Vec
 from d2v.model.encoder import Encoder
 from d2v.model.front_end import FrontEnd
 from d2v.model.task import Task
-from d2v.model.teacher import EMATeacher
 from d2v.nn.transformer import Transformer
 
 _TRUNK = "trunk"
@@ -98,19 +97,17 @@ class JointData2Vec(Data2Vec):
     """
 
     def __init__(self, trunk: Transformer, media: Mapping[str, Medium]) -> None:
-        nn.Module.__init__(self)
         if not media:
             raise ValueError("media: there is none; name a recipe of each, such as media: {speech: v2/speech.yaml}")
         fronts = {name: medium.front for name, medium in media.items()}
-        self.student = EncodersOnOneTrunk(fronts, trunk)
-        tasks = {}
+        student = EncodersOnOneTrunk(fronts, trunk)
+        tasks = nn.ModuleDict()
         for name, medium in media.items():
             try:
-                tasks[name] = medium.task(self.encoders[name])
+                tasks[name] = medium.task(student.by_name[name])
             except ValueError as error:
                 raise ValueError(f"media.{name}: {error}") from error
-        self.task = nn.ModuleDict(tasks)
-        self.teacher = EMATeacher(self.student, {name: task.shared_with_teacher for name, task in tasks.items()})
+        super().__init__(student, tasks)  # type: ignore[arg-type]
         self._weights = {name: medium.weight for name, medium in media.items()}
 
     @property
