@@ -16,7 +16,7 @@ from d2v.errors import UserError
 
 SMALL = {
     "vision": {"image_size": 32, "train_crops": 1, "val_crops": 1},
-    "speech": {"train_sentences": 1, "val_sentences": 1, "train_digits": 1, "val_digits": 1},
+    "speech": {"train_sentences": 1, "val_sentences": 1, "train_digits": 1, "val_digits": 1, "silence": (0.0, 0.03)},
     "text": {"train_documents": 1, "val_documents": 1},
 }
 

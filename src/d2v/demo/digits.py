@@ -7,6 +7,7 @@ who wrote what: 14 filled forms follow one another, and each begins with 0 to 9,
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,6 +21,7 @@ from d2v.errors import UserError
 
 FIRST_HELD_OUT = 1415  # the last three forms
 _SIDE = 32  # of a saved picture in pixels; scikit-learn's have 8
+_SILENCE = (0.0, 0.03)  # seconds at either end of what is said, which is cut close, as FSDD is
 _TABLES = {"train": "pairs.tsv", "val": "test.tsv"}
 
 
@@ -29,7 +31,7 @@ def prepare_joint(
     tests: int = 100,
     sentences: int = 2_400,
     seed: int = 0,
-    others: dict[str, dict[str, int]] | None = None,
+    others: dict[str, dict[str, Any]] | None = None,
 ) -> DemoSummary:
     """Write the three demos, handwritten digits, sentences that count things, and tables of what belongs together.
 
@@ -55,7 +57,7 @@ def prepare_joint(
     counts = {"pairs": pairs, "tests": tests, "sentences": sentences}
     if min(counts.values()) < 1 or pairs > sentences:
         raise UserError(f"pairs {pairs}, tests {tests}, sentences {sentences}: above 0, and pairs at most sentences.")
-    others = others or {}
+    others = {"speech": {"silence": _SILENCE}, **(others or {})}
     wanted = {**counts, "seed": seed, "others": others}
     folder = DemoFolder(root, "joint", wanted, ("digits", "sentences", *_TABLES.values()))
     found = folder.finished()
@@ -69,9 +71,9 @@ def prepare_joint(
     }
     if found is None:
         pictures = _write_pictures(folder.root)
-        others_to_read = write_counts("val", tests + sentences // 4, seed)
-        texts = {"train": write_counts("train", sentences, seed), "val": others_to_read[:tests]}
-        for split, rows, unlabelled in (("train", pairs, others_to_read[tests:]), ("val", tests, [])):
+        in_other_words = write_counts("val", tests + sentences // 4, seed)
+        texts = {"train": write_counts("train", sentences, seed), "val": in_other_words[:tests]}
+        for split, rows, unlabelled in (("train", pairs, in_other_words[tests:]), ("val", tests, [])):
             _write_sentences(folder.root / "sentences", split, texts[split], unlabelled)
             columns = [pictures[split], _spoken(folder.root, split), _by_digit(texts[split])]
             _write_table(folder.root / _TABLES[split], columns, rows, np.random.default_rng([seed, 3, rows]))
