@@ -1,6 +1,6 @@
 """Find and read config files: those of the working folder first, then those that ship with d2v."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -148,3 +148,10 @@ def _count(value: Any, known: dict[int, int]) -> int:
 
 def _items(value: list[Any] | dict[Any, Any]) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value
+
+
+def options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The words of a command line, each with its value: what follows its ``=``, else the next word."""
+    for number, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        yield option, value if equals else "".join(words[number + 1 : number + 2])

@@ -212,7 +212,7 @@ def test_one_of_several_encoders(tmp_path: Path, shared_trunk: bool) -> None:
         encoder = d2v.load(path, modality=name)
         assert same(encoder, expected)
         assert (encoder.assets, encoder.licence) == ({f"{name}.json": "{}"}, f"of {name}")
-    with pytest.raises(UserError, match=r"joint\.ckpt: holds several encoders; say which: modality=vision, speech"):
+    with pytest.raises(UserError, match=r"joint\.ckpt: holds several encoders; say which as modality: vision, speech"):
         d2v.load(path)
     with pytest.raises(UserError, match="modality='text' is not there; it holds vision, speech"):
         d2v.load(path, modality="text")

@@ -55,6 +55,7 @@ class FinetuningModule(TrainingModule):
         schedule: Of the learning rate.
         checkpoint: Where the encoder comes from: a run's folder, a .ckpt or an imported folder.
         weights: The student's, or the teacher's average of them.
+        modality: Which encoder of a checkpoint that holds several.
         encoder_changes: Arguments of the checkpoint's encoder that differ here, such as layer_drop.
         encoder: Instead of a checkpoint: a new encoder, trained from scratch.
         freeze: Parts of the encoder that are never trained, by name; [""]: all of it.
@@ -81,6 +82,7 @@ class FinetuningModule(TrainingModule):
         schedule: LRSchedule,
         checkpoint: str | None = None,
         weights: Weights = "student",
+        modality: str | None = None,
         encoder_changes: dict[str, Any] | None = None,
         encoder: Encoder | None = None,
         freeze: Sequence[str] = (),
@@ -98,7 +100,7 @@ class FinetuningModule(TrainingModule):
                 f"model.overlap_seconds is {overlap_seconds}: it must lie between 0 and model.chunk_seconds "
                 f"({chunk_seconds})."
             )
-        self.method = FineTuned(obtain_encoder(checkpoint, weights, encoder_changes, encoder))
+        self.method = FineTuned(obtain_encoder(checkpoint, weights, modality, encoder_changes, encoder))
         self.checkpoint = checkpoint
         self.freeze_encoder_steps = freeze_encoder_steps
         self.masks = masks
