@@ -1,6 +1,6 @@
 """Find and read config files: those of the working folder first, then those that ship with d2v."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -120,9 +120,7 @@ def read_values(path: Path, named: str = "--config ") -> Any:
     """
     where = f"{named}{path}"
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise UserError(f"{where}: has {path.stat().st_size / 1e6:,.0f} MB, and a config has a few kB")
-        content = yaml.load(read_text(path, named.strip()), _UniqueKeys)
+        content = yaml.load(read_text(path, named.strip(), most=_MOST_BYTES), _UniqueKeys)
         if _count(content, {}) > _MOST_VALUES:
             raise UserError(f"{where}: {_TOO_MANY}, by aliases of aliases")
     except yaml.MarkedYAMLError as error:
@@ -134,7 +132,7 @@ def read_values(path: Path, named: str = "--config ") -> Any:
     except UserError:
         raise
     except (yaml.YAMLError, ValueError) as error:
-        raise UserError(f"{where}: cannot be read ({error})") from error
+        raise UserError(f"{where}: cannot be read ({' '.join(str(error).split())})") from error
     return content
 
 
@@ -150,3 +148,10 @@ def _count(value: Any, known: dict[int, int]) -> int:
 
 def _items(value: list[Any] | dict[Any, Any]) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value
+
+
+def options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The words of a command line, each with its value: what follows its ``=``, else the next word."""
+    for number, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        yield option, value if equals else "".join(words[number + 1 : number + 2])

@@ -94,6 +94,6 @@ def linear_head(classes: int, norm: bool = False, tanh: bool = False, width: int
 
 
 def run_export(checkpoint: Path | str, form: str, output: Path, **changes: Any) -> Path:
-    arguments = {"weights": None, "push": None, **changes}
+    arguments = {"weights": None, "push": None, "modality": None, **changes}
     export.run(argparse.Namespace(checkpoint=str(checkpoint), format=form, output=output, **arguments))
     return output

@@ -73,6 +73,9 @@ def test_what_was_fetched_serves_without_a_connection(tmp_path: Path, monkeypatc
     local_path("hf://me/model")
     hub.connected = False
     assert local_path("hf://me/model") == tmp_path / "cache/model.pt"
+    with pytest.raises(UserError, match=r"^hf://me/model/large.pt: cannot be downloaded \(no connection\)"):
+        local_path("hf://me/model/large.pt")
+    assert hub.waited == [30, 3, 30], "only who has a copy is not kept waiting"
 
 
 def test_features_in_one_line(

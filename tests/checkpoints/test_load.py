@@ -151,7 +151,7 @@ def test_what_cannot_be_loaded(tmp_path: Path, make_v1_vision: Callable[..., Any
     ("config", "message"),
     [
         ("{", "not readable"),
-        ("[]", "was not written by"),
+        ("[]", "holds a list, where an object belongs"),
         (json.dumps({"format": 1}), "was not written by"),
         (json.dumps({"format": 9, "method": {}}), "has format 9"),
         (json.dumps({"format": 1, "method": {}}), "where front and trunk belong"),
@@ -212,7 +212,7 @@ def test_one_of_several_encoders(tmp_path: Path, shared_trunk: bool) -> None:
         encoder = d2v.load(path, modality=name)
         assert same(encoder, expected)
         assert (encoder.assets, encoder.licence) == ({f"{name}.json": "{}"}, f"of {name}")
-    with pytest.raises(UserError, match=r"joint\.ckpt: holds several encoders; say which: modality=vision, speech"):
+    with pytest.raises(UserError, match=r"joint\.ckpt: holds several encoders; say which as modality: vision, speech"):
         d2v.load(path)
     with pytest.raises(UserError, match="modality='text' is not there; it holds vision, speech"):
         d2v.load(path, modality="text")

@@ -122,7 +122,7 @@ def test_senseless_files_are_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_missing_file_and_empty_transcripts(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="cannot be read"):
+    with pytest.raises(UserError, match="not readable"):
         Alphabet.from_file(tmp_path / "none")
     with pytest.raises(UserError, match="empty"):
         Alphabet.from_transcripts([" "])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch import contiguous_format as CONTIGUOUS
 
 from d2v.errors import UserError
-from d2v.text_files import read_text
+from d2v.text_files import read_json, read_text
 from d2v.whole_files import whole_folder
 
 StateDict = dict[str, Tensor]
@@ -50,10 +50,10 @@ def is_folder(path: Path) -> bool:
     if not (path / WEIGHTS).is_file() or not (path / CONFIG).is_file():
         return False
     try:
-        config = json.loads(read_text(path / CONFIG))
-    except (UserError, ValueError):
+        config = read_json(path / CONFIG)
+    except UserError:
         return True  # who reads it says what is wrong
-    return not isinstance(config, dict) or "model_type" not in config or "method" in config
+    return "model_type" not in config or "method" in config
 
 
 def require_empty(folder: Path) -> None:
@@ -138,11 +138,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         UserError: It is no such file, or one of a later format.
     """
     path = folder / CONFIG
-    try:
-        config = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}: not readable ({error})") from error
-    if not isinstance(config, dict) or not isinstance(config.get("method"), dict) or "format" not in config:
+    config = read_json(path)
+    if not isinstance(config.get("method"), dict) or "format" not in config:
         raise UserError(f"{path}: was not written by `d2v import` or `d2v export`")
     if config["format"] != FORMAT:
         raise UserError(f"{path}: has format {config['format']}, this version of d2v reads {FORMAT}; update d2v")
@@ -195,7 +192,7 @@ def read_tensors(file: Path) -> StateDict:
         with safe_open(file, "pt") as opened:
             stored = (opened.metadata() or {}).get(_CHECKSUM)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{file}: not readable ({error})") from error
+        raise UserError(f"{file}: not readable ({error}); if its download was cut short, get it once more") from error
     if stored is not None and stored != _checksum(tensors):
         raise UserError(f"{file}: is damaged (its checksum is wrong); write it anew with d2v import or d2v export")
     return tensors

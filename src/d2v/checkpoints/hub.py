@@ -1,17 +1,22 @@
 """The Hugging Face hub, which is used only if the user names it: ``hf://owner/name[@revision][/path]``."""
 
 import glob
+import logging
 import re
 from collections.abc import Collection
 from pathlib import Path, PurePosixPath
 
 from d2v.errors import UserError
 
+log = logging.getLogger(__name__)
+
 _ADDRESS = re.compile(  # a Path keeps one slash
     r"hf:/{1,2}(?P<name>[\w.-]+/[\w.-]+)(?:@(?P<revision>refs/\w+/[\w.-]+|[\w.-]+))?(?:/(?P<path>[^@]+))?"
 )
 KINDS = (".safetensors", ".bin", ".pt", ".pth")
 """Endings of files of weights, those first that are fetched rather than others."""
+_PATIENCE = {True: 3, False: 30}
+"""Seconds that the hub may take to answer, by whether there is a copy."""
 _INDEX = ".index.json"
 _WHOLE = ("model.safetensors", f"model.safetensors{_INDEX}", "pytorch_model.bin", f"pytorch_model.bin{_INDEX}")
 """What stands for a folder of transformers or of d2v, the former rather than the latter."""
@@ -44,31 +49,44 @@ def local_path(source: str | Path) -> Path:
         )
     import huggingface_hub
 
-    name, revision = address["name"], address["revision"]
+    name, revision, path = address["name"], address["revision"], address["path"]
+    kept = _kept(name, revision, path)
     try:
-        files = huggingface_hub.list_repo_files(name, revision=revision)
+        # One request: the library's functions that list and download try for half a minute where there is no network.
+        about = huggingface_hub.model_info(name, revision=revision, timeout=_PATIENCE[kept is not None])
+        weights, wanted = _choose([file.rfilename for file in about.siblings or ()], path, str(source))
+        patterns = [glob.escape(file) for file in wanted]
+        return Path(huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns), weights)
+    except UserError:
+        raise
     except Exception as error:  # the error types of its HTTP library have changed before
-        files = _kept(name, revision)
-        if not files:
+        if kept is None:
             raise UserError(f"{source}: cannot be downloaded ({_first_line(error)})") from error
-    weights, wanted = _choose(files, address["path"], str(source))
-    patterns = [glob.escape(file) for file in wanted]
-    try:
-        folder = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=patterns)
-    except (OSError, ValueError) as error:  # huggingface_hub's own errors are subclasses
-        raise UserError(f"{source}: cannot be downloaded ({_first_line(error)})") from error
-    return Path(folder, weights)
+        log.warning("%s: what was downloaded before is taken, the hub does not answer (%s)", source, _first_line(error))
+        return kept
 
 
-def _kept(name: str, revision: str | None) -> list[str]:
-    """The files of a repository that were downloaded before; none if there are none."""
+def weights_in(folder: Path) -> Path:
+    """The weights in a folder on the disk, chosen as in a repository: a file, or the folder of a whole model.
+
+    Raises:
+        UserError: There are none, or several and nothing tells which.
+    """
+    return folder / _choose([file.name for file in folder.iterdir() if file.is_file()], None, str(folder))[0]
+
+
+def _kept(name: str, revision: str | None, path: str | None) -> Path | None:
+    """Where the weights of an address lie that was downloaded before; None if it was not."""
     import huggingface_hub
 
     try:
-        folder = Path(huggingface_hub.snapshot_download(name, revision=revision, local_files_only=True))
-    except (OSError, ValueError):
-        return []
-    return [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+        # With no patterns it does not mind that the rest of the repository was never fetched.
+        snapshot = huggingface_hub.snapshot_download(name, revision=revision, allow_patterns=[], local_files_only=True)
+        folder = Path(snapshot)
+        files = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+        return folder / _choose(files, path, name)[0]
+    except (OSError, ValueError):  # huggingface_hub's own errors are subclasses
+        return None
 
 
 def _choose(files: Collection[str], path: str | None, source: str) -> tuple[str, list[str]]:

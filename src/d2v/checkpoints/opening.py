@@ -1,7 +1,7 @@
 """The one place that finds and opens a checkpoint of ours: a run's ``.ckpt``, an imported or exported folder."""
 
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ class Checkpoint:
         """Name of the encoder that :meth:`encoder` returns."""
         names = ", ".join(self.encoders)
         if modality is None and len(self.encoders) > 1:
-            raise UserError(f"{self.path}: holds several encoders; say which: modality={names}")
+            raise UserError(f"{self.path}: holds several encoders; say which as modality: {names}")
         if modality is None or list(self.encoders) == [""]:
             return next(iter(self.encoders))
         if modality not in self.encoders:
@@ -92,6 +92,20 @@ class Checkpoint:
             shared = part_of(self.weights, f"{prefix}trunk.")
             found |= {f"trunk.{key}": value for key, value in shared.items()}
         return found
+
+    def only(self, modality: str | None = None) -> "Checkpoint":
+        """The same as if there were no other encoder than this one."""
+        name = self.name_of(modality)
+        if not name:
+            return self
+        weights: StateDict = {}
+        for prefix in ("student.", "teacher.encoder.", "task."):
+            weights |= {prefix + key: value for key, value in self.tensors(prefix, name).items()}
+        encoder, source = self.encoders[name], dict(self.config["source"])
+        if encoder.licence:
+            source["licence"] = encoder.licence
+        config = {**self.config, "method": {"student": encoder.recipe}, "source": source}
+        return replace(self, encoders={"": encoder}, weights=weights, config=config)
 
     def head(self) -> StoredHead | None:
         """The head of a fine-tuned model; None: it has none.

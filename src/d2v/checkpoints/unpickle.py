@@ -4,6 +4,7 @@ import io
 import pickle
 import pickletools
 import re
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -112,12 +113,13 @@ def load_untrusted(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
-        with torch.serialization.safe_globals(list(_NAMES.items())):
+        with torch.serialization.safe_globals(list(_NAMES.items())), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about pickles of other protocols, which are then refused or read
             # Memory-mapped, so that optimizer states and other unused parts of the file are never read.
             content = plain(torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path)))
     except Exception as error:  # torch raises half a dozen types for a damaged or a refused file
         raise refusal(path, error) or UserError(
-            f"{path}: not a readable torch checkpoint ({_reason(error)})"
+            f"{path}: not a readable torch checkpoint ({_reason(error)}); if its download broke off, get it once more"
         ) from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, where a checkpoint is a dict")
@@ -142,7 +144,7 @@ def refusal(path: str | Path, error: Exception) -> UserError | None:
 def _reason(error: Exception) -> str:
     message = str(error)
     said = re.search(r"WeightsUnpickler error:\s*(\S.*)", message) or re.search(r"(\S.*)", message)
-    if said and " " in said[1]:
+    if said and " " in said[1] and "zip archive" not in said[1]:  # of which torch says that it is its own fault
         return said[1][:200]
     return "damaged, or another kind of file"
 

@@ -54,9 +54,14 @@ def _layer(text: str) -> int | list[int] | str:
 
 
 def parameters_of(class_type: type) -> dict[str, inspect.Parameter]:
-    """Arguments of a class, with those of its bases, to which it hands what it does not name itself."""
+    """Arguments of a class, with those of its bases, to which it hands what it does not name itself.
+
+    What a base must be given is the class's own affair.
+    """
     parameters: dict[str, inspect.Parameter] = {}
     for base in reversed(class_type.__mro__):
         if "__init__" in vars(base):
-            parameters |= inspect.signature(vars(base)["__init__"]).parameters
+            for name, parameter in inspect.signature(vars(base)["__init__"]).parameters.items():
+                if base is class_type or parameter.default is not parameter.empty:
+                    parameters[name] = parameter
     return parameters

@@ -5,9 +5,9 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from d2v.commands.early_checks import require_roots
+from d2v.commands.arguments import add_modality
+from d2v.commands.early_checks import require_roots_of
 from d2v.commands.probe import parse_args as parse_args
-from d2v.configs import find_config, read_config
 from d2v.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--config", action="append", required=True, metavar="NAME.yaml", help="config with a data section; overlays"
     )
+    add_modality(parser)
     parser.add_argument("--workers", type=int, metavar="N", help="loading processes; default: as in training")
     parser.add_argument("--seconds", type=float, default=5.0, help="that each of the two ways is timed (5)")
     parser.add_argument(
@@ -32,12 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Time, and print a table and the JSON object."""
-    contents = {}
-    for name in args.config:
-        path = find_config(name)
-        contents[str(path)] = read_config(path)
-    require_roots(contents, [f"--data.{key}={value}" for key, value in args.data.items()])
-    result = bench_data(args.config, args.data, args.workers, args.seconds, args.peers)
+    require_roots_of(args.config, args.data, args.modality)
+    result = bench_data(args.config, args.data, args.workers, args.seconds, args.peers, args.modality)
     print(result)
     print(json.dumps(result))
 
@@ -48,6 +45,7 @@ def bench_data(
     workers: int | None = None,
     seconds: float = 5.0,
     peers: bool = False,
+    modality: str | None = None,
 ) -> "LoadingResult":
     """Load training batches: units a second of one core and of loading processes, and the share of each stage.
 
@@ -58,6 +56,7 @@ def bench_data(
         seconds: That each of the two lasts.
         peers: Whether to time others, batch by batch beside it: torchvision's ImageFolder with its transforms, sound
             files read whole by soundfile, Hugging Face's datasets.
+        modality: Which part of joint data.
 
     Returns:
         What the command prints as JSON. Rates of a core are per second of its time, in which a wait for a disk does not
@@ -68,11 +67,11 @@ def bench_data(
     """
     from d2v.bench.loading import time_loading
     from d2v.evaluation.labelled_data import build_data
-    from d2v.monitoring.comparison import merged_configs
+    from d2v.joint_configs import merged_configs
 
     if not 0 < seconds < 86_400:
         raise UserError(f"--seconds {seconds:g}: give a time above 0, and of less than a day")
-    merged = merged_configs([config] if isinstance(config, str) else config)
+    merged = merged_configs([config] if isinstance(config, str) else config, modality)
     if "data" not in merged:
         raise UserError("--config: there is no `data:` section; give a config that has one, such as a recipe")
     changes = {**_sized(merged, dict(data or {})), "global_batch_size": None}  # one device's batches are loaded

@@ -7,11 +7,11 @@ from typing import Any
 
 import yaml
 
-from d2v.commands.joint_media import with_media
-from d2v.commands.stacked_configs import config_of_resumed_run, options, parts_in_files, with_added_lists
+from d2v.commands.stacked_configs import config_of_resumed_run, parts_in_files, with_added_lists
 from d2v.config_messages import suggest
-from d2v.configs import SHIPPED, find_config, read_config
+from d2v.configs import SHIPPED, find_config, options, read_config
 from d2v.errors import UserError, some_of
+from d2v.joint_configs import read_configs, with_media
 from d2v.service_keys import require_no_keys
 
 SECTIONS = (
@@ -50,13 +50,20 @@ def checked_words(command: str, words: Sequence[str]) -> list[str]:
         text = yaml.safe_dump(resumed, sort_keys=False)
         contents = {text: resumed, **contents}
         prepared = ["--config", text, *prepared]
-    prepared, contents = with_media(prepared, contents)
+    prepared, known = with_media(prepared, contents)
     if not any(word.startswith(("--print_config", "--help", "-h")) for word in prepared):
-        require_roots(contents, prepared)
-    return [command, *with_added_lists(prepared, contents)]
+        require_roots({**known, **contents}, prepared)
+    return [command, *with_added_lists(prepared, known)]
 
 
-def require_roots(contents: Mapping[str, dict[str, Any]], words: Sequence[str]) -> None:
+def require_roots_of(names: Sequence[str], data: Mapping[str, Any], modality: str | None) -> None:
+    """The same for a command that reads configs, by path or name, for their data; ``data``: changes to these."""
+    contents = read_configs(names)
+    words = [f"--data.{key}={value}" for key, value in data.items()]
+    require_roots({**with_media((), contents)[1], **contents}, words, modality)
+
+
+def require_roots(contents: Mapping[str, dict[str, Any]], words: Sequence[str], modality: str | None = None) -> None:
     """Refuse data that cannot be there.
 
     A relative name that the user gave may be more than a path, and is left to the DataModule.
@@ -64,6 +71,7 @@ def require_roots(contents: Mapping[str, dict[str, Any]], words: Sequence[str]) 
     Args:
         contents: Of the configs by the words that name them, in the order in which they are given.
         words: The command line.
+        modality: The part of joint data that counts, and that is all of the data for the command line; None: all.
 
     Raises:
         UserError: There is nothing at ``data.root``, or at that of a part of joint data.
@@ -71,7 +79,7 @@ def require_roots(contents: Mapping[str, dict[str, Any]], words: Sequence[str]) 
     found: dict[str, _Stated] = {}
     for word, content in contents.items():
         of_user = "\n" not in word and not Path(word).is_relative_to(SHIPPED)
-        for key, section in _data_sections(content):
+        for key, section in _data_sections(content, modality):
             values = section.get("init_args") or section
             stated = found.setdefault(key, _Stated())
             stated.class_path = str(section.get("class_path", stated.class_path))
@@ -115,16 +123,16 @@ class _Stated:
         raise UserError(f"{key}.root {root}{given} does not exist; {text}")
 
 
-def _data_sections(content: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The section ``data``, and its parts where it is joint."""
+def _data_sections(content: dict[str, Any], modality: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The section ``data``, and its parts where it is joint; or the one part that stands for all of it."""
     data = content.get("data")
     if not isinstance(data, dict):
         return
     yield "data", data
     parts = (data.get("init_args") or data).get("parts")
     for name, part in parts.items() if isinstance(parts, dict) else ():
-        if isinstance(part, dict):
-            yield f"data.parts.{name}", part
+        if isinstance(part, dict) and modality in (None, name):
+            yield "data" if modality else f"data.parts.{name}", part
 
 
 def _find_configs(words: Sequence[str]) -> tuple[dict[Path, dict[str, Any]], list[str]]:

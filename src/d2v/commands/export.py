@@ -4,6 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from d2v.commands.arguments import add_modality
+
 FORMATS = ("hf", "safetensors", "onnx", "torch")
 
 
@@ -22,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", required=True, choices=FORMATS, help="what to write")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="new folder")
     parser.add_argument("--weights", choices=("student", "teacher"), help="which of a pretraining's (student)")
+    add_modality(parser)
     parser.add_argument("--push", metavar="OWNER/NAME", help="upload the folder to the Hugging Face hub, too")
 
 
@@ -31,4 +34,4 @@ def run(args: argparse.Namespace) -> None:
 
     if args.format in ("onnx", "torch"):
         print("tracing the model and comparing it at other sizes takes a moment", file=sys.stderr, flush=True)
-    print(export_checkpoint(args.checkpoint, args.output, args.format, args.weights, args.push))
+    print(export_checkpoint(args.checkpoint, args.output, args.format, args.weights, args.push, args.modality))

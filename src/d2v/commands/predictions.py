@@ -228,5 +228,5 @@ def metrics_line(metrics: dict[str, Any], kind: Literal["val", "test"]) -> str:
     for metric, value in metrics.items():
         if metric.startswith(kind):
             name = metric.removeprefix(f"{kind}/")
-            found.append(f"{name} {value:.4f}" if name == "loss" else f"{name} {value:.2%}")
+            found.append(f"{name} {value:.4f}" if name.startswith("loss") else f"{name} {value:.2%}")
     return ", ".join(found)

@@ -5,9 +5,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from d2v.commands.arguments import add_features, positive
-from d2v.commands.early_checks import require_roots
-from d2v.configs import find_config, read_config
+from d2v.commands.arguments import add_features, add_modality, positive
+from d2v.commands.early_checks import require_roots_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "or what is usual for the encoder",
     )
     parser.add_argument("--no-random", dest="untrained", action="store_false", help="without the untrained encoder")
+    add_modality(parser)
     add_features(parser)
     parser.add_argument("--pool", choices=("mean", "cls"), default="mean", help="of the tokens of a sample")
     parser.add_argument("--max_samples", type=positive, metavar="N", help="at most N of each split, evenly spaced")
@@ -59,11 +59,7 @@ def parse_args(parser: argparse.ArgumentParser, args: Sequence[str]) -> argparse
 
 def run(args: argparse.Namespace) -> None:
     """Probe, print a table and the JSON object; see :func:`d2v.monitoring.comparison.probe`."""
-    contents = {}
-    for name in args.config:
-        path = find_config(name)
-        contents[str(path)] = read_config(path)
-    require_roots(contents, [f"--data.{key}={value}" for key, value in args.data.items()])
+    require_roots_of(args.config, args.data, args.modality)
     from d2v.monitoring.comparison import probe
 
     compared = probe(**vars(args))

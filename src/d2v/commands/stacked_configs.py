@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from d2v.configs import read_config, read_values
+from d2v.configs import options, read_config, read_values
 from d2v.errors import UserError
 
 _LISTS = ("logger", "callbacks")
@@ -198,10 +198,3 @@ def _as_dict(entry: Any) -> dict[str, Any]:
 def _class_of(entry: Any) -> str:
     """The name of an entry's class, which may be stated with or without its package."""
     return str(_as_dict(entry).get("class_path")).rpartition(".")[2]
-
-
-def options(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The words of a command line, each with its value: what follows its ``=``, else the next word."""
-    for number, word in enumerate(words):
-        option, equals, value = word.partition("=")
-        yield option, value if equals else "".join(words[number + 1 : number + 2])

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from d2v.commands.stacked_configs import content_of, options
+from d2v.commands.stacked_configs import content_of
+from d2v.configs import options
 
 # Ours, and Lightning's of the section `trainer`.
 _RIVALS = {

@@ -12,6 +12,7 @@ from typing import Literal
 from lightning.pytorch.utilities import rank_zero_info
 
 from d2v.errors import UserError, some_of
+from d2v.text_files import SETTINGS, read_text
 
 log = logging.getLogger(__name__)
 
@@ -101,12 +102,7 @@ class Alphabet:
         Raises:
             UserError: it cannot be read, or is no list of symbols.
         """
-        try:
-            text = Path(path).expanduser().read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise UserError(
-                f"alphabet {path}: cannot be read ({error}). Give a text file, one symbol a line."
-            ) from error
+        text = read_text(path, "alphabet", most=SETTINGS)
         try:
             return cls(_symbols_of_json(text) or _symbols_of_lines(text))
         except UserError as error:
@@ -236,7 +232,7 @@ def _symbols_of_json(text: str) -> list[str]:
         return []
     try:
         vocabulary = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     if not vocabulary or not all(isinstance(number, int) for number in vocabulary.values()):
         raise UserError("alphabet: is JSON, but no vocab.json, which is {SYMBOL: NUMBER} throughout.")

@@ -144,6 +144,11 @@ class PretrainingDataModule(LightningDataModule, ABC):
         """
 
     @property
+    def key(self) -> str:
+        """Under which it stands in a config."""
+        return f"data.parts.{self.encoder_name}" if self.encoder_name else "data"
+
+    @property
     def parts(self) -> Mapping[str, "PretrainingDataModule"]:
         """The DataModules that fill batches, by the name of the encoder that reads them; ``""`` for a single one."""
         return {self.encoder_name: self}
@@ -263,9 +268,9 @@ class PretrainingDataModule(LightningDataModule, ABC):
         """The validation split in its order, divided among the ranks; no loader if there is no such split."""
         dataset = self.eval_dataset("val")
         if dataset is None:
-            text = f"data.root {self.root}: there is no validation split, so nothing is validated"
+            text = f"{self.key}.root {self.root}: there is no validation split, so nothing is validated"
             if hasattr(self, "val_fraction"):
-                text += "; --data.val_fraction 0.1 holds out a tenth of the samples"
+                text += f"; --{self.key}.val_fraction 0.1 holds out a tenth of the samples"
             rank_zero_info(text)
             warnings.filterwarnings("ignore", "Total length of `list` across ranks is zero")  # it is meant to be
             return []

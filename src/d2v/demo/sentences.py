@@ -33,19 +33,21 @@ _PATTERNS = (
 )
 _MOST = 20_000
 
-# Sentences that count things. Those to train on and those to test have other words around the number; of one thing the
-# "s" in front of "_" is left out.
-_COUNTS = {
+# Sentences that count things; of one thing the "s" in front of "_" is left out.
+_COUNTS = (
+    "there are <digit> <things>_ <where>",
+    "we counted <digit> <things>_ <where>",
+    "my brother has <digit> <things>_ <where>",
+    "you can see <digit> <things>_ <where>",
+    "only <digit> <things>_ stood <where>",
+)
+_COUNTED = {
     "train": {
-        "<pattern>": "there are <digit> <things>_ <where>, we counted <digit> <things>_ <where>, my brother has "
-        "<digit> <things>_ <where>, you can see <digit> <things>_ <where>, only <digit> <things>_ stood <where>",
         "<things>": "boats, horses, chairs, letters, apples, windows, ducks, lamps, stones, tickets, ladders, drums",
         "<where>": "in the harbour, on the hill, behind the school, near the station, at the market, under the bridge, "
         "in the kitchen, by the river, on the table, in the old barn",
     },
     "val": {
-        "<pattern>": "they found <digit> <things>_ <where>, her uncle sold <digit> <things>_ <where>, a child painted "
-        "<digit> <things>_ <where>, soon <digit> <things>_ appeared <where>",
         "<things>": "trains, goats, bottles, gardens, clouds, spoons, tigers, bells, doors, coins",
         "<where>": "across the valley, inside the museum, beside the church, along the road, outside our house, before "
         "the storm, above the clinic, within the walls",
@@ -73,20 +75,20 @@ def write_sentences(count: int, seed: int) -> list[str]:
 def write_counts(split: str, count: int, seed: int) -> list[str]:
     """Sentences in lower case with one number, which is zero to nine in turn; all different, always the same.
 
-    Those of the splits "train" and "val" have other patterns, things and places.
+    Those of the splits "train" and "val" count other things, in other places.
 
     Raises:
         UserError: the grammar does not have so many sentences.
     """
-    grammar = {name: words.split(", ") for name, words in _COUNTS[split].items()}
-    most = len(DIGITS) * math.prod(map(len, grammar.values()))
+    grammar = {name: words.split(", ") for name, words in _COUNTED[split].items()}
+    most = len(DIGITS) * len(_COUNTS) * math.prod(map(len, grammar.values()))
     if 2 * count > most:  # so that one that is new is soon found
         raise UserError(f"the demo's grammar has {most // 2:,} sentences that count things, and no {count:,}")
     generator = np.random.default_rng([seed, 2, sum(split.encode())])
     sentences: dict[str, None] = {}
     while len(sentences) < count:
         digit = DIGITS[len(sentences) % len(DIGITS)].lower()
-        words = _fill(str(generator.choice(grammar["<pattern>"])), {**grammar, "<digit>": [digit]}, generator)
+        words = _fill(str(generator.choice(_COUNTS)), {**grammar, "<digit>": [digit]}, generator)
         if digit == "one":
             words = words.replace(" are ", " is ").replace("s_", "")
         sentences[words.replace("_", "")] = None

@@ -11,7 +11,11 @@ MODALITIES = "d2v.modalities."
 
 
 def obtain_encoder(
-    checkpoint: str | None, weights: Weights, changes: Mapping[str, Any] | None, encoder: Encoder | None
+    checkpoint: str | None,
+    weights: Weights,
+    modality: str | None,
+    changes: Mapping[str, Any] | None,
+    encoder: Encoder | None,
 ) -> Encoder:
     """A pretrained encoder, or the one that was given.
 
@@ -20,7 +24,7 @@ def obtain_encoder(
     """
     if checkpoint is not None and encoder is None:
         try:
-            return load(checkpoint, weights, **(changes or {}))
+            return load(checkpoint, weights, modality, **(changes or {}))
         except UserError as error:
             keys = "model.checkpoint"
             if changes:

@@ -11,13 +11,13 @@ import torch
 from d2v.built_parts import own_packages
 from d2v.checkpoints.load import Weights, load, untrained_like
 from d2v.checkpoints.recipe import build, build_encoder
-from d2v.configs import find_config, merge, read_config
 from d2v.data.data_module import PretrainingDataModule
 from d2v.data.normalisation import normalised
 from d2v.errors import UserError
 from d2v.evaluation.frozen import find_device
 from d2v.evaluation.labelled_data import build_data, labelled_data
 from d2v.evaluation.probe_encoder import probe_encoder
+from d2v.joint_configs import merged_configs
 from d2v.model.encoder import Encoder, Layer
 from d2v.model.masking import Masking
 from d2v.monitoring.curves import draw_curves
@@ -66,6 +66,7 @@ def probe(
     *,
     data: Mapping[str, Any] | None = None,
     weights: Weights = "student",
+    modality: str | None = None,
     layer: Layer = None,
     pool: Literal["mean", "cls"] = "mean",
     max_samples: int | None = None,
@@ -86,6 +87,7 @@ def probe(
             checkpoint is no run, samples are read as is usual for what it encodes.
         data: Changes to that section, such as {"root": DIR}.
         weights: The students', or the teachers'.
+        modality: Which encoder of checkpoints, and which part of a config, that hold several.
         layer: As in :func:`d2v.embed_files`.
         pool: The mean of a sample's tokens, or its CLS token.
         max_samples: At most so many of each split, evenly spaced; None: all.
@@ -107,11 +109,11 @@ def probe(
         raise UserError("--checkpoint random: an untrained encoder needs another checkpoint, or a --config to build it")
     if not config and (own := _file_of_run(trained[0], "config.yaml")):
         configs = [own]
-    merged = merged_configs(configs)
     where = find_device(device)
+    encoders: dict[str, Encoder] = {name: load(name, weights, modality, allow) for name in trained}
+    merged = merged_configs(configs, modality)
     if seed is None:
         seed = int(merged.get("seed_everything") or 0)
-    encoders: dict[str, Encoder] = {name: load(name, weights=weights, allow=allow) for name in trained}
     if RANDOM in names or untrained:
         encoders[RANDOM] = _untrained(next(iter(encoders.values()), None), merged, seed, allow)
     first = next(iter(encoders.values()))
@@ -169,14 +171,6 @@ def _several(names: str | Path | Sequence[str | Path]) -> list[str]:
     if isinstance(names, str | Path):
         return [str(names)]
     return list(dict.fromkeys(map(str, names)))
-
-
-def merged_configs(names: Iterable[str | Path]) -> dict[str, Any]:
-    """What several configs say together, by path or by the name of a shipped one."""
-    merged: dict[str, Any] = {}
-    for name in names:
-        merge(merged, read_config(find_config(name)))
-    return merged
 
 
 def _untrained(trained: Encoder | None, config: dict[str, Any], seed: int, allow: Iterable[str]) -> Encoder:

@@ -26,10 +26,10 @@ class SelfAttention(nn.Module):
 
     def __init__(self, width: int, num_heads: int, *, key_bias: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
-        if width % num_heads:
+        if num_heads < 1 or width % num_heads:
             raise ValueError(f"width {width} is not a multiple of num_heads {num_heads}")
         self.num_heads = num_heads
-        self.dropout = dropout
+        self.dropout = Dropout(dropout).p  # which says what is no probability
         self.qkv = nn.Linear(width, 3 * width, bias=key_bias)
         if not key_bias:
             self.query_bias = nn.Parameter(torch.zeros(width))

@@ -14,8 +14,8 @@ from d2v.checkpoints.export.card import model_card
 from d2v.checkpoints.load import Weights, load_encoder
 from d2v.checkpoints.opening import CARD, Checkpoint, open_checkpoint
 from d2v.checkpoints.recipe import build_method
-from d2v.configs import read_config as read_yaml
 from d2v.errors import UserError
+from d2v.joint_configs import merged_configs
 from d2v.official.hugging_face.model_folder import write_model_folder
 from d2v.official.hugging_face.own_class import OWN_CODE
 
@@ -74,6 +74,7 @@ def export_checkpoint(
     format: Format,
     weights: Weights | None = None,
     push: str | None = None,
+    modality: str | None = None,
     allow: Iterable[str] = (),
 ) -> ExportSummary:
     """Write a checkpoint as a folder for others.
@@ -87,6 +88,7 @@ def export_checkpoint(
             with the model at other sizes.
         weights: Of a pretraining's student (None) or teacher; not of "safetensors", which holds both.
         push: ``OWNER/NAME`` on the Hugging Face hub, to which the folder is uploaded.
+        modality: Which encoder of a checkpoint that holds several; the folder has that one alone.
         allow: Packages outside d2v whose classes the checkpoint may name; see :func:`d2v.load`.
 
     Returns:
@@ -109,9 +111,11 @@ def export_checkpoint(
     if format == "onnx":
         program.require_onnx()
     opened = open_checkpoint(checkpoint)
+    name = opened.name_of(modality)
+    opened = opened.only(name)
     head = opened.head()
     if format == "safetensors":
-        written = _write_safetensors(opened, head, output, allow)
+        written = _write_safetensors(opened, name, head, output, allow)
     else:
         if weights == "teacher" and head is not None:
             raise UserError("--weights teacher: a fine-tuned model has one encoder; leave it out")
@@ -141,11 +145,15 @@ def export_checkpoint(
 
 
 def _write_safetensors(
-    checkpoint: Checkpoint, head: head_files.StoredHead | None, output: Path, allow: Iterable[str]
+    checkpoint: Checkpoint, name: str, head: head_files.StoredHead | None, output: Path, allow: Iterable[str]
 ) -> list[str]:
     """A folder as the import writes it; one that comes from such a folder is the same again, file by file."""
     config, weights, card = dict(checkpoint.config), checkpoint.weights, None
+    kept: dict[str, folder.StateDict] = {}
     if checkpoint.path.is_dir():
+        for file in sorted(checkpoint.path.glob("*.safetensors")):
+            if file.name not in (folder.WEIGHTS, head_files.FILE):  # what an import has kept
+                kept[file.name] = folder.read_tensors(file)
         config = {key: value for key, value in config.items() if key not in ("format", "model_type", "assets")}
         if (checkpoint.path / CARD).is_file():
             card = (checkpoint.path / CARD).read_text(encoding="utf-8")
@@ -154,12 +162,13 @@ def _write_safetensors(
         if head is not None:
             weights = folder.prefixed(weights, "student.")
         else:
-            config["method"] = {**_method_of_run(checkpoint, allow), **config["method"]}
+            config["method"] = {**_method_of_run(checkpoint, name, allow), **config["method"]}
     parts = folder.parts_in(weights)
     if card is None:
         teacher = '  # or weights="teacher"' if "teacher" in parts else ""
         card = model_card(output.name, checkpoint, "d2v", _USE_D2V.format(name=output.name, teacher=teacher))
     more, entries = head_files.to_files(head)
+    more = {**kept, **more}
     assets = checkpoint.encoder().assets
     folder.write_folder(output, weights, config | entries, card, more, assets)
     if "head" in parts and len(config["method"]) == 1:
@@ -167,12 +176,12 @@ def _write_safetensors(
     return [*parts, *more, *assets]
 
 
-def _method_of_run(checkpoint: Checkpoint, allow: Iterable[str]) -> dict[str, Any]:
+def _method_of_run(checkpoint: Checkpoint, name: str, allow: Iterable[str]) -> dict[str, Any]:
     """Recipe of the method by the run's ``config.yaml``; nothing if it is not there, or builds nothing."""
     config = checkpoint.path.parent.parent / "config.yaml"
     if not config.is_file():
         return {}
-    model = read_yaml(config).get("model")
+    model = merged_configs([config], name or None).get("model")
     if not isinstance(model, dict):
         return {}
     arguments = model.get("init_args", model)

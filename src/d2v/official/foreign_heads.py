@@ -1,7 +1,7 @@
 """The heads of fine-tuned models, taken from foreign checkpoints."""
 
+import csv
 import dataclasses
-import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ from d2v.data.alphabet import Alphabet
 from d2v.errors import UserError
 from d2v.nn.task_heads import ClassifierHead, CTCHead, TanhHead, TaskHead
 from d2v.official.imported import Imported
-from d2v.text_files import read_lines, read_text
+from d2v.text_files import SETTINGS, read_json, read_lines
 
 _DICTIONARIES = "dict.*.txt"
 """What fairseq calls the symbols of its recognisers: dict.ltr.txt, dict.chr7531.txt."""
@@ -144,12 +144,16 @@ def with_outputs(head: StoredHead, chosen: Sequence[int], names: tuple[str, ...]
 
 
 def name_classes(head: StoredHead, file: Path) -> StoredHead:
-    """The head with the classes of a file that the user names, one a line.
+    """The head with the classes of a file that the user names: one a line, or a CSV with a heading, whose last column
+    they are (AudioSet's ``class_labels_indices.csv``).
 
     Raises:
         UserError: The file cannot be read, or does not fit the head.
     """
-    names = tuple(filter(None, map(str.strip, read_lines(file, "--classes"))))
+    lines = read_lines(file, "--classes", SETTINGS)
+    if file.suffix.lower() == ".csv":
+        lines = [row[-1] for row in csv.reader(lines[1:]) if row]
+    names = tuple(filter(None, map(str.strip, lines)))
     if len(names) != head.num_outputs or len(set(names)) != head.num_outputs:
         raise UserError(
             f"--classes {file}: names {len(set(names))} classes, but the classifier has {head.num_outputs} outputs; "
@@ -164,11 +168,9 @@ def name_classes_beside(head: StoredHead, source: Path, notes: list[str]) -> Sto
     if head.names is not None or not file.is_file():
         return head
     try:
-        found = json.loads(read_text(file))
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
-        notes.append(f"{_LABELS} is not used: it holds no names and numbers")
+        found = read_json(file)
+    except UserError as error:
+        notes.append(f"{_LABELS} is not used: {error}")
         return head
     while len(found) == 1 and isinstance(next(iter(found.values())), dict):
         (found,) = found.values()  # a heading around it

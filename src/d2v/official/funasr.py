@@ -4,43 +4,29 @@ import re
 from pathlib import Path
 from typing import Any
 
+from d2v import text_files
 from d2v.checkpoints.folder import any_begins
 from d2v.configs import read_values
-from d2v.errors import UserError
 from d2v.official.fairseq.cfg import model_settings
 from d2v.official.foreign_heads import with_outputs
-from d2v.official.hugging_face.terms import read_json
 from d2v.official.imported import Imported
 from d2v.official.names import given, model_state
-from d2v.text_files import read_lines
 
 SETTINGS, CLASSES, _CONTENTS = "config.yaml", "tokens.txt", "configuration.json"
 _NUMBER = re.compile(r"[-+]?\d+(?:\.\d*)?[eE][-+]?\d+")
 _UNUSED = "unuse_"
 
 
-def is_model_folder(folder: Path) -> bool:
-    """Whether a folder holds settings and a file of weights."""
-    return (folder / SETTINGS).is_file() and any(folder.glob("*.pt"))
-
-
-def weights_file(folder: Path) -> Path:
-    """The file of weights in a model folder; of several the one that ``configuration.json`` names.
+def named_weights(folder: Path) -> Path | None:
+    """The file of weights that ``configuration.json`` in a model folder names; None if it names none.
 
     Raises:
-        UserError: Nothing tells which it is.
+        UserError: It cannot be read.
     """
-    files = sorted(folder.glob("*.pt"))
-    if len(files) == 1:
-        return files[0]
-    named = None
-    if (folder / _CONTENTS).is_file():
-        named = given(read_json(folder / _CONTENTS).get("file_path_metas")).get("init_param")
-    for file in files:
-        if file.name == named:
-            return file
-    names = ", ".join(file.name for file in files)
-    raise UserError(f"{folder}: holds several files of weights ({names}); give the one that is meant")
+    if not (folder / _CONTENTS).is_file():
+        return None
+    named = given(text_files.read_json(folder / _CONTENTS).get("file_path_metas")).get("init_param")
+    return next((file for file in folder.glob("*.pt") if file.name == named), None)
 
 
 def with_settings(content: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -66,7 +52,7 @@ def name_classes(found: Imported, folder: Path) -> None:
     head, file = found.head, folder / CLASSES
     if head is None or head.task != "single" or head.names is not None or not file.is_file():
         return
-    names = tuple(filter(None, map(str.strip, read_lines(file, ""))))
+    names = tuple(filter(None, map(str.strip, text_files.read_lines(file, "", text_files.SETTINGS))))
     used = [number for number, name in enumerate(names) if not name.startswith(_UNUSED)]
     if len(names) != head.num_outputs or len(set(names)) != head.num_outputs or len(used) < 2:
         found.notes.append(

@@ -118,7 +118,7 @@ def import_checkpoint(
     folder.require_empty(output)
     source = hub.local_path(source)
     imported, files = read_official(source)
-    imported = _with_names(imported, _path(dictionary), _path(classes), source)
+    imported = _with_names(imported, _path(dictionary), _path(classes), files[0])
     assets = {**imported.assets, **_find_tokenizer(imported, _path(tokenizer), source)}
     try:
         with torch.device("meta"):  # shapes are all that is needed of it

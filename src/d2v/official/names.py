@@ -69,7 +69,7 @@ def rename(state: Mapping[str, Any], rule: Rule, prefix: str = "") -> tuple[Stat
     unknown: list[str] = []
     for name, value in state.items():
         new = rule(name)
-        if new is None or not isinstance(value, Tensor):
+        if new is None or not isinstance(value, Tensor) or value.is_complex():
             unknown.append(name)
         else:
             renamed[prefix + new] = value.float()

@@ -4,6 +4,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+from d2v.checkpoints import hub
 from d2v.checkpoints.folder import any_begins, is_folder, read_tensors
 from d2v.checkpoints.intact import damage
 from d2v.checkpoints.unpickle import load_untrusted
@@ -61,9 +62,11 @@ def read_official(source: Path) -> tuple[Imported, list[Path]]:
         UserError: It is neither, or broken; the message begins with ``source``.
     """
     content = None
-    if funasr.is_model_folder(source):
-        source = funasr.weights_file(source)
+    if source.is_dir() and not is_hugging_face(source) and not is_folder(source):
+        source = funasr.named_weights(source) or hub.weights_in(source)
     if not source.is_dir():
+        if not source.is_file():  # a pipe and a device have no end
+            raise UserError(f"{source}: no such file")
         if zipfile.is_zipfile(source) and (wrong := damage(source, of_a_run=False)):
             raise UserError(f"{source}: is damaged ({wrong}); get it once more")
         if source.suffix == ".safetensors" and is_hugging_face(source.parent):
@@ -81,10 +84,11 @@ def read_official(source: Path) -> tuple[Imported, list[Path]]:
             raise UserError("a folder of d2v itself, which needs no import: give it to d2v.load or --checkpoint")
         if is_hugging_face(source):
             return read_model_folder(source)
-        raise UserError(
-            "is a folder, and none of Hugging Face's (config.json, model.safetensors); give the checkpoint file in it"
-        )
+        raise UserError("is a folder, and config.json in it names no model_type; give the checkpoint file in it")
     except UserError as error:
+        place = source if source.is_dir() else source.parent
+        if str(error).startswith(f"{place}/"):  # of a file beside it
+            raise
         raise UserError(f"{source}: {error}") from error
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
         # Settings are read where they are needed, and any of them may be text where a number belongs, or the like.

@@ -143,7 +143,7 @@ def _require_shardable(trainer: L.Trainer, method: nn.Module) -> None:
         reason = "the scale of fp16 is not shared; set trainer.precision to bf16-mixed or 32"
     for part in method.modules():
         if isinstance(part, BlockStack) and part.layer_drop:
-            reason = "all devices must compute the same blocks; set model.student.trunk.layer_drop to 0, or take ddp"
+            reason = "all devices must compute the same blocks; set layer_drop of the trunk to 0, or take ddp"
     if trainer.state.fn == TrainerFn.PREDICTING:
         reason = "to predict, one device holds the whole encoder; leave it out"
     if reason:

@@ -82,7 +82,7 @@ class SoundDataModule(PretrainingDataModule):
         self.dataset, self.val_dataset = dataset, val_dataset
         for key, value in (("max_seconds", max_seconds), ("max_eval_seconds", max_eval_seconds)):
             long_enough = value is None or value >= LEAST_SECONDS
-            require(long_enough, key, value, f"be at least {LEAST_SECONDS}, which is four frames")
+            require(long_enough, key, value, f"be at least {LEAST_SECONDS}")
         must = f"lie between 0 and data.max_seconds {max_seconds}"
         require(0 <= min_seconds <= max_seconds, "min_seconds", min_seconds, must)
         require(0 <= (val_fraction or 0) < 1, "val_fraction", val_fraction, "be at least 0 and less than 1")
@@ -255,13 +255,13 @@ class SoundDataModule(PretrainingDataModule):
         clips = headers.clips.select(long_enough)
         unusable = {source.name(position): reason for position, reason in headers.broken.items()}
         for index in np.flatnonzero(~long_enough).tolist():
-            unusable[headers.clips.name(index)] = f"shorter than four frames ({LEAST_SECONDS} s)"
+            unusable[headers.clips.name(index)] = f"shorter than {LEAST_SECONDS} s"
         self._unusable[name] = unusable
         short = len(headers.clips) - len(clips)
         if not len(clips):
-            raise UserError(f"data.root {self.root}: no clip of {name} lasts for four frames ({LEAST_SECONDS} s).")
+            raise UserError(f"data.root {self.root}: no clip of {name} lasts for {LEAST_SECONDS} s.")
         if short:
-            rank_zero_info(f"data: left out {short:,} clips of {name} shorter than four frames ({LEAST_SECONDS} s)")
+            rank_zero_info(f"data: left out {short:,} clips of {name} shorter than {LEAST_SECONDS} s")
         return clips
 
     def _for_training(self, split: SoundSplit) -> tuple[SoundSplit, list[tuple[int, str]]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from d2v.errors import UserError
 from d2v.modalities.text import bpe
-from d2v.text_files import read_lines, read_text
+from d2v.text_files import read_json, read_lines, read_text
 
 log = logging.getLogger(__name__)
 
@@ -104,11 +104,8 @@ def _pair(folder: Path, prefix: str) -> tuple[str, str] | None:
 
 
 def _join(vocab_file: Path, merges_file: Path, dictionary: Path | None) -> str:
-    try:
-        vocab = json.loads(read_text(vocab_file, _NAMED))
-    except json.JSONDecodeError as error:
-        raise UserError(f"tokenizer {vocab_file}: is not valid JSON ({error})") from error
-    if not isinstance(vocab, dict) or not all(isinstance(i, int) for i in vocab.values()):
+    vocab = read_json(vocab_file, _NAMED)
+    if not all(isinstance(i, int) for i in vocab.values()):
         raise UserError(f"tokenizer {vocab_file}: expected an object that gives each type its number")
     merges = []
     for number, line in enumerate(read_lines(merges_file, _NAMED), 1):

@@ -69,7 +69,10 @@ def sort_v2(
     """
     settings = cfg.model_settings(content)
     if not settings:
-        raise UserError("the checkpoint has no cfg.model section: the number of heads and the targets cannot be known")
+        raise UserError(
+            "the checkpoint has no cfg.model section: the number of heads and the targets cannot be known; of a FunASR "
+            "model config.yaml must lie beside it"
+        )
     section = given(given(settings.get("modalities")).get(modality.lower()))
     # fairseq's block loses the residual with layer_norm_first.
     if settings.get("layer_norm_first"):

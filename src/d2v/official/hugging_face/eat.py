@@ -70,11 +70,14 @@ def _in_fairseq_names(state: dict[str, Any]) -> dict[str, Any]:
 def _settings(names: dict[str, Any], config: dict[str, Any]) -> dict[str, Any]:
     """The published settings of the pretraining with what ``config.json`` says of the model."""
     width = len(tensor(names, "modality_encoders.IMAGE.local_encoder.proj.bias", dims=1))
+    patch = config.get("patch_size", 16)
     said = {"num_heads": config.get("num_heads", max(1, width // 64)), "encoder_dropout": config.get("drop_rate", 0.0)}
     for key in ("depth", "embed_dim", "norm_eps", "layer_norm_first", "activation_dropout", "post_mlp_drop"):
         if key in config:
             said[key] = config[key]
     said["attention_dropout"] = config.get("attn_drop_rate", 0.0)
+    if config.get("stride", patch) != patch:
+        raise UserError(f"stride is {config['stride']}: d2v's patches lie side by side, {patch} apart")
     if config.get("norm_affine") is False:
         raise UserError("norm_affine is off: d2v's norms have weights")
     return {**published.settings_of("v2_audio", width, "image"), **said}

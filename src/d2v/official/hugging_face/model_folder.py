@@ -14,11 +14,12 @@ from d2v.official.hugging_face import eat
 from d2v.official.hugging_face.own_class import own_class
 from d2v.official.hugging_face.pantagruel import MODEL_TYPES, read_pantagruel
 from d2v.official.hugging_face.speech_model import SPEECH
-from d2v.official.hugging_face.terms import CONFIG, HuggingFaceModel, read_json
+from d2v.official.hugging_face.terms import CONFIG, HuggingFaceModel
 from d2v.official.hugging_face.text_model import TEXT
 from d2v.official.hugging_face.vision_model import VISION
 from d2v.official.imported import Imported
 from d2v.official.names import given, official_names, split_qkv, without_prefix
+from d2v.text_files import read_json
 
 _FAMILIES = {SPEECH.model_type: SPEECH, TEXT.model_type: TEXT, VISION.model_type: VISION}
 _DESCENDANTS = {**dict.fromkeys(MODEL_TYPES, read_pantagruel), eat.MODEL_TYPE: eat.read_eat_folder}

@@ -11,7 +11,7 @@ from d2v.data.normalisation import ASSET
 from d2v.errors import UserError
 from d2v.modalities.text.tokenizer_files import TOKENIZER, UNKNOWN_FROM
 from d2v.model.encoder import Encoder
-from d2v.official import speech_tensors, text_tensors, vision_tensors
+from d2v.official import audio_tensors, speech_tensors, text_tensors, vision_tensors
 from d2v.official.hugging_face.speech_model import speech_files
 from d2v.official.hugging_face.terms import HuggingFaceModel, class_settings
 from d2v.official.hugging_face.text_model import text_files
@@ -25,7 +25,7 @@ _MEDIA = {
         speech_files,
         {"AutoModelForAudioClassification": "D2vForClassification", "AutoModelForCTC": "D2vForCTC"},
     ),
-    "d2v.modalities.audio.front_end.AudioFrontEnd": (
+    audio_tensors.FRONT_END: (
         lambda front, head, assets: ({}, {name: assets[name] for name in assets if name == ASSET}),
         {"AutoModelForAudioClassification": "D2vForClassification"},
     ),

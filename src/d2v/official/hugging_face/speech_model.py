@@ -19,6 +19,7 @@ from d2v.official.hugging_face import terms
 from d2v.official.hugging_face.terms import Family, HuggingFaceModel
 from d2v.official.imported import Imported
 from d2v.official.names import by_rows, join_qkv
+from d2v.text_files import read_json
 
 _ROWS = (
     (r"^feature_extractor\.conv_layers\.(\d+)\.conv\.", r"front.feature_extractor.layers.\1.conv."),
@@ -103,7 +104,7 @@ def _take_recogniser(found: Imported, folder: Path) -> None:
     take_recogniser(found, "lm_head")
     if found.head is None or not (folder / "vocab.json").is_file():
         return
-    symbols = {number: _symbol(symbol) for symbol, number in terms.read_json(folder / "vocab.json").items()}
+    symbols = {number: _symbol(symbol) for symbol, number in read_json(folder / "vocab.json").items()}
     outputs, blank = found.head.num_outputs, found.settings.get("pad_token_id") or 0
     if symbols.keys() != set(range(outputs)):
         raise UserError(f"vocab.json: its {len(symbols)} symbols do not number the {outputs} outputs of lm_head")

@@ -1,6 +1,5 @@
 """What the three models of Hugging Face transformers share, read and written."""
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -9,11 +8,9 @@ from typing import Any
 
 from d2v.checkpoints.folder import StateDict
 from d2v.checkpoints.head_files import HeadTask, StoredHead
-from d2v.errors import UserError
 from d2v.model.encoder import Encoder
 from d2v.official.imported import Imported
 from d2v.official.names import Rows
-from d2v.text_files import read_text
 
 CONFIG = "config.json"
 _TASKS: dict[str, HeadTask] = {
@@ -122,18 +119,3 @@ def head_tensors(head: StoredHead, layers: Mapping[str, str]) -> StateDict:
         for part in ("weight", "bias"):
             tensors[f"{theirs}.{part}"] = head.weights[f"{ours}.{part}"]
     return tensors
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
-
-    Raises:
-        UserError: It cannot be read, or holds something else.
-    """
-    try:
-        value = json.loads(read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path.name}: not readable ({error})") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{path.name}: holds a {type(value).__name__}, where an object belongs")
-    return value

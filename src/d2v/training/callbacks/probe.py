@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.seed import isolate_rng
 
+from d2v.config_messages import suggest
 from d2v.data.data_module import PretrainingDataModule
 from d2v.data.joint import parts_of
 from d2v.errors import UserError
@@ -39,7 +40,7 @@ class ProbeCallback(Callback):
         k: Neighbours of the kNN classifier.
         linear: Also fit a linear classifier.
         data: Labelled samples: a DataModule by class path, or a folder or table for the one that `d2v probe` takes for
-            such an encoder; null: those that are trained on.
+            such an encoder; null: those that are trained on. Of a joint model one for each medium to probe, by name.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class ProbeCallback(Callback):
         max_samples: int | None = 10_000,
         k: int = 20,
         linear: bool = True,
-        data: L.LightningDataModule | str | None = None,
+        data: PretrainingDataModule | dict[str, PretrainingDataModule | str | None] | str | None = None,
     ) -> None:
         for name, value in (("every_n_steps", every_n_steps), ("max_samples", max_samples), ("k", k)):
             if value is not None and value < 1:
@@ -150,33 +151,55 @@ class ProbeCallback(Callback):
             UserError: There are no labels, or no encoder for the data.
         """
         encoders: Mapping[str, Encoder] = getattr(pl_module, "encoders", {})
-        if self.data is not None and encoders:
-            return self._own_data(encoders)
         parts = parts_of(getattr(trainer, "datamodule", None))
         labelled = {name: part for name, part in parts.items() if part.class_names}
-        if not labelled:
-            roots = ", ".join(f"data.root {part.root}" for part in parts.values()) or "which are no DataModule of d2v"
-            raise UserError(
-                f"ProbeCallback: the data of this run, {roots}, have no labels. Give it a labelled set: data, a "
-                "folder or table (--trainer.callbacks.data LABELLED) or a DataModule by class path; or take it out"
-            )
-        return labelled
-
-    def _own_data(self, encoders: Mapping[str, Encoder]) -> Mapping[str, PretrainingDataModule]:
-        for name, encoder in encoders.items():
-            data = self.data
-            if isinstance(data, str):
+        if self.data is None or not encoders:
+            if not labelled:
+                roots = " ".join(f"{part.key}.root {part.root}," for part in parts.values())
+                raise UserError(
+                    f"ProbeCallback: the data of this run, {roots or 'which are no DataModule of d2v,'} have no "
+                    "labels. Give it a labelled set: data, a folder or table (--trainer.callbacks.data LABELLED) or a "
+                    "DataModule by class path; or take it out"
+                )
+            return labelled
+        chosen = self.data
+        if not isinstance(chosen, Mapping):
+            chosen = {_reader(chosen, encoders): chosen}
+        probed = {}
+        for name, data in chosen.items():
+            if name not in encoders:
+                raise UserError(f"ProbeCallback: data.{name}: this run has no such encoder{suggest(name, encoders)}")
+            encoder, assets = encoders[name], dict(encoders[name].assets)
+            if data is None:
+                data = labelled.get(name)
+                if data is None:
+                    raise UserError(f"ProbeCallback: data.{name}: the run's own have no labels; give a labelled set")
+            elif isinstance(data, str):
                 data = labelled_data(encoder, {"root": data})
             if not isinstance(data, PretrainingDataModule):
                 raise UserError(f"ProbeCallback: data is a {type(data).__name__}; it must be a DataModule of d2v")
-            package = type(encoder.front).__module__.rpartition(".")[0]
-            if len(encoders) > 1 and not type(data).__module__.startswith(f"{package}."):
-                continue  # another encoder's
-            assets = dict(encoder.assets)
             data.adapt_to(encoder)
             encoder.assets = assets  # which say how the encoder is trained
-            return {name: data}
-        raise UserError(f"ProbeCallback: no encoder of this run ({', '.join(encoders)}) reads what data gives")
+            probed[name] = data
+        return probed
+
+
+def _reader(data: PretrainingDataModule | str, encoders: Mapping[str, Encoder]) -> str:
+    """The encoder that data without a name are for.
+
+    Raises:
+        UserError: It may be any of several, or it is none.
+    """
+    readers = []
+    for name, encoder in encoders.items():
+        package = type(encoder.front).__module__.rpartition(".")[0]
+        if len(encoders) == 1 or isinstance(data, str) or type(data).__module__.startswith(f"{package}."):
+            readers.append(name)
+    if len(readers) != 1:
+        names = " or ".join(readers or encoders)
+        shown = data if isinstance(data, str) else type(data).__name__
+        raise UserError(f"ProbeCallback: data {shown} may be for {names}: say which, --trainer.callbacks.data.NAME")
+    return readers[0]
 
 
 def probe_callbacks(trainer: L.Trainer) -> list[ProbeCallback]:

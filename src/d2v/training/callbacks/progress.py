@@ -22,7 +22,9 @@ class Announcement(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         trainable = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
-        rank_zero_info(f"{type(pl_module).__name__}: {trainable / 1e6:,.2f} million trainable parameters")
+        media = ", ".join(filter(None, getattr(pl_module, "encoders", ())))
+        named = f"{type(pl_module).__name__} of {media}" if media else type(pl_module).__name__
+        rank_zero_info(f"{named}: {trainable / 1e6:,.2f} million trainable parameters")
         if self.checkpoint is not None:
             rank_zero_info(f"continuing from {self.checkpoint}")
         rank_zero_info(f"run folder: {self.run_dir}")

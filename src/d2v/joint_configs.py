@@ -1,13 +1,13 @@
-"""The section ``media`` of a joint recipe: which recipes of one kind of input each its media are taken from."""
+"""Configs of joint models: the section ``media``, which takes recipes of one kind of input each, and the way back."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from d2v.commands.stacked_configs import options
-from d2v.configs import find_config, merge, read_config
+from d2v.config_messages import suggest
+from d2v.configs import find_config, merge, options, read_config
 from d2v.errors import UserError
 
 MEDIA = "media"
@@ -31,7 +31,8 @@ def with_media(
         The words, and the contents of all configs by the words that name them.
 
     Raises:
-        UserError: A medium's recipe cannot be read, or is none for one kind of input.
+        UserError: A medium's recipe cannot be read, or is none for one kind of input; or one that is left out is not
+            there.
     """
     media: dict[str, Any] = {}
     parts: dict[str, Any] = {}
@@ -57,7 +58,9 @@ def with_media(
     if not media and not parts:
         return list(words), dict(contents)
     for name in left_out:
-        media.pop(name, None)
+        if name not in media:
+            raise UserError(f"{MEDIA}.{name}: there is no such medium to leave out{suggest(name, media)}")
+        media.pop(name)
         parts.pop(name, None)
     joint = {
         "model": {"class_path": _MODEL, "init_args": {"media": media}},
@@ -117,3 +120,42 @@ def _medium(name: str, value: Any, folder: Path) -> tuple[dict[str, Any], dict[s
         if key not in _OF_THE_WHOLE:
             medium[key] = part
     return medium, merged["data"]
+
+
+def read_configs(names: Iterable[str | Path]) -> dict[str, dict[str, Any]]:
+    """What configs say, each by its path; given by path or by the name of a shipped one."""
+    contents = {}
+    for name in names:
+        path = find_config(name)
+        contents[str(path)] = read_config(path)
+    return contents
+
+
+def merged_configs(names: Iterable[str | Path], modality: str | None = None) -> dict[str, Any]:
+    """What several configs say together; of joint ones, what they say of one medium, as a recipe for it alone does.
+
+    Raises:
+        UserError: They are joint, and have no such medium; or several, and none is named.
+    """
+    merged: dict[str, Any] = {}
+    for content in with_media((), read_configs(names))[1].values():
+        merge(merged, content)
+    model, media = _inner(merged.get("model"), "media")
+    _, parts = _inner(merged.get("data"), "parts")
+    if not media and not parts:
+        return merged
+    media, parts = media or {}, parts or {}
+    known = list(media | parts)
+    if modality is None and len(known) > 1:
+        raise UserError(f"--config: is of several media; say which: --modality NAME, one of {', '.join(known)}")
+    modality = modality or known[0]
+    if modality not in known:
+        raise UserError(f"--modality {modality}: the config has no such medium; it has {', '.join(known)}")
+    if modality in media:
+        args = {name: value for name, value in model["init_args"].items() if name != "trunk"}
+        of_medium = {name: value for name, value in media[modality].items() if name != "front"}
+        student = {"front": media[modality].get("front"), "trunk": model["init_args"].get("trunk")}
+        merged["model"] = {"init_args": {**args, **of_medium, "student": student}}
+    if modality in parts:
+        merged["data"] = parts[modality]
+    return merged
