@@ -12,7 +12,7 @@ SYSTEM_CERTS = $(BIN)/uv --system-certs --offline pip compile --quiet --python $
 UV = UV_SYSTEM_CERTS=$${UV_SYSTEM_CERTS:-$$($(SYSTEM_CERTS) && echo true || echo false)} $(BIN)/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-speech demo-text pretrain-vision pretrain-speech pretrain-text bench test chaos notebooks lint lock clean
+.PHONY: help setup demo demo-speech demo-text demo-joint pretrain-vision pretrain-speech pretrain-text bench test chaos notebooks lint lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,20 @@ demo-text: setup ## the same on text, in about four minutes: docstrings of the i
 	$(BIN)/d2v fit --config demo/text.yaml --run_name demo-text $(ARGS)
 	@echo "--- which package is the text about?"
 	$(BIN)/d2v probe --checkpoint runs/demo-text --checkpoint random --config demo/text.yaml --config demo/text_labels.yaml --output runs/demo-text/media
+
+demo-joint: setup ## one model for pictures, speech and text, in about eight minutes, and search from one to the other
+	@$(BIN)/python -m d2v.cli prepare demo joint --output data/demo/joint
+	@rm -rf runs/demo-joint
+	$(BIN)/d2v fit --config demo/joint.yaml --run_name demo-joint $(ARGS)
+	@echo "--- from the one checkpoint: which photograph is it, which digit do new voices say, which package is the text about?"
+	$(BIN)/d2v probe --checkpoint runs/demo-joint --modality vision --config demo/vision.yaml --data.root data/demo/joint/vision
+	$(BIN)/d2v probe --checkpoint runs/demo-joint --modality speech --config demo/speech.yaml --config demo/speech_digits.yaml --data.root data/demo/joint/speech/digits
+	$(BIN)/d2v probe --checkpoint runs/demo-joint --modality text --config demo/text.yaml --config demo/text_labels.yaml --data.root data/demo/joint/text/labelled
+	@echo "--- 200 digits, each written, spoken and named in a sentence, make one space; tested on other people, voices and sentences"
+	$(BIN)/d2v align --checkpoint runs/demo-joint --pairs data/demo/joint/pairs.tsv --num_pairs 200 --test data/demo/joint/test.tsv --label label --layer 0 --baseline
+	@echo "--- a spoken seven, and the handwritten digits that are nearest"
+	$(BIN)/d2v embed --checkpoint runs/demo-joint --modality vision --space shared --input data/demo/joint/digits/val --output runs/demo-joint/digits.parquet
+	$(BIN)/d2v search runs/demo-joint/digits.parquet --checkpoint runs/demo-joint --modality speech --query data/demo/joint/speech/digits/val/SEVEN/9018-SEVEN-00.flac --picture runs/demo-joint/media/seven.png
 
 pretrain-vision: setup ## the published 2.0 recipe on an ImageNet folder: make pretrain-vision DATA=/path/to/imagenet
 	@test -n "$(DATA)" || { echo "name the pictures: make pretrain-vision DATA=/path/to/imagenet (a folder with train/ and val/)"; exit 2; }

@@ -9,16 +9,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from speech_checkpoints import recogniser, v2_audio
-from test_import_descendants import eat, eat_file, eat_folder, pantagruel
+from test_import_descendants import eat, eat_file, eat_folder, pantagruel, telespeech
 from test_import_emotion2vec import TOKENS, model_folder, plus
 from text_checkpoints import v2_text
+from torch import Tensor
 
 import d2v
 from d2v.checkpoints.head_files import load_head
 from d2v.commands.arguments import parameters_of
 from d2v.errors import UserError
+from d2v.finetuning.ctc import CTCModule
 from d2v.modalities.audio.data import AudioDataModule
 from d2v.modalities.speech.data import LibriSpeechDataModule
+from d2v.training.schedules import WarmupCosine
+from d2v.types import Batch
 
 
 def endless(file: Path) -> None:
@@ -119,3 +123,30 @@ def test_what_predict_knows_of_a_data_module() -> None:
     assert "max_eval_seconds" not in parameters_of(AudioDataModule)
     assert parameters_of(LibriSpeechDataModule)["max_eval_seconds"].default is None
     assert parameters_of(AudioDataModule)["max_hours"].default is None
+
+
+def test_cepstra_are_transcribed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TeleSpeech's recogniser reads rows of cepstra: a clip, a shorter one, a silent one; as a whole and in chunks."""
+    torch.save(recogniser(telespeech(), 12), tmp_path / "large.pt")
+    (tmp_path / "dict.chr.txt").write_text("".join(f"{letter} 1\n" for letter in "|abcdefg"))
+    clips = torch.randn(3, 150, 40)
+    clips[2] = 0
+    padding = torch.arange(150) >= torch.tensor([150, 70, 150])[:, None]
+    batch = Batch(clips, torch.arange(3), torch.zeros(3, dtype=torch.long), None, padding)
+    for seconds, longest in ((0.8, 80), (30.0, 150)):
+        start = {"checkpoint": str(tmp_path / "large.pt"), "optimizer": torch.optim.Adam, "schedule": WarmupCosine(0.1)}
+        module = CTCModule(chunk_seconds=seconds, overlap_seconds=0.2, **start)
+        module._first_head((), fit=False)
+        lengths: list[int] = []
+        extract = module.student.extract
+
+        def spy(x: Tensor, mask: Tensor | None = None, extract: Any = extract, seen: list[int] = lengths) -> Any:
+            seen.append(x.shape[1])
+            return extract(x, mask)
+
+        monkeypatch.setattr(module.student, "extract", spy)
+        with torch.no_grad():
+            rows = module.eval().predict_step(batch, 0)["rows"]
+        assert rows.notes == ["", "", "silent"]
+        assert max(lengths) <= longest
+        assert [bool(text) for (text,) in rows.values] == [True, True, False]

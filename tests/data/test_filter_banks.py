@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from d2v.data.filter_banks import filter_banks, mfcc, num_frames
+from d2v.data.filter_banks import filter_banks, mfcc, normalised_mfcc, num_frames
 
 
 def log_mel(wave: Tensor, window: Tensor, mel_bins: int, low: float, high: float) -> Tensor:
@@ -50,6 +50,8 @@ def test_cepstra_are_those_of_kaldi(wave: Tensor) -> None:
     cosines[:, 0] = math.sqrt(1 / 40)
     lifter = 1 + 11 * torch.sin(math.pi * number / 22)
     torch.testing.assert_close(mfcc(wave).double(), logarithms @ cosines * lifter, atol=2e-3, rtol=1e-5)
+    torch.testing.assert_close(mfcc(wave, 13), mfcc(wave)[:, :13])  # fewer are the first of all
+    torch.testing.assert_close(normalised_mfcc(wave, 13), normalised_mfcc(wave)[:, :13])
 
 
 @pytest.mark.parametrize(("samples", "frames"), [(0, 0), (399, 0), (400, 1), (559, 1), (560, 2), (160_000, 998)])

@@ -118,7 +118,7 @@ def test_the_same_seed_gives_the_same_space(made: Path, tmp_path: Path) -> None:
     paths = [made / "vision.ckpt", made / "text.ckpt"]
     digests = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        found = align(paths, made / "train.tsv", output=tmp_path / name, num_pairs=16, width=8, seed=seed)
+        found = align(paths, made / "train.tsv", output=tmp_path / name, num_pairs=16, width=8, parts=1, seed=seed)
         digests.append(found.space.digest)
         assert read_space(tmp_path / name).digest == found.space.digest
     assert digests[0] == digests[1] != digests[2]
@@ -135,7 +135,7 @@ def test_vectors_of_all_media_have_length_one_and_say_their_space(made: Path, sp
 
 def test_searching_all_media_together(made: Path, space: Path, d2v: D2V) -> None:  # noqa: F811
     files = [made / "features" / f"{name}.npz" for name in ("pictures", "sounds", "words")]
-    options = ["--output", "found.tsv", "--picture", "sheet.png", "--top", 60]
+    options = ["--output", "found.tsv", "--top", 60]
     queries = ["--query", "5.png", "--query", made / "sounds/6.wav", "--text", _words(3), *_checkpoints(made)]
     code, out, err = d2v("search", *files, *queries, *options)
     assert code == 0, err
@@ -146,11 +146,177 @@ def test_searching_all_media_together(made: Path, space: Path, d2v: D2V) -> None
     assert rows[60]["id"] == "6.wav"  # a new file that is the same as a row
     assert float(rows[60]["similarity"]) == pytest.approx(1, abs=1e-4)
     assert f"1: {_words(0)}" in out
-    with Image.open("sheet.png") as picture:
-        assert picture.width > 1000
     both = ["--together", "--query", "5.png", "--text", "a red", *_checkpoints(made, "text"), "--top", 3]
+    both += ["--picture", "sheet.png"]
     code, out, err = d2v("search", *files, *both)
     assert code == 0, err
     assert out.splitlines()[0] == "5.png + a red"
-    assert len(out.splitlines()) == 2 + 3
+    assert len(out.splitlines()) == 2 + 3 + 1
     assert "5.png" not in "".join(out.splitlines()[1:])
+    with Image.open("sheet.png") as picture:
+        assert picture.width > 1000
+
+
+def test_a_table_of_any_format_gives_the_same_pairs(made: Path, tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from d2v.features.pairs import read_pairs
+
+    rows = [
+        {"picture": "a  b.png", "text": 'he said "no", twice', "kind": "1"},
+        {"picture": None, "text": "alone", "kind": "2"},
+        {"picture": "c.png", "text": "alone", "kind": "3"},
+    ]
+    (tmp_path / "x.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "x.parquet")
+    for name, delimiter in (("x.tsv", "\t"), ("x.csv", ",")):
+        with (tmp_path / name).open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]), delimiter=delimiter)
+            writer.writeheader()
+            writer.writerows(rows)
+    for name in ("x.jsonl", "x.parquet", "x.tsv", "x.csv"):
+        found = read_pairs(tmp_path / name, "--pairs", ["vision", "speech", "text"], "kind")
+        assert found.headings == {"vision": "picture", "text": "text"}
+        assert found.items == {"vision": ["a  b.png", "c.png"], "text": ['he said "no", twice', "alone"]}
+        assert found.labels == ["1", "3"]
+
+
+def test_parts_are_cut_as_by_adaptive_pooling() -> None:
+    from d2v.features.encode import Row
+    from d2v.features.part_means import part_means
+
+    frames = np.random.default_rng(0).standard_normal((23, 5)).astype(np.float32)
+    rows = [Row("a", frames[:9], 23, 0, None, None), Row("a", frames[9:], 23, 9, None, None)]
+    (pooled,) = part_means(rows, (1, 4), None)
+    expected = [torch.nn.functional.adaptive_avg_pool1d(torch.from_numpy(frames.T), parts).T for parts in (1, 4)]
+    np.testing.assert_allclose(pooled.features, torch.cat(expected).flatten(), atol=1e-6)
+    (short,) = part_means([Row("b", frames[:2], 2, 0, None, None)], (4,), None)
+    assert np.isfinite(short.features).all()
+    patches = frames[:20].reshape(4, 5, 5)
+    (field,) = part_means([Row("c", frames[:20], 20, 0, None, None)], (2,), (4, 5))
+    grid = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(patches).permute(2, 0, 1), 2)
+    np.testing.assert_allclose(field.features, grid.permute(1, 2, 0).flatten(), atol=1e-6)
+
+
+def test_equal_items_are_no_negatives_and_missing_ones_change_nothing() -> None:
+    from d2v.features.contrastive import contrastive_loss
+
+    vectors = torch.nn.functional.normalize(torch.randn(4, 8, generator=torch.Generator().manual_seed(0)), dim=-1)
+    vectors[1] = vectors[0]  # a second row with the same text
+    pairs = {"vision": vectors, "text": vectors}
+    numbers = torch.arange(4)
+    temperature = torch.tensor(0.1).log()
+    apart = contrastive_loss(pairs, {"vision": numbers, "text": numbers}, temperature)
+    alike = contrastive_loss(pairs, {"vision": numbers, "text": torch.tensor([0, 0, 2, 3])}, temperature)
+    assert alike < apart - 0.3
+    missing = {"vision": torch.tensor([0, -1, 2, 3]), "text": numbers}
+    kept = torch.tensor([0, 2, 3])
+    fewer = {name: values[kept] for name, values in pairs.items()}
+    expected = contrastive_loss(fewer, {"vision": numbers[:3], "text": numbers[:3]}, temperature)
+    torch.testing.assert_close(contrastive_loss(pairs, missing, temperature), expected)
+
+
+def test_recall_and_chance_by_hand() -> None:
+    from d2v.features.pairs import Pairs
+    from d2v.features.recall import recall_of
+
+    rows = {"vision": np.array([0, 1, 2, 3]), "text": np.array([0, 1, 2, -1])}
+    pairs = Pairs("", {"vision": "picture", "text": "text"}, {"vision": list("abcd"), "text": list("xyz")}, rows, None)
+    vectors = {"vision": np.eye(4, dtype=np.float32), "text": np.eye(4, dtype=np.float32)[[0, 2, 1]]}
+    found = recall_of(vectors, pairs)
+    assert found.at[1] == {"picture->text": pytest.approx(1 / 3), "text->picture": pytest.approx(1 / 3)}
+    assert found.at[5]["picture->text"] == 1
+    assert found.chance[1]["picture->text"] == pytest.approx(1 / 3)
+    labelled = Pairs("", pairs.headings, pairs.items, rows, ["one", "two", "two", "two"])
+    assert recall_of(vectors, labelled).at[1]["picture->text"] == 1
+    collapsed = {name: np.ones((4, 2), np.float32) for name in vectors}
+    assert recall_of(collapsed, pairs).at[1]["picture->text"] == 0  # equal vectors find nothing
+
+
+def test_bad_tables_and_checkpoints(made: Path, tmp_path: Path, d2v: D2V) -> None:  # noqa: F811
+    lines = (made / "all.tsv").read_text().splitlines()
+    tables = {
+        "one.tsv": ["picture", *(line.split("\t")[0] for line in lines[1:])],
+        "few.tsv": lines[:6],
+        "alike.tsv": [lines[0], *[lines[1]] * 20],
+        "same_text.tsv": [lines[0], *("\t".join([*line.split("\t")[:2], "word", "x"]) for line in lines[1:])],
+        "gone.tsv": [*lines[:12], "pictures/gone.png\tsounds/1.wav\tx\tred"],
+        "wrong.tsv": [*lines[:12], "sounds/1.wav\tsounds/1.wav\tx\tred"],
+        "unlabelled.tsv": [*lines[:12], "pictures/1.png\tsounds/1.wav\tx\t"],
+    }
+    for name, content in tables.items():
+        (tmp_path / name).write_text("\n".join(content) + "\n")
+    both = _checkpoints(made, "vision", "text")
+    for args, message in (
+        ([*both, "--pairs", "none.tsv"], "there is no such table"),
+        ([*both, "--pairs", "one.tsv"], "needs columns of two media"),
+        ([*_checkpoints(made, "vision"), "--pairs", "few.tsv"], "give --checkpoint for the other media too"),
+        ([*both, "--pairs", "few.tsv", "--root", made], "5 usable rows, of which 5 differ; give at least 8"),
+        ([*both, "--pairs", "alike.tsv", "--root", made], "20 usable rows, of which 1 differ"),
+        ([*both, "--pairs", "same_text.tsv", "--root", made], "column text has not two different items"),
+        ([*both, "--pairs", "gone.tsv", "--root", made], "column picture: there is no file pictures/gone.png"),
+        ([*both, "--pairs", "wrong.tsv", "--root", made], "'sounds/1.wav' is no file of images"),
+        ([*both, "--pairs", "few.tsv", "--label", "colour"], "--label colour"),
+        ([*both, "--pairs", "unlabelled.tsv", "--label", "kind"], "line 13: has no kind"),
+        ([*both, "--pairs", made / "all.tsv", "--test_fraction", 1], "--test_fraction 1"),
+        ([*both], "give --pairs TABLE"),
+        ([*both, "--test", made / "all.tsv"], "there is no shared space"),
+        ([*both, *_checkpoints(made, "text"), "--pairs", made / "all.tsv"], "write NAME=PATH"),
+    ):
+        code, _, err = d2v("align", *args, "--output", tmp_path / "out")
+        assert (code, message in err) == (2, True), (args, err)
+        assert "Traceback" not in err
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_space_of_others(made: Path, space: Path, tmp_path: Path, d2v: D2V) -> None:  # noqa: F811
+    torch.manual_seed(5)
+    small = {"width": 16, "depth": 1, "num_heads": 2}
+    other = save_checkpoint(vision_encoder(image_size=16, patch_size=4, **small), tmp_path / "other.ckpt")
+    embed = ["embed", "--input", made / "pictures", "--output", "x.npz", "--num_workers", 0, "--space"]
+    code, _, err = d2v(*embed, space, "--checkpoint", other)
+    assert code == 2
+    assert "the shared space was made with other weights" in err
+    code, _, err = d2v(*embed, space, "--checkpoint", made / "vision.ckpt", "--layer", 0)
+    assert code == 2
+    assert "leave these options out" in err
+    code, _, err = d2v("align", *_checkpoints(made), "--pairs", made / "all.tsv", "--output", space)
+    assert code == 2
+    assert "--overwrite replaces it" in err
+    settings = json.loads((space / "space.json").read_text())
+    first = settings["media"]["vision"]
+    for change in (
+        {"format": 2},
+        {"media": {}},
+        {"media": {"vision": {**first, "parts": 10**9}}},
+        {"media": {"vision": {**first, "layer": [1, "x"]}}},
+        {"media": {"vision": {**first, "checkpoint": 3}}},
+        {"media": {"elsewhere": first}},
+        {"weights": "all"},
+        {"seed": None},
+    ):
+        folder = tmp_path / "changed"
+        shutil.copytree(space, folder, dirs_exist_ok=True)
+        (folder / "space.json").write_text(json.dumps({**settings, **change}))
+        code, _, err = d2v(*embed, folder, "--checkpoint", made / "vision.ckpt")
+        assert code == 2, change
+        assert "Traceback" not in err
+    (folder / "space.json").write_text("[1]")
+    assert d2v(*embed, folder, "--checkpoint", made / "vision.ckpt")[0] == 2
+    shutil.copytree(space, folder, dirs_exist_ok=True)
+    tensors = folder / "space.safetensors"
+    tensors.write_bytes(tensors.read_bytes()[:-1] + b"\xff")
+    code, _, err = d2v(*embed, folder, "--checkpoint", made / "vision.ckpt")
+    assert code == 2
+    assert "space.safetensors" in err
+    own = ["embed", "--input", made / "pictures", "--output", "own.npz", "--num_workers", 0]
+    assert d2v(*own, "--checkpoint", made / "vision.ckpt")[0] == 0
+    code, _, err = d2v("search", "own.npz", made / "features/words.npz", "--query", "5.png")
+    assert code == 2
+    assert "are not in the space of own.npz" in err
+    code, _, err = d2v("search", made / "features/words.npz", "--query", "1", "--text", "a red")
+    assert code == 2
+    assert "give it too" in err
+    code, _, err = d2v("search", made / "features/words.npz", "--text", "a red", *_checkpoints(made, "vision"))
+    assert code == 2, err

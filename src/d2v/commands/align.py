@@ -40,9 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--parts",
         type=positive,
-        default=3,
         metavar="N",
-        help="pool over N stretches of a sequence, N x N fields of a picture (3); 1: the mean of all",
+        help="pool over N stretches of a sequence, N x N fields of a picture; 1: the mean of all; default: the best of "
+        "1, 2 and 4 for each medium on rows that are held out",
     )
     add_features(parser)
     parser.add_argument("--baseline", action="store_true", help="measure projections on untrained encoders too")

@@ -14,7 +14,7 @@ from d2v.data.normalisation import ASSET
 SHIFT, WINDOW = 160, 400
 """Samples at 16 kHz from one frame to the next, and those that a frame is computed from."""
 CEPSTRA = 40
-"""Coefficients of a frame of cepstra."""
+"""Most coefficients of a frame of cepstra."""
 _KALDI: dict[str, Any] = {"sample_frequency": 16_000, "dither": 0.0, "use_energy": False}
 
 
@@ -31,22 +31,23 @@ def filter_banks(wave: Float[Tensor, "samples"], mel_bins: int = 128) -> Float[T
     return kaldi.fbank(wave[None], num_mel_bins=mel_bins, window_type="hanning", htk_compat=True, **_KALDI)
 
 
-def mfcc(wave: Float[Tensor, "samples"]) -> Float[Tensor, "frames 40"]:
-    """Forty cepstral coefficients of forty mel filters from 40 Hz to 7.8 kHz, the first one included (TeleSpeech's
+def mfcc(wave: Float[Tensor, "samples"], count: int = CEPSTRA) -> Float[Tensor, "frames count"]:
+    """Cepstral coefficients of forty mel filters from 40 Hz to 7.8 kHz, the first one included (TeleSpeech's
     ``mfcc_hires.conf``), without dither.
 
     Args:
         wave: Sound at 16 kHz from -1 to 1, at least 25 ms; Kaldi reads it as 16-bit numbers.
+        count: Coefficients, at most forty; the last ones tell the voice more than what is said.
     """
     from torchaudio.compliance import kaldi
 
     bands = {"num_mel_bins": CEPSTRA, "low_freq": 40.0, "high_freq": -200.0}
-    return kaldi.mfcc(wave[None] * 2**15, num_ceps=CEPSTRA, **bands, **_KALDI)
+    return kaldi.mfcc(wave[None] * 2**15, num_ceps=count, **bands, **_KALDI)
 
 
-def normalised_mfcc(wave: Float[Tensor, "samples"]) -> Float[Tensor, "frames 40"]:
-    """Each coefficient with zero mean and unit variance over the clip (TeleSpeech's ``normalize``)."""
-    rows = mfcc(wave)
+def normalised_mfcc(wave: Float[Tensor, "samples"], count: int = CEPSTRA) -> Float[Tensor, "frames count"]:
+    """The first coefficients, each with zero mean and unit variance over the clip (TeleSpeech's ``normalize``)."""
+    rows = mfcc(wave, count)
     return (rows - rows.mean(dim=0)) / (rows.std(dim=0) + 1e-5)
 
 

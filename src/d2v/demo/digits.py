@@ -7,6 +7,7 @@ who wrote what: 14 filled forms follow one another, and each begins with 0 to 9,
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,6 +21,7 @@ from d2v.errors import UserError
 
 FIRST_HELD_OUT = 1415  # the last three forms
 _SIDE = 32  # of a saved picture in pixels; scikit-learn's have 8
+_SILENCE = (0.0, 0.03)  # seconds at either end of what is said, which is cut close, as FSDD is
 _TABLES = {"train": "pairs.tsv", "val": "test.tsv"}
 
 
@@ -27,18 +29,18 @@ def prepare_joint(
     root: str | Path,
     pairs: int = 1_200,
     tests: int = 100,
-    sentences: int = 2_400,
+    sentences: int = 2_000,
     seed: int = 0,
-    others: dict[str, dict[str, int]] | None = None,
+    others: dict[str, dict[str, Any]] | None = None,
 ) -> DemoSummary:
     """Write the three demos, handwritten digits, sentences that count things, and tables of what belongs together.
 
     ``vision/``, ``speech/`` (which has spoken digits) and ``text/`` are the other demos. ``digits/train/SEVEN/``, ...
     and ``digits/val/SEVEN/`` hold pictures, ``sentences/raw/train.txt`` what to pretrain on, and
     ``sentences/labelled/`` the same sentences with their digit. ``pairs.tsv`` and ``test.tsv`` have a picture, a spoken
-    digit, a sentence and the digit in each row: those to test are by people, in voices and of words around the number
-    that are nowhere in training. The same seed gives the same bytes; a finished tree of the same parameters is left
-    alone.
+    digit, a sentence and the digit in each row: those to test are by people and in voices that are nowhere in training,
+    and count things in places where no sentence to train on has them. The same seed gives the same bytes; a finished
+    tree of the same parameters is left alone.
 
     Args:
         root: folder to fill; it must be new, empty or of an earlier call.
@@ -55,7 +57,7 @@ def prepare_joint(
     counts = {"pairs": pairs, "tests": tests, "sentences": sentences}
     if min(counts.values()) < 1 or pairs > sentences:
         raise UserError(f"pairs {pairs}, tests {tests}, sentences {sentences}: above 0, and pairs at most sentences.")
-    others = others or {}
+    others = {"speech": {"silence": _SILENCE}, **(others or {})}
     wanted = {**counts, "seed": seed, "others": others}
     folder = DemoFolder(root, "joint", wanted, ("digits", "sentences", *_TABLES.values()))
     found = folder.finished()
@@ -148,9 +150,9 @@ def _readme(counts: dict[str, int]) -> str:
         '             Digits" (E. Alpaydin, C. Kaynak, 1998; UCI Machine Learning Repository, doi:10.24432/C50P49,\n'
         "             CC BY 4.0), as scikit-learn ships it. val/ has the last three of its 14 filled forms, probably\n"
         "             by people who wrote none of the others: the order of the digits shows where a form begins\n"
-        "sentences/   sentences of a small grammar, each with a number from zero to nine; those of val/ share no word\n"
-        '             with those of train/ but the number and "the"\n'
+        "sentences/   sentences that count things, from zero to nine; those of val/ and test.tsv have them in places\n"
+        "             where those to train on never do\n"
         f"pairs.tsv    {counts['pairs']:,} rows of a picture, a spoken digit, a sentence and the digit, to train on\n"
-        f"test.tsv     {counts['tests']:,} rows of people, voices and words that are not in pairs.tsv\n"
+        f"test.tsv     {counts['tests']:,} rows of people, voices and sentences that are not in pairs.tsv\n"
         "vision/, speech/, text/   the other demos, each with a README of its own; spoken digits are in speech/digits\n"
     )

@@ -1,7 +1,5 @@
 """Sentences of small grammars: for the speech demo, 4 to 8 words of a vocabulary of about 90; others count things."""
 
-import math
-
 import numpy as np
 
 from d2v.errors import UserError
@@ -33,24 +31,19 @@ _PATTERNS = (
 )
 _MOST = 20_000
 
-# Sentences that count things. Those to train on and those to test have other words around the number; of one thing the
-# "s" in front of "_" is left out.
-_COUNTS = {
-    "train": {
-        "<pattern>": "there are <digit> <things>_ <where>, we counted <digit> <things>_ <where>, my brother has "
-        "<digit> <things>_ <where>, you can see <digit> <things>_ <where>, only <digit> <things>_ stood <where>",
-        "<things>": "boats, horses, chairs, letters, apples, windows, ducks, lamps, stones, tickets, ladders, drums",
-        "<where>": "in the harbour, on the hill, behind the school, near the station, at the market, under the bridge, "
-        "in the kitchen, by the river, on the table, in the old barn",
-    },
-    "val": {
-        "<pattern>": "they found <digit> <things>_ <where>, her uncle sold <digit> <things>_ <where>, a child painted "
-        "<digit> <things>_ <where>, soon <digit> <things>_ appeared <where>",
-        "<things>": "trains, goats, bottles, gardens, clouds, spoons, tigers, bells, doors, coins",
-        "<where>": "across the valley, inside the museum, beside the church, along the road, outside our house, before "
-        "the storm, above the clinic, within the walls",
-    },
-}
+# Sentences that count things; of one thing the "s" in front of "_" is left out.
+_COUNTS = (
+    "there are <digit> <where>",
+    "we counted <digit> <where>",
+    "my brother has <digit> <where>",
+    "you can see <digit> <where>",
+    "they left <digit> <where>",
+)
+_THINGS = "boats, horses, chairs, letters, apples, windows, ducks, lamps, stones, tickets, ladders, drums"
+_PLACES = (
+    "in the harbour, on the hill, behind the school, near the station, at the market, under the bridge, in the "
+    "kitchen, by the river, on the table, in the old barn"
+)
 
 
 def write_sentences(count: int, seed: int) -> list[str]:
@@ -73,20 +66,25 @@ def write_sentences(count: int, seed: int) -> list[str]:
 def write_counts(split: str, count: int, seed: int) -> list[str]:
     """Sentences in lower case with one number, which is zero to nine in turn; all different, always the same.
 
-    Those of the splits "train" and "val" have other patterns, things and places.
+    What the split "val" counts in a place, "train" never does there.
 
     Raises:
         UserError: the grammar does not have so many sentences.
     """
-    grammar = {name: words.split(", ") for name, words in _COUNTS[split].items()}
-    most = len(DIGITS) * math.prod(map(len, grammar.values()))
-    if 2 * count > most:  # so that one that is new is soon found
-        raise UserError(f"the demo's grammar has {most // 2:,} sentences that count things, and no {count:,}")
-    generator = np.random.default_rng([seed, 2, sum(split.encode())])
+    where = []
+    for number, thing in enumerate(_THINGS.split(", ")):
+        for other, place in enumerate(_PLACES.split(", ")):
+            if ((number + other) % 4 == 0) == (split == "val"):
+                where.append(f"{thing}_ {place}")
+    most = len(DIGITS) * len(_COUNTS) * len(where) // 2  # so that one that is new is soon found
+    if count > most:
+        raise UserError(f"the demo's grammar has {most:,} sentences that count things, and no {count:,}")
+    generator = np.random.default_rng([seed, 2, len(where)])
     sentences: dict[str, None] = {}
     while len(sentences) < count:
         digit = DIGITS[len(sentences) % len(DIGITS)].lower()
-        words = _fill(str(generator.choice(grammar["<pattern>"])), {**grammar, "<digit>": [digit]}, generator)
+        choices = {"<digit>": [digit], "<where>": where}
+        words = _fill(str(generator.choice(_COUNTS)), choices, generator)
         if digit == "one":
             words = words.replace(" are ", " is ").replace("s_", "")
         sentences[words.replace("_", "")] = None

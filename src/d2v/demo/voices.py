@@ -43,9 +43,9 @@ HELD_OUT_VOICES = (
 )
 FIRST_SPEAKER = 9001
 _CHAPTERS = {"train": 1, "val": 2}
-# What makes clips of one voice and sentence differ, uniform between these: relative rate, pitch, peak in decibels,
-# silence at either end in seconds, and noise in decibels below the speech.
-_RATE, _PITCH, _PEAK, _SILENCE, _NOISE = (0.9, 1.1), (-6, 6), (-12.0, -1.0), (0.05, 0.25), (-45.0, -25.0)
+# What makes clips of one voice and sentence differ, uniform between these: relative rate, pitch, peak in decibels, and
+# noise in decibels below the speech.
+_RATE, _PITCH, _PEAK, _NOISE = (0.9, 1.1), (-6, 6), (-12.0, -1.0), (-45.0, -25.0)
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ def prepare_voices(
     train_digits: int = 4,
     val_digits: int = 8,
     seed: int = 0,
+    silence: tuple[float, float] = (0.05, 0.25),
 ) -> DemoSummary:
     """Write sentences as a LibriSpeech tree, and isolated digits as folders of classes, all FLAC at 16 kHz.
 
@@ -80,6 +81,7 @@ def prepare_voices(
         train_digits: how often each voice says each digit for training.
         val_digits: how often each held-out voice says each digit for validation.
         seed: decides the sentences and how they are said.
+        silence: least and most seconds of it at either end of a clip.
 
     Raises:
         UserError: eSpeak NG is missing, or the folder holds something else.
@@ -93,7 +95,7 @@ def prepare_voices(
     if min(counts.values()) < 1:
         raise UserError(f"{', '.join(f'{name} {count}' for name, count in counts.items())}: all must be above 0.")
     voices = (*VOICES, *HELD_OUT_VOICES)
-    wanted = {**counts, "seed": seed, "voices": voices}
+    wanted = {**counts, "seed": seed, "silence": silence, "voices": voices}
     folder = DemoFolder(root, "speech", wanted, ("train", "val", "digits"))
     found = folder.finished()
     created = found is None
@@ -101,7 +103,7 @@ def prepare_voices(
         require_espeak()
         clips = _plan(counts, seed)
         folder.clear()
-        hours = _write_clips(folder.root, clips, seed) / 3600
+        hours = _write_clips(folder.root, clips, seed, silence) / 3600
         _write_transcripts(folder.root, clips)
         (folder.root / "README.txt").write_text(_readme(counts, hours))
         (folder.root / "SPEAKERS.TXT").write_text(_speakers())
@@ -141,7 +143,7 @@ def _plan(counts: dict[str, int], seed: int) -> list[Clip]:
     return clips
 
 
-def _write_clips(root: Path, clips: list[Clip], seed: int) -> float:
+def _write_clips(root: Path, clips: list[Clip], seed: int, silence: tuple[float, float]) -> float:
     """Synthesise, vary, resample and write; returns the seconds of speech written."""
     import soundfile
     import torch
@@ -153,7 +155,7 @@ def _write_clips(root: Path, clips: list[Clip], seed: int) -> float:
     for clip, (samples, rate) in zip(
         tqdm(clips, desc="synthesising speech (eSpeak NG)", unit="clip"), _checked(spoken, clips), strict=True
     ):
-        samples = _vary(resample(torch.from_numpy(samples), rate).numpy(), generator)
+        samples = _vary(resample(torch.from_numpy(samples), rate).numpy(), silence, generator)
         path = root / clip.path
         path.parent.mkdir(parents=True, exist_ok=True)
         soundfile.write(path, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
@@ -176,9 +178,9 @@ def _checked(spoken: Iterator[tuple[np.ndarray, int]], clips: list[Clip]) -> Ite
         yield samples, rate
 
 
-def _vary(speech: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+def _vary(speech: np.ndarray, silence: tuple[float, float], generator: np.random.Generator) -> np.ndarray:
     """Silence at both ends, a little noise, and a peak well below full scale."""
-    ends = [round(generator.uniform(*_SILENCE) * SAMPLE_RATE) for _ in range(2)]
+    ends = [round(generator.uniform(*silence) * SAMPLE_RATE) for _ in range(2)]
     padded = np.pad(speech, ends)
     level = speech.std() * 10 ** (generator.uniform(*_NOISE) / 20)
     padded = padded + level * generator.standard_normal(len(padded), dtype=np.float32)

@@ -31,6 +31,7 @@ from d2v.features.shared_space import (
 )
 from d2v.model.encoder import Encoder, Layer
 
+_PARTS = (1, 2, 4)
 _FEWEST = 8
 """Rows that something can be learned from."""
 
@@ -70,10 +71,10 @@ class Alignment:
             if self.baseline is not None:
                 columns["untrained"] = self.baseline.at
             width = max(map(len, self.recall.queries))
-            heads = [f"{f'{name}@{rank}':>12}" for name in columns for rank in RANKS]
+            heads = [f"{f'{name}@{rank}':>14}" for name in columns for rank in RANKS]
             lines.append(" " * width + "".join(heads) + "   queries, candidates")
             for direction, queries in self.recall.queries.items():
-                shares = [f"{at[rank][direction]:>12.3f}" for at in columns.values() for rank in RANKS]
+                shares = [f"{at[rank][direction]:>14.3f}" for at in columns.values() for rank in RANKS]
                 counts = f"   {queries:,}, {self.recall.candidates[direction]:,}"
                 lines.append(f"{direction:<{width}}" + "".join(shares) + counts)
         return "\n".join(lines)
@@ -91,7 +92,7 @@ def align(
     overwrite: bool = False,
     num_pairs: int | None = None,
     width: int = 64,
-    parts: int = 3,
+    parts: int | None = None,
     layer: Layer = None,
     weights: Weights = "student",
     baseline: bool = False,
@@ -119,7 +120,8 @@ def align(
         overwrite: Replace a space that lies there.
         num_pairs: Take so many rows, drawn by the seed; None: all.
         width: Of the space; fewer pairs may give less.
-        parts: Stretches of a sequence, and rows and columns of a picture, whose means are the features; 1: one mean.
+        parts: Stretches of a sequence, and rows and columns of a picture, whose means are the features; 1: one mean;
+            None: for each medium what is best for rows that are held out.
         layer: As in :func:`d2v.embed_files`.
         weights: The students', or the teachers'.
         baseline: Train and test the same on untrained encoders too.
@@ -197,7 +199,7 @@ def _trained(
     pairs: Pairs,
     root: str,
     width: int,
-    parts: int,
+    parts: int | None,
     layer: Layer,
     weights: Weights,
     seed: int,
@@ -207,7 +209,8 @@ def _trained(
     from d2v import __version__
 
     options = FeatureOptions(layer=layer, pool="none")
-    features, pairs = _features(encoders, pairs, root, dict.fromkeys(encoders, (options, parts)), device)
+    tried = _PARTS if parts is None else (parts,)
+    features, pairs = _features(encoders, pairs, root, dict.fromkeys(encoders, (options, tried)), device)
     different = len(set(zip(*(positions.tolist() for positions in pairs.rows.values()), strict=True)))
     if different < _FEWEST:
         raise UserError(
@@ -218,37 +221,42 @@ def _trained(
         if len(np.unique(positions[positions >= 0])) < 2:
             raise UserError(f"{pairs.where}: column {pairs.headings[name]} has not two different items; give more")
     rows = {name: torch.from_numpy(positions) for name, positions in pairs.rows.items()}
-    values = {name: torch.from_numpy(each).double() for name, each in features.items()}
-    projections = fit(values, rows, width, seed)
+    values: dict[str, dict[int, torch.Tensor]] = {}
+    for name, by_parts in features.items():
+        values[name] = {count: torch.from_numpy(each).double() for count, each in by_parts.items()}
+    projections, chosen = fit(values, rows, width, seed)
     media = {}
     for name, encoder in encoders.items():
         mean, weight = (value.float().numpy() for value in projections.affine(name))
         digest = encoder_digest(encoder)
-        media[name] = Projection(checkpoints[name], digest, layer, parts, mean, weight)
+        media[name] = Projection(checkpoints[name], digest, layer, chosen[name], mean, weight)
     return SharedSpace(media, weights, seed, len(pairs), __version__), pairs
 
 
 def _tested(space: SharedSpace, encoders: dict[str, Encoder], pairs: Pairs, root: str, device: torch.device) -> Recall:
     """Recall of a space on some rows."""
-    settings = {}
+    settings: dict[str, tuple[FeatureOptions, tuple[int, ...]]] = {}
     for name in pairs.rows:
         projection = space.media[name]
-        settings[name] = projection.options(), projection.parts
+        settings[name] = projection.options(), (projection.parts,)
     features, pairs = _features(encoders, pairs, root, settings, device)
     if not len(pairs):
         raise UserError(f"{pairs.where}: no row has two items that can be read")
-    return recall_of({name: space.media[name](values) for name, values in features.items()}, pairs)
+    vectors = {}
+    for name, by_parts in features.items():
+        vectors[name] = space.media[name](by_parts[space.media[name].parts])
+    return recall_of(vectors, pairs)
 
 
 def _features(
     encoders: dict[str, Encoder],
     pairs: Pairs,
     root: str,
-    settings: dict[str, tuple[FeatureOptions, int]],
+    settings: dict[str, tuple[FeatureOptions, tuple[int, ...]]],
     device: torch.device,
-) -> tuple[dict[str, Float32[np.ndarray, "m f"]], Pairs]:
-    """Features of all items of some rows, and the rows without items that cannot be read, which are named."""
-    features = {}
+) -> tuple[dict[str, dict[int, Float32[np.ndarray, "m f"]]], Pairs]:
+    """Features of all items of some rows, for each number of parts, and the rows without items that cannot be read."""
+    features: dict[str, dict[int, np.ndarray]] = {}
     broken = {}
     for name in pairs.rows:
         used = np.unique(pairs.rows[name][pairs.rows[name] >= 0])
@@ -256,9 +264,11 @@ def _features(
         listed = Listed(cells, root, f"{pairs.where}, column {pairs.headings[name]}")
         options, parts = settings[name]
         found = features_of(encoders[name], listed, options, parts, device, _name_skipped)
-        features[name] = np.full((len(pairs.items[name]), found.shape[1]), np.nan, np.float32)
-        features[name][used] = found
-        broken[name] = np.flatnonzero(~np.isfinite(features[name]).all(axis=1)).tolist()
+        features[name] = {}
+        for count, values in found.items():
+            features[name][count] = np.full((len(pairs.items[name]), values.shape[1]), np.nan, np.float32)
+            features[name][count][used] = values
+            broken[name] = used[~np.isfinite(values).all(axis=1)].tolist()
     return features, pairs.without(broken)
 
 

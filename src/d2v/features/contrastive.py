@@ -1,21 +1,42 @@
 """Projections of several media into one space: shrunken canonical correlations, then a contrastive loss."""
 
 from collections.abc import Mapping
+from functools import cache
 from itertools import combinations
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-_SHRINKAGES = (0.03, 0.1, 0.3, 0.6)
+_SHRINKAGES = (0.01, 0.03, 0.1, 0.3)
+_USUAL = 0.1  # shrinkage, while poolings are compared
+_TEMPERATURES = (0.05, 0.1, 0.2, 0.4)
 _MOST_DIRECTIONS = 256  # of the features of a medium, those of most variance
-_FOLDS, _MOST_STEPS, _EVERY = 5, 60, 10
+_STEPS, _EVERY = 40, 10
+_MANY = 500  # rows, of which a tenth is enough to judge by
 _BATCH = 1024
-_LEARNING_RATE, _WEIGHT_DECAY, _DROPOUT = 3e-3, 0.1, 0.2
+_LEARNING_RATE, _WEIGHT_DECAY, _DROPOUT = 3e-4, 0.1, 0.2
 
 Rows = Mapping[str, Int64[Tensor, "n"]]
 Affine = tuple[Float[Tensor, "f"], Float[Tensor, "k f"]]
+
+
+class Basis(NamedTuple):
+    """Directions of most variance of the features of a medium, on some rows."""
+
+    mean: Float[Tensor, "f"]
+    directions: Float[Tensor, "d f"]
+    """For standardised features; their scale is part of them."""
+    variances: Float[Tensor, "d"]
+
+    @classmethod
+    def of(cls, used: Float[Tensor, "n f"]) -> "Basis":
+        mean, scale = used.mean(dim=0), used.std(dim=0).clamp(min=1e-6)
+        _, spread, directions = torch.linalg.svd((used - mean) / scale, full_matrices=False)
+        count = min(_MOST_DIRECTIONS, len(used) - 1, int((spread > 1e-5 * spread[0]).sum()))
+        return cls(mean, directions[:count] / scale, spread[:count] ** 2 / len(used))
 
 
 class Projections(nn.Module):
@@ -24,34 +45,38 @@ class Projections(nn.Module):
     Args:
         features: Of the different items of each medium, [m, F].
         rows: Which items belong together; -1: none.
+        bases: Of these features on these rows.
         width: K; fewer where the features have not as many directions.
         shrinkage: From 0, whitening as the rows say, to 1, none.
     """
 
-    def __init__(self, features: Mapping[str, Float[Tensor, "m f"]], rows: Rows, width: int, shrinkage: float) -> None:
+    def __init__(
+        self,
+        features: Mapping[str, Float[Tensor, "m f"]],
+        rows: Rows,
+        bases: Mapping[str, Basis],
+        width: int,
+        shrinkage: float,
+    ) -> None:
         super().__init__()
         self.means: dict[str, Tensor] = {}
         self.directions: dict[str, Tensor] = {}
         whitened = {}
-        for name, values in features.items():
-            present = rows[name] >= 0
-            used = values[rows[name][present]]
-            mean, scale = used.mean(dim=0), used.std(dim=0).clamp(min=1e-6)
-            _, spread, directions = torch.linalg.svd((used - mean) / scale, full_matrices=False)
-            count = min(_MOST_DIRECTIONS, len(used) - 1, int((spread > 1e-5 * spread[0]).sum()))
-            variances = spread[:count] ** 2 / len(used)
+        for name, (mean, directions, variances) in bases.items():
             shrunken = (1 - shrinkage) * variances + shrinkage * variances.mean()
-            self.means[name] = mean
-            self.directions[name] = directions[:count] / scale / shrunken.sqrt()[:, None]
-            whitened[name] = torch.zeros(len(present), count, dtype=values.dtype)
-            whitened[name][present] = (used - mean) @ self.directions[name].T
+            self.means[name], self.directions[name] = mean, directions / shrunken.sqrt()[:, None]
+            whitened[name] = self.whiten(name, features[name], rows[name])
         self.maps = nn.ParameterDict(_correlated(whitened, rows, width))
         self.log_temperature = nn.Parameter(torch.tensor(0.1, dtype=torch.float64).log())
 
-    def forward(self, name: str, values: Float[Tensor, "b f"], dropout: float = 0.0) -> Float[Tensor, "b k"]:
+    def whiten(self, name: str, values: Float[Tensor, "m f"], items: Int64[Tensor, "n"]) -> Float[Tensor, "n d"]:
+        """Directions of some items, each with a variance of at most about 1; zeros for those that are missing."""
+        whitened = (values[items] - self.means[name]) @ self.directions[name].T
+        return whitened.masked_fill((items < 0)[:, None], 0)
+
+    def project(self, name: str, whitened: Float[Tensor, "b d"]) -> Float[Tensor, "b k"]:
         """Vectors of length 1."""
-        whitened = (values - self.means[name]) @ self.directions[name].T
-        return F.normalize(F.dropout(whitened, dropout) @ self.maps[name].T, dim=-1)
+        return F.normalize(whitened @ self.maps[name].T, dim=-1)
 
     def affine(self, name: str) -> Affine:
         """Mean and weight: the vectors are those of ``weight @ (features - mean)``, at length 1."""
@@ -60,7 +85,7 @@ class Projections(nn.Module):
 
 def _correlated(whitened: Mapping[str, Float[Tensor, "n d"]], rows: Rows, width: int) -> dict[str, Tensor]:
     """Directions in which all media go together (Kettenring 1971, "Canonical analysis of several sets of variables",
-    SUMCOR): the first eigenvectors of their covariances across media, each by how much it correlates."""
+    SUMCOR): the first eigenvectors of their covariances across media, each times the square of its eigenvalue."""
     sizes = [values.shape[1] for values in whitened.values()]
     names = list(whitened)
     blocks = []
@@ -73,7 +98,7 @@ def _correlated(whitened: Mapping[str, Float[Tensor, "n d"]], rows: Rows, width:
             blocks[j][i] = blocks[i][j].T
     values, vectors = torch.linalg.eigh(torch.cat([torch.cat(line, dim=1) for line in blocks]))
     values, vectors = values.flip(0)[:width], vectors.flip(1)[:, :width]
-    maps = (vectors * values.clamp(min=1e-6)).split(sizes)
+    maps = (vectors * values.clamp(min=1e-3) ** 2).split(sizes)
     return {name: nn.Parameter(each.T.contiguous()) for name, each in zip(names, maps, strict=True)}
 
 
@@ -105,72 +130,89 @@ def _same(items: Int64[Tensor, "b"]) -> Bool[Tensor, "b b"]:
     return (items[:, None] == items) & ~torch.eye(len(items), dtype=torch.bool)
 
 
-def fit(features: Mapping[str, Float[Tensor, "m f"]], rows: Rows, width: int, seed: int) -> Projections:
+def fit(
+    features: Mapping[str, Mapping[int, Float[Tensor, "m f"]]], rows: Rows, width: int, seed: int
+) -> tuple[Projections, dict[str, int]]:
     """Fit projections to rows that belong together, in float64 on the CPU.
 
-    How much the whitening is shrunken, and how many steps follow, is what a cross-validation finds best.
+    How each medium is pooled, how much the whitening is shrunken, and how many steps of the contrastive loss follow, is
+    what is best for rows that are held out: each fifth in turn, or of many rows one tenth.
 
     Args:
-        features: Of the different items of each medium, [m, F]; only those that rows have are looked at.
+        features: Of the different items of each medium, [m, F], by how they can be pooled; only those that rows have
+            are looked at.
         rows: Which items belong together, [n] a medium; -1: none.
         width: K.
-        seed: Of the folds, the batches and the dropout.
+        seed: Of what is held out, the batches and the dropout.
+
+    Returns:
+        The projections, and the pooling of each medium.
     """
     count = len(next(iter(rows.values())))
+    folds, pieces = (1, 10) if count >= _MANY else (5, 5)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fold = torch.randperm(count) % _FOLDS
-        halves = []
-        for number in range(_FOLDS):
-            halves.append((_chosen(rows, fold != number), _chosen(rows, fold == number)))
-        losses: dict[float, float] = {}
-        for shrinkage in _SHRINKAGES:
-            losses[shrinkage] = 0.0
-            for fitted, held_out in halves:
-                projections = Projections(features, fitted, width, shrinkage)
-                losses[shrinkage] += _held_out_loss(projections, features, held_out)
-        shrinkage = min(losses, key=losses.__getitem__)
-        curves = torch.zeros(_MOST_STEPS // _EVERY + 1)
-        for fitted, held_out in halves:
-            projections = Projections(features, fitted, width, shrinkage)
-            curve = _trained(projections, features, fitted, _MOST_STEPS, held_out)
-            curves += torch.tensor(curve)
-        projections = Projections(features, rows, width, shrinkage)
-        _trained(projections, features, rows, _EVERY * int(curves.argmin()))
-    return projections
+        place = torch.randperm(count) % pieces
+        fitted, held_out = [], []
+        for fold in range(folds):
+            fitted.append({name: items[place != fold] for name, items in rows.items()})
+            held_out.append({name: items[place == fold] for name, items in rows.items()})
+
+        @cache
+        def basis(name: str, pooling: int, fold: int) -> Basis:
+            items = (rows if fold < 0 else fitted[fold])[name]
+            return Basis.of(features[name][pooling][items[items >= 0]])
+
+        def start(chosen: Mapping[str, int], shrinkage: float, fold: int) -> tuple[Projections, dict[str, Tensor]]:
+            values = {name: features[name][pooling] for name, pooling in chosen.items()}
+            bases = {name: basis(name, pooling, fold) for name, pooling in chosen.items()}
+            return Projections(values, rows if fold < 0 else fitted[fold], bases, width, shrinkage), values
+
+        def judged(chosen: Mapping[str, int], shrinkage: float) -> float:
+            losses = torch.zeros(len(_TEMPERATURES))
+            for fold in range(folds):
+                losses += _held_out_losses(*start(chosen, shrinkage, fold), held_out[fold])
+            return float(losses.min())
+
+        chosen = {name: next(iter(poolings)) for name, poolings in features.items()}
+        for name, poolings in features.items():
+            chosen[name] = min(poolings, key=lambda pooling: judged({**chosen, name: pooling}, _USUAL))
+        shrinkage = min(_SHRINKAGES, key=lambda each: judged(chosen, each))
+        losses = torch.zeros(_STEPS // _EVERY + 1, len(_TEMPERATURES))
+        for fold in range(folds):
+            projections, values = start(chosen, shrinkage, fold)
+            losses[0] += _held_out_losses(projections, values, held_out[fold])
+            for part in range(1, len(losses)):
+                _train(projections, values, fitted[fold], _EVERY)
+                losses[part] += _held_out_losses(projections, values, held_out[fold])
+        projections, values = start(chosen, shrinkage, -1)
+        _train(projections, values, rows, _EVERY * int(losses.min(dim=1).values.argmin()))
+    return projections, chosen
 
 
-def _chosen(rows: Rows, which: Bool[Tensor, "n"]) -> dict[str, Int64[Tensor, "_"]]:
-    return {name: items[which] for name, items in rows.items()}
-
-
-def _loss(projections: Projections, features: Mapping[str, Tensor], rows: Rows, dropout: float = 0.0) -> Tensor:
-    vectors = {name: projections(name, values[rows[name]], dropout) for name, values in features.items()}
-    return contrastive_loss(vectors, rows, projections.log_temperature)
-
-
-def _held_out_loss(projections: Projections, features: Mapping[str, Tensor], rows: Rows) -> float:
-    """Loss at the best of some temperatures, which are not what is judged."""
+def _held_out_losses(projections: Projections, features: Mapping[str, Tensor], rows: Rows) -> Float[Tensor, "t"]:
+    """Losses at several temperatures, the best of which counts."""
     with torch.no_grad():
-        return float(_loss(projections, features, rows))
+        vectors = {}
+        for name, values in features.items():
+            vectors[name] = projections.project(name, projections.whiten(name, values, rows[name]))
+        losses = []
+        for temperature in _TEMPERATURES:
+            losses.append(contrastive_loss(vectors, rows, torch.tensor(temperature, dtype=torch.float64).log()))
+    return torch.stack(losses)
 
 
-def _trained(
-    projections: Projections, features: Mapping[str, Tensor], rows: Rows, steps: int, held_out: Rows | None = None
-) -> list[float]:
-    """Train; the loss of rows that are held out, at the beginning and after every ten steps."""
+def _train(projections: Projections, features: Mapping[str, Tensor], rows: Rows, steps: int) -> None:
+    """Steps of AdamW, on all rows at once unless they are very many."""
     count = len(next(iter(rows.values())))
     optimizer = torch.optim.AdamW(projections.parameters(), _LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
-    losses = []
-    for step in range(steps + 1):
-        if held_out is not None and step % _EVERY == 0:
-            losses.append(_held_out_loss(projections, features, held_out))
-        if step == steps:
-            return losses
-        batch = rows
-        if count > _BATCH:
-            batch = {name: items[torch.randperm(count)[:_BATCH]] for name, items in rows.items()}
+    whitened = {name: projections.whiten(name, values, rows[name]) for name, values in features.items()}
+    for _ in range(steps):
+        batch = torch.randperm(count)[:_BATCH]
+        vectors = {}
+        for name, values in whitened.items():
+            vectors[name] = projections.project(name, F.dropout(values[batch], _DROPOUT))
         optimizer.zero_grad()
-        _loss(projections, features, batch, _DROPOUT).backward()
+        rows_of_batch = {name: items[batch] for name, items in rows.items()}
+        contrastive_loss(vectors, rows_of_batch, projections.log_temperature).backward()
         optimizer.step()
-    return losses

@@ -17,7 +17,7 @@ from d2v.errors import UserError, some_of
 from d2v.features.embed import open_pieces
 from d2v.features.encode import Skipped, embed_inputs
 from d2v.features.feature_settings import FeatureOptions, encoder_digest, inputs_digest
-from d2v.features.part_means import part_means
+from d2v.features.part_means import part_means, size_of
 from d2v.model.encoder import Encoder
 
 HEADINGS: Mapping[str, tuple[str, ...]] = {
@@ -140,11 +140,11 @@ def features_of(
     encoder: Encoder,
     listed: Listed,
     options: FeatureOptions,
-    parts: int,
+    parts: Sequence[int],
     device: torch.device,
     on_skip: Callable[[Skipped], object],
-) -> Float32[np.ndarray, "n f"]:
-    """Features of all that is listed, from the user's cache where they were computed before.
+) -> dict[int, Float32[np.ndarray, "n f"]]:
+    """Features, for each number of parts, of all that is listed, from the user's cache where they were computed before.
 
     Args:
         encoder: Already on ``device``.
@@ -174,10 +174,13 @@ def features_of(
                     found = np.full((len(listed.cells), len(item.features)), np.nan, np.float32)
                 found[places[item.name]] = item.features
         if found is None:
-            found = np.full((len(listed.cells), 1), np.nan, np.float32)
+            raise UserError(f"{listed.where}: not one of {len(listed.cells)} {inputs.unit}s can be read; see above")
         return {"features": found}
 
     for name, reason in inputs.broken.items():
         on_skip(Skipped(name, reason))
     key = f"{encoder_digest(encoder)} {inputs_digest(inputs)} {options} {parts} {device.type}"
-    return cached_arrays("aligned", blake2b(key.encode(), digest_size=12).hexdigest(), compute)["features"]
+    found = cached_arrays("aligned", blake2b(key.encode(), digest_size=12).hexdigest(), compute)["features"]
+    sizes = [size_of(count, inputs.grid) for count in parts]
+    places_of_parts = np.cumsum(sizes)[:-1] * (found.shape[1] // sum(sizes))
+    return dict(zip(parts, np.split(found, places_of_parts, axis=1), strict=True))

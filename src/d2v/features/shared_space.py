@@ -51,7 +51,7 @@ class Projection:
 
     def rows(self, items: Iterable[Row | Skipped], grid: tuple[int, int] | None) -> Iterator[Row | Skipped]:
         """Features without pooling into the space."""
-        for item in part_means(items, self.parts, grid):
+        for item in part_means(items, (self.parts,), grid):
             if isinstance(item, Row):
                 item = replace(item, features=self(item.features[None])[0])
             yield item

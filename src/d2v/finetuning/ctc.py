@@ -262,7 +262,7 @@ def _clips(log_probs: Float[Tensor, "b n a"], lengths: Int64[Tensor, "b"]) -> It
 
 def _notes(batch: Batch) -> list[str]:
     """``silent`` for each clip all of whose values are equal, else nothing."""
-    equal = batch.inputs == batch.inputs[:, :1]
+    equal = (batch.inputs == batch.inputs[:, :1]).reshape(*batch.inputs.shape[:2], -1).all(dim=2)  # of cepstra, too
     if batch.padding_mask is not None:
         equal = equal | batch.padding_mask
     return list(map(("", "silent").__getitem__, equal.all(dim=1).tolist()))

@@ -14,6 +14,7 @@ from torchmetrics import MetricCollection
 
 from d2v.checkpoints.head_files import StoredHead, head_recipe, load_head
 from d2v.checkpoints.load import Weights
+from d2v.data.filter_banks import SHIFT
 from d2v.errors import UserError
 from d2v.features.chunks import SAMPLE_RATE, encode_chunks
 from d2v.finetuning.augmentation import TokenMasks
@@ -181,7 +182,7 @@ class FinetuningModule(TrainingModule):
 
     def has_long_clips(self, batch: Batch) -> bool:
         """Whether a clip of the batch is longer than a chunk."""
-        return self.chunk_seconds is not None and batch.inputs.shape[1] > self.chunk_seconds * SAMPLE_RATE
+        return self.chunk_seconds is not None and batch.inputs.shape[1] > self.chunk_seconds * _rate(batch.inputs[0])
 
     def in_chunks(
         self, batch: Batch, function: Callable[[Tensor], Float[Tensor, "1 n d"]]
@@ -191,7 +192,7 @@ class FinetuningModule(TrainingModule):
         Memory holds the waveforms and one chunk, however long the clips are.
 
         Args:
-            batch: Waveforms.
+            batch: Waveforms or cepstra.
             function: Makes frames of a chunk.
         """
         for number, wave in enumerate(batch.inputs):
@@ -209,6 +210,7 @@ class FinetuningModule(TrainingModule):
             self.overlap_seconds,
             wave.device,
             function,
+            _rate(wave),
         ):
             yield frames
 
@@ -325,3 +327,8 @@ class FinetuningModule(TrainingModule):
     def _require_trained(self, command: str) -> None:
         if not self._trained:
             raise UserError(f"--ckpt_path: the head is untrained; give `d2v {command}` the run to take it from")
+
+
+def _rate(clip: Tensor) -> int:
+    """Values a second of a waveform [L], or of cepstra [L, C]."""
+    return SAMPLE_RATE if clip.ndim == 1 else SAMPLE_RATE // SHIFT

@@ -81,18 +81,19 @@ class LibriSpeechDataModule(SoundDataModule):
         require(text_case in get_args(Case), "text_case", text_case, f"be one of {', '.join(get_args(Case))}")
         require(punctuation in get_args(Punctuation), "punctuation", punctuation, "be keep or remove")
         self.normalize = normalize
-        self._cepstra = False
+        self._cepstra = 0
         self.transcripts, self.file_column, self.text_column = transcripts, file_column, text_column
         self.text_case, self.punctuation = text_case, punctuation
         self._alphabet_file = alphabet
 
     def adapt_to(self, encoder: Encoder) -> None:
         """Make cepstra for an encoder that reads them."""
-        self._cepstra = getattr(encoder.front, "in_channels", 1) > 1
+        channels = getattr(encoder.front, "in_channels", 1)
+        self._cepstra = channels if channels > 1 else 0
 
     def preparation(self, training: bool) -> Prepare | None:
         if self._cepstra:
-            return normalised_mfcc if self.normalize else mfcc
+            return functools.partial(normalised_mfcc if self.normalize else mfcc, count=self._cepstra)
         return unit_variance if self.normalize else None
 
     def count_units(self, batch: Batch) -> float | Tensor:

@@ -23,7 +23,8 @@ class SpeechFrontEnd(FrontEnd):
 
     Args:
         trunk: The blocks behind it.
-        in_channels: 1, or more, of cepstra [B, frames, in_channels], a frame every 10 ms (TeleSpeech: 40).
+        in_channels: 1, or more, of cepstra [B, frames, in_channels], a frame every 10 ms: the first of forty
+            (TeleSpeech: all).
         extractor: (channels, kernel, stride) of each convolution of the feature extractor.
         masked_input: "drop" masked frames (2.0), or "replace" them by a learned embedding (1.0).
         position_layers: Convolutions of the positional encoding.

@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from d2v.data.filter_banks import normalised_mfcc
-from d2v.data.sound.sound_files import SOUND, read_headers
+from d2v.data.sound.sound_files import SOUND, Headers, read_headers
 from d2v.data.sound.sound_inputs import SoundInputs
 from d2v.data.sound.waveforms import unit_variance
 from d2v.data.sources.source import Listed
@@ -27,8 +27,9 @@ def open_inputs(root: str | Listed, encoder: Encoder) -> "SpeechInputs":
         UserError: there is no sound.
     """
     headers = read_headers(open_everything(root, SOUND, "--input"))
-    if getattr(encoder.front, "in_channels", 1) > 1:
-        return CepstraInputs(headers)
+    channels = getattr(encoder.front, "in_channels", 1)
+    if channels > 1:
+        return CepstraInputs(headers, channels)
     return SpeechInputs(headers)
 
 
@@ -42,9 +43,13 @@ class SpeechInputs(SoundInputs):
 class CepstraInputs(SpeechInputs):
     """Mel-frequency cepstra of the waveforms, whose samples still count; each part is normalised by itself."""
 
+    def __init__(self, headers: Headers, count: int) -> None:
+        super().__init__(headers)
+        self._count = count
+
     def frame_of(self, encoder: Encoder) -> tuple[int, int]:
         front: Any = encoder.front
         return front.stride, front.receptive_field
 
     def read(self, index: int, start: int, stop: int | None) -> Float[Tensor, "frames coefficients"]:
-        return normalised_mfcc(self.wave(index, start, self.num_samples(index) if stop is None else stop))
+        return normalised_mfcc(self.wave(index, start, self.num_samples(index) if stop is None else stop), self._count)

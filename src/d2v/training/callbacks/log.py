@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 
 from d2v import metrics
 from d2v.training.finite_updates import FiniteUpdates, step_ended
+from d2v.types import by_encoder
 
 
 class LogCallback(L.Callback):
@@ -33,7 +34,8 @@ class LogCallback(L.Callback):
             self._losses.append(loss)
             if step_is_logged(trainer):
                 count = len(self._losses)
-                if getattr(batch, "step", None) is not None:  # weighted: few of them, where an epoch ends, weigh more
+                # Weighted: few of them, where an epoch ends, weigh more.
+                if any(part.step is not None for part in by_encoder(batch).values()):
                     count = trainer.accumulate_grad_batches
                 loss = trainer.strategy.reduce(torch.stack(self._losses).sum() / count, reduce_op="mean")
                 self._losses = []
