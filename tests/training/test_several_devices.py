@@ -109,6 +109,7 @@ def run_two_processes(folder: Path, port: str) -> None:
     fit(folder, "static", 2, 1, "ddp", layer_drop=0.4)
     fit(folder, "joint", 2, 1, "ddp", layer_drop=0.4, media=True)
     fit(folder, "frozen", 2, 1, "ddp", layer_drop=0.4, media=True, freeze=("trunk",))
+    fit(folder, "shared", 2, 1, FullySharded(), media=True)
     fit(folder, "sharded", 2, 2, FullySharded())
     fit(folder, "resumed", 2, 2, FullySharded(), ckpt_path=str(folder / "ddp" / f"step-{HALF}.ckpt"))
     fit(folder, "bf16", 2, 2, FullySharded(), precision="bf16-mixed")
@@ -156,12 +157,14 @@ def test_devices_that_drop_different_blocks_equal_one_that_accumulates(
     require_equal(checkpoint(two_processes, name), checkpoint(tmp_path, "alone"), 1e-5)
 
 
-@pytest.mark.parametrize(("name", "freeze"), [("joint", ()), ("frozen", ("trunk",))])
+@pytest.mark.parametrize(
+    ("name", "freeze", "layer_drop"), [("joint", (), 0.4), ("frozen", ("trunk",), 0.4), ("shared", (), 0.0)]
+)
 def test_two_devices_train_several_media_as_one_does(
-    tmp_path: Path, two_processes: Path, name: str, freeze: tuple[str, ...]
+    tmp_path: Path, two_processes: Path, name: str, freeze: tuple[str, ...], layer_drop: float
 ) -> None:
     """Without a search for unused parameters, though one medium weighs nothing, and the trunk may be frozen."""
-    alone = fit(tmp_path, "alone", 1, 2, "auto", layer_drop=0.4, media=True, freeze=freeze)
+    alone = fit(tmp_path, "alone", 1, 2, "auto", layer_drop=layer_drop, media=True, freeze=freeze)
     torch.testing.assert_close(losses_of(two_processes, name), alone, rtol=1e-5, atol=1e-6)
     require_equal(checkpoint(two_processes, name), checkpoint(tmp_path, "alone"), 1e-5)
 
