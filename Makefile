@@ -57,12 +57,12 @@ demo-joint: setup ## one model for pictures, speech and text, in about eight min
 	@$(BIN)/python -m d2v.cli prepare demo joint --output data/demo/joint
 	@rm -rf runs/demo-joint
 	$(BIN)/d2v fit --config demo/joint.yaml --run_name demo-joint $(ARGS)
-	@echo "--- from the one checkpoint: which photograph is it, which digit do new voices say, which package is the text about?"
-	$(BIN)/d2v probe --checkpoint runs/demo-joint --modality vision --config demo/vision.yaml --data.root data/demo/joint/vision
-	$(BIN)/d2v probe --checkpoint runs/demo-joint --modality speech --config demo/speech.yaml --config demo/speech_digits.yaml --data.root data/demo/joint/speech/digits
+	@echo "--- from the one checkpoint: which photograph is it, which voice, and which package is the text about?"
+	$(BIN)/d2v probe --checkpoint runs/demo-joint --modality vision --config demo/vision.yaml --data.root data/demo/joint/vision --max_samples 1000
+	$(BIN)/d2v probe --checkpoint runs/demo-joint --modality speech --config demo/speech.yaml --data.root data/demo/joint/speech --max_samples 480
 	$(BIN)/d2v probe --checkpoint runs/demo-joint --modality text --config demo/text.yaml --config demo/text_labels.yaml --data.root data/demo/joint/text/labelled
 	@echo "--- 200 digits, each written, spoken and named in a sentence, make one space; tested on other people, voices and sentences"
-	$(BIN)/d2v align --checkpoint runs/demo-joint --pairs data/demo/joint/pairs.tsv --num_pairs 200 --test data/demo/joint/test.tsv --label label --baseline
+	$(BIN)/d2v align --checkpoint runs/demo-joint --pairs data/demo/joint/pairs.tsv --num_pairs 200 --test data/demo/joint/test.tsv --label label --layer 0 --baseline
 	@echo "--- a spoken seven, and the handwritten digits that are nearest"
 	$(BIN)/d2v embed --checkpoint runs/demo-joint --modality vision --space shared --input data/demo/joint/digits/val --output runs/demo-joint/digits.parquet
 	$(BIN)/d2v search runs/demo-joint/digits.parquet --checkpoint runs/demo-joint --modality speech --query data/demo/joint/speech/digits/val/SEVEN/9018-SEVEN-00.flac --picture runs/demo-joint/media/seven.png

@@ -1,5 +1,6 @@
 """Configs of joint models: the section ``media``, which takes recipes of one kind of input each, and the way back."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from d2v.configs import find_config, merge, options, read_config
 from d2v.errors import UserError
 
 MEDIA = "media"
+_KEY = re.compile(r"--(?:(model)|(data))(?:\.init_args)?\.(?:media|parts)\.([^.]+)\.(.+)")
 _MODEL, _DATA = "d2v.training.joint_pretraining.JointPretraining", "d2v.data.joint.JointDataModule"
 _OF_THE_WHOLE = (
     "student", "ema", "optimizer", "schedule", "init_from", "init_teacher", "seed", "collapse", "weight_decay_on",
@@ -31,8 +33,8 @@ def with_media(
         The words, and the contents of all configs by the words that name them.
 
     Raises:
-        UserError: A medium's recipe cannot be read, or is none for one kind of input; or one that is left out is not
-            there.
+        UserError: A medium's recipe cannot be read, or is none for one kind of input; or what is said of a medium is of
+            none that is there.
     """
     media: dict[str, Any] = {}
     parts: dict[str, Any] = {}
@@ -55,26 +57,54 @@ def with_media(
         if rest != content:
             changed[word] = f"{yaml.safe_dump(rest, sort_keys=False)}\n\n"
         known[changed.get(word, word)] = rest
-    if not media and not parts:
+    if not media and not parts and not left_out:
         return list(words), dict(contents)
-    for name in left_out:
-        if name not in media:
-            raise UserError(f"{MEDIA}.{name}: there is no such medium to leave out{suggest(name, media)}")
-        media.pop(name)
-        parts.pop(name, None)
-    joint = {
-        "model": {"class_path": _MODEL, "init_args": {"media": media}},
-        "data": {"class_path": _DATA, "init_args": {"parts": parts}},
-    }
-    text = yaml.safe_dump(joint, sort_keys=False)
-    result = ["--config", text]
+    kept: list[str] = []
     remaining = iter(words)
     for word in remaining:
-        if not word.startswith(f"--{MEDIA}."):
-            result.append(changed.get(word, word))
-        elif "=" not in word:
-            next(remaining, "")
-    return result, {text: joint, **known}
+        option, equals, value = word.partition("=")
+        found = _KEY.match(option)
+        if not found and not option.startswith(f"--{MEDIA}."):
+            kept.append(changed.get(word, word))
+            continue
+        if not equals:
+            value = next(remaining, "")
+        if found:
+            name, into = found[3], media if found[1] else parts
+            if name in left_out:
+                raise UserError(f"{option}: {MEDIA}.{name} is left out")
+            node = into.setdefault(name, {})
+            if value == "null":  # the parser (jsonargparse 4) would read it as a text
+                _set(node, found[4].split("."), None)
+            else:
+                kept += [option, value]
+    whole = {name for name, medium in media.items() if "front" in medium or "class_path" in medium}
+    whole |= {name for name, part in parts.items() if "class_path" in part}
+    for name in [*media, *parts, *left_out]:
+        if name not in whole:
+            text = f"there is no such medium, and --{MEDIA}.{name} RECIPE would add one"
+            raise UserError(f"{MEDIA}.{name}: {text}{suggest(name, sorted(whole))}")
+    for name in left_out:
+        media.pop(name, None)
+        parts.pop(name, None)
+    joint: dict[str, Any] = {}
+    if media:
+        joint["model"] = {"class_path": _MODEL, "init_args": {"media": media}}
+    if parts:
+        joint["data"] = {"class_path": _DATA, "init_args": {"parts": parts}}
+    text = yaml.safe_dump(joint, sort_keys=False)
+    return ["--config", text, *kept], {text: joint, **known}
+
+
+def _set(node: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    """Set a value under a key as users write it, without the ``init_args`` of the classes on the way."""
+    for key in keys:
+        if "class_path" in node and key != "init_args":
+            node = node.setdefault("init_args", {})
+        if key == keys[-1]:
+            node[key] = value
+        else:
+            node = node.setdefault(key, {})
 
 
 def _inner(section: Any, key: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -129,6 +159,15 @@ def read_configs(names: Iterable[str | Path]) -> dict[str, dict[str, Any]]:
         path = find_config(name)
         contents[str(path)] = read_config(path)
     return contents
+
+
+def parts_named(words: Sequence[str]) -> list[str]:
+    """Names of the media of a command line; none if it is of one kind of input alone."""
+    names = [value for option, value in options(words) if option == "--config"]
+    for content in with_media(words, read_configs(names))[1].values():
+        _, parts = _inner(content.get("data"), "parts")
+        return list(parts or {})  # all of them stand in the first
+    return []
 
 
 def merged_configs(names: Iterable[str | Path], modality: str | None = None) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import d2v
 from d2v.checkpoints.load import init_weights
 from d2v.data.joint import JointDataModule, JointLoader
 from d2v.errors import UserError
+from d2v.evaluation.frozen import eval_mode
 from d2v.modalities.vision.front_end import VisionFrontEnd
 from d2v.model.data2vec import Data2Vec
 from d2v.model.heads import ConvDecoder2d
@@ -115,6 +116,9 @@ def test_the_trunk_is_there_once() -> None:
     method.encoders["fine"].eval()
     assert not any(part.training for part in method.student.trunk.modules())
     method.encoders["fine"].train()
+    assert all(part.training for part in method.student.trunk.modules())
+    with eval_mode(method.encoders["fine"]):
+        assert not any(part.training for part in method.student.trunk.modules())
     assert all(part.training for part in method.student.trunk.modules())
     again = copy.deepcopy(method)
     assert again.encoders["fine"].trunk is again.student.trunk is not method.student.trunk

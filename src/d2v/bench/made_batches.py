@@ -11,9 +11,10 @@ from torch.utils.data import DataLoader
 
 from d2v.data.data_module import PretrainingDataModule
 from d2v.data.length_buckets import LengthBuckets
-from d2v.data.samples import Sample
+from d2v.data.samples import Sample, collate_samples
 from d2v.model.early_masks import Collate
 from d2v.model.encoder import Encoder
+from d2v.training.module import Batches, Data2VecModule
 from d2v.types import Batch, OptimizerStep
 
 Lengths = Literal["equal", "drawn"]
@@ -33,23 +34,22 @@ class MadeBatches(L.LightningDataModule):
     """Gives the same few batches again and again, each ready, as a loader that keeps up would.
 
     Args:
-        data: The recipe's DataModule, which says how large a batch is; it reads nothing.
-        encoder: Reads the batches.
-        collate: Puts them together, as in training (:meth:`d2v.training.module.Data2VecModule.with_early_masks`).
+        parts: The recipe's DataModules by the names of encoders, which say how large a batch is; they read nothing.
+        module: Its encoders read the batches.
         lengths: Of sound: all clips equally long, or drawn as they are in LibriSpeech and grouped as in training.
     """
 
-    def __init__(self, data: PretrainingDataModule, encoder: Encoder, collate: Collate, lengths: Lengths) -> None:
+    def __init__(self, parts: Mapping[str, PretrainingDataModule], module: Data2VecModule, lengths: Lengths) -> None:
         super().__init__()
-        self.data = data
-        self.batches = []
-        for number, sizes in enumerate(_sizes(data, lengths)):
-            self.batches.append(_batch(data, sizes, encoder, collate, number))
-
-    @property
-    def parts(self) -> Mapping[str, PretrainingDataModule]:
-        """As of any DataModule."""
-        return {"": self.data}
+        self.parts = parts
+        self.batches: list[Batches] = []
+        sizes = {name: _sizes(part, lengths) for name, part in parts.items()}
+        for number in range(_NUMBER):
+            made = {}
+            for name, part in parts.items():
+                collate = module.with_early_masks(collate_samples, name)
+                made[name] = _batch(part, sizes[name][number], module.encoders[name], collate, number)
+            self.batches.append(made.get("", made))
 
     def val_dataloader(self) -> list[Any]:
         return []
@@ -58,7 +58,7 @@ class MadeBatches(L.LightningDataModule):
         return DataLoader(self.batches, batch_size=None, collate_fn=_as_it_is)  # type: ignore[arg-type]
 
 
-def _as_it_is(batch: Batch) -> Batch:
+def _as_it_is(batch: Batches) -> Batches:
     """torch would make tensors of the lengths."""
     return batch
 

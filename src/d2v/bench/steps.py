@@ -2,6 +2,7 @@
 
 import itertools
 import statistics
+from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
@@ -69,7 +70,7 @@ class TimedSteps(L.Callback):
         for _ in range(WARM_UP):
             yield
         reset_peak(device)
-        seconds, flops, samples, units = [], 0.0, 0, 0.0
+        seconds, flops, samples, units = [], 0.0, 0, defaultdict[str, float](float)
         moments = [clock.now()]
         for _ in range(self.steps):
             yield
@@ -77,17 +78,17 @@ class TimedSteps(L.Callback):
             flops += self._flops(module)
             for name, batch in by_encoder(self._step[1]).items():
                 samples += len(batch.inputs)
-                units += float(trainer.datamodule.parts[name].count_units(batch))  # type: ignore[attr-defined]
+                part = trainer.datamodule.parts[name]  # type: ignore[attr-defined]
+                units[f"{part.unit}_per_second"] += float(part.count_units(batch))
         for start, end in itertools.pairwise(moments):
             seconds.append(clock.seconds(start, end))
         step, total = statistics.median(seconds), sum(seconds)
-        unit = next(iter(trainer.datamodule.parts.values())).unit  # type: ignore[attr-defined]
         self.result = {
             "step_seconds": step,
             "step_seconds_least": min(seconds),
             "step_seconds_most": max(seconds),
             "samples_per_second": samples / total,
-            f"{unit}_per_second": units / total,
+            **{unit: amount / total for unit, amount in units.items()},
             "peak_memory_gb": peak_gigabytes(device),
             "flops_per_step": flops / self.steps or None,
             "batch": self._shapes(),

@@ -192,7 +192,7 @@ def read_tensors(file: Path) -> StateDict:
         with safe_open(file, "pt") as opened:
             stored = (opened.metadata() or {}).get(_CHECKSUM)
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{file}: not readable ({error}); if its download was cut short, get it once more") from error
+        raise UserError(f"{file}: not readable ({error}); if its download broke off, get it once more") from error
     if stored is not None and stored != _checksum(tensors):
         raise UserError(f"{file}: is damaged (its checksum is wrong); write it anew with d2v import or d2v export")
     return tensors

@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+import re
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +17,13 @@ from d2v.bench.result import StepResult
 from d2v.bench.step_parts import StepParts
 from d2v.bench.steps import TimedSteps
 from d2v.commands.early_checks import checked_words
-from d2v.commands.pretrain import Recipe, words_of
+from d2v.commands.pretrain import Recipe, of_each_part, words_of
 from d2v.commands.run import RunCLI, run_trainer
 from d2v.commands.run_metrics import RunMetrics
-from d2v.data.data_module import PretrainingDataModule
-from d2v.data.samples import collate_samples
+from d2v.data.joint import parts_of
 from d2v.errors import UserError
 from d2v.evaluation.frozen import find_device
+from d2v.joint_configs import parts_named
 from d2v.training.callbacks.compiled_blocks import CompiledBlocks
 from d2v.training.callbacks.run_plan import UNKNOWN_STEPS, RunPlan
 from d2v.training.module import Data2VecModule
@@ -62,10 +63,13 @@ def bench_recipe(
     """
     if steps < 1:
         raise UserError(f"--steps is {steps}: it must be at least 1")
+    words = words_of(recipe, overrides, {})
     if batch_size is not None:
-        overrides["data.batch_size"] = batch_size
-    words = [*words_of(recipe, {**overrides, "data.global_batch_size": None}, {})]
-    reads = any(key.replace("__", ".") in ("data.root", "data.dataset", "root") for key in overrides)
+        if parts_named(words):
+            raise UserError("--batch_size: each medium has its own; give --data.parts.NAME.batch_size")
+        words.append(f"--data.batch_size={batch_size}")
+    words += of_each_part(words, "global_batch_size", "null")
+    reads = any(re.fullmatch(r"(data(\.parts\.\w+)?\.)?(root|dataset)", key.replace("__", ".")) for key in overrides)
     cli = _Timed.__new__(_Timed)
     cli.device, cli.precision = find_device(device), precision
     cli.lengths = None if reads else lengths
@@ -77,7 +81,7 @@ def bench_recipe(
     cli.timed = TimedSteps(cli.parts, steps, make_peers)
     with tempfile.TemporaryDirectory() as folder:
         cli.run_folder = Path(folder)
-        run_trainer(checked_words("fit", words if reads else [*words, "--data.root=."]), cli)
+        run_trainer(checked_words("fit", words if reads else [*words, *of_each_part(words, "root", ".")]), cli)
         cli.time()
     names = [recipe] if isinstance(recipe, str | Path) else recipe
     found = {
@@ -133,8 +137,7 @@ class _Timed(RunCLI):
             "enable_progress_bar": False,
             "default_root_dir": str(self.run_folder),
         }
-        if config["max_steps"] in (None, -1):
-            config["max_steps"] = UNKNOWN_STEPS
+        config["max_steps"] = max(config["max_steps"] or 0, UNKNOWN_STEPS)  # also of a recipe of three steps
         if self.precision is not None:
             config["precision"] = _PRECISIONS.get(self.precision, self.precision)
         try:
@@ -154,11 +157,13 @@ class _Timed(RunCLI):
         model, data = self.model, self.datamodule
         if not isinstance(model, Data2VecModule):
             raise UserError(f"--config: the model is {type(model).__name__}, and {_WANTED}")
-        if not isinstance(data, PretrainingDataModule):
+        parts = parts_of(data)
+        if not parts:
             raise UserError(f"data: {type(data).__name__} does not say how large its batches are, and {_WANTED}")
+        if self.timed.make_peers is not None and len(parts) > 1:
+            raise UserError("--peers: nobody else trains on several media in one step; leave it out")
         if self.lengths is not None:
-            collate = model.with_early_masks(collate_samples, "")
-            data = MadeBatches(data, model.encoders[""], collate, self.lengths)
+            data = MadeBatches(parts, model, self.lengths)
         told = logging.getLogger("lightning.pytorch.utilities.rank_zero")
         level = told.level
         told.setLevel(logging.WARNING)  # what a run of this recipe is going to do is not done here

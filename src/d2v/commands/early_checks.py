@@ -11,7 +11,7 @@ from d2v.commands.stacked_configs import config_of_resumed_run, parts_in_files, 
 from d2v.config_messages import suggest
 from d2v.configs import SHIPPED, find_config, options, read_config
 from d2v.errors import UserError, some_of
-from d2v.joint_configs import read_configs, with_media
+from d2v.joint_configs import MEDIA, read_configs, with_media
 from d2v.service_keys import require_no_keys
 
 SECTIONS = (
@@ -46,6 +46,10 @@ def checked_words(command: str, words: Sequence[str]) -> list[str]:
             return [command, *rest, word, *(stated or _class_of(word, recipes))]
     contents = {str(path): recipe for path, recipe in recipes.items()}
     resumed = config_of_resumed_run(prepared)
+    for word in prepared:
+        if resumed and word.startswith(f"--{MEDIA}."):
+            text = "a run that goes on keeps its media; a new run starts from its weights: --model.init_from RUN"
+            raise UserError(f"{word.partition('=')[0]}: {text}, with the recipe, --config NAME.yaml")
     if resumed:  # what is given on top of it wins
         text = yaml.safe_dump(resumed, sort_keys=False)
         contents = {text: resumed, **contents}
@@ -226,7 +230,10 @@ def _require_meant(recipes: dict[Path, dict[str, Any]]) -> None:
         else:
             fits = any(_classes(read_config(SHIPPED / name)) == _classes(recipes[whole]) for name in fitting)
         if not fits:
-            raise UserError(f"{text}, and {whole} is another recipe: leave one of them out")
+            hint = "leave one of them out"
+            if MEDIA in recipes[whole]:
+                hint += f", or give it to that medium: --{MEDIA}.NAME '[{fitting[0]}, {path}]'"
+            raise UserError(f"{text}, and {whole} is another recipe: {hint}")
 
 
 def _is_whole(recipe: dict[str, Any]) -> bool:

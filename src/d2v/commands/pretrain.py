@@ -19,6 +19,7 @@ from d2v.commands.run import RunCLI, run_trainer
 from d2v.commands.run_folder import RUN_DIR_VARIABLE
 from d2v.data.sources.splits import TRAIN_NAMES, VAL_NAMES
 from d2v.errors import Interrupted, UserError, some_of
+from d2v.joint_configs import parts_named
 from d2v.model.encoder import Encoder
 
 Recipe = str | Path | Sequence[str | Path]
@@ -26,12 +27,13 @@ Recipe = str | Path | Sequence[str | Path]
 
 def pretrain(
     data: Any, out: str | Path, recipe: Recipe, *, val_data: Any = None, resume: bool = False, **overrides: Any
-) -> Encoder:
+) -> Encoder | dict[str, Encoder]:
     """Pretrain by a recipe, as `d2v fit` does, and load the student.
 
     Args:
         data: A path, as ``--data.root`` takes it; or a data set (of torch, with a length and items by number, or of
-            Hugging Face's ``datasets``), or a LightningDataModule.
+            Hugging Face's ``datasets``), or a LightningDataModule. Of a joint recipe paths by the names of its media,
+            ``{"vision": DIR, "speech": DIR}``, or a :class:`~d2v.data.joint.JointDataModule`.
         out: Folder of the run, which :func:`d2v.load`, `d2v probe` and `d2v embed` read afterwards.
         recipe: One or several configs, by path or by the name of a shipped one; later ones change earlier ones.
         val_data: Validation split of a data set; None: none, unless ``val_fraction`` holds out a share.
@@ -41,15 +43,19 @@ def pretrain(
             (``max_steps=100``) or else of the data (``batch_size=32``, ``transform=v2.RandomResizedCrop(64)``).
 
     Returns:
-        The student in eval mode, on the CPU.
+        The student in eval mode, on the CPU; of a joint recipe those of all media, by name.
 
     Raises:
         UserError: A config, a value or the data is wrong, or there is a run in ``out`` already.
         KeyboardInterrupt: It was stopped; what was learned so far is saved.
     """
-    out, given = Path(out).expanduser(), _given(data, val_data)
+    out, media = Path(out).expanduser(), parts_named(words_of(recipe, overrides, {}))
+    by_medium = bool(media) and not isinstance(data, L.LightningDataModule)
+    given = {} if by_medium else _given(data, val_data)
     words = words_of(recipe, overrides, given)
-    if isinstance(data, str | Path):
+    if by_medium:
+        words += _roots(data, media)
+    elif isinstance(data, str | Path):
         words.append(f"--data.root={data}")
     if resume:
         words.append(f"--resume={out}")
@@ -72,6 +78,8 @@ def pretrain(
             for number, handler in handlers.items():
                 signal.signal(number, handler)
     assert cli.run_dir is not None
+    if media:
+        return {name: load(cli.run_dir, modality=name) for name in media}
     return load(cli.run_dir)
 
 
@@ -87,7 +95,7 @@ def from_recipe(recipe: Recipe, **overrides: Any) -> L.LightningModule:
     """
     cli = _ModelAlone.__new__(_ModelAlone)
     words = words_of(recipe, overrides, {})
-    _run(cli, [*words, "--data.root=."], overrides)  # no data are read
+    _run(cli, [*words, *of_each_part(words, "root", ".")], overrides)  # no data are read
     return cli.model
 
 
@@ -152,13 +160,25 @@ def _given(data: Any, val_data: Any) -> dict[str, Any] | L.LightningDataModule:
     return {"dataset": data, "val_dataset": val_data}
 
 
+def _roots(data: Any, media: Sequence[str]) -> list[str]:
+    """Words for the roots of joint data."""
+    if not isinstance(data, Mapping) or not all(isinstance(root, str | Path) for root in data.values()):
+        names = ", ".join(f'"{name}": DIR' for name in media)
+        raise UserError(f"data: the recipe has several media; give a path for each, {{{names}}}, or a JointDataModule")
+    return [f"--data.parts.{name}.root={root}" for name, root in data.items()]
+
+
+def of_each_part(words: Sequence[str], key: str, value: Any) -> list[str]:
+    """Words that give a value to the data of a command line, or to each part of joint data."""
+    names = parts_named(words)
+    return [f"--data.parts.{name}.{key}={value}" for name in names] or [f"--data.{key}={value}"]
+
+
 def words_of(recipe: Recipe, overrides: Mapping[str, Any], given: Any) -> list[str]:
     """The words of a command line; what words cannot say is added to what is given."""
-    words = []
+    words, has_data = [], bool(given)
     for name in [recipe] if isinstance(recipe, str | Path) else recipe:
         words.append(f"--config={name}")
-    if given:
-        words.append("--data.root=given in Python")
     for name, value in overrides.items():
         key = name.replace("__", ".")
         if "." not in key and key in inspect.signature(L.Trainer).parameters:
@@ -174,4 +194,6 @@ def words_of(recipe: Recipe, overrides: Mapping[str, Any], given: Any) -> list[s
                     f"{key}: {type(value).__name__} cannot be written into a config; name its class"
                 ) from error
             given[key.removeprefix("data.")] = value
+    if has_data:
+        words += of_each_part(words, "root", "given in Python")
     return words

@@ -112,10 +112,13 @@ def _experiment(config: dict[str, Any], name: str | None) -> dict[str, Any]:
     if name:  # the user knows which one it is: only the network must be the same
         model = {key: value for key, value in model.items() if key not in _OF_TRAINING}
         return {"model": model}
-    for key in _OF_THE_MACHINE:
-        data.pop(key, None)
-    if data.get("global_batch_size") is not None:
-        data.pop("batch_size", None)
+    parts = {name: _flat(part) for name, part in (data.get("parts") or {}).items()}
+    for part in (data, *parts.values()):
+        for key in _OF_THE_MACHINE:
+            part.pop(key, None)
+        if part.get("global_batch_size") is not None:
+            part.pop("batch_size", None)
+    data |= {"parts": parts}
     return {"model": model, "data": data, "seed_everything": config.get("seed_everything")}
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from enum import Enum
@@ -266,8 +267,10 @@ class RunCLI(LightningCLI):
             text = str(error) if isinstance(error, UserError) else one_line(error)
             if "parameter groups" in text:
                 text += ": take one that does, such as torch.optim.AdamW"
+            key = key_of(self.config[self.subcommand], class_type, kwargs) or class_type.__name__
+            if key.startswith("data.parts."):
+                text = re.sub(r"\bdata\.(?=[a-z_]+)", f"{key}.", text)
             if not text.startswith(("data.", "model.", "model:", "trainer.", "checkpoint.")):  # else it names its key
-                key = key_of(self.config[self.subcommand], class_type, kwargs) or class_type.__name__
                 text = f"{key}: {text}"
             self._refusal = UserError(text)
             raise self._refusal from error

@@ -104,6 +104,11 @@ def require_fitting(path: str | None, model: L.LightningModule) -> None:
             model.prepare_for(content)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
+    stored, encoders = content.get("d2v", {}).get("encoders", {}), getattr(model, "encoders", {})
+    if stored and encoders and stored.keys() != encoders.keys():
+        has, wants = (", ".join(map(repr, names)) for names in (stored, encoders))
+        text = "start a new run from it instead, without --resume: --model.init_from"
+        raise UserError(f"{path}: has the encoders {has}, and this config {wants}: {text} {path}")
     problems = mismatches(model.state_dict(), found)
     if problems:
         raise UserError(f"{path}: does not fit the model of this config: {in_short(problems, shown=3)}")

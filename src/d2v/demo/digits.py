@@ -29,7 +29,7 @@ def prepare_joint(
     root: str | Path,
     pairs: int = 1_200,
     tests: int = 100,
-    sentences: int = 2_400,
+    sentences: int = 2_000,
     seed: int = 0,
     others: dict[str, dict[str, Any]] | None = None,
 ) -> DemoSummary:
@@ -39,8 +39,8 @@ def prepare_joint(
     and ``digits/val/SEVEN/`` hold pictures, ``sentences/raw/train.txt`` what to pretrain on, and
     ``sentences/labelled/`` the same sentences with their digit. ``pairs.tsv`` and ``test.tsv`` have a picture, a spoken
     digit, a sentence and the digit in each row: those to test are by people and in voices that are nowhere in training,
-    and count other things in other places than those of any pair; what is to pretrain on has other sentences of these
-    words. The same seed gives the same bytes; a finished tree of the same parameters is left alone.
+    and count things in places where no sentence to train on has them. The same seed gives the same bytes; a finished
+    tree of the same parameters is left alone.
 
     Args:
         root: folder to fill; it must be new, empty or of an earlier call.
@@ -71,10 +71,9 @@ def prepare_joint(
     }
     if found is None:
         pictures = _write_pictures(folder.root)
-        in_other_words = write_counts("val", tests + sentences // 4, seed)
-        texts = {"train": write_counts("train", sentences, seed), "val": in_other_words[:tests]}
-        for split, rows, unlabelled in (("train", pairs, in_other_words[tests:]), ("val", tests, [])):
-            _write_sentences(folder.root / "sentences", split, texts[split], unlabelled)
+        texts = {"train": write_counts("train", sentences, seed), "val": write_counts("val", tests, seed)}
+        for split, rows in (("train", pairs), ("val", tests)):
+            _write_sentences(folder.root / "sentences", split, texts[split])
             columns = [pictures[split], _spoken(folder.root, split), _by_digit(texts[split])]
             _write_table(folder.root / _TABLES[split], columns, rows, np.random.default_rng([seed, 3, rows]))
         (folder.root / "README.txt").write_text(_readme(counts))
@@ -117,12 +116,12 @@ def _by_digit(texts: list[str]) -> dict[str, list[str]]:
     return {digit: texts[number :: len(DIGITS)] for number, digit in enumerate(DIGITS)}
 
 
-def _write_sentences(folder: Path, split: str, texts: list[str], unlabelled: list[str]) -> None:
+def _write_sentences(folder: Path, split: str, texts: list[str]) -> None:
     rows = []
     for number, text in enumerate(texts):
         rows.append(json.dumps({"text": text, "label": DIGITS[number % len(DIGITS)]}) + "\n")
     for kind, name, lines in (
-        ("raw", f"{split}.txt", [f"{text}\n" for text in (*texts, *unlabelled)]),
+        ("raw", f"{split}.txt", [f"{text}\n" for text in texts]),
         ("labelled", f"{split}.jsonl", rows),
     ):
         (folder / kind).mkdir(parents=True, exist_ok=True)
@@ -151,9 +150,9 @@ def _readme(counts: dict[str, int]) -> str:
         '             Digits" (E. Alpaydin, C. Kaynak, 1998; UCI Machine Learning Repository, doi:10.24432/C50P49,\n'
         "             CC BY 4.0), as scikit-learn ships it. val/ has the last three of its 14 filled forms, probably\n"
         "             by people who wrote none of the others: the order of the digits shows where a form begins\n"
-        "sentences/   sentences that count things, from zero to nine; those of test.tsv count other things in other\n"
-        "             places than those of pairs.tsv, and raw/train.txt has other sentences with these words\n"
+        "sentences/   sentences that count things, from zero to nine; those of val/ and test.tsv have them in places\n"
+        "             where those to train on never do\n"
         f"pairs.tsv    {counts['pairs']:,} rows of a picture, a spoken digit, a sentence and the digit, to train on\n"
-        f"test.tsv     {counts['tests']:,} rows of people, voices and words that are not in pairs.tsv\n"
+        f"test.tsv     {counts['tests']:,} rows of people, voices and sentences that are not in pairs.tsv\n"
         "vision/, speech/, text/   the other demos, each with a README of its own; spoken digits are in speech/digits\n"
     )

@@ -1,7 +1,5 @@
 """Sentences of small grammars: for the speech demo, 4 to 8 words of a vocabulary of about 90; others count things."""
 
-import math
-
 import numpy as np
 
 from d2v.errors import UserError
@@ -35,24 +33,17 @@ _MOST = 20_000
 
 # Sentences that count things; of one thing the "s" in front of "_" is left out.
 _COUNTS = (
-    "there are <digit> <things>_ <where>",
-    "we counted <digit> <things>_ <where>",
-    "my brother has <digit> <things>_ <where>",
-    "you can see <digit> <things>_ <where>",
-    "only <digit> <things>_ stood <where>",
+    "there are <digit> <where>",
+    "we counted <digit> <where>",
+    "my brother has <digit> <where>",
+    "you can see <digit> <where>",
+    "they left <digit> <where>",
 )
-_COUNTED = {
-    "train": {
-        "<things>": "boats, horses, chairs, letters, apples, windows, ducks, lamps, stones, tickets, ladders, drums",
-        "<where>": "in the harbour, on the hill, behind the school, near the station, at the market, under the bridge, "
-        "in the kitchen, by the river, on the table, in the old barn",
-    },
-    "val": {
-        "<things>": "trains, goats, bottles, gardens, clouds, spoons, tigers, bells, doors, coins",
-        "<where>": "across the valley, inside the museum, beside the church, along the road, outside our house, before "
-        "the storm, above the clinic, within the walls",
-    },
-}
+_THINGS = "boats, horses, chairs, letters, apples, windows, ducks, lamps, stones, tickets, ladders, drums"
+_PLACES = (
+    "in the harbour, on the hill, behind the school, near the station, at the market, under the bridge, in the "
+    "kitchen, by the river, on the table, in the old barn"
+)
 
 
 def write_sentences(count: int, seed: int) -> list[str]:
@@ -75,20 +66,25 @@ def write_sentences(count: int, seed: int) -> list[str]:
 def write_counts(split: str, count: int, seed: int) -> list[str]:
     """Sentences in lower case with one number, which is zero to nine in turn; all different, always the same.
 
-    Those of the splits "train" and "val" count other things, in other places.
+    What the split "val" counts in a place, "train" never does there.
 
     Raises:
         UserError: the grammar does not have so many sentences.
     """
-    grammar = {name: words.split(", ") for name, words in _COUNTED[split].items()}
-    most = len(DIGITS) * len(_COUNTS) * math.prod(map(len, grammar.values()))
-    if 2 * count > most:  # so that one that is new is soon found
-        raise UserError(f"the demo's grammar has {most // 2:,} sentences that count things, and no {count:,}")
-    generator = np.random.default_rng([seed, 2, sum(split.encode())])
+    where = []
+    for number, thing in enumerate(_THINGS.split(", ")):
+        for other, place in enumerate(_PLACES.split(", ")):
+            if ((number + other) % 4 == 0) == (split == "val"):
+                where.append(f"{thing}_ {place}")
+    most = len(DIGITS) * len(_COUNTS) * len(where) // 2  # so that one that is new is soon found
+    if count > most:
+        raise UserError(f"the demo's grammar has {most:,} sentences that count things, and no {count:,}")
+    generator = np.random.default_rng([seed, 2, len(where)])
     sentences: dict[str, None] = {}
     while len(sentences) < count:
         digit = DIGITS[len(sentences) % len(DIGITS)].lower()
-        words = _fill(str(generator.choice(_COUNTS)), {**grammar, "<digit>": [digit]}, generator)
+        choices = {"<digit>": [digit], "<where>": where}
+        words = _fill(str(generator.choice(_COUNTS)), choices, generator)
         if digit == "one":
             words = words.replace(" are ", " is ").replace("s_", "")
         sentences[words.replace("_", "")] = None

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Int64
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from d2v.data.normalisation import normalised
@@ -97,10 +97,11 @@ def find_device(name: str) -> torch.device:
 
 
 @contextmanager
-def eval_mode(module: nn.Module) -> Iterator[None]:
+def eval_mode(encoder: Encoder) -> Iterator[None]:
     """Eval mode inside the block; afterwards each module is in the mode that it was in before."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
+    parts = {*encoder.modules(), *encoder.trunk.modules()}  # a shared trunk is no child of the encoder
+    modes = [(part, part.training) for part in parts]
+    encoder.eval()
     try:
         yield
     finally:
