@@ -16,11 +16,21 @@ from lightning.pytorch.strategies import DDPStrategy
 from tiny_runs import PictureModule, largest_difference, make_module, make_trainer
 
 import d2v
+from d2v.data.joint import JointDataModule
 from d2v.errors import UserError
+from d2v.modalities.vision.front_end import VisionFrontEnd
+from d2v.model.heads import ConvDecoder2d
+from d2v.model.joint_data2vec import Medium
+from d2v.model.losses import RegressionLoss
+from d2v.model.masking import InverseBlockMasking
 from d2v.model.randomness import combine_keys
+from d2v.model.targets import TopKTargets
+from d2v.nn.transformer import Transformer
 from d2v.training.callbacks.checkpoint import RunCheckpoint
 from d2v.training.callbacks.probe import ProbeCallback
+from d2v.training.joint_pretraining import JointPretraining
 from d2v.training.module import Data2VecModule, Pretraining
+from d2v.training.schedules import EMADecay, WarmupCosine
 from d2v.training.several_devices import FullySharded, suit_ddp
 
 STEPS, HALF = 4, 2
@@ -34,7 +44,26 @@ class Losses(L.Callback):
         self.values.append(float(outputs["loss"]) * trainer.accumulate_grad_batches)
 
 
-def module(layer_drop: float = 0.0) -> Data2VecModule:
+def joint_module(freeze: tuple[str, ...]) -> JointPretraining:
+    """Two media with everything random, one of which counts for nothing."""
+    torch.manual_seed(0)
+    media = {}
+    for name, weight in (("counts", 1.0), ("silent", 0.0)):
+        media[name] = Medium(
+            lambda trunk: VisionFrontEnd(trunk, image_size=16, patch_size=4, prenet_depth=1),
+            weight,
+            masking=InverseBlockMasking(0.7, 2),
+            head=lambda width: ConvDecoder2d(width, 16, 2, 3, 2, mask_noise=0.1),
+            loss=RegressionLoss(),
+            targets=TopKTargets(2, "ffn", "instance", "layer"),
+        )
+    return JointPretraining(
+        Transformer(16, 2, 2, dropout=0.1), media, EMADecay(0.9, 0.99, 30),
+        lambda groups: torch.optim.AdamW(groups, lr=3e-3, weight_decay=0.05), WarmupCosine(2), freeze, seed=1,
+    )  # fmt: skip
+
+
+def module(layer_drop: float = 0.0, media: bool = False, freeze: tuple[str, ...] = ()) -> Data2VecModule:
     """What a micro-batch draws depends on its place in the step alone, however many devices there are."""
 
     def seed_step(self: Pretraining) -> None:
@@ -44,23 +73,28 @@ def module(layer_drop: float = 0.0) -> Data2VecModule:
         key = combine_keys(step, self._micro_batch * trainer.world_size + self.global_rank)
         torch.manual_seed(int(key) & (2**63 - 1))
 
-    made = make_module("2.0", random=True)
-    for stack in (made.method.student.trunk.blocks, made.method.student.front.prenet):
-        stack.layer_drop = layer_drop
+    made = joint_module(freeze) if media else make_module("2.0", random=True)
+    for encoder in made.encoders.values():
+        for stack in (encoder.trunk.blocks, encoder.front.prenet):
+            stack.layer_drop = layer_drop
     made.seed_step = seed_step.__get__(made)  # type: ignore[method-assign]
     return made
 
 
 def fit(folder: Path, name: str, world_size: int, accumulated: int, strategy: Any, **changes: Any) -> list[float]:
-    losses, layer_drop = Losses(), changes.pop("layer_drop", 0.0)
+    losses = Losses()
+    model = {key: changes.pop(key) for key in ("layer_drop", "media", "freeze") if key in changes}
     saving = RunCheckpoint(every_n_train_steps=HALF, keep=-1, dirpath=str(folder / name))
     trainer = make_trainer(
         folder, devices=world_size, strategy=strategy, max_steps=STEPS, callbacks=[saving, losses],
         enable_checkpointing=True, limit_val_batches=1, check_val_every_n_epoch=None,
         val_check_interval=2 * accumulated, precision=changes.pop("precision", "32-true"),
     )  # fmt: skip
-    data = PictureModule(num_samples=50, batch_size=2, global_batch_size=2 * world_size * accumulated)
-    trainer.fit(module(layer_drop), datamodule=data, **changes)
+    data: Any = PictureModule(num_samples=50, batch_size=2, global_batch_size=2 * world_size * accumulated)
+    if model.get("media"):
+        other = PictureModule(num_samples=9, batch_size=1, global_batch_size=world_size * accumulated)
+        data = JointDataModule({"counts": data, "silent": other})
+    trainer.fit(module(**model), datamodule=data, **changes)
     torch.save(losses.values, folder / f"{name}.losses.{trainer.global_rank}")
     return losses.values
 
@@ -73,6 +107,8 @@ def run_two_processes(folder: Path, port: str) -> None:
     )  # fmt: skip
     fit(folder, "ddp", 2, 2, "ddp", layer_drop=0.4)
     fit(folder, "static", 2, 1, "ddp", layer_drop=0.4)
+    fit(folder, "joint", 2, 1, "ddp", layer_drop=0.4, media=True)
+    fit(folder, "frozen", 2, 1, "ddp", layer_drop=0.4, media=True, freeze=("trunk",))
     fit(folder, "sharded", 2, 2, FullySharded())
     fit(folder, "resumed", 2, 2, FullySharded(), ckpt_path=str(folder / "ddp" / f"step-{HALF}.ckpt"))
     fit(folder, "bf16", 2, 2, FullySharded(), precision="bf16-mixed")
@@ -116,6 +152,16 @@ def test_devices_that_drop_different_blocks_equal_one_that_accumulates(
 ) -> None:
     """LayerDrop, bucket views, and a static graph (without accumulation) or gradients that are not shared at first."""
     alone = fit(tmp_path, "alone", 1, 2 * accumulated, "auto", layer_drop=0.4)
+    torch.testing.assert_close(losses_of(two_processes, name), alone, rtol=1e-5, atol=1e-6)
+    require_equal(checkpoint(two_processes, name), checkpoint(tmp_path, "alone"), 1e-5)
+
+
+@pytest.mark.parametrize(("name", "freeze"), [("joint", ()), ("frozen", ("trunk",))])
+def test_two_devices_train_several_media_as_one_does(
+    tmp_path: Path, two_processes: Path, name: str, freeze: tuple[str, ...]
+) -> None:
+    """Without a search for unused parameters, though one medium weighs nothing, and the trunk may be frozen."""
+    alone = fit(tmp_path, "alone", 1, 2, "auto", layer_drop=0.4, media=True, freeze=freeze)
     torch.testing.assert_close(losses_of(two_processes, name), alone, rtol=1e-5, atol=1e-6)
     require_equal(checkpoint(two_processes, name), checkpoint(tmp_path, "alone"), 1e-5)
 
