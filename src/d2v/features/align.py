@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float32
 
+from d2v.checkpoints.folder import require_empty
 from d2v.checkpoints.load import Weights, untrained_like
 from d2v.data.sources.source import Listed
 from d2v.errors import UserError
@@ -21,6 +22,7 @@ from d2v.features.feature_settings import FeatureOptions, encoder_digest
 from d2v.features.pairs import Pairs, features_of, read_pairs
 from d2v.features.recall import RANKS, Recall, recall_of
 from d2v.features.shared_space import (
+    SETTINGS,
     SHARED,
     Projection,
     SharedSpace,
@@ -146,16 +148,16 @@ def align(
         space = read_space(folders[0])
         encoders = {}
         for path, encoder in load_encoders(checkpoints, space.weights, allow).values():
-            name = space.medium_of(encoder, path)
-            space.of(encoder, path)
-            encoders[name] = encoder.to(where)
+            encoders[space.medium_of(encoder, path)] = encoder.to(where)
         rows = read_pairs(test, "--test", list(encoders), label)
         return Alignment(space, folders[:1], None, _tested(space, encoders, rows, _root(root, test), where), None)
     if not 0 <= test_fraction < 1:
         raise UserError(f"--test_fraction {test_fraction:g}: give a share of the rows, from 0 to below 1")
     for folder in folders:
-        if not overwrite and folder.exists():
+        if not overwrite and (folder / SETTINGS).exists():
             raise UserError(f"{folder}: there is a shared space; --overwrite replaces it, --output DIR makes another")
+        if not overwrite:
+            require_empty(folder)
     loaded = load_encoders(checkpoints, weights, allow)
     table = read_pairs(pairs, "--pairs", list(loaded), label)
     held_out: Pairs | None = None
@@ -172,8 +174,7 @@ def align(
     names = {name: loaded[name][0] for name in table.rows}
     space, used = _trained(encoders, names, chosen, roots[0], *settings)
     for folder in folders:
-        if overwrite and folder.exists():
-            read_space(folder)  # nothing else is deleted
+        if (folder / SETTINGS).is_file():  # nothing else is deleted
             shutil.rmtree(folder)
         write_space(folder, space)
     if held_out is None:

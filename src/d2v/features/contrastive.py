@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-_SHRINKAGES = (0.01, 0.03, 0.1, 0.3)
-_USUAL = 0.1  # shrinkage, while poolings are compared
+_SHRINKAGES = (0.03, 0.1, 0.2, 0.3)
+_USUAL = 0.2  # shrinkage, while poolings are compared
 _TEMPERATURES = (0.05, 0.1, 0.2, 0.4)
 _MOST_DIRECTIONS = 256  # of the features of a medium, those of most variance
 _STEPS, _EVERY = 40, 10

@@ -131,7 +131,7 @@ def embed_files(
     encoder = load(checkpoint, weights=weights, modality=modality, allow=allow).to(where)
     projection: Projection | None = None
     if shared is not None:
-        projection = shared.of(encoder, checkpoint)
+        projection = shared.media[shared.medium_of(encoder, checkpoint)]
         options = projection.options(options)
     pieces = open_pieces(encoder, str(input), options, where)
     inputs = pieces.inputs

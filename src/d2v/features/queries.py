@@ -174,7 +174,7 @@ class NewQueries:
         for place, encoder in load_encoders(checkpoints, space.weights, allow).values():
             medium = space.medium_of(encoder, place)
             if modality in (None, medium):
-                projection = space.of(encoder, place)
+                projection = space.media[medium]
                 self._embedders.append(_Embedder(encoder.to(device), medium, projection.options(), projection))
         if not self._embedders:
             raise UserError(f"--modality {modality}: no --checkpoint has it; the space has {', '.join(space.media)}")

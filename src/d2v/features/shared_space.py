@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, get_args
@@ -23,7 +23,7 @@ from d2v.text_files import read_text
 
 SHARED = "shared"
 """The space beside a checkpoint, as ``--space`` names it, and its folder."""
-_TENSORS, _SETTINGS = "space.safetensors", "space.json"
+_TENSORS, SETTINGS = "space.safetensors", "space.json"
 _FORMAT = 1
 _LARGEST = 2**16  # width, or features of a medium; untrusted files say how much is computed
 
@@ -40,8 +40,6 @@ class Projection:
     mean: Float32[np.ndarray, "f"]
     weight: Float32[np.ndarray, "k f"]
     """The scale of the features is part of it."""
-    encoder: StateDict = field(default_factory=dict)
-    """Tensors of the encoder that were trained with it."""
 
     def __call__(self, features: Float32[np.ndarray, "n f"]) -> Float32[np.ndarray, "n k"]:
         """Vectors of length 1."""
@@ -89,7 +87,7 @@ class SharedSpace:
         return digest.hexdigest()
 
     def medium_of(self, encoder: Encoder, checkpoint: str | Path) -> str:
-        """Name of the medium that an encoder, as it was loaded, belongs to.
+        """Name of the medium that an encoder belongs to.
 
         Raises:
             UserError: The space was made with another checkpoint.
@@ -103,13 +101,6 @@ class SharedSpace:
             f"--checkpoint {checkpoint}: the shared space was made with other weights, of {', '.join(made_with)}; give "
             "one of those, or run d2v align anew"
         )
-
-    def of(self, encoder: Encoder, checkpoint: str | Path) -> Projection:
-        """The projection for an encoder, which becomes what it was when the projection was trained; else as above."""
-        projection = self.media[self.medium_of(encoder, checkpoint)]
-        if projection.encoder:
-            encoder.load_state_dict(projection.encoder, strict=False)
-        return projection
 
 
 def space_folder(space: str | Path, checkpoint: str | Path) -> Path:
@@ -141,7 +132,7 @@ def write_space(folder: Path, space: SharedSpace) -> None:
         media[name] = {key: getattr(projection, key) for key in _PLAIN}
     settings = {name: getattr(space, name) for name in ("version", "weights", "seed", "num_pairs")}
     settings |= {"format": _FORMAT, "media": media}
-    write_files(folder, {_TENSORS: _tensors(space.media)}, {_SETTINGS: json.dumps(settings, indent=2) + "\n"})
+    write_files(folder, {_TENSORS: _tensors(space.media)}, {SETTINGS: json.dumps(settings, indent=2) + "\n"})
 
 
 def read_space(folder: Path) -> SharedSpace:
@@ -150,9 +141,9 @@ def read_space(folder: Path) -> SharedSpace:
     Raises:
         UserError: There is none, or it is damaged.
     """
-    path = folder / _SETTINGS
+    path = folder / SETTINGS
     if not path.is_file():
-        raise UserError(f"{folder}: there is no shared space ({_SETTINGS}); d2v align makes one")
+        raise UserError(f"{folder}: there is no shared space ({SETTINGS}); d2v align makes one")
     try:
         settings = json.loads(read_text(path))
         if settings["format"] != _FORMAT:
@@ -222,17 +213,16 @@ def _tensors(media: Mapping[str, Projection]) -> StateDict:
     for name, projection in media.items():
         tensors[f"{name}.mean"] = torch.from_numpy(projection.mean)
         tensors[f"{name}.weight"] = torch.from_numpy(projection.weight)
-        tensors |= {f"{name}.encoder.{key}": value for key, value in projection.encoder.items()}
     return tensors
 
 
 def _read_projection(name: str, entry: Mapping[str, Any], tensors: StateDict) -> Projection:
-    mean, weight, encoder = tensors["mean"], tensors["weight"], part_of(tensors, "encoder.")
+    mean, weight = tensors["mean"], tensors["weight"]
     plain = {key: entry[key] for key in _PLAIN}
     problems = []
     if mean.ndim != 1 or weight.ndim != 2 or weight.shape[1] != len(mean) or max(*weight.shape) > _LARGEST:
         problems.append(f"shapes {list(mean.shape)} and {list(weight.shape)}")
-    for tensor in (mean, weight, *encoder.values()):
+    for tensor in (mean, weight):
         if tensor.dtype != torch.float32 or not tensor.isfinite().all():
             problems.append("numbers that are not finite, or not float32")
     layer = plain["layer"]
@@ -245,4 +235,4 @@ def _read_projection(name: str, entry: Mapping[str, Any], tensors: StateDict) ->
         problems.append("its checkpoint is no text")
     if problems:
         raise ValueError(f"{name}: {in_short(problems)}")
-    return Projection(**plain, mean=mean.numpy(), weight=weight.numpy(), encoder=encoder)
+    return Projection(**plain, mean=mean.numpy(), weight=weight.numpy())
