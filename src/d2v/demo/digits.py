@@ -93,7 +93,8 @@ def _write_pictures(root: Path) -> dict[str, dict[str, list[str]]]:
     shipped = load_digits()
     written: dict[str, dict[str, list[str]]] = {split: {digit: [] for digit in DIGITS} for split in _TABLES}
     for number, (ink, label) in enumerate(zip(shipped.images, shipped.target, strict=True)):
-        split, digit = ("train" if number < FIRST_HELD_OUT else "val"), DIGITS[label]
+        split = "train" if number < FIRST_HELD_OUT else "val"
+        digit = DIGITS[label]
         paper = Image.fromarray(255 - np.rint(ink * (255 / 16)).astype(np.uint8))
         path = Path("digits", split, digit, f"{number:04d}.png")
         (root / path).parent.mkdir(parents=True, exist_ok=True)
