@@ -91,7 +91,9 @@ def _write_pictures(root: Path) -> dict[str, dict[str, list[str]]]:
     from sklearn.datasets import load_digits
 
     shipped = load_digits()
-    written: dict[str, dict[str, list[str]]] = {split: {digit: [] for digit in DIGITS} for split in _TABLES}
+    written: dict[str, dict[str, list[str]]] = {}
+    for split in _TABLES:
+        written[split] = {digit: [] for digit in DIGITS}
     for number, (ink, label) in enumerate(zip(shipped.images, shipped.target, strict=True)):
         split = "train" if number < FIRST_HELD_OUT else "val"
         digit = DIGITS[label]
