@@ -20,6 +20,7 @@ SIZES = {
         "speech": {
             "front": {
                 "init_args": {
+                    "in_channels": 1,
                     "extractor": [[8, 10, 5], [8, 3, 2], [8, 3, 2], [8, 3, 2], [8, 3, 2], [8, 2, 2], [8, 2, 2]],
                     "position_layers": 1,
                     "position_groups": 2,

@@ -316,7 +316,7 @@ def test_what_is_no_tokenizer_is_named(tokenizer: TextTokenizer, tmp_path: Path)
     with pytest.raises(UserError, match=r"vocab.bpe, line 1: expected two types"):
         TextTokenizer.open(tmp_path / "gpt2")
     (tmp_path / "gpt2/encoder.json").write_text("[1]")
-    with pytest.raises(UserError, match=r"encoder.json: expected an object"):
+    with pytest.raises(UserError, match=r"encoder.json: holds a list, where an object belongs"):
         TextTokenizer.open(tmp_path / "gpt2")
 
 

@@ -28,6 +28,7 @@ class ConvEncoder(nn.Module):
         self.dropout = nn.Dropout(0.5)
         self.front = SimpleNamespace(feature_extractor=SimpleNamespace(stride=2, receptive_field=4))
         self.longest = 0
+        self.trunk = nn.Identity()
 
     def embed(self, x: Tensor, pool: str) -> Tensor:
         assert pool == "none"

@@ -192,7 +192,7 @@ def test_pixels_are_normalised_as_the_processor_did(tmp_path: Path) -> None:
     processor.save_pretrained(tmp_path / "model")
     folder = import_folder(tmp_path / "model")
     assert json.loads(d2v.load(folder).assets["preprocessor_config.json"])["image_mean"] == [0.4, 0.5, 0.6]
-    arguments = {"weights": None, "push": None, "checkpoint": str(folder), "format": "hf"}
+    arguments = {"weights": None, "push": None, "modality": None, "checkpoint": str(folder), "format": "hf"}
     export.run(argparse.Namespace(**arguments, output=tmp_path / "again"))
     again = transformers.AutoImageProcessor.from_pretrained(tmp_path / "again")
     assert (list(again.image_mean), list(again.image_std)) == ([0.4, 0.5, 0.6], [0.1, 0.2, 0.3])

@@ -17,6 +17,7 @@ KINDS = {
     "store-lists": "which files object stores hold",
     "store-shards": "files of object stores",
     "imported": "checkpoints of others, as d2v import writes them",
+    "aligned": "features of the items of tables that d2v align read",
 }
 
 
