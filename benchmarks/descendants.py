@@ -128,10 +128,16 @@ def _write(file: Path, clip: np.ndarray) -> None:
     soundfile.write(file, clip.astype(np.float32), SAMPLE_RATE)
 
 
-def train_and_probe(root: Path, name: str, configs: list[str], seed: int, steps: int) -> dict[str, float]:
+def train_and_probe(
+    root: Path, name: str, configs: list[str], seed: int, steps: int, start: Path | None
+) -> dict[str, float]:
     """Probe of a trained and of the untrained encoder; the run stays in ``root``."""
     clips = root / name
     run = f"{name}-{configs[0].removesuffix('.yaml').replace('/', '-')}-{seed}"
+    options = []
+    if start is not None:
+        run += "-continued"
+        options += ["--model.init_from", str(start)]
     length = (
         ["--data.frames", "256"]
         if "audio" in configs[0]
@@ -140,7 +146,7 @@ def train_and_probe(root: Path, name: str, configs: list[str], seed: int, steps:
     # Batches of speech are in seconds, of spectrograms in clips: four of 2.5 s.
     batch = "4" if "audio" in configs[0] else str(4 * SECONDS)
     command = [sys.executable, "-m", "d2v.cli"]
-    options = [word for config in configs for word in ("--config", config)]
+    options = [word for config in configs for word in ("--config", config)] + options
     options += ["--data.root", str(clips / "train"), "--data.batch_size", batch, *length, "--run_name", run]
     options += ["--trainer.default_root_dir", str(root), "--seed_everything", str(seed), "--trainer.accelerator", "cpu"]
     options += ["--trainer.max_steps", str(steps), "--trainer.max_epochs", "-1", "--data.num_workers", "0"]
@@ -164,6 +170,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--sets", nargs="+", choices=RUNS, default=list(RUNS))
+    parser.add_argument("--start", type=Path, help="a run of 2.0 speech that moods are trained on from, as published")
     given = parser.parse_args()
     makers = {"moods": make_moods, "sounds": make_sounds}
     for name in given.sets:
@@ -171,7 +178,7 @@ def main() -> None:
             makers[name](given.folder / name)
         for seed in range(given.seeds):
             for recipe, configs in RUNS[name].items():
-                scores = train_and_probe(given.folder, name, configs, seed, given.steps)
+                scores = train_and_probe(given.folder, name, configs, seed, given.steps, given.start)
                 print(json.dumps({"set": name, "recipe": recipe, "seed": seed, **scores}), flush=True)
 
 
