@@ -103,6 +103,24 @@ def test_every_command(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.testing.assert_close(program(x)[0], encoder(x).tokens, rtol=0, atol=1e-4)
 
 
+def test_a_shared_trunk_reads_them(project: Path) -> None:
+    joint = (
+        "fit",
+        "--config",
+        "demo/joint.yaml",
+        "--media.sensors",
+        "sensors.yaml",
+        "--data.parts.sensors.root",
+        "data",
+    )
+    without = [word for name in ("vision", "speech", "text") for word in (f"--media.{name}", "null")]
+    given = ("--data.parts.sensors.root", "data", "--run_name", "joint", "--trainer.max_steps", "2")
+    run(project, *joint, *without, *given)
+    words = ("--allow", "sensors", "--checkpoint", "runs/joint", "--modality", "sensors", "--input", "data/val")
+    run(project, "embed", *words, "--output", "joint.parquet")
+    assert pq.read_table(project / "joint.parquet").num_rows == 16
+
+
 def test_the_page_shows_these_files() -> None:
     page = (HERE.parents[1] / "docs" / "own_modality.md").read_text()
     for file in ("sensors/front_end.py", "sensors/data.py", "sensors/inputs.py", "sensors.yaml"):
