@@ -98,8 +98,10 @@ class RunProgressBar(ProgressBar):
     def _describe(trainer: L.Trainer) -> str:
         shown = {}
         for name, value in trainer.progress_bar_metrics.items():
-            short = name.rpartition("/")[2].replace("_per_second", "/s")
-            if name.startswith("val/"):
+            group, _, rest = name.partition("/")
+            metric, _, encoder = (rest or name).partition("/")
+            short = f"{encoder} {metric}".strip().replace("_per_second", "/s")
+            if group == "val":
                 short = f"val {short}"
             shown[short] = f"{short} {float(value):.4g}"
         return ", ".join(shown.values())
