@@ -144,6 +144,10 @@ def test_python_gives_a_root_for_each_medium(place: Path, tmp_path: Path) -> Non
         ("--data.parts.vision.colour 4", "data.parts.vision.colour: ImageNetDataModule has no such key"),
         ("--model.media.vision.front.patch_size 5", "model.media.vision.front: image_size 16 does not divide"),
         ("--model.media.vision.front.patch_size x", "model.media.vision.front.patch_size: expected a whole number"),
+        (
+            "--model.media.speech.masking.span 60 --data.parts.text.block_size 128 --data.parts.text.batch_size 128",
+            r"model\.media\.speech\.masking\.span is 60, and the longest sample has \d+ tokens",  # texts have more
+        ),
         ("--model.media.vision.wieght 0", "model.media.vision.wieght: Medium has no such key; did you mean weight"),
     ],
 )

@@ -79,19 +79,22 @@ class Data2VecModule(TrainingModule):
         Raises:
             UserError: The longest sample has fewer tokens than a span.
         """
-        spans = [part.span for part in self.modules() if isinstance(part, SpanMasking | RandomSpanMasking)]
-        if not spans:
+        if not isinstance(self.method, Data2Vec):
             return
-        longest = 0
         for name, part in parts_of(self.trainer.datamodule).items():  # type: ignore[attr-defined]
-            if part.values_per_unit is not None and name in self.encoders:
-                tokens = self.encoders[name].front.num_tokens(part.train_dataset().lengths.max(keepdims=True))
-                longest = max(longest, 0 if tokens is None else int(tokens[0]))
-        if longest and max(spans) > longest:
-            raise UserError(
-                f"model.masking.span is {max(spans)}, and the longest sample has {longest} tokens: set it to fewer, "
-                "such as 5 or 10"
-            )
+            task = self.method.tasks.get(name)
+            if part.values_per_unit is None or task is None:
+                continue
+            if not isinstance(task.masking, SpanMasking | RandomSpanMasking):
+                continue
+            tokens = self.encoders[name].front.num_tokens(part.train_dataset().lengths.max(keepdims=True))
+            longest = 0 if tokens is None else int(tokens[0])
+            if 0 < longest < task.masking.span:
+                key = f"model.media.{name}.masking.span" if name else "model.masking.span"
+                raise UserError(
+                    f"{key} is {task.masking.span}, and the longest sample has {longest} tokens: set it to fewer, such "
+                    "as 5 or 10"
+                )
 
     def configure_model(self) -> None:
         super().configure_model()
