@@ -150,10 +150,9 @@ def _readme(counts: dict[str, int]) -> str:
         "DIGITS that are written by hand, spoken and named in sentences, by `d2v prepare demo joint`, to try out one\n"
         "model for pictures, speech and text.\n\n"
         'digits/      1,797 handwritten digits of 8x8, enlarged: the test set of "Optical Recognition of Handwritten\n'
-        '             Digits" (E. Alpaydin, C. Kaynak, 1998; https://archive.ics.uci.edu/dataset/80, which states\n'
-        "             its licence), as scikit-learn ships it. val/ has the last three of its 14 filled forms,\n"
-        "             probably by people who wrote none of the others: the order of the digits shows where a form\n"
-        "             begins\n"
+        '             Digits" (E. Alpaydin, C. Kaynak, 1998; https://archive.ics.uci.edu/dataset/80, CC BY 4.0), as\n'
+        "             scikit-learn ships it. val/ has the last three of its 14 filled forms, probably by people who\n"
+        "             wrote none of the others: the order of the digits shows where a form begins\n"
         "sentences/   sentences that count things, from zero to nine; those of val/ and test.tsv have them in places\n"
         "             where those to train on never do\n"
         f"pairs.tsv    {counts['pairs']:,} rows of a picture, a spoken digit, a sentence and the digit, to train on\n"
