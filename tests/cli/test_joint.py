@@ -114,6 +114,8 @@ def test_a_joint_recipe_is_timed(d2v: D2V, place: Path, monkeypatch: pytest.Monk
     assert code == 0, err
     for unit in ("images", "audio seconds", "tokens"):
         assert f" {unit} a second" in out
+    code, out, err = d2v("bench", *RECIPE, place / "tiny.yaml", "--steps", 1, "--media.speech", "null")
+    assert (code, "audio seconds" in out) == (0, False), err
     code, _, err = d2v("bench", *RECIPE, place / "tiny.yaml", "--batch_size", 1)
     assert (code, "each medium has its own" in err) == (2, True)
     words = ("bench", "data", *RECIPE, place / "tiny.yaml", "--modality", "vision", "--seconds", "0.05")

@@ -35,14 +35,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_args(parser: argparse.ArgumentParser, args: Sequence[str]) -> argparse.Namespace:
-    """Parse, and keep ``--model.*``, ``--data.*``, ``--trainer.*``, ``--compile`` for the recipe, which knows them."""
+    """Parse, and keep ``--model.*``, ``--media.NAME`` and the like for the recipe, which knows them."""
     parser.allow_abbrev = False
     namespace, rest = parser.parse_known_args(args)
     namespace.overrides = {}
     words = iter(rest)
     for word in words:
         key, equals, value = word.removeprefix("--").partition("=")
-        if key != "compile" and not word.startswith(("--model.", "--data.", "--trainer.")):
+        if key != "compile" and not word.startswith(("--model.", "--media.", "--data.", "--trainer.")):
             parser.error(f"unrecognized argument: {word}")
         if not equals and (value := next(words, "--")).startswith("--"):
             parser.error(f"{word}: a value is missing")
