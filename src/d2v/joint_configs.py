@@ -170,14 +170,24 @@ def parts_named(words: Sequence[str]) -> list[str]:
     return []
 
 
-def merged_configs(names: Iterable[str | Path], modality: str | None = None) -> dict[str, Any]:
+def words_of_media(media: Mapping[str, Any] | None) -> list[str]:
+    """Words of a command line for changes to the section ``media``."""
+    words = []
+    for name, value in (media or {}).items():
+        words.append(f"--{MEDIA}.{name}={value if isinstance(value, str | Path) else yaml.safe_dump(value)}")
+    return words
+
+
+def merged_configs(
+    names: Iterable[str | Path], modality: str | None = None, changes: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """What several configs say together; of joint ones, what they say of one medium, as a recipe for it alone does.
 
     Raises:
         UserError: They are joint, and have no such medium; or several, and none is named.
     """
     merged: dict[str, Any] = {}
-    for content in with_media((), read_configs(names))[1].values():
+    for content in with_media(words_of_media(changes), read_configs(names))[1].values():
         merge(merged, content)
     model, media = _inner(merged.get("model"), "media")
     _, parts = _inner(merged.get("data"), "parts")

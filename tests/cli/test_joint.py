@@ -58,6 +58,10 @@ def test_each_command_reads_one_of_the_encoders(d2v: D2V, place: Path) -> None: 
     assert (code, "say which: --modality NAME, one of vision, speech, text" in err) == (2, True)
     code, _, err = d2v("probe", "--checkpoint", "random", *RECIPE, place / "tiny.yaml", "--modality", "sensors")
     assert (code, "has no such medium; it has vision, speech, text" in err) == (2, True)
+    left_out = ("--media.text", "null", "--modality", "text")
+    for command in (("probe", "--checkpoint", "random"), ("bench", "data")):
+        code, _, err = d2v(*command, *RECIPE, place / "tiny.yaml", *left_out)
+        assert (code, "has no such medium; it has vision, speech\n" in err) == (2, True)
 
     assert (
         d2v("export", "--checkpoint", run, "--modality", "speech", "--format", "safetensors", "--output", "one")[0] == 0

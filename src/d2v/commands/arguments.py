@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+from collections.abc import Sequence
 
 
 def add_features(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +33,24 @@ def add_share(parser: argparse.ArgumentParser) -> None:
         help="of several processes that give this command, do the part of this one, counted from 0; the last to end "
         "puts the result together (default: as torchrun or srun say; else this one does everything)",
     )
+
+
+def parse_with_keys(
+    parser: argparse.ArgumentParser, args: Sequence[str], beginnings: tuple[str, ...]
+) -> argparse.Namespace:
+    """Parse, and keep in ``keys`` the values of words that begin so, which only a config knows."""
+    parser.allow_abbrev = False
+    namespace, rest = parser.parse_known_args(args)
+    namespace.keys = {}
+    words = iter(rest)
+    for word in words:
+        key, equals, value = word.removeprefix("--").partition("=")
+        if not word.startswith(beginnings):
+            parser.error(f"unrecognized argument: {word}")
+        if not equals and (value := next(words, "--")).startswith("--"):
+            parser.error(f"{word}: a value is missing")
+        namespace.keys[key] = value
+    return namespace
 
 
 def positive(text: str) -> int:

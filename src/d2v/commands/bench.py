@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from d2v.commands.arguments import positive
+from d2v.commands.arguments import parse_with_keys, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,19 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_args(parser: argparse.ArgumentParser, args: Sequence[str]) -> argparse.Namespace:
-    """Parse, and keep ``--model.*``, ``--media.NAME`` and the like for the recipe, which knows them."""
-    parser.allow_abbrev = False
-    namespace, rest = parser.parse_known_args(args)
-    namespace.overrides = {}
-    words = iter(rest)
-    for word in words:
-        key, equals, value = word.removeprefix("--").partition("=")
-        if key != "compile" and not word.startswith(("--model.", "--media.", "--data.", "--trainer.")):
-            parser.error(f"unrecognized argument: {word}")
-        if not equals and (value := next(words, "--")).startswith("--"):
-            parser.error(f"{word}: a value is missing")
-        namespace.overrides[key] = value
-    return namespace
+    """Parse, and keep what is for the recipe."""
+    return parse_with_keys(parser, args, ("--model.", "--media.", "--data.", "--trainer.", "--compile"))
 
 
 def run(args: argparse.Namespace) -> None:
@@ -66,7 +55,7 @@ def run(args: argparse.Namespace) -> None:
         device=args.device,
         lengths=args.lengths,
         peers=args.peers,
-        **args.overrides,
+        **args.keys,
     )
     print(result)
     if other is not None:

@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Time, and print a table and the JSON object."""
-    require_roots_of(args.config, args.data, args.modality)
-    result = bench_data(args.config, args.data, args.workers, args.seconds, args.peers, args.modality)
+    require_roots_of(args.config, args.data, args.modality, args.media)
+    result = bench_data(args.config, args.data, args.workers, args.seconds, args.peers, args.modality, args.media)
     print(result)
     print(json.dumps(result))
 
@@ -46,6 +46,7 @@ def bench_data(
     seconds: float = 5.0,
     peers: bool = False,
     modality: str | None = None,
+    media: Mapping[str, Any] | None = None,
 ) -> "LoadingResult":
     """Load training batches: units a second of one core and of loading processes, and the share of each stage.
 
@@ -57,6 +58,7 @@ def bench_data(
         peers: Whether to time others, batch by batch beside it: torchvision's ImageFolder with its transforms, sound
             files read whole by soundfile, Hugging Face's datasets.
         modality: Which part of joint data.
+        media: Changes to the section ``media`` of a joint config, such as {"speech": None}.
 
     Returns:
         What the command prints as JSON. Rates of a core are per second of its time, in which a wait for a disk does not
@@ -71,7 +73,7 @@ def bench_data(
 
     if not 0 < seconds < 86_400:
         raise UserError(f"--seconds {seconds:g}: give a time above 0, and of less than a day")
-    merged = merged_configs([config] if isinstance(config, str) else config, modality)
+    merged = merged_configs([config] if isinstance(config, str) else config, modality, media)
     if "data" not in merged:
         raise UserError("--config: there is no `data:` section; give a config that has one, such as a recipe")
     changes = {**_sized(merged, dict(data or {})), "global_batch_size": None}  # one device's batches are loaded

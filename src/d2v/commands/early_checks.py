@@ -11,7 +11,7 @@ from d2v.commands.stacked_configs import config_of_resumed_run, parts_in_files, 
 from d2v.config_messages import suggest
 from d2v.configs import SHIPPED, find_config, options, read_config
 from d2v.errors import UserError, some_of
-from d2v.joint_configs import MEDIA, read_configs, with_media
+from d2v.joint_configs import MEDIA, read_configs, with_media, words_of_media
 from d2v.service_keys import require_no_keys
 
 SECTIONS = (
@@ -60,11 +60,13 @@ def checked_words(command: str, words: Sequence[str]) -> list[str]:
     return [command, *with_added_lists(prepared, known)]
 
 
-def require_roots_of(names: Sequence[str], data: Mapping[str, Any], modality: str | None) -> None:
-    """The same for a command that reads configs, by path or name, for their data; ``data``: changes to these."""
+def require_roots_of(
+    names: Sequence[str], data: Mapping[str, Any], modality: str | None, media: Mapping[str, Any]
+) -> None:
+    """The same for a command that reads configs, by path or name, for their data; ``data``, ``media``: changes."""
     contents = read_configs(names)
     words = [f"--data.{key}={value}" for key, value in data.items()]
-    require_roots({**with_media((), contents)[1], **contents}, words, modality)
+    require_roots({**with_media(words_of_media(media), contents)[1], **contents}, words, modality)
 
 
 def require_roots(contents: Mapping[str, dict[str, Any]], words: Sequence[str], modality: str | None = None) -> None:

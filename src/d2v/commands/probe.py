@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from d2v.commands.arguments import add_features, add_modality, positive
+from d2v.commands.arguments import add_features, add_modality, parse_with_keys, positive
 from d2v.commands.early_checks import require_roots_of
 
 
@@ -43,23 +43,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_args(parser: argparse.ArgumentParser, args: Sequence[str]) -> argparse.Namespace:
-    """Parse, and keep ``--data.*`` for the DataModule, whose keys only the config knows."""
-    namespace, rest = parser.parse_known_args(args)
-    namespace.data = {}
-    words = iter(rest)
-    for word in words:
-        if not word.startswith("--data."):
-            parser.error(f"unrecognized argument: {word}")
-        key, equals, value = word.removeprefix("--data.").partition("=")
-        if not equals and (value := next(words, "--")).startswith("--"):
-            parser.error(f"{word}: a value is missing")
-        namespace.data[key] = value
+    """Parse, and keep ``--data.*`` for the DataModule, and ``--media.NAME``."""
+    namespace = parse_with_keys(parser, args, ("--data.", "--media."))
+    namespace.data, namespace.media = {}, {}
+    for key, value in vars(namespace).pop("keys").items():
+        section, _, name = key.partition(".")
+        getattr(namespace, section)[name] = value
     return namespace
 
 
 def run(args: argparse.Namespace) -> None:
     """Probe, print a table and the JSON object; see :func:`d2v.monitoring.comparison.probe`."""
-    require_roots_of(args.config, args.data, args.modality)
+    require_roots_of(args.config, args.data, args.modality, args.media)
     from d2v.monitoring.comparison import probe
 
     compared = probe(**vars(args))

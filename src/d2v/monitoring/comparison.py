@@ -67,6 +67,7 @@ def probe(
     data: Mapping[str, Any] | None = None,
     weights: Weights = "student",
     modality: str | None = None,
+    media: Mapping[str, Any] | None = None,
     layer: Layer = None,
     pool: Literal["mean", "cls"] = "mean",
     max_samples: int | None = None,
@@ -88,6 +89,7 @@ def probe(
         data: Changes to that section, such as {"root": DIR}.
         weights: The students', or the teachers'.
         modality: Which encoder of checkpoints, and which part of a config, that hold several.
+        media: Changes to the section ``media`` of a joint config, such as {"speech": None}.
         layer: As in :func:`d2v.embed_files`.
         pool: The mean of a sample's tokens, or its CLS token.
         max_samples: At most so many of each split, evenly spaced; None: all.
@@ -111,7 +113,7 @@ def probe(
         configs = [own]
     where = find_device(device)
     encoders: dict[str, Encoder] = {name: load(name, weights, modality, allow) for name in trained}
-    merged = merged_configs(configs, modality)
+    merged = merged_configs(configs, modality, media)
     if seed is None:
         seed = int(merged.get("seed_everything") or 0)
     if RANDOM in names or untrained:
