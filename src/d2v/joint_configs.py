@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ _OF_THE_WHOLE = (
     "student", "ema", "optimizer", "schedule", "init_from", "init_teacher", "seed", "collapse", "weight_decay_on",
 )  # fmt: skip
 """Keys of a recipe's model that a joint model has once."""
+_ORIGINS = "# media: "
 
 
 def with_media(
@@ -34,17 +36,23 @@ def with_media(
 
     Raises:
         UserError: A medium's recipe cannot be read, or is none for one kind of input; or what is said of a medium is of
-            none that is there.
+            none that is there; or it adds one of almost the same name as one that is there.
     """
     media: dict[str, Any] = {}
     parts: dict[str, Any] = {}
     left_out: set[str] = set()
-    for name, value, folder in _stated(words, contents):
+    origins: dict[str, str] = {}
+    added_by: dict[str, str] = {}
+    for source, name, value in _stated(words, contents):
         left_out.discard(name)
         if value is None:
             left_out.add(name)
+            origins[name] = "left out"
         else:
-            media[name], parts[name] = _medium(name, value, folder)
+            recipes = value if isinstance(value, list) else [value]
+            media[name], parts[name] = _medium(name, recipes, Path(source).parent)
+            origins[name] = " and ".join(map(str, recipes))
+            added_by.setdefault(name, source)
     changed: dict[str, str] = {}
     known: dict[str, dict[str, Any]] = {}
     for word, content in contents.items():
@@ -87,13 +95,43 @@ def with_media(
     for name in left_out:
         media.pop(name, None)
         parts.pop(name, None)
+        added_by.pop(name, None)
+    _require_different(media, added_by)
     joint: dict[str, Any] = {}
     if media:
         joint["model"] = {"class_path": _MODEL, "init_args": {"media": media}}
     if parts:
         joint["data"] = {"class_path": _DATA, "init_args": {"parts": parts}}
-    text = yaml.safe_dump(joint, sort_keys=False)
+    stated = ", ".join(f"{name} ({origin})" for name, origin in origins.items())
+    text = f"{_ORIGINS}{stated}\n{yaml.safe_dump(joint, sort_keys=False)}"
     return ["--config", text, *kept], {text: joint, **known}
+
+
+def origins_of(words: Sequence[str]) -> str:
+    """Which media a checked command line has and the recipes of each, in a line; an empty one if it names none."""
+    for option, value in options(words):
+        if option == "--config" and value.startswith(_ORIGINS):
+            return value.partition("\n")[0].removeprefix("# ")
+    return ""
+
+
+def _require_different(media: Mapping[str, Any], added_by: Mapping[str, str]) -> None:
+    """Refuse to add a medium of almost the name and of the very front end of one from an earlier config."""
+    known: dict[str, str] = {}
+    for name, source in added_by.items():
+        stem = re.split(r"[\d_-]", name)[0]  # speech2 and speech_de are meant
+        for near in get_close_matches(stem, known, cutoff=0.75):
+            other = known[near]
+            same = _front_class(media[other]) == _front_class(media[name])
+            if near != stem and added_by[other] != source and same:
+                text = f"there is {other} already, with the same front end; did you mean --{MEDIA}.{other}?"
+                raise UserError(f"{MEDIA}.{name}: {text} Two kinds of it could be {other} and {other}_2")
+        known.setdefault(stem, name)
+
+
+def _front_class(medium: Mapping[str, Any]) -> Any:
+    front = medium["front"]
+    return front.get("class_path") if isinstance(front, dict) else front
 
 
 def _set(node: dict[str, Any], keys: Sequence[str], value: Any) -> None:
@@ -116,8 +154,8 @@ def _inner(section: Any, key: str) -> tuple[dict[str, Any], dict[str, Any] | Non
     return {**section, "init_args": rest}, args[key]
 
 
-def _stated(words: Sequence[str], contents: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, Any, Path]]:
-    """Name, value and folder of each medium in the order of the configs; the command line comes last."""
+def _stated(words: Sequence[str], contents: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, str, Any]]:
+    """Config, name and value of each medium in the order of the configs; the command line, without one, comes last."""
     for word, content in contents.items():
         section = content.get(MEDIA)
         if section is None:
@@ -125,25 +163,24 @@ def _stated(words: Sequence[str], contents: Mapping[str, dict[str, Any]]) -> Ite
         if not isinstance(section, dict):
             raise UserError(f"--config {word}: {MEDIA} is {section!r}; it names a recipe each: speech: v2/speech.yaml")
         for name, value in section.items():
-            yield str(name), value, Path(word).parent
+            yield word, str(name), value
     for option, value in options(words):
         if option.startswith(f"--{MEDIA}."):
-            yield option.removeprefix(f"--{MEDIA}."), yaml.safe_load(value), Path()
+            yield "", option.removeprefix(f"--{MEDIA}."), yaml.safe_load(value)
 
 
-def _medium(name: str, value: Any, folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def _medium(name: str, recipes: Sequence[Any], folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """What stands under ``model.media`` and ``data.parts``, of one recipe or one with overlays."""
-    names = value if isinstance(value, list) else [value]
     merged: dict[str, Any] = {}
-    for recipe in map(str, names):
+    for recipe in map(str, recipes):
         beside = folder / recipe
         merge(merged, read_config(beside if beside.is_file() else find_config(recipe)))
     model = (merged.get("model") or {}).get("init_args") or {}
     front = (model.get("student") or {}).get("front")
     if front is None or not merged.get("data"):
         raise UserError(
-            f"{MEDIA}.{name}: {value} is no recipe that pretrains on one kind of input, with model.student.front and "
-            "data; take one such as v2/speech.yaml"
+            f"{MEDIA}.{name}: {' and '.join(map(str, recipes))} is no recipe that pretrains on one kind of input, with "
+            "model.student.front and data; take one such as v2/speech.yaml"
         )
     medium = {"front": front}
     for key, part in model.items():

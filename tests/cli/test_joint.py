@@ -88,6 +88,7 @@ def test_fine_tuning_and_pretraining_go_on_from_it(d2v: D2V, place: Path) -> Non
     assert "has the encoders 'vision', 'speech', 'text', and this config 'vision', 'speech'" in err
     code, _, err = d2v(*fewer, "--model.init_from", place / "runs" / "run", "--run_name", "fewer")
     assert (code, "JointPretraining of vision, speech: " in err) == (0, True)
+    assert "media: vision (demo/vision.yaml), speech (demo/speech.yaml), text (left out)" in err
     code, _, err = d2v("fit", "--resume", place / "runs" / "run", "--media.text", "null")
     assert (code, "--media.text: a run that goes on keeps its media" in err) == (2, True)
 
@@ -140,6 +141,7 @@ def test_python_gives_a_root_for_each_medium(place: Path, tmp_path: Path) -> Non
     ("words", "message"),
     [
         ("--media.speach null", "media.speach: there is no such medium, and .* did you mean speech"),
+        ("--media.speach v2/speech.yaml", "media.speach: there is speech already, .* did you mean --media.speech"),
         ("--model.media.visoin.weight 0", "media.visoin: there is no such medium, .* did you mean vision"),
         ("--media.speech hardware/1gpu.yaml", "media.speech: hardware/1gpu.yaml is no recipe"),
         ("--media.text null --data.parts.text.batch_size 64", "--data.parts.text.batch_size: media.text is left out"),

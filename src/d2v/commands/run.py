@@ -50,6 +50,7 @@ from d2v.configs import read_config
 from d2v.data.loading_processes import signals_held_back
 from d2v.errors import Interrupted, UserError
 from d2v.finetuning.finetuning_module import FinetuningModule
+from d2v.joint_configs import origins_of
 from d2v.model.front_end import FrontEnd
 from d2v.model.heads import Head
 from d2v.nn.transformer import Transformer
@@ -284,7 +285,7 @@ class RunCLI(LightningCLI):
         if config["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in configured):
             callbacks = [*callbacks, RunProgressBar()]
         values = self.config[self.subcommand]
-        callbacks = [*callbacks, Announcement(self.run_dir, values.ckpt_path)]
+        callbacks = [*callbacks, Announcement(self.run_dir, values.ckpt_path, origins_of(self._words))]
         if self._going_on is not None:
             callbacks = [self._going_on, *callbacks]
         if self.subcommand == "fit":

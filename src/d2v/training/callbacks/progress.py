@@ -16,15 +16,18 @@ from d2v.training.callbacks.run_plan import known_steps
 class Announcement(L.Callback):
     """Says what is going to run, once it is known that it can, and hands the config to Weights & Biases."""
 
-    def __init__(self, run_dir: Path, checkpoint: str | None) -> None:
+    def __init__(self, run_dir: Path, checkpoint: str | None, media: str) -> None:
         self.run_dir = run_dir
         self.checkpoint = checkpoint
+        self.media = media
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         trainable = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
         media = ", ".join(filter(None, getattr(pl_module, "encoders", ())))
         named = f"{type(pl_module).__name__} of {media}" if media else type(pl_module).__name__
         rank_zero_info(f"{named}: {trainable / 1e6:,.2f} million trainable parameters")
+        if self.media:
+            rank_zero_info(self.media)
         if self.checkpoint is not None:
             rank_zero_info(f"continuing from {self.checkpoint}")
         rank_zero_info(f"run folder: {self.run_dir}")
