@@ -111,6 +111,13 @@ def test_a_joint_run_logs_each_medium(d2v: D2V, place: Path) -> None:  # noqa: F
     assert code == 0, err
     features = np.load("runs/run-predict/features.npz")
     assert features["features/speech"].shape == (4, 16)
+    words = ("validate", "--config", run / "config.yaml", "--ckpt_path", run)
+    code, _, err = d2v(*words)
+    assert (code, "there is no validation split, so text is left out" in err) == (0, True)
+    assert re.search(r"\nloss/vision [\d.]+, loss/speech [\d.]+\n", err)
+    words += ("--data.parts.speech.root", place / "data" / "sound" / "train")
+    code, _, err = d2v(*words, "--data.parts.vision.root", place / "data" / "pictures" / "train")
+    assert (code, "data.parts: none has a validation split" in err) == (2, True)
 
 
 def test_a_joint_recipe_is_timed(d2v: D2V, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

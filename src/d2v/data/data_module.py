@@ -168,7 +168,7 @@ class PretrainingDataModule(LightningDataModule, ABC):
             self.adapt_to(encoders[self.encoder_name])
         with_masks: Callable[..., Collate] | None = getattr(module, "with_early_masks", None)
         self._with_masks = None if with_masks is None else partial(with_masks, name=self.encoder_name)
-        if stage in ("validate", "test") and self.eval_dataset("val") is None:
+        if stage in ("validate", "test") and self.parts_together == 1 and self.eval_dataset("val") is None:
             raise UserError(
                 f"data.root {self.root}: there is no validation split, and `d2v {TrainerFn(stage).value}` needs one; "
                 "name it in data.val_split, or hold out a share of the training samples: data.val_fraction 0.05"
@@ -268,7 +268,8 @@ class PretrainingDataModule(LightningDataModule, ABC):
         """The validation split in its order, divided among the ranks; no loader if there is no such split."""
         dataset = self.eval_dataset("val")
         if dataset is None:
-            text = f"{self.key}.root {self.root}: there is no validation split, so nothing is validated"
+            text = f"{self.key}.root {self.root}: there is no validation split, so "
+            text += f"{self.encoder_name} is left out" if self.encoder_name else "nothing is validated"
             if hasattr(self, "val_fraction"):
                 text += f"; --{self.key}.val_fraction 0.1 holds out a tenth of the samples"
             rank_zero_info(text)

@@ -43,7 +43,8 @@ class JointDataModule(LightningDataModule):
         """Set up each part.
 
         Raises:
-            UserError: The model has no encoder for one or no data for another, or they need to accumulate differently.
+            UserError: The model has no encoder for one or no data for another, they need to accumulate differently, or
+                there is nothing to validate.
         """
         trainer = self.trainer
         if trainer is not None:
@@ -56,6 +57,9 @@ class JointDataModule(LightningDataModule):
             if stage in (None, "fit"):
                 trainer.accumulate_grad_batches = self._accumulation(trainer.accumulate_grad_batches)
         self._of_each(lambda part: part.setup(stage))
+        if stage in ("validate", "test") and not any(self._of_each(lambda part: part.eval_dataset("val")).values()):
+            text = "hold out a share of the training samples of one, data.parts.NAME.val_fraction 0.05"
+            raise UserError(f"data.parts: none has a validation split, and this command needs one; {text}")
 
     def _accumulation(self, set_by_user: int) -> int:
         def derive(part: PretrainingDataModule) -> int:
