@@ -102,8 +102,10 @@ def with_media(
         joint["model"] = {"class_path": _MODEL, "init_args": {"media": media}}
     if parts:
         joint["data"] = {"class_path": _DATA, "init_args": {"parts": parts}}
-    stated = ", ".join(f"{name} ({origin})" for name, origin in origins.items())
-    text = f"{_ORIGINS}{stated}\n{yaml.safe_dump(joint, sort_keys=False)}"
+    text = yaml.safe_dump(joint, sort_keys=False)
+    if origins:
+        stated = ", ".join(f"{name} ({origin})" for name, origin in origins.items())
+        text = f"{_ORIGINS}{stated}\n{text}"
     return ["--config", text, *kept], {text: joint, **known}
 
 

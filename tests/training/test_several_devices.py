@@ -108,6 +108,8 @@ def run_two_processes(folder: Path, port: str) -> None:
     fit(folder, "ddp", 2, 2, "ddp", layer_drop=0.4)
     fit(folder, "static", 2, 1, "ddp", layer_drop=0.4)
     fit(folder, "joint", 2, 1, "ddp", layer_drop=0.4, media=True)
+    resumed = str(folder / "joint" / f"step-{HALF}.ckpt")
+    fit(folder, "joint_resumed", 2, 1, "ddp", layer_drop=0.4, media=True, ckpt_path=resumed)
     fit(folder, "frozen", 2, 1, "ddp", layer_drop=0.4, media=True, freeze=("trunk",))
     fit(folder, "shared", 2, 1, FullySharded(), media=True)
     fit(folder, "sharded", 2, 2, FullySharded())
@@ -167,6 +169,10 @@ def test_two_devices_train_several_media_as_one_does(
     alone = fit(tmp_path, "alone", 1, 2, "auto", layer_drop=layer_drop, media=True, freeze=freeze)
     torch.testing.assert_close(losses_of(two_processes, name), alone, rtol=1e-5, atol=1e-6)
     require_equal(checkpoint(two_processes, name), checkpoint(tmp_path, "alone"), 1e-5)
+
+
+def test_two_devices_go_on_with_several_media_bit_for_bit(two_processes: Path) -> None:
+    require_equal(checkpoint(two_processes, "joint_resumed"), checkpoint(two_processes, "joint"), atol=1e-30)
 
 
 def test_what_ddp_is_told() -> None:
