@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from d2v.modalities.text.corpus.preparation import prepare_corpus as prepare_text
     from d2v.monitoring.comparison import probe
     from d2v.monitoring.machine import check_machine
+    from d2v.monitoring.report.page import report
     from d2v.official.exporting import export_checkpoint
     from d2v.official.importing import import_checkpoint
 
@@ -50,6 +51,7 @@ __all__ = [
     "prepare_text",
     "pretrain",
     "probe",
+    "report",
     "search",
 ]
 
@@ -69,6 +71,7 @@ _PLACES = {
     "prepare_text": "d2v.modalities.text.corpus.preparation.prepare_corpus",
     "pretrain": "d2v.commands.pretrain.pretrain",
     "probe": "d2v.monitoring.comparison.probe",
+    "report": "d2v.monitoring.report.page.report",
     "search": "d2v.features.search.search",
 }
 

@@ -1,4 +1,4 @@
-"""The names of all that is logged: the same in W&B, TensorBoard, metrics.csv, the progress bar and the pictures."""
+"""The names of all that is logged: the same in W&B, TensorBoard, metrics.csv, the progress bar and the pages."""
 
 TRAIN_LOSS = "train/loss"
 REGRESSION_LOSS = "train/regression_loss"
@@ -19,6 +19,24 @@ VAL_LOSS = "val/loss"
 TEST_LOSS = "test/loss"
 KNN_TOP1 = "probe/knn_top1"
 LINEAR_TOP1 = "probe/linear_top1"
+MASKS = "media/masks"
+TOKENS = "media/tokens"
+FEATURES = "media/features"
+SIMILARITY = "media/similarity"
+NEIGHBOURS = "media/neighbours"
+SPECTRUM = "media/spectrum"
+
+
+def media_titles() -> dict[str, str]:
+    """What is written above each kind of media, in the order in which one looks at them."""
+    return {
+        MASKS: "What is hidden from the student",
+        TOKENS: "Tokens; those that are hidden from the student are marked",
+        FEATURES: "Features: their three main directions as red, green and blue",
+        SIMILARITY: "How alike the features of two places are",
+        NEIGHBOURS: "Nearest neighbours: an input, and what is most like it",
+        SPECTRUM: "Spectrum of the features",
+    }
 
 
 def per_second(unit: str) -> str:

@@ -44,6 +44,19 @@ def without_keys(text: str) -> str:
     return _LIKE_A_KEY.sub("***", text)
 
 
+def hidden_keys(node: Any) -> Any:
+    """A config for others to read: three stars stand in place of each key or password."""
+    if isinstance(node, list):
+        return [hidden_keys(item) for item in node]
+    if isinstance(node, dict):
+        shown = {}
+        for name, value in node.items():
+            is_key = re.fullmatch(_NAME, str(name), re.IGNORECASE) and isinstance(value, str) and value
+            shown[name] = "***" if is_key else hidden_keys(value)
+        return shown
+    return without_keys(node) if isinstance(node, str) else node
+
+
 def _keys_in(node: Any, key: str) -> Iterator[str]:
     if isinstance(node, list):
         for item in node:

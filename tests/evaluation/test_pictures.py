@@ -11,7 +11,9 @@ from PIL import Image
 
 from d2v.errors import UserError
 from d2v.model.masking import InverseBlockMasking
-from d2v.monitoring.curves import PANELS, draw_curves, read_curves, shown_curves
+from d2v.monitoring.curves import draw_curves, shown_curves
+from d2v.monitoring.logged_curves import read_curves
+from d2v.monitoring.metric_panels import PANELS
 from d2v.monitoring.pictures import denormalise, draw_feature_pca, draw_masks, principal_colours
 from d2v.types import Batch
 
@@ -74,7 +76,8 @@ def test_curves_of_sparse_columns(tmp_path: Path) -> None:
     rows: list[dict[str, float]] = [{"step": 0, "probe/knn_top1": 12.5}]
     rows += [{"step": s, "train/loss": 1 / s, "train/ema_decay": 0.999, "train/lr": 1e-3} for s in range(1, 900)]
     metrics = write_metrics(tmp_path / "metrics.csv", [*rows, {"step": 899, "probe/knn_top1": 15.0}])
-    assert read_curves(metrics)["probe/knn_top1"] == ([0, 899], [12.5, 15.0])
+    probe = read_curves(metrics)["probe/knn_top1"]
+    assert (probe.steps.tolist(), probe.values.tolist()) == ([0, 899], [12.5, 15.0])
     pixels(draw_curves(metrics, tmp_path / "curves.png"))
 
 

@@ -53,6 +53,7 @@ from d2v.finetuning.finetuning_module import FinetuningModule
 from d2v.joint_configs import origins_of
 from d2v.model.front_end import FrontEnd
 from d2v.model.heads import Head
+from d2v.monitoring.run_history import RunHistory
 from d2v.nn.transformer import Transformer
 from d2v.nn.trial import on_trial
 from d2v.training.callbacks.checkpoint import RunCheckpoint
@@ -286,6 +287,8 @@ class RunCLI(LightningCLI):
             callbacks = [*callbacks, RunProgressBar()]
         values = self.config[self.subcommand]
         callbacks = [*callbacks, Announcement(self.run_dir, values.ckpt_path, origins_of(self._words))]
+        if self.subcommand == "fit":
+            callbacks.append(RunHistory(self.run_dir))
         if self._going_on is not None:
             callbacks = [self._going_on, *callbacks]
         if self.subcommand == "fit":

@@ -21,6 +21,7 @@ from d2v.checkpoints.unpickle import refusal
 from d2v.commands.started_again import JOB
 from d2v.commands.wandb_connection import why_offline
 from d2v.errors import UserError
+from d2v.monitoring.history_file import HISTORY
 from d2v.training.step import TrainingModule
 from d2v.whole_files import write_text
 
@@ -183,7 +184,9 @@ def make_run_dir(root: Path, name: str | None, suffix: str, config: str = "") ->
 @rank_zero_only
 def remove_unused(run_dir: Path | None) -> None:
     """A run that could not start leaves nothing behind."""
-    if run_dir is not None and {path.name for path in run_dir.rglob("*") if path.is_file()} <= {CONFIG, LOCK, JOB}:
+    if run_dir is None:
+        return
+    if {path.name for path in run_dir.rglob("*") if path.is_file()} <= {CONFIG, LOCK, JOB, HISTORY}:
         shutil.rmtree(run_dir, ignore_errors=True)
 
 

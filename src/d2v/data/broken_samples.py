@@ -1,7 +1,7 @@
 """Samples that cannot be read: each is named once and counted, and too many of them stop the run."""
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from multiprocessing import get_context
 from multiprocessing.context import get_spawning_popen
@@ -73,6 +73,11 @@ class SkippedSamples:
         """Distinct samples that could not be read so far."""
         return int(self._numbers[_BROKEN])
 
+    def broken_names(self) -> Iterator[str]:
+        """What the broken ones are called."""
+        for index in (self._state == _BROKEN).nonzero().flatten().tolist():
+            yield printable(self.name(index))
+
     def is_broken(self, index: int) -> bool:
         return int(self._state[index]) == _BROKEN
 
@@ -116,6 +121,5 @@ class SkippedSamples:
             return True
 
     def _error(self, tried: int, why: str) -> UserError:
-        names = map(printable, map(self.name, (self._state == _BROKEN).nonzero().flatten().tolist()))
         limit = f"{why} data.max_skipped_fraction = {self._max_fraction}"
-        return broken_error(f"{self.count} of {tried} files tried so far", names, limit)
+        return broken_error(f"{self.count} of {tried} files tried so far", self.broken_names(), limit)

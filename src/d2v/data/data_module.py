@@ -375,6 +375,13 @@ class PretrainingDataModule(LightningDataModule, ABC):
         """Distinct samples that this rank could not read so far, all splits together."""
         return sum(record.count for record in self._skipped.values())
 
+    def skipped_names(self) -> list[str]:
+        """Which they are."""
+        names: list[str] = []
+        for record in self._skipped.values():
+            names += record.broken_names()
+        return names
+
     def training_sample(self, sample_id: int) -> str:
         """What a sample of a training batch is called, in messages."""
         assert self._train_data is not None

@@ -1,58 +1,21 @@
 """The curves of one run, from the CSV file that every run writes."""
 
-import csv
 import math
-from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Mapping
 from itertools import cycle
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float64
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from d2v import metrics
 from d2v.errors import UserError
+from d2v.monitoring.logged_curves import LoggedCurve, read_curves
+from d2v.monitoring.metric_panels import PANELS, Panel
 
-Curve = tuple[list[float], list[float]]
-"""Steps and values."""
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One plot."""
-
-    title: str
-    unit: str
-    curves: dict[str, str]
-    """Label in the legend, by the metric's name."""
-    from_zero: bool = False
-    """Whether the axis starts at 0, because the distance from 0 is what matters."""
-
-
-PANELS = (
-    Panel(
-        "Loss",
-        "loss",
-        {metrics.TRAIN_LOSS: "train", metrics.REGRESSION_LOSS: "train, regression", metrics.VAL_LOSS: "validation"},
-    ),
-    Panel(
-        "Collapse? Spread of single dimensions",
-        "standard deviation",
-        {metrics.TARGET_STD: "targets", metrics.PREDICTION_STD: "predictions"},
-        from_zero=True,
-    ),
-    Panel(
-        "Collapse? Dimensions in use",
-        "effective rank",
-        {metrics.TARGET_RANK: "targets", metrics.EXTRACTOR_RANK: "extractor"},
-        from_zero=True,
-    ),
-    Panel("Probe on frozen features", "top-1 accuracy / %", {metrics.KNN_TOP1: "kNN", metrics.LINEAR_TOP1: "linear"}),
-    Panel("Learning rate", "learning rate", {metrics.LEARNING_RATE: "learning rate"}, from_zero=True),
-    Panel("Teacher", "1 - EMA decay", {metrics.EMA_DECAY: "1 - EMA decay"}, from_zero=True),
-)
 _COLOURS = ("#1f5fa8", "#d1662b", "#3c8f5a", "#7a4fa3", "#a8871f", "#5a5a5a")
 _DPI = 150
 
@@ -80,30 +43,14 @@ def draw_curves(metrics_csv: Path, path: Path) -> Path:
     return path
 
 
-def read_curves(metrics_csv: Path) -> dict[str, Curve]:
-    """Steps and finite values of each column; of several values at one step the last."""
-    points: dict[str, dict[float, float]] = defaultdict(dict)
-    with metrics_csv.open(newline="") as file:
-        reader = csv.DictReader(file)
-        if "step" not in (reader.fieldnames or ()):
-            raise UserError(f"{metrics_csv}: there is no column `step`; is it a metrics.csv of a run?")
-        for row in reader:
-            for name, text in row.items():
-                if name != "step" and text and row["step"] and math.isfinite(value := float(text)):
-                    points[name][float(row["step"])] = value
-    curves = {}
-    for name, values in points.items():
-        steps = sorted(values)
-        curves[name] = (steps, [values[step] for step in steps])
-    return curves
-
-
-def shown_curves(panel: Panel, curves: dict[str, Curve]) -> dict[str, str]:
+def shown_curves(panel: Panel, curves: Mapping[str, LoggedCurve]) -> dict[str, str]:
     """The curves of a panel that were logged, for each encoder of the method: label by name."""
     shown = {}
     for metric, label in panel.curves.items():
         for name in curves:
             encoder = name.removeprefix(f"{metric}/")
+            if not len(curves[name].steps):
+                continue
             if name == metric:
                 shown[name] = label
             elif encoder != name:
@@ -111,13 +58,13 @@ def shown_curves(panel: Panel, curves: dict[str, Curve]) -> dict[str, str]:
     return shown
 
 
-def _draw_panel(axes: Axes, panel: Panel, curves: dict[str, Curve]) -> None:
+def _draw_panel(axes: Axes, panel: Panel, curves: Mapping[str, LoggedCurve]) -> None:
     shown = shown_curves(panel, curves)
     for colour, (name, label) in zip(cycle(_COLOURS), shown.items(), strict=False):
-        steps, values = curves[name]
+        steps, values = curves[name].steps, curves[name].values
         is_probe = name.startswith("probe/")
         if name == metrics.EMA_DECAY:  # 0.9998 and 0.99999 look the same; their distances from 1 do not
-            values = [1 - value for value in values]
+            values = 1 - values
         style = "-"
         if len(steps) == 1:
             style = "o"
@@ -144,8 +91,8 @@ def _draw_panel(axes: Axes, panel: Panel, curves: dict[str, Curve]) -> None:
         axes.legend(fontsize=8, framealpha=0.8, edgecolor="none")
 
 
-def _smooth(values: list[float]) -> list[float]:
+def _smooth(values: Float64[np.ndarray, "n"]) -> Float64[np.ndarray, "n"]:
     """Running mean over a hundredth of the curve; the window is shorter at both ends."""
     window = np.ones(2 * max(1, len(values) // 200) + 1)
     sums, counts = (np.convolve(each, window, "same") for each in (values, np.ones(len(values))))
-    return (sums / counts).tolist()
+    return sums / counts
