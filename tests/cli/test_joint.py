@@ -79,9 +79,18 @@ def test_fine_tuning_and_pretraining_go_on_from_it(d2v: D2V, place: Path) -> Non
     words += [place / "data" / "sound", "--trainer.accelerator", "cpu", "--trainer.precision", "32", "--length", "null"]
     words += ["--trainer.max_steps", "1", "--trainer.enable_progress_bar", "false", "--run_name", "clips"]
     code, _, err = d2v(*words)
-    assert (code, "say which as modality: vision, speech, text" in err) == (2, True)
+    assert (code, "say which as model.modality: vision, speech, text" in err) == (2, True)
     assert d2v(*words, "--model.modality", "speech")[0] == 0
     assert package.load("runs/clips").width == 16
+    for split in ("train", "dev"):
+        rows = Path("glue") / "SST-2" / f"{split}.tsv"
+        rows.parent.mkdir(parents=True, exist_ok=True)
+        rows.write_text("sentence\tlabel\n" + "cold tea\t1\nold house\t0\n" * 4)
+    settings = ["trainer.max_epochs=-1", "trainer.max_steps=1", "trainer.accelerator=cpu", "trainer.precision=32"]
+    settings += ["data.max_length=8", "data.num_workers=0", "trainer.enable_progress_bar=false"]
+    words = ["glue", "--checkpoint", place / "runs" / "run", "--root", "glue", "--output", "out", "--lr", "1e-3"]
+    code, out, err = d2v(*words, "--modality", "text", "--set", *settings)
+    assert (code, "SST-2  accuracy" in out) == (0, True), err
     fewer = ("fit", *RECIPE, place / "tiny.yaml", "--trainer.max_steps", 1, "--media.text", "null")
     code, _, err = d2v(*fewer, "--ckpt_path", place / "runs" / "run")
     assert code == 2

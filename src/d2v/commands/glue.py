@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from d2v.commands.arguments import add_modality
 from d2v.errors import Interrupted, UserError
 from d2v.whole_files import write_text
 
@@ -32,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, metavar="PATH", help="a run's folder, .ckpt or imported folder")
     parser.add_argument("--root", required=True, type=Path, metavar="DIR", help="where CoLA, SST-2, MRPC, ... lie")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="runs, results.json, submission/")
+    add_modality(parser)
     parser.add_argument("--tasks", metavar="cola,sst2,...", help="default: all that are there")
     parser.add_argument("--lr", type=float, nargs="+", default=LEARNING_RATES, help="to try (1e-5 2e-5 4e-5 6e-5)")
     parser.add_argument("--seeds", type=int, nargs="+", default=(1,), metavar="N", help="one run each (1)")
@@ -52,7 +54,9 @@ def run(args: argparse.Namespace) -> None:
         UserError: An option or the data is wrong, or DIR holds the results of something else.
     """
     tasks = None if args.tasks is None else args.tasks.split(",")
-    results = fine_tune_on_glue(args.checkpoint, args.root, args.output, tasks, args.lr, args.seeds, args.set)
+    results = fine_tune_on_glue(
+        args.checkpoint, args.root, args.output, tasks, args.lr, args.seeds, args.set, args.modality
+    )
 
     from d2v.modalities.text.labelled.glue import TASKS
     from d2v.modalities.text.labelled.glue_results import table
@@ -75,6 +79,7 @@ def fine_tune_on_glue(
     learning_rates: Sequence[float] = LEARNING_RATES,
     seeds: Sequence[int] = (1,),
     settings: Sequence[str] = (),
+    modality: str | None = None,
 ) -> "GlueResults":
     """Fine-tune an encoder on tasks of GLUE, with each learning rate and seed; this is ``d2v glue``.
 
@@ -89,12 +94,15 @@ def fine_tune_on_glue(
         learning_rates: To try; a task's score is that of the one with the best mean over the seeds.
         seeds: One run each.
         settings: ``KEY=VALUE`` of the recipes ``finetune/glue/TASK.yaml`` that differ.
+        modality: Which encoder of a checkpoint that holds several.
 
     Raises:
         UserError: A value or the data is wrong, or ``output`` holds the results of something else.
         Interrupted: It was stopped.
     """
     pairs = _checked(settings)
+    if modality is not None:
+        pairs.append(f"model.modality={modality}")
     encoder = Path(checkpoint).expanduser().resolve()
     if not encoder.exists():
         raise UserError(f"--checkpoint {checkpoint}: no such file or folder")

@@ -29,7 +29,9 @@ def obtain_encoder(
             keys = "model.checkpoint"
             if changes:
                 keys += f", with model.encoder_changes {dict(changes)}"
-            raise UserError(f"{keys}: {error}") from error
+            raise UserError(
+                f"{keys}: {error}".replace("say which as modality", "say which as model.modality")
+            ) from error
     if encoder is None or checkpoint is not None:
         stated = "neither" if encoder is None else "both"
         raise UserError(
