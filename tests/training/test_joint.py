@@ -244,6 +244,20 @@ def test_a_front_end_of_one_and_the_trunk_of_another(tmp_path: Path) -> None:
             assert torch.equal(value, stored[f"method.{kept}"]), name
 
 
+def test_a_refused_checkpoint_leaves_the_model_as_it_was(tmp_path: Path) -> None:
+    """The first medium fits and the second does not."""
+    stored = joint()
+    stored.method.encoders["coarse"].assets = {"words.json": "theirs"}
+    path = saved(stored, tmp_path, data())
+    other = medium(front=lambda trunk: VisionFrontEnd(trunk, image_size=16, patch_size=8, prenet_depth=2))
+    method = joint({"coarse": medium(), "fine": other}).method
+    before = {name: value.clone() for name, value in method.state_dict().items()}
+    with pytest.raises(UserError, match="the weights do not fit the student's front"):
+        init_weights(method, path)
+    assert method.encoders["coarse"].assets == {}
+    assert all(torch.equal(value, before[name]) for name, value in method.state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -17,7 +17,7 @@ from d2v.checkpoints.folder import (
     part_of,
     prefixed,
 )
-from d2v.checkpoints.opening import Checkpoint, open_checkpoint
+from d2v.checkpoints.opening import Checkpoint, StoredEncoder, open_checkpoint
 from d2v.checkpoints.recipe import build_encoder, part_class
 from d2v.errors import UserError
 from d2v.model.data2vec import Data2Vec
@@ -173,7 +173,8 @@ def init_weights(
     """
     checkpoint = open_checkpoint(path)
     key = f"model.init_from {path}" if front_of is None else f"model.media.{front_of}.init_from {path}"
-    notes, licences = [], []
+    notes: list[str] = []
+    sources: dict[str, StoredEncoder] = {}
     chosen: list[tuple[nn.Module, StateDict]] = []
     for name, encoder in method.encoders.items():
         source = None
@@ -187,14 +188,16 @@ def init_weights(
         chosen += found
         for note in told:
             notes.append(f"{name}: {note}" if name else note)
-        # Data made with another tokenizer are refused when they are adapted to the encoder.
-        encoder.assets = checkpoint.encoders[source].assets
-        licences.append(checkpoint.encoders[source].licence)
-    if not licences:
+        sources[name] = checkpoint.encoders[source]
+    if not sources:
         kinds = [f"{name} ({_kind(stored.recipe)})".strip() for name, stored in checkpoint.encoders.items()]
         raise UserError(f"{key}: has other encoders than the method: {', '.join(kinds)}")
     for module, weights in chosen:  # all of them fit
         module.load_state_dict(weights)
+    for name, stored in sources.items():
+        # Data made with another tokenizer are refused when they are adapted to the encoder.
+        method.encoders[name].assets = stored.assets
+    licences = [stored.licence for stored in sources.values()]
     for encoder in method.encoders.values():  # what is learned on a shared trunk is bound by all of them
         known = dict.fromkeys([encoder.licence, *licences])
         encoder.licence = "; ".join(filter(None, known)) or None
