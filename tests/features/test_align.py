@@ -182,6 +182,26 @@ def test_a_table_of_any_format_gives_the_same_pairs(made: Path, tmp_path: Path) 
         assert found.labels == ["1", "3"]
 
 
+def test_no_item_is_on_both_sides_of_a_split(tmp_path: Path) -> None:
+    from d2v.errors import UserError
+    from d2v.features.pairs import read_pairs
+
+    rows = [f"{number}.png\tthe {number // 2}th" for number in range(40)]  # two pictures a text
+    rows += ["0.png\tthe 7th", "\tnothing else"]
+    (tmp_path / "a.tsv").write_text("picture\ttext\n" + "\n".join(rows) + "\n")
+    table = read_pairs(tmp_path / "a.tsv", "--pairs", ["vision", "text"])
+    for seed in range(5):
+        train, test = table.split(0.25, seed)
+        assert len(train) + len(test) == 41
+        assert 8 <= len(test) <= 10
+        for name, positions in table.rows.items():
+            assert not set(train.rows[name]) & set(test.rows[name])
+            assert set(train.rows[name]) | set(test.rows[name]) == set(positions)
+    (tmp_path / "b.tsv").write_text("picture\ttext\n" + "".join(f"{number}.png\tsame\n" for number in range(9)))
+    with pytest.raises(UserError, match="at least 9 hang together"):
+        read_pairs(tmp_path / "b.tsv", "--pairs", ["vision", "text"]).split(0.5, 0)
+
+
 def test_parts_are_cut_as_by_adaptive_pooling() -> None:
     from d2v.features.encode import Row
     from d2v.features.part_means import part_means

@@ -163,11 +163,11 @@ def align(
     held_out: Pairs | None = None
     if test is not None:
         held_out = read_pairs(test, "--test", list(table.rows), label)
-    order = np.random.default_rng(seed).permutation(len(table))
+    chosen = table
     if test_fraction:
-        count = max(1, round(test_fraction * len(table)))
-        held_out, order = table.select(np.sort(order[:count])), order[count:]
-    chosen = table.select(np.sort(order[:num_pairs]))
+        chosen, held_out = table.split(test_fraction, seed)
+    order = np.random.default_rng(seed).permutation(len(chosen))
+    chosen = chosen.select(np.sort(order[:num_pairs]))
     roots = _root(root, pairs), _root(root, test or pairs)
     settings = (width, parts, layer, weights, seed, where)
     encoders = {name: loaded[name][1].to(where) for name in table.rows}

@@ -54,6 +54,42 @@ class Pairs:
             labels = [labels[row] for row in chosen]
         return replace(self, rows={name: rows[chosen] for name, rows in self.rows.items()}, labels=labels)
 
+    def split(self, fraction: float, seed: int) -> tuple["Pairs", "Pairs"]:
+        """The rows to train on, and this share of them or less held out: no file or text is on both sides.
+
+        Raises:
+            UserError: More rows than that hang together by what they share.
+        """
+        group = self._groups()
+        sizes = np.bincount(group)
+        wanted = max(1, round(fraction * len(self)))
+        chosen: list[int] = []
+        for each in np.random.default_rng(seed).permutation(len(sizes)):
+            if sizes[chosen].sum() + sizes[each] <= wanted:
+                chosen.append(each)
+        if not chosen:
+            raise UserError(
+                f"{self.where}: {wanted} of its {len(self)} rows cannot be held out, because at least {sizes.min()} hang "
+                "together: they share files or texts. Hold out more, or give rows to test with --test TABLE"
+            )
+        held_out = np.isin(group, chosen)
+        return self.select(np.flatnonzero(~held_out)), self.select(np.flatnonzero(held_out))
+
+    def _groups(self) -> Int64[np.ndarray, "n"]:
+        """The same number for rows that share an item, or share one with a row that does, and so on."""
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
+        rows, items, first = [], [], len(self)
+        for name, positions in self.rows.items():
+            having = np.flatnonzero(positions >= 0)
+            rows.append(having)
+            items.append(positions[having] + first)
+            first += len(self.items[name])
+        edges = np.concatenate(rows), np.concatenate(items)
+        graph = coo_array((np.ones(len(edges[0])), edges), shape=(first, first))
+        return np.unique(connected_components(graph, directed=False)[1][: len(self)], return_inverse=True)[1]
+
     def both(self, one: str, other: str) -> Int64[np.ndarray, "_"]:
         """The rows that have these two media."""
         return np.flatnonzero((self.rows[one] >= 0) & (self.rows[other] >= 0))
