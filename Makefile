@@ -62,7 +62,7 @@ demo-joint: setup ## one model for pictures, speech and text, in about eight min
 	$(BIN)/d2v probe --checkpoint runs/demo-joint --modality speech --config demo/speech.yaml --data.root data/demo/joint/speech --max_samples 480
 	$(BIN)/d2v probe --checkpoint runs/demo-joint --modality text --config demo/text.yaml --config demo/text_labels.yaml --data.root data/demo/joint/text/labelled --max_samples 1400
 	@echo "--- 200 digits, each written, spoken and named in a sentence, make one space; tested on other people, voices and sentences"
-	$(BIN)/d2v align --checkpoint runs/demo-joint --pairs data/demo/joint/pairs.tsv --num_pairs 200 --test data/demo/joint/test.tsv --label label --layer 0 --baseline
+	$(BIN)/d2v align --checkpoint runs/demo-joint --pairs data/demo/joint/pairs.tsv --num_pairs 200 --test data/demo/joint/test.tsv --label label --baseline
 	@echo "--- a spoken seven, and the handwritten digits that are nearest"
 	$(BIN)/d2v embed --checkpoint runs/demo-joint --modality vision --space shared --input data/demo/joint/digits/val --output runs/demo-joint/digits.parquet
 	$(BIN)/d2v search runs/demo-joint/digits.parquet --checkpoint runs/demo-joint --modality speech --query data/demo/joint/speech/digits/val/SEVEN/9018-SEVEN-00.flac --picture runs/demo-joint/media/seven.png

@@ -81,7 +81,7 @@ def space(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     paths = [made / f"{name}.ckpt" for name in ("vision", "speech", "text")]
     folder = tmp_path_factory.mktemp("space") / "shared"
-    align(paths, made / "train.tsv", output=folder, parts=2, width=8)
+    align(paths, made / "train.tsv", output=folder, width=8)
     (made / "features").mkdir()
     for path, source in zip(paths, ("pictures", "sounds", "words.txt"), strict=True):
         output = made / "features" / f"{source.partition('.')[0]}.npz"
@@ -91,7 +91,7 @@ def space(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_belongs_together_is_found_in_all_directions(made: Path, d2v: D2V) -> None:  # noqa: F811
     options = ["--pairs", made / "train.tsv", "--test", made / "test.tsv", "--label", "kind", "--baseline"]
-    code, out, err = d2v("align", *_checkpoints(made), *options, "--width", 8, "--parts", 2)
+    code, out, err = d2v("align", *_checkpoints(made), *options, "--width", 8)
     assert code == 0, err
     found = json.loads(out.splitlines()[-1])
     media = ("picture", "speech", "text")
@@ -118,7 +118,7 @@ def test_the_same_seed_gives_the_same_space(made: Path, tmp_path: Path) -> None:
     paths = [made / "vision.ckpt", made / "text.ckpt"]
     digests = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        found = align(paths, made / "train.tsv", output=tmp_path / name, num_pairs=16, width=8, parts=1, seed=seed)
+        found = align(paths, made / "train.tsv", output=tmp_path / name, num_pairs=16, width=8, seed=seed)
         digests.append(found.space.digest)
         assert read_space(tmp_path / name).digest == found.space.digest
     assert digests[0] == digests[1] != digests[2]
@@ -208,15 +208,16 @@ def test_parts_are_cut_as_by_adaptive_pooling() -> None:
 
     frames = np.random.default_rng(0).standard_normal((23, 5)).astype(np.float32)
     rows = [Row("a", frames[:9], 23, 0, None, None), Row("a", frames[9:], 23, 9, None, None)]
-    (pooled,) = part_means(rows, (1, 4), None)
-    expected = [torch.nn.functional.adaptive_avg_pool1d(torch.from_numpy(frames.T), parts).T for parts in (1, 4)]
+    (pooled,) = part_means(rows, 4, None)
+    expected = [torch.nn.functional.adaptive_avg_pool1d(torch.from_numpy(frames.T), parts).T for parts in (1, 2, 4)]
     np.testing.assert_allclose(pooled.features, torch.cat(expected).flatten(), atol=1e-6)
-    (short,) = part_means([Row("b", frames[:2], 2, 0, None, None)], (4,), None)
+    (short,) = part_means([Row("b", frames[:2], 2, 0, None, None)], 8, None)
     assert np.isfinite(short.features).all()
     patches = frames[:20].reshape(4, 5, 5)
-    (field,) = part_means([Row("c", frames[:20], 20, 0, None, None)], (2,), (4, 5))
+    (field,) = part_means([Row("c", frames[:20], 20, 0, None, None)], 2, (4, 5))
     grid = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(patches).permute(2, 0, 1), 2)
-    np.testing.assert_allclose(field.features, grid.permute(1, 2, 0).flatten(), atol=1e-6)
+    np.testing.assert_allclose(field.features[:5], frames[:20].mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(field.features[5:], grid.permute(1, 2, 0).flatten(), atol=1e-6)
 
 
 def test_equal_items_are_no_negatives_and_missing_ones_change_nothing() -> None:
@@ -235,6 +236,61 @@ def test_equal_items_are_no_negatives_and_missing_ones_change_nothing() -> None:
     fewer = {name: values[kept] for name, values in pairs.items()}
     expected = contrastive_loss(fewer, {"vision": numbers[:3], "text": numbers[:3]}, temperature)
     torch.testing.assert_close(contrastive_loss(pairs, missing, temperature), expected)
+
+
+def test_rows_of_one_label_are_trained_towards_each_other() -> None:
+    from d2v.features.contrastive import fit
+
+    generator = torch.Generator().manual_seed(0)
+    kinds = torch.arange(240) % 8
+    features = {}
+    for name in ("vision", "speech"):
+        of_kinds = torch.randn(8, 30, generator=generator, dtype=torch.float64)
+        noise = torch.randn(240, 30, generator=generator, dtype=torch.float64)
+        features[name] = {1: of_kinds[kinds] + 1.5 * noise}
+    pairs = torch.arange(40)
+    recalls = []
+    for extra in ({}, {"the label": pairs % 8}):
+        known = {**features, **{name: {1: torch.eye(8, dtype=torch.float64)} for name in extra}}
+        projections, _ = fit(known, {"vision": pairs, "speech": pairs, **extra}, 16, 0)
+        vectors = []
+        for name in ("vision", "speech"):
+            mean, weight = projections.affine(name)
+            vectors.append(torch.nn.functional.normalize((features[name][1][40:] - mean) @ weight.T, dim=1))
+        nearest = (vectors[0] @ vectors[1].T).argmax(dim=1)
+        recalls.append(float((kinds[40:][nearest] == kinds[40:]).double().mean()))
+    assert recalls[1] > recalls[0] + 0.1
+
+
+def test_silence_at_both_ends_of_sound_changes_no_vector(made: Path, space: Path, tmp_path: Path) -> None:
+    from d2v import embed_files
+    from d2v.data.sound.audio_reader import AudioReader
+
+    for number, silence in ((5, 0), (6, 0), (5, 16_000), (6, 800)):
+        with AudioReader(made / "sounds" / f"{number}.wav") as reader:
+            wave = reader.read(0, reader.num_samples).numpy()
+        write_audio(tmp_path / "sounds" / f"{number}_{silence}.wav", np.pad(wave, silence))
+    embed_files(made / "speech.ckpt", tmp_path / "sounds", tmp_path / "x.npz", space=space, num_workers=0)
+    file = read_pooled(tmp_path / "x.npz")
+    vectors = dict(zip(file.ids, file.vectors, strict=True))
+    np.testing.assert_allclose(vectors["5_16000.wav"], vectors["5_0.wav"], atol=1e-5)
+    np.testing.assert_allclose(vectors["6_800.wav"], vectors["6_0.wav"], atol=1e-5)
+    assert np.abs(vectors["5_0.wav"] - vectors["6_0.wav"]).max() > 0.01
+
+
+def test_what_sounds_of_a_clip() -> None:
+    from d2v.data.sound.sound_inputs import sounding
+
+    tone = 0.3 * torch.sin(torch.arange(8_000) / 5)
+    quiet = 0.3 * 10 ** (-35 / 20) * torch.sin(torch.arange(16_000) / 5)
+    assert sounding(torch.cat([quiet, tone, quiet])) == (16_000, 24_000)
+    assert sounding(torch.zeros(500)) == (0, 500)
+    assert sounding(torch.zeros(100)) == (0, 100)
+    click = torch.zeros(16_000)
+    click[8_000] = 1
+    start, stop = sounding(click)
+    assert start < 8_000 < stop
+    assert stop - start == 3_200
 
 
 def test_recall_and_chance_by_hand() -> None:
@@ -307,10 +363,9 @@ def test_a_space_of_others(made: Path, space: Path, tmp_path: Path, d2v: D2V) ->
     settings = json.loads((space / "space.json").read_text())
     first = settings["media"]["vision"]
     for change in (
-        {"format": 2},
+        {"format": 1},
         {"media": {}},
         {"media": {"vision": {**first, "parts": 10**9}}},
-        {"media": {"vision": {**first, "layer": [1, "x"]}}},
         {"media": {"vision": {**first, "checkpoint": 3}}},
         {"media": {"elsewhere": first}},
         {"weights": "all"},

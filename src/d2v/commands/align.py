@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from d2v.commands.arguments import add_features, positive
+from d2v.commands.arguments import add_weights, positive
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--test_fraction", type=float, default=0.0, metavar="F", help="or the share of --pairs held out for that (0)"
     )
-    parser.add_argument("--label", metavar="COLUMN", help="of the tables: a hit is any item of the query's label")
+    parser.add_argument(
+        "--label",
+        metavar="COLUMN",
+        help="of the tables: rows of one label mean the same, in training, and a hit is any item of it",
+    )
     parser.add_argument("--root", metavar="DIR", help="that paths are relative to; default: each table's folder")
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="folder of the space; default: RUN/shared or FILE.shared"
@@ -37,14 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace a space that is there")
     parser.add_argument("--num_pairs", type=positive, metavar="N", help="train on N rows, drawn by --seed (all)")
     parser.add_argument("--width", type=positive, default=64, help="of the space (64)")
-    parser.add_argument(
-        "--parts",
-        type=positive,
-        metavar="N",
-        help="pool over N stretches of a sequence, N x N fields of a picture; 1: the mean of all; default: the best of "
-        "1, 2 and 4 for each medium on rows that are held out",
-    )
-    add_features(parser)
+    add_weights(parser)
     parser.add_argument("--baseline", action="store_true", help="measure projections on untrained encoders too")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (0)")
 

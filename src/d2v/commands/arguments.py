@@ -5,9 +5,15 @@ import inspect
 from collections.abc import Sequence
 
 
+def add_weights(parser: argparse.ArgumentParser) -> None:
+    """Which weights of a checkpoint, and where to compute."""
+    parser.add_argument("--weights", choices=("student", "teacher"), default="student", help="which of a checkpoint's")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+
+
 def add_features(parser: argparse.ArgumentParser) -> None:
     """Which weights of a checkpoint, which layer, and where to compute."""
-    parser.add_argument("--weights", choices=("student", "teacher"), default="student", help="which of a checkpoint's")
+    add_weights(parser)
     parser.add_argument(
         "--layer",
         type=_layer,
@@ -15,7 +21,6 @@ def add_features(parser: argparse.ArgumentParser) -> None:
         help="end of block K, from 0 or, as --layer=-1, from the last; the mean of several (8,9,10,11) or of all; "
         "default: the output",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
 
 
 def add_modality(parser: argparse.ArgumentParser) -> None:

@@ -77,6 +77,9 @@ class Inputs(ABC):
         """
         raise UserError("--image_size: the encoder of --checkpoint reads no pictures; leave it out")
 
+    def cut_silence(self) -> None:  # noqa: B027  (most inputs have none)
+        """Leave out silence at both ends of each input, where inputs are sound."""
+
     @abstractmethod
     def fingerprint(self) -> str:
         """Changes when the content of an input does."""

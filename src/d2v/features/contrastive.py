@@ -110,16 +110,17 @@ def contrastive_loss(
 
     Args:
         vectors: Of the items of some rows, at length 1; those of missing items are not looked at.
-        rows: Which items they are; -1: missing. Rows with the same item are no negatives of each other.
+        rows: Which items they are; -1: missing. Rows that share an item of any medium are no negatives of each other.
         log_temperature: Its logarithm.
     """
     total = log_temperature.new_zeros(())
+    alike = torch.stack([_same(items) for items in rows.values()]).any(dim=0)
     for one, other in combinations(vectors, 2):
         both = ((rows[one] >= 0) & (rows[other] >= 0)).nonzero()[:, 0]
         if len(both) < 2:
             continue
         logits = vectors[one][both] @ vectors[other][both].T / log_temperature.clamp(min=-4.6).exp()
-        logits = logits.masked_fill(_same(rows[one][both]) | _same(rows[other][both]), -torch.inf)
+        logits = logits.masked_fill(alike[both][:, both], -torch.inf)
         own = torch.arange(len(both))
         total = total + (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
     return total
@@ -127,7 +128,8 @@ def contrastive_loss(
 
 def _same(items: Int64[Tensor, "b"]) -> Bool[Tensor, "b b"]:
     """Which rows have the same item; a row itself does not count."""
-    return (items[:, None] == items) & ~torch.eye(len(items), dtype=torch.bool)
+    same = (items[:, None] == items) & (items >= 0)
+    return same & ~torch.eye(len(items), dtype=torch.bool)
 
 
 def fit(
@@ -135,8 +137,8 @@ def fit(
 ) -> tuple[Projections, dict[str, int]]:
     """Fit projections to rows that belong together, in float64 on the CPU.
 
-    How each medium is pooled, how much the whitening is shrunken, and how many steps of the contrastive loss follow, is
-    what is best for rows that are held out: each fifth in turn, or of many rows one tenth.
+    How finely each medium is pooled, how much the whitening is shrunken, and how many steps of the contrastive loss
+    follow, is what is best for rows that are held out: each fifth in turn, or of many rows one tenth.
 
     Args:
         features: Of the different items of each medium, [m, F], by how they can be pooled; only those that rows have

@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +21,7 @@ from d2v.errors import Interrupted, UserError
 from d2v.evaluation.frozen import find_device
 from d2v.features.encode import Skipped, embed_inputs
 from d2v.features.feature_files import read_file_settings, require_format, write_features
-from d2v.features.feature_settings import FeatureOptions, all_settings, differences
+from d2v.features.feature_settings import SPACE_OPTIONS, FeatureOptions, all_settings, differences
 from d2v.features.journal import RowJournal, discard, inputs_done, named_share, read_settings
 from d2v.features.pieces import Pieces, plan_lengths
 from d2v.features.shared_space import Projection, SharedSpace, medium_of, read_space, space_folder
@@ -132,8 +132,8 @@ def embed_files(
     projection: Projection | None = None
     if shared is not None:
         projection = shared.media[shared.medium_of(encoder, checkpoint)]
-        options = projection.options(options)
-    pieces = open_pieces(encoder, str(input), options, where)
+        options = replace(options, layer=SPACE_OPTIONS.layer, pool=SPACE_OPTIONS.pool)
+    pieces = open_pieces(encoder, str(input), options, where, cut_silence=projection is not None)
     inputs = pieces.inputs
     _require_other_place(output, str(input), inputs)
     settings = all_settings(encoder, inputs, where, options, str(checkpoint), str(input))
@@ -197,8 +197,12 @@ def _write_output(
     return shape, skipped
 
 
-def open_pieces(encoder: Encoder, root: str | Listed, options: FeatureOptions, device: torch.device) -> Pieces:
+def open_pieces(
+    encoder: Encoder, root: str | Listed, options: FeatureOptions, device: torch.device, cut_silence: bool = False
+) -> Pieces:
     """Open a folder, a file, a glob or what is listed as the encoder reads it, cut into pieces.
+
+    For a shared space silence at both ends of sound is cut off (``cut_silence``).
 
     Raises:
         UserError: There are no such inputs, the modality has no such module, or the pieces are too short.
@@ -210,6 +214,8 @@ def open_pieces(encoder: Encoder, root: str | Listed, options: FeatureOptions, d
     inputs = module.open_inputs(root, encoder)
     if options.image_size is not None:
         inputs.resize(*options.image_size)
+    if cut_silence:
+        inputs.cut_silence()
     return Pieces(inputs, encoder, plan_lengths(inputs, device, options))
 
 

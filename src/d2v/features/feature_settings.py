@@ -39,6 +39,10 @@ class FeatureOptions:
         return torch.bfloat16 if self.precision == "bf16" else None
 
 
+SPACE_OPTIONS = FeatureOptions(layer="mean", pool="none")
+"""What the projections of a shared space take: of all layers, before they are pooled over parts."""
+
+
 def all_settings(
     encoder: Encoder, inputs: Inputs, device: torch.device, options: FeatureOptions, checkpoint: str, root: str
 ) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from d2v.data.user_cache import cached_arrays
 from d2v.errors import UserError, some_of
 from d2v.features.embed import open_pieces
 from d2v.features.encode import Skipped, embed_inputs
-from d2v.features.feature_settings import FeatureOptions, encoder_digest, inputs_digest
-from d2v.features.part_means import part_means, size_of
+from d2v.features.feature_settings import SPACE_OPTIONS, encoder_digest, inputs_digest
+from d2v.features.part_means import levels_of, part_means, size_of
 from d2v.model.encoder import Encoder
 
 HEADINGS: Mapping[str, tuple[str, ...]] = {
@@ -69,8 +69,8 @@ class Pairs:
                 chosen.append(each)
         if not chosen:
             raise UserError(
-                f"{self.where}: {wanted} of its {len(self)} rows cannot be held out, because at least {sizes.min()} hang "
-                "together: they share files or texts. Hold out more, or give rows to test with --test TABLE"
+                f"{self.where}: {wanted} of its {len(self)} rows cannot be held out, because at least {sizes.min()} "
+                "hang together: they share files or texts. Hold out more, or give rows to test with --test TABLE"
             )
         held_out = np.isin(group, chosen)
         return self.select(np.flatnonzero(~held_out)), self.select(np.flatnonzero(held_out))
@@ -175,33 +175,33 @@ def _cell(table: FileTable, row: int, column: int) -> str:
 def features_of(
     encoder: Encoder,
     listed: Listed,
-    options: FeatureOptions,
-    parts: Sequence[int],
+    finest: int | None,
     device: torch.device,
     on_skip: Callable[[Skipped], object],
 ) -> dict[int, Float32[np.ndarray, "n f"]]:
-    """Features, for each number of parts, of all that is listed, from the user's cache where they were computed before.
+    """Features of all that is listed, by the finest parts that they are pooled over, from the user's cache where they
+    were computed before.
 
     Args:
         encoder: Already on ``device``.
         listed: Files or texts.
-        options: Without pooling.
-        parts: As of :func:`~d2v.features.part_means.part_means`.
+        finest: As of :func:`~d2v.features.part_means.part_means`; None: all levels.
         device: Where the encoder is.
         on_skip: Called with what cannot be read, whose features are not finite.
 
     Raises:
-        UserError: A file is not there, or the encoder has no such layer.
+        UserError: A file is not there.
     """
-    pieces = open_pieces(encoder, listed, options, device)
+    pieces = open_pieces(encoder, listed, SPACE_OPTIONS, device, cut_silence=True)
     inputs = pieces.inputs
     places = {cell: number for number, cell in enumerate(listed.cells)}
     places |= {printable(cell): number for number, cell in enumerate(listed.cells)}
+    levels = [parts for parts in levels_of(inputs.grid) if finest is None or parts <= finest]
 
     def compute() -> dict[str, np.ndarray]:
         found: np.ndarray | None = None
         with tqdm(total=len(inputs), desc=f"embedding {inputs.unit}s", disable=None, leave=False) as bar:
-            for item in part_means(embed_inputs(encoder, pieces, device, options), parts, inputs.grid):
+            for item in part_means(embed_inputs(encoder, pieces, device, SPACE_OPTIONS), levels[-1], inputs.grid):
                 bar.update()
                 if isinstance(item, Skipped):
                     on_skip(item)
@@ -215,8 +215,8 @@ def features_of(
 
     for name, reason in inputs.broken.items():
         on_skip(Skipped(name, reason))
-    key = f"{encoder_digest(encoder)} {inputs_digest(inputs)} {options} {parts} {device.type}"
+    key = f"{encoder_digest(encoder)} {inputs_digest(inputs)} {SPACE_OPTIONS} {levels} {device.type}"
     found = cached_arrays("aligned", blake2b(key.encode(), digest_size=12).hexdigest(), compute)["features"]
-    sizes = [size_of(count, inputs.grid) for count in parts]
-    places_of_parts = np.cumsum(sizes)[:-1] * (found.shape[1] // sum(sizes))
-    return dict(zip(parts, np.split(found, places_of_parts, axis=1), strict=True))
+    ends = np.cumsum([size_of(parts, inputs.grid) for parts in levels])
+    width = found.shape[1] // int(ends[-1])
+    return {parts: found[:, : end * width] for parts, end in zip(levels, ends.tolist(), strict=True)}

@@ -19,7 +19,7 @@ from d2v.errors import UserError
 from d2v.features.embed import open_pieces
 from d2v.features.encode import Skipped, embed_inputs
 from d2v.features.feature_files import PooledFeatures, read_pooled
-from d2v.features.feature_settings import FeatureOptions, encoder_digest
+from d2v.features.feature_settings import SPACE_OPTIONS, FeatureOptions, encoder_digest
 from d2v.features.pieces import Pieces
 from d2v.features.shared_space import Projection, load_encoders, read_space, space_folder
 from d2v.model.encoder import Encoder
@@ -175,7 +175,7 @@ class NewQueries:
             medium = space.medium_of(encoder, place)
             if modality in (None, medium):
                 projection = space.media[medium]
-                self._embedders.append(_Embedder(encoder.to(device), medium, projection.options(), projection))
+                self._embedders.append(_Embedder(encoder.to(device), medium, SPACE_OPTIONS, projection))
         if not self._embedders:
             raise UserError(f"--modality {modality}: no --checkpoint has it; the space has {', '.join(space.media)}")
 
@@ -196,7 +196,8 @@ class NewQueries:
         reasons: list[UserError] = []
         for embedder in self._embedders:
             try:
-                return embedder, open_pieces(embedder.encoder, root, embedder.options, self._device)
+                shared = embedder.projection is not None
+                return embedder, open_pieces(embedder.encoder, root, embedder.options, self._device, shared)
             except UserError as error:
                 reasons.append(error)
         raise reasons[0]

@@ -16,15 +16,15 @@ from d2v.checkpoints.load import Weights, load_encoder
 from d2v.checkpoints.opening import open_checkpoint
 from d2v.errors import UserError
 from d2v.features.encode import Row, Skipped
-from d2v.features.feature_settings import FeatureOptions, encoder_digest
-from d2v.features.part_means import part_means
-from d2v.model.encoder import Encoder, Layer
+from d2v.features.feature_settings import encoder_digest
+from d2v.features.part_means import levels_of, part_means
+from d2v.model.encoder import Encoder
 from d2v.text_files import read_text
 
 SHARED = "shared"
 """The space beside a checkpoint, as ``--space`` names it, and its folder."""
 _TENSORS, SETTINGS = "space.safetensors", "space.json"
-_FORMAT = 1
+_FORMAT = 2
 _LARGEST = 2**16  # width, or features of a medium; untrusted files say how much is computed
 
 
@@ -34,9 +34,8 @@ class Projection:
 
     checkpoint: str
     checkpoint_digest: str
-    layer: Layer
     parts: int
-    """As of :func:`~d2v.features.part_means.part_means`."""
+    """The finest, as of :func:`~d2v.features.part_means.part_means`."""
     mean: Float32[np.ndarray, "f"]
     weight: Float32[np.ndarray, "k f"]
     """The scale of the features is part of it."""
@@ -49,14 +48,10 @@ class Projection:
 
     def rows(self, items: Iterable[Row | Skipped], grid: tuple[int, int] | None) -> Iterator[Row | Skipped]:
         """Features without pooling into the space."""
-        for item in part_means(items, (self.parts,), grid):
+        for item in part_means(items, self.parts, grid):
             if isinstance(item, Row):
                 item = replace(item, features=self(item.features[None])[0])
             yield item
-
-    def options(self, given: FeatureOptions = FeatureOptions()) -> FeatureOptions:  # noqa: B008  (it is frozen)
-        """How the features are computed that it takes."""
-        return replace(given, layer=self.layer, pool="none")
 
 
 @dataclass(frozen=True)
@@ -205,7 +200,7 @@ def medium_of(encoder: Encoder) -> str:
     return str(encoder.recipe["front"]["class_path"].split(".")[-3:][0])
 
 
-_PLAIN = ("checkpoint", "checkpoint_digest", "layer", "parts")
+_PLAIN = ("checkpoint", "checkpoint_digest", "parts")
 
 
 def _tensors(media: Mapping[str, Projection]) -> StateDict:
@@ -225,11 +220,7 @@ def _read_projection(name: str, entry: Mapping[str, Any], tensors: StateDict) ->
     for tensor in (mean, weight):
         if tensor.dtype != torch.float32 or not tensor.isfinite().all():
             problems.append("numbers that are not finite, or not float32")
-    layer = plain["layer"]
-    numbers = layer if isinstance(layer, list) else [layer]
-    if layer not in (None, "mean") and not all(type(number) is int for number in numbers):
-        problems.append(f"layer {layer!r:.40}")
-    if type(plain["parts"]) is not int or not 1 <= plain["parts"] <= 64:
+    if plain["parts"] not in levels_of(None):
         problems.append(f"parts {plain['parts']!r:.40}")
     if not isinstance(plain["checkpoint"], str) or not isinstance(plain["checkpoint_digest"], str):
         problems.append("its checkpoint is no text")
