@@ -16,9 +16,11 @@ import fsspec
 import numpy as np
 import pytest
 import torch
+import yaml
 from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 from PIL import Image
 
+from d2v.commands.early_checks import require_roots
 from d2v.commands.stacked_configs import require_stores_given
 from d2v.configs import find_config, read_config
 from d2v.data.sources import stores
@@ -238,6 +240,12 @@ def test_nothing_is_fetched_because_a_config_says_so() -> None:
         require_stores_given(config, ["--config", "a.yaml", "--data.num_workers=2"])
     require_stores_given(config, ["--config", "a.yaml", "--data.root", "s3://bucket/set"])
     section = {"class_path": "d2v.modalities.vision.data.ImageNetDataModule", "init_args": {"root": "gs://b/set"}}
+    joint = {"data": {"class_path": "d2v.data.joint.JointDataModule", "init_args": {"parts": {"vision": section}}}}
+    text = yaml.safe_dump(joint)  # as the words of a joint run hold what all of its configs say
+    with pytest.raises(UserError, match=r"data\.parts\.vision\.root is gs://b/set: nothing is fetched"):
+        require_stores_given(joint, ["--config", text])
+    require_stores_given(joint, ["--config", text, "--data.parts.vision.root=gs://b/set"])
+    require_roots({text: joint}, [])  # of a run that goes on: whether a store is there, is seen when it is listed
     with pytest.raises(UserError, match=r"data.root is gs://b/set: nothing is fetched"):
         build_data(section, {"num_workers": 0})
     assert build_data(section, {"root": "gs://b/set"}).root == "gs://b/set"

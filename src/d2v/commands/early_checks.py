@@ -116,7 +116,7 @@ class _Stated:
     def require_there(self, key: str) -> None:
         root = self.root
         is_path = self.by_recipe or root.startswith(("/", "./", "../", "~"))
-        if not root or not is_path or self.has_dataset or not self.class_path.startswith("d2v."):
+        if not root or "://" in root or not is_path or self.has_dataset or not self.class_path.startswith("d2v."):
             return
         if set(root) & set("*?[{,") or Path(root).expanduser().exists():
             return

@@ -113,20 +113,21 @@ def require_stores_given(config: dict[str, Any], words: Sequence[str]) -> None:
     """
     from d2v.data.sources.stores import require_given
 
-    given = [value for _, value in options(words)]
+    given = [value for option, value in options(words) if option.startswith("--") and option != "--config"]
     for name, root in _leaves(config):
-        if name == "root" and isinstance(root, str):
-            require_given(root, _resumed_run(words) is not None or any(root in value for value in given))
+        key = name.replace(".init_args", "")
+        if key.endswith(".root") and isinstance(root, str):
+            require_given(root, _resumed_run(words) is not None or any(root in value for value in given), key)
 
 
 def _leaves(node: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    """All plain values, each with its key."""
+    """All plain values, each with its keys, one after the other."""
     if isinstance(node, dict):
         for key, item in node.items():
-            yield from _leaves(item, key)
+            yield from _leaves(item, f"{name}.{key}" if name else str(key))
     elif isinstance(node, list):
         for item in node:
-            yield from _leaves(item)
+            yield from _leaves(item, name)
     else:
         yield name, node
 

@@ -71,16 +71,14 @@ def is_store(root: object) -> bool:
     return _ADDRESS.fullmatch(str(root)) is not None
 
 
-def require_given(root: object, is_given: bool) -> None:
+def require_given(root: object, is_given: bool, key: str = "data.root") -> None:
     """Check that the user named a store that data would be fetched from: a config may be a stranger's.
 
     Raises:
         UserError: Only a config names it.
     """
     if is_store(root) and not is_given:
-        raise UserError(
-            f"data.root is {root}: nothing is fetched because a config says so; give it on the command line"
-        )
+        raise UserError(f"{key} is {root}: nothing is fetched because a config says so; give it on the command line")
 
 
 def list_store(address: str, medium: Medium) -> Path:
