@@ -262,6 +262,45 @@ def test_rows_of_one_label_are_trained_towards_each_other() -> None:
     assert recalls[1] > recalls[0] + 0.1
 
 
+def test_encoders_that_learn_with_the_space(made: Path, tmp_path: Path, d2v: D2V) -> None:  # noqa: F811
+    from d2v import embed_files, load
+    from d2v.data.normalisation import normalised
+    from d2v.features.shared_space import space_folder
+    from d2v.features.unfrozen_space import pyramid
+    from d2v.modalities.vision.inputs import open_inputs
+
+    names = ("vision", "text")
+    for name in names:
+        shutil.copy(made / f"{name}.ckpt", tmp_path)
+    options = ["--pairs", made / "train.tsv", "--test", made / "test.tsv", "--label", "kind", "--width", 8]
+    code, out, err = d2v("align", *_checkpoints(tmp_path, *names), *options, "--unfreeze")
+    assert code == 0, err
+    recall = json.loads(out.splitlines()[-1])["recall_at_1"]
+    code, out, err = d2v("align", *_checkpoints(tmp_path, *names), *options[2:6])
+    assert code == 0, err
+    assert json.loads(out.splitlines()[-1])["recall_at_1"] == recall
+    for name in names:
+        assert (tmp_path / f"{name}.ckpt").read_bytes() == (made / f"{name}.ckpt").read_bytes()
+    space = read_space(space_folder("shared", tmp_path / "vision.ckpt"))
+    learned = space.media["vision"].learned
+    assert learned  # at least one epoch helped
+    assert all(torch.isfinite(value).all() for value in learned.values())
+    embed_files(tmp_path / "vision.ckpt", made / "pictures", tmp_path / "x.npz", space="shared", num_workers=0)
+    file = read_pooled(tmp_path / "x.npz")
+    encoder = load(tmp_path / "vision.ckpt")
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    assert space.adopt(encoder, "") == "vision"
+    assert any(not torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+    inputs = open_inputs(str(made / "pictures"), encoder)
+    tokens = encoder.embed(normalised(inputs.read(0, 0, None)[None], encoder.assets), "mean", "none")
+    pooled = pyramid(tokens, space.media["vision"].parts, inputs.grid)
+    np.testing.assert_allclose(space.media["vision"](pooled.numpy())[0], file.vectors[0], atol=1e-5)
+    query = ["--checkpoint", tmp_path / "vision.ckpt", "--query", made / "pictures/3.png", "--top", 1]
+    code, out, err = d2v("search", tmp_path / "x.npz", *query)
+    assert code == 0, err
+    assert out.splitlines()[2].split() == ["1.0000", "3.png"]
+
+
 def test_silence_at_both_ends_of_sound_changes_no_vector(made: Path, space: Path, tmp_path: Path) -> None:
     from d2v import embed_files
     from d2v.data.sound.audio_reader import AudioReader

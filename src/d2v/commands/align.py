@@ -42,6 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--num_pairs", type=positive, metavar="N", help="train on N rows, drawn by --seed (all)")
     parser.add_argument("--width", type=positive, default=64, help="of the space (64)")
     add_weights(parser)
+    parser.add_argument(
+        "--unfreeze", action="store_true", help="train the encoders too; the space keeps what they become"
+    )
     parser.add_argument("--baseline", action="store_true", help="measure projections on untrained encoders too")
     parser.add_argument("--seed", type=int, default=0, help="of all that is drawn (0)")
 

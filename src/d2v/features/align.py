@@ -12,7 +12,7 @@ from d2v.checkpoints.folder import require_empty
 from d2v.checkpoints.load import Weights, untrained_like
 from d2v.errors import UserError
 from d2v.evaluation.frozen import find_device
-from d2v.features.frozen_space import frozen_space, tested
+from d2v.features.frozen_space import frozen_space, item_features, tested
 from d2v.features.pairs import Pairs, read_pairs
 from d2v.features.recall import RANKS, Recall
 from d2v.features.shared_space import (
@@ -24,6 +24,7 @@ from d2v.features.shared_space import (
     space_folder,
     write_space,
 )
+from d2v.features.unfrozen_space import unfrozen_space
 from d2v.model.encoder import Encoder
 
 
@@ -84,6 +85,7 @@ def align(
     num_pairs: int | None = None,
     width: int = 64,
     weights: Weights = "student",
+    unfreeze: bool = False,
     baseline: bool = False,
     seed: int = 0,
     device: str = "auto",
@@ -91,7 +93,7 @@ def align(
 ) -> Alignment:
     """Train projections of several media into one space, where what belongs together is near; or test such a space.
 
-    The encoders are frozen. Their features, the means of all layers, are
+    The encoders are frozen, unless they are to learn with the projections. Their features, the means of all layers, are
     pooled over parts of each input and standardised; canonical correlations are where a symmetric contrastive loss
     starts from (CLIP, Radford et al. 2021, section 2.3), summed over all pairs of media that a row has. What is regular
     about it, and how long it is trained, a cross-validation finds.
@@ -112,6 +114,7 @@ def align(
         num_pairs: Take so many rows, drawn by the seed; None: all.
         width: Of the space; fewer pairs may give less.
         weights: The students', or the teachers'.
+        unfreeze: Train the encoders too. What they have become is kept in the space; the checkpoints stay as they are.
         baseline: Train and test the same on untrained encoders too.
         seed: Of all that is drawn.
         device: auto, cpu, cuda, cuda:1, mps; where features are computed.
@@ -130,7 +133,7 @@ def align(
         space = read_space(folders[0])
         encoders = {}
         for path, encoder in load_encoders(checkpoints, space.weights, allow).values():
-            encoders[space.medium_of(encoder, path)] = encoder.to(where)
+            encoders[space.adopt(encoder, path)] = encoder.to(where)
         rows = read_pairs(test, "--test", list(encoders), label)
         return Alignment(space, folders[:1], None, tested(space, encoders, rows, _root(root, test), where), None)
     if not 0 <= test_fraction < 1:
@@ -152,12 +155,15 @@ def align(
     media = {name: loaded[name] for name in chosen.rows}
 
     def train(media: dict[str, tuple[str, Encoder]]) -> tuple[SharedSpace, Pairs, Recall | None]:
-        for _, encoder in media.values():
-            encoder.to(where)
-        space, used = frozen_space(media, chosen, _root(root, pairs), width, weights, seed, where)
+        encoders = {name: encoder.to(where) for name, (_, encoder) in media.items()}
+        folder = _root(root, pairs)
+        features, used = item_features(encoders, chosen, folder, where)
+        if unfreeze:
+            space = unfrozen_space(media, features, used, folder, width, weights, seed, where)
+        else:
+            space = frozen_space(media, features, used, width, weights, seed)
         if held_out is None:
             return space, used, None
-        encoders = {name: encoder for name, (_, encoder) in media.items()}
         return space, used, tested(space, encoders, held_out, _root(root, test or pairs), where)
 
     space, used, recall = train(media)

@@ -121,7 +121,7 @@ def contrastive_loss(
             continue
         logits = vectors[one][both] @ vectors[other][both].T / log_temperature.clamp(min=-4.6).exp()
         logits = logits.masked_fill(alike[both][:, both], -torch.inf)
-        own = torch.arange(len(both))
+        own = torch.arange(len(both), device=logits.device)
         total = total + (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
     return total
 
@@ -129,7 +129,7 @@ def contrastive_loss(
 def _same(items: Int64[Tensor, "b"]) -> Bool[Tensor, "b b"]:
     """Which rows have the same item; a row itself does not count."""
     same = (items[:, None] == items) & (items >= 0)
-    return same & ~torch.eye(len(items), dtype=torch.bool)
+    return same & ~torch.eye(len(items), dtype=torch.bool, device=items.device)
 
 
 def fit(

@@ -131,7 +131,7 @@ def embed_files(
     encoder = load(checkpoint, weights=weights, modality=modality, allow=allow).to(where)
     projection: Projection | None = None
     if shared is not None:
-        projection = shared.media[shared.medium_of(encoder, checkpoint)]
+        projection = shared.media[shared.adopt(encoder, checkpoint)]
         options = replace(options, layer=SPACE_OPTIONS.layer, pool=SPACE_OPTIONS.pool)
     pieces = open_pieces(encoder, str(input), options, where, cut_silence=projection is not None)
     inputs = pieces.inputs

@@ -77,18 +77,20 @@ class Pairs:
 
     def _groups(self) -> Int64[np.ndarray, "n"]:
         """The same number for rows that share an item, or share one with a row that does, and so on."""
-        from scipy.sparse import coo_array
-        from scipy.sparse.csgraph import connected_components
+        group = np.arange(len(self))
+        while True:
+            before = group.copy()
+            for name, positions in self.rows.items():
+                having = positions >= 0
+                lowest = np.full(len(self.items[name]), len(self))
+                np.minimum.at(lowest, positions[having], group[having])
+                group[having] = lowest[positions[having]]
+            if np.array_equal(group, before):
+                return np.unique(group, return_inverse=True)[1]
 
-        rows, items, first = [], [], len(self)
-        for name, positions in self.rows.items():
-            having = np.flatnonzero(positions >= 0)
-            rows.append(having)
-            items.append(positions[having] + first)
-            first += len(self.items[name])
-        edges = np.concatenate(rows), np.concatenate(items)
-        graph = coo_array((np.ones(len(edges[0])), edges), shape=(first, first))
-        return np.unique(connected_components(graph, directed=False)[1][: len(self)], return_inverse=True)[1]
+    def listed(self, name: str, items: Int64[np.ndarray, "_"], root: str) -> Listed:
+        """Some of the items of a medium, whose paths are relative to ``root``."""
+        return Listed([self.items[name][item] for item in items], root, f"{self.where}, column {self.headings[name]}")
 
     def both(self, one: str, other: str) -> Int64[np.ndarray, "_"]:
         """The rows that have these two media."""

@@ -125,7 +125,7 @@ class Pieces(Dataset[PieceBatch]):
         for piece in self._batches[batch].tolist():
             try:
                 with reading(self.inputs.names.__getitem__, self.locate(piece)[0]):
-                    parts.append(self._read(piece))
+                    parts.append(self.read(piece))
                 pieces.append(piece)
             except BrokenSample as reason:
                 broken.append((piece, " ".join(str(reason).split()) or "it cannot be read"))
@@ -140,7 +140,12 @@ class Pieces(Dataset[PieceBatch]):
             padding = None
         return PieceBatch(pieces, x, padding, broken)
 
-    def _read(self, piece: int) -> Tensor:
+    def read(self, piece: int) -> Tensor:
+        """One piece as the encoder takes it, without the batch dimension.
+
+        Raises:
+            BrokenSample: It cannot be read, or is too short.
+        """
         index, number = self.locate(piece)
         if self.cut is None:
             return self.inputs.read(index, 0, None)

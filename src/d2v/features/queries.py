@@ -172,7 +172,7 @@ class NewQueries:
         if space.digest != settings["space"]:
             raise UserError(f"{path}: was made with another shared space than --checkpoint {checkpoints[0]} has now")
         for place, encoder in load_encoders(checkpoints, space.weights, allow).values():
-            medium = space.medium_of(encoder, place)
+            medium = space.adopt(encoder, place)
             if modality in (None, medium):
                 projection = space.media[medium]
                 self._embedders.append(_Embedder(encoder.to(device), medium, SPACE_OPTIONS, projection))

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, get_args
@@ -23,6 +23,7 @@ from d2v.text_files import read_text
 
 SHARED = "shared"
 """The space beside a checkpoint, as ``--space`` names it, and its folder."""
+_LEARNED = "encoder."
 _TENSORS, SETTINGS = "space.safetensors", "space.json"
 _FORMAT = 2
 _LARGEST = 2**16  # width, or features of a medium; untrusted files say how much is computed
@@ -39,6 +40,8 @@ class Projection:
     mean: Float32[np.ndarray, "f"]
     weight: Float32[np.ndarray, "k f"]
     """The scale of the features is part of it."""
+    learned: StateDict = field(default_factory=dict)
+    """Tensors of the encoder that are not those of the checkpoint, because it was trained with the projections."""
 
     def __call__(self, features: Float32[np.ndarray, "n f"]) -> Float32[np.ndarray, "n k"]:
         """Vectors of length 1."""
@@ -81,8 +84,8 @@ class SharedSpace:
             digest.update(tensor.contiguous().view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
-    def medium_of(self, encoder: Encoder, checkpoint: str | Path) -> str:
-        """Name of the medium that an encoder belongs to.
+    def adopt(self, encoder: Encoder, checkpoint: str | Path) -> str:
+        """Name of the medium that an encoder of a checkpoint belongs to; it takes over what was trained with the space.
 
         Raises:
             UserError: The space was made with another checkpoint.
@@ -90,6 +93,7 @@ class SharedSpace:
         digest = encoder_digest(encoder)
         for name, projection in self.media.items():
             if projection.checkpoint_digest == digest:
+                encoder.load_state_dict(encoder.state_dict() | projection.learned)
                 return name
         made_with = [f"{projection.checkpoint} ({name})" for name, projection in self.media.items()]
         raise UserError(
@@ -208,6 +212,8 @@ def _tensors(media: Mapping[str, Projection]) -> StateDict:
     for name, projection in media.items():
         tensors[f"{name}.mean"] = torch.from_numpy(projection.mean)
         tensors[f"{name}.weight"] = torch.from_numpy(projection.weight)
+        for key, value in projection.learned.items():
+            tensors[f"{name}.{_LEARNED}{key}"] = value
     return tensors
 
 
@@ -217,7 +223,7 @@ def _read_projection(name: str, entry: Mapping[str, Any], tensors: StateDict) ->
     problems = []
     if mean.ndim != 1 or weight.ndim != 2 or weight.shape[1] != len(mean) or max(*weight.shape) > _LARGEST:
         problems.append(f"shapes {list(mean.shape)} and {list(weight.shape)}")
-    for tensor in (mean, weight):
+    for tensor in tensors.values():
         if tensor.dtype != torch.float32 or not tensor.isfinite().all():
             problems.append("numbers that are not finite, or not float32")
     if plain["parts"] not in levels_of(None):
@@ -226,4 +232,4 @@ def _read_projection(name: str, entry: Mapping[str, Any], tensors: StateDict) ->
         problems.append("its checkpoint is no text")
     if problems:
         raise ValueError(f"{name}: {in_short(problems)}")
-    return Projection(**plain, mean=mean.numpy(), weight=weight.numpy())
+    return Projection(**plain, mean=mean.numpy(), weight=weight.numpy(), learned=part_of(tensors, _LEARNED))
