@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 import torch
 from command_line import D2V, d2v  # noqa: F401  (a fixture)
-from joint_data import write_media, write_overlay
+from joint_data import SIZES, write_media, write_overlay
+from PIL import Image
 from safetensors.torch import load_file
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
 
 import d2v as package
 from d2v.cli import main
@@ -144,12 +147,28 @@ def test_a_joint_recipe_is_timed(d2v: D2V, place: Path, monkeypatch: pytest.Monk
     assert d2v(*words)[0] == 0
 
 
-def test_python_gives_a_root_for_each_medium(place: Path, tmp_path: Path) -> None:
+class OwnPictures(Dataset):
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.new("RGB", (24, 20), (20 * index, 0, 0)), index % 2
+
+
+def test_python_gives_data_for_each_medium(place: Path, tmp_path: Path) -> None:
     recipe = ["demo/joint.yaml", place / "tiny.yaml"]
     roots = {"vision": place / "data" / "pictures", "speech": str(place / "data" / "sound")}
     encoders = package.pretrain(roots, tmp_path / "run", recipe, max_steps=1, **{"media.text": None})
     assert list(encoders) == ["vision", "speech"]
-    with pytest.raises(UserError, match=r'give a path for each, {"vision": DIR, "speech": DIR, "text": DIR}'):
+    objects = {"media.text": None, "media.more": "demo/vision.yaml", "data.parts.more.transform": v2.Resize((16, 16))}
+    objects |= {"model.media.more": SIZES["media"]["vision"], "data.parts.more.image_size": 16}
+    roots |= {"vision": OwnPictures(), "more": {"train": OwnPictures(), "test": OwnPictures()}}
+    trained = package.pretrain(
+        roots, tmp_path / "own", recipe, val_data={"vision": OwnPictures()}, max_steps=1, **objects
+    )
+    assert list(trained) == ["vision", "speech", "more"]
+    assert "val/loss/vision" in (tmp_path / "own" / "metrics.csv").read_text()
+    with pytest.raises(UserError, match=r'a data set for each, {"vision": \.\.\., "speech": '):
         package.pretrain(tmp_path, tmp_path / "other", recipe)
     assert list(package.from_recipe("demo/joint.yaml").encoders) == ["vision", "speech", "text"]
 

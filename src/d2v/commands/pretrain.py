@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 import signal
 import threading
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ from d2v.commands.arguments import parameters_of
 from d2v.commands.early_checks import SECTIONS, checked_words
 from d2v.commands.run import RunCLI, run_trainer
 from d2v.commands.run_folder import RUN_DIR_VARIABLE
+from d2v.config_messages import key_of
 from d2v.data.sources.splits import TRAIN_NAMES, VAL_NAMES
 from d2v.errors import Interrupted, UserError, some_of
 from d2v.joint_configs import parts_named
@@ -32,11 +34,12 @@ def pretrain(
 
     Args:
         data: A path, as ``--data.root`` takes it; or a data set (of torch, with a length and items by number, or of
-            Hugging Face's ``datasets``), or a LightningDataModule. Of a joint recipe paths by the names of its media,
-            ``{"vision": DIR, "speech": DIR}``, or a :class:`~d2v.data.joint.JointDataModule`.
+            Hugging Face's ``datasets``), or a LightningDataModule. Of a joint recipe these by the names of its media,
+            ``{"vision": data_set, "speech": DIR}``, or a :class:`~d2v.data.joint.JointDataModule`.
         out: Folder of the run, which :func:`d2v.load`, `d2v probe` and `d2v embed` read afterwards.
         recipe: One or several configs, by path or by the name of a shipped one; later ones change earlier ones.
-        val_data: Validation split of a data set; None: none, unless ``val_fraction`` holds out a share.
+        val_data: Validation split of a data set; None: none, unless ``val_fraction`` holds out a share. Of a joint
+            recipe by the names of its media.
         resume: Continue the run in ``out``.
         overrides: Values of the recipe by their keys, ``**{"model.optimizer.lr": 1e-3}`` or
             ``model__optimizer__lr=1e-3``. A key without a section is one of the top level, of the trainer
@@ -50,13 +53,8 @@ def pretrain(
         KeyboardInterrupt: It was stopped; what was learned so far is saved.
     """
     out, media = Path(out).expanduser(), parts_named(words_of(recipe, overrides, {}))
-    by_medium = bool(media) and not isinstance(data, L.LightningDataModule)
-    given = {} if by_medium else _given(data, val_data)
-    words = words_of(recipe, overrides, given)
-    if by_medium:
-        words += _roots(data, media)
-    elif isinstance(data, str | Path):
-        words.append(f"--data.root={data}")
+    given, roots = _given(data, val_data, media)
+    words = [*words_of(recipe, overrides, given), *roots]
     if resume:
         words.append(f"--resume={out}")
     elif out.exists() and any(out.iterdir()):
@@ -114,18 +112,20 @@ def _run(cli: RunCLI, words: Sequence[str], overrides: Mapping[str, Any]) -> Non
 class _WithData(RunCLI):
     """The command with data that no config can hold."""
 
-    given: Mapping[str, Any] | L.LightningDataModule
+    given: "_Given"
 
     def _build(self, class_type: type, *args: Any, **kwargs: Any) -> Any:
         if not (self.given and isinstance(class_type, type) and issubclass(class_type, L.LightningDataModule)):
             return super()._build(class_type, *args, **kwargs)
         if isinstance(self.given, L.LightningDataModule):
             return self.given
-        if unknown := sorted(self.given.keys() - parameters_of(class_type).keys()):
-            names = some_of([f"data.{name}" for name in unknown], 5)
+        key = key_of(self.config[self.subcommand], class_type, kwargs) or "data"
+        given = self.given.get(key, {})
+        if unknown := sorted(given.keys() - parameters_of(class_type).keys()):
+            names = some_of([f"{key}.{name}" for name in unknown], 5)
             self._refusal = UserError(f"{names}: {class_type.__name__} of this recipe takes no object of Python there")
             raise self._refusal
-        return super()._build(class_type, *args, **{**kwargs, **self.given})
+        return super()._build(class_type, *args, **{**kwargs, **given})
 
 
 class _ModelAlone(RunCLI):
@@ -142,14 +142,37 @@ class _ModelAlone(RunCLI):
         """Nothing is run."""
 
 
-def _given(data: Any, val_data: Any) -> dict[str, Any] | L.LightningDataModule:
-    """What takes the place of the section ``data`` or adds to it."""
+_Given = dict[str, dict[str, Any]] | L.LightningDataModule
+"""What takes the place of the section ``data``, or values for the DataModules by their keys."""
+
+
+def _given(data: Any, val_data: Any, media: Sequence[str]) -> tuple[_Given, list[str]]:
+    """What no config can hold, and words for what one can."""
+    split = {"data": (data, val_data)}
     if isinstance(data, L.LightningDataModule):
-        return data
-    if isinstance(data, str | Path):
-        if val_data is not None:
-            raise UserError(f"val_data is for data sets; of data {data} name the split: val_split")
-        return {}
+        keys = [f"data.parts.{name}" for name in media] or ["data"]
+        return data, [f"--{key}.root=given in Python" for key in keys]
+    if media:
+        names = ", ".join(f'"{name}": ...' for name in media)
+        text = f"the recipe has several media; give a path or a data set for each, {{{names}}}"
+        if not isinstance(data, Mapping) or not data.keys() <= set(media):
+            raise UserError(f"data: {text}, or a JointDataModule")
+        if val_data is not None and (not isinstance(val_data, Mapping) or not val_data.keys() <= data.keys()):
+            raise UserError(f"val_data: {text}")
+        split = {f"data.parts.{name}": (one, (val_data or {}).get(name)) for name, one in data.items()}
+    given: dict[str, dict[str, Any]] = {}
+    words = []
+    for key, (one, val) in split.items():
+        root = str(one)
+        if not isinstance(one, str | Path):
+            given[key], root = _splits(one, val), f"{key}, given in Python"  # another one each: so they are told apart
+        elif val is not None:
+            raise UserError(f"val_data is for data sets; of data {one} name the split: val_split")
+        words.append(f"--{key}.root={root}")
+    return given, words
+
+
+def _splits(data: Any, val_data: Any) -> dict[str, Any]:
     if isinstance(data, Mapping):  # a DatasetDict
         found = {}
         for key, names in (("dataset", TRAIN_NAMES), ("val_dataset", VAL_NAMES)):
@@ -160,23 +183,15 @@ def _given(data: Any, val_data: Any) -> dict[str, Any] | L.LightningDataModule:
     return {"dataset": data, "val_dataset": val_data}
 
 
-def _roots(data: Any, media: Sequence[str]) -> list[str]:
-    """Words for the roots of joint data."""
-    if not isinstance(data, Mapping) or not all(isinstance(root, str | Path) for root in data.values()):
-        names = ", ".join(f'"{name}": DIR' for name in media)
-        raise UserError(f"data: the recipe has several media; give a path for each, {{{names}}}, or a JointDataModule")
-    return [f"--data.parts.{name}.root={root}" for name, root in data.items()]
-
-
 def of_each_part(words: Sequence[str], key: str, value: Any) -> list[str]:
     """Words that give a value to the data of a command line, or to each part of joint data."""
     names = parts_named(words)
     return [f"--data.parts.{name}.{key}={value}" for name in names] or [f"--data.{key}={value}"]
 
 
-def words_of(recipe: Recipe, overrides: Mapping[str, Any], given: Any) -> list[str]:
+def words_of(recipe: Recipe, overrides: Mapping[str, Any], given: _Given) -> list[str]:
     """The words of a command line; what words cannot say is added to what is given."""
-    words, has_data = [], bool(given)
+    words = []
     for name in [recipe] if isinstance(recipe, str | Path) else recipe:
         words.append(f"--config={name}")
     for name, value in overrides.items():
@@ -189,11 +204,10 @@ def words_of(recipe: Recipe, overrides: Mapping[str, Any], given: Any) -> list[s
             text = value if isinstance(value, str | Path) else json.dumps(value)
             words.append(f"--{key}={text}")
         except TypeError as error:
-            if not key.startswith("data.") or isinstance(given, L.LightningDataModule):
+            section, _, name = key.rpartition(".")
+            if not re.fullmatch(r"data(\.parts\.[^.]+)?", section) or isinstance(given, L.LightningDataModule):
                 raise UserError(
                     f"{key}: {type(value).__name__} cannot be written into a config; name its class"
                 ) from error
-            given[key.removeprefix("data.")] = value
-    if has_data:
-        words += of_each_part(words, "root", "given in Python")
+            given.setdefault(section, {})[name] = value
     return words
