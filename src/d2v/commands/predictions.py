@@ -12,12 +12,12 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
-from tqdm.auto import tqdm
 
 from d2v.commands.arguments import parameters_of
 from d2v.data.broken_samples import SkippedSamples
 from d2v.errors import BrokenSample
 from d2v.metrics import of_encoder
+from d2v.progress_bar import Progress
 from d2v.types import Batch, Rows, by_encoder
 from d2v.whole_files import sync, whole_file
 
@@ -76,7 +76,7 @@ class Table(Callback):
         self._stem = path.stem
         self.count = 0
         self._file: TextIO | None = None
-        self._bar: tqdm | None = None
+        self._bar: Progress | None = None
         self._reasons = Counter[str]()
         self._columns = 0
         self._samples: SkippedSamples | None = None
@@ -120,7 +120,7 @@ class Table(Callback):
     def _open(self, trainer: L.Trainer, loader: Any, batches: int) -> None:
         self._samples, self._dataset = loader.dataset.skipped, loader.dataset
         shown = trainer.progress_bar_callback is not None and trainer.is_global_zero
-        self._bar = tqdm(total=batches, desc=self.path.stem, unit="batch", disable=not shown, dynamic_ncols=True)
+        self._bar = Progress(total=batches, desc=self.path.stem, unit="batch", disable=not shown, dynamic_ncols=True)
 
     def _write(self, rows: Rows) -> None:
         assert self._samples is not None

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from d2v.demo.demo_folder import DemoFolder, DemoSummary
 from d2v.demo.docstrings import PYTHON, Documents, find_folder
 from d2v.errors import UserError
+from d2v.progress_bar import Progress
 
 # Label: (distribution, licence). All of them are there where d2v is.
 LABELLED = {
@@ -130,7 +129,7 @@ def _collect(counts: dict[str, int]) -> dict[str, dict[str, list[str]]]:
     """Documents by package and split; no source file is in both splits."""
     source = Documents(most_of_a_file=max(1, counts["train"] // 10))
     collected = {}
-    with tqdm(total=len(_packages()) * sum(counts.values()), desc="reading docstrings", unit="document") as bar:
+    with Progress(total=len(_packages()) * sum(counts.values()), desc="reading docstrings", unit="document") as bar:
         for number, package in enumerate(_packages(), 1):
             files = source.of(package)
             # Validation documents are drawn first, so that their copies are dropped from the training documents.

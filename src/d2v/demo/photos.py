@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from d2v.demo.demo_folder import DemoFolder, DemoSummary
 from d2v.errors import UserError, how_to_install
+from d2v.progress_bar import Progress
 
 _SKIMAGE, _SKLEARN = "skimage/data", "sklearn/datasets/images"
 PHOTOS = {  # class: (folder, file, origin and licence as the package states them)
@@ -66,7 +66,7 @@ def prepare_photos(
     created = found is None
     if found is None:
         folder.clear()
-        with tqdm(total=sum(counts.values()) * len(photos), desc="cutting photographs", unit="image") as bar:
+        with Progress(total=sum(counts.values()) * len(photos), desc="cutting photographs", unit="image") as bar:
             for number, (name, file) in enumerate(photos.items()):
                 with Image.open(file) as opened:
                     photo = opened.convert("RGB")

@@ -147,13 +147,14 @@ def _write_clips(root: Path, clips: list[Clip], seed: int, silence: tuple[float,
     """Synthesise, vary, resample and write; returns the seconds of speech written."""
     import soundfile
     import torch
-    from tqdm import tqdm
+
+    from d2v.progress_bar import Progress
 
     seconds = 0.0
     generator = np.random.default_rng([seed, 1])
     spoken = synthesise([_utterance(clip, generator) for clip in clips])
     for clip, (samples, rate) in zip(
-        tqdm(clips, desc="synthesising speech (eSpeak NG)", unit="clip"), _checked(spoken, clips), strict=True
+        Progress(clips, desc="synthesising speech (eSpeak NG)", unit="clip"), _checked(spoken, clips), strict=True
     ):
         samples = _vary(resample(torch.from_numpy(samples), rate).numpy(), silence, generator)
         path = root / clip.path

@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
-from tqdm import tqdm
 
 from d2v.data.normalisation import normalised
 from d2v.errors import UserError
 from d2v.model.encoder import Encoder, Layer
+from d2v.progress_bar import Progress
 from d2v.types import Batch
 
 
@@ -56,9 +56,8 @@ def extract_features(
     labels: list[Tensor] = []
     device = torch.device(device)
     casting = torch.autocast(device.type, dtype=autocast, enabled=autocast is not None)
-    hidden = None if progress else True  # None: hidden if stderr is no terminal
     with eval_mode(encoder), torch.no_grad(), casting:
-        for batch in tqdm(loader, desc=description, unit="batch", disable=hidden, leave=False):
+        for batch in Progress(loader, desc=description, unit="batch", disable=not progress, leave=False):
             if batch.labels is None:
                 raise UserError(f"data: there are no labels for the {description}, and a probe needs them.")
             if batch.labels.ndim != 1 or batch.labels.is_floating_point():

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import torch
 from filelock import FileLock
-from tqdm import tqdm
 
 from d2v.checkpoints.load import Weights, load
 from d2v.data.cores import available_cores, most_workers
@@ -26,6 +25,7 @@ from d2v.features.journal import RowJournal, discard, inputs_done, named_share, 
 from d2v.features.pieces import Pieces, plan_lengths
 from d2v.features.shared_space import Projection, SharedSpace, medium_of, read_space, space_folder
 from d2v.model.encoder import Encoder, Layer, Pooling
+from d2v.progress_bar import Progress
 from d2v.shares import ALONE, Share, ShareDone
 
 _NAMED = 1_000  # so many skipped inputs are named; the others are counted
@@ -154,7 +154,7 @@ def embed_files(
         if journal.num_done:
             print(f"going on: {journal.num_done:,} of {end - begin:,} {inputs.unit}s are done", file=sys.stderr)
         done, total = (pieces.first_piece(index) - pieces.first_piece(begin) for index in (first, end))
-        with tqdm(initial=done, total=total, desc="embedding", unit="piece", disable=None, leave=False) as bar:
+        with Progress(initial=done, total=total, desc="embedding", unit="piece", leave=False) as bar:
             items = embed_inputs(encoder, pieces, where, options, num_workers, journal.folder, first, end, bar.update)
             if projection is not None:
                 items = projection.rows(items, inputs.grid)
@@ -297,9 +297,9 @@ class _SkippedInputs:
     def add(self, name: str, reason: str) -> None:
         self._named += 1
         if self._named <= _NAMED:
-            tqdm.write(f"skipped {name}: {reason}", file=sys.stderr)
+            Progress.write(f"skipped {name}: {reason}", file=sys.stderr)
         elif self._named == _NAMED + 1:
-            tqdm.write("more inputs are skipped; from here on they are only counted", file=sys.stderr)
+            Progress.write("more inputs are skipped; from here on they are only counted", file=sys.stderr)
 
 
 def _length(inputs: Inputs, first: int, last: int) -> float:

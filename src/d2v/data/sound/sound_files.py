@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 from lightning.pytorch.utilities import rank_zero_info
-from tqdm import tqdm
 
 from d2v.data.broken_samples import broken_error, too_many_broken
 from d2v.data.sound.audio_reader import (
@@ -27,6 +26,7 @@ from d2v.data.sound.transcripts import transcripts_beside, transcripts_of_manife
 from d2v.data.sources.source import Categories, Encoded, Files, Medium, Part, Source, printable
 from d2v.data.user_cache import cached_arrays
 from d2v.errors import BrokenSample, UserError
+from d2v.progress_bar import Progress
 
 LEAST_SAMPLES = 1_360
 """Samples at 16 kHz (85 ms) that four frames of the published feature extractor are computed from. Fewer frames can
@@ -224,7 +224,7 @@ def scan(
         return found
 
     results: list[AudioInfo | str] = []
-    with ThreadPoolExecutor(_THREADS) as pool, tqdm(total=len(chosen), desc=title, unit="file", leave=False) as bar:
+    with ThreadPoolExecutor(_THREADS) as pool, Progress(total=len(chosen), desc=title, unit="file", leave=False) as bar:
         for part in pool.map(task, range(0, len(chosen), _CLIPS_A_TASK)):
             results += part
             bar.update(len(part))

@@ -5,12 +5,12 @@ from contextlib import suppress
 from typing import Any
 
 from torch.utils.data import IterableDataset
-from tqdm import tqdm
 
 from d2v.data.file_index import PackedStrings
 from d2v.data.sources.rows import Rows
 from d2v.data.sources.source import COLUMNS, Categories, Medium, Source
 from d2v.errors import BrokenSample, UserError
+from d2v.progress_bar import Progress
 
 
 def open_datasets(train: Any, val: Any, medium: Medium) -> tuple[Source, Source | None]:
@@ -103,7 +103,7 @@ class Items(Source):
     def _column(self, column: str) -> list[Any]:
         """What all items say: a dict by the usual name, a tuple by the number or text that follows the sample."""
         values: list[Any] = []
-        for index in tqdm(range(len(self)), desc=f"reading {column}s", unit="item", leave=False):
+        for index in Progress(range(len(self)), desc=f"reading {column}s", unit="item", leave=False):
             item = value = None
             with suppress(Exception):  # it is somebody else's code, and named when the item is read
                 item = self._dataset[index]

@@ -22,11 +22,10 @@ from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from tqdm import tqdm
-
 from d2v.data.sources.source import Medium
 from d2v.data.user_cache import SIZE, bound_size, cache_folder, entry_path, hold, largest_size, making
 from d2v.errors import UserError, some_of
+from d2v.progress_bar import Progress
 from d2v.service_keys import without_keys
 from d2v.whole_files import whole_file, whole_folder
 
@@ -154,7 +153,7 @@ def fetched(files: Sequence[Path]) -> list[Path]:
     announce(files)
     for shard in shards:
         hold(shard.place.parent)
-    for file in tqdm(fetched_ahead(files), desc="fetching", unit="file", total=len(files)):
+    for file in Progress(fetched_ahead(files), desc="fetching", unit="file", total=len(files)):
         _make_local(file)  # again, if another process has removed it
     return [shard.place for shard in shards]
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from tqdm import tqdm
 
 from d2v.data.file_index import PackedStrings, fingerprint
 from d2v.data.sources.source import COLUMNS, Categories, Medium, Source, printable
 from d2v.data.sources.stores import announce, fetched_ahead, named, open_shard
 from d2v.data.user_cache import cached_arrays
 from d2v.errors import BrokenSample, UserError
+from d2v.progress_bar import Progress
 
 # Open files are limited to 1024 a process on most systems, and a data set may have more shards than that.
 _OPEN_TARS = 64
@@ -148,7 +148,7 @@ def _scan(files: Sequence[Path], medium: Medium) -> dict[str, np.ndarray]:
     keys: list[str] = []
     known: dict[str, dict[str, str]] = {column: {} for column in medium.columns}
     announce(files)
-    for number, file in enumerate(tqdm(fetched_ahead(files), "reading tar headers", len(files), unit="tar")):
+    for number, file in enumerate(Progress(fetched_ahead(files), "reading tar headers", len(files), unit="tar")):
         try:
             with open(open_shard(str(file)), "rb") as opened, tarfile.open(fileobj=opened, mode="r:") as tar:
                 for member in tar:

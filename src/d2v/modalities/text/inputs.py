@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 from torch import Tensor
-from tqdm import tqdm
 
 from d2v.data.encoder_inputs import Inputs
 from d2v.data.file_index import list_files
@@ -27,6 +26,7 @@ from d2v.modalities.text.records import Reading, open_records, warn_of_invalid
 from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.modalities.text.tokenizer_files import TOKENIZER
 from d2v.model.encoder import Encoder
+from d2v.progress_bar import Progress
 
 LABELLED = {"class_path": "d2v.modalities.text.labelled.data.LabelledTextDataModule", "init_args": {}}
 """How labelled samples are read where no config says otherwise."""
@@ -91,7 +91,7 @@ class TextInputs(Inputs):
         self._bos = tokenizer.bos_id
         ids = array("i")  # int32, all texts in one; unlike NumPy's, this array can grow
         ends = [0]
-        rows = iter(tqdm(texts, desc="tokenising", unit="text", unit_scale=True, disable=None, leave=False))
+        rows = iter(Progress(texts, desc="tokenising", unit="text", unit_scale=True, leave=False))
         while some := list(islice(rows, _AT_ONCE)):
             names, contents = zip(*some, strict=True)
             for name, tokens in zip(names, tokenizer.encode_batch(contents), strict=True):
@@ -184,4 +184,6 @@ def _rows(path: Path) -> Iterator[tuple[str, str]]:
 
 def _warn_of_utf8(invalid: int, what: str) -> None:
     if invalid:
-        tqdm.write(f"--input: {invalid:,} {what} are not valid UTF-8; the invalid bytes became U+FFFD", file=sys.stderr)
+        Progress.write(
+            f"--input: {invalid:,} {what} are not valid UTF-8; the invalid bytes became U+FFFD", file=sys.stderr
+        )

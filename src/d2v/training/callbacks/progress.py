@@ -7,9 +7,9 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info
-from tqdm.auto import tqdm
 
 from d2v.configs import read_config
+from d2v.progress_bar import Progress
 from d2v.training.callbacks.run_plan import known_steps
 
 
@@ -42,8 +42,8 @@ class RunProgressBar(ProgressBar):
     def __init__(self) -> None:
         super().__init__()
         self._enabled = True
-        self._bar: tqdm | None = None
-        self._val_bar: tqdm | None = None
+        self._bar: Progress | None = None
+        self._val_bar: Progress | None = None
 
     def disable(self) -> None:
         self._enabled = False
@@ -52,7 +52,7 @@ class RunProgressBar(ProgressBar):
         self._enabled = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._bar = tqdm(
+        self._bar = Progress(
             total=known_steps(trainer),
             initial=trainer.global_step,
             desc="fit",
@@ -82,7 +82,9 @@ class RunProgressBar(ProgressBar):
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         batches = sum(int(n) for n in trainer.num_val_batches if n != float("inf"))
-        self._val_bar = tqdm(total=batches, desc="validate", leave=False, disable=not self._enabled, dynamic_ncols=True)
+        self._val_bar = Progress(
+            total=batches, desc="validate", leave=False, disable=not self._enabled, dynamic_ncols=True
+        )
 
     def on_validation_batch_end(self, *args: Any) -> None:
         if self._val_bar is not None:

@@ -6,10 +6,10 @@ Source: fairseq ``TokenBlockDataset`` (``token_block_utils_fast.pyx``), break mo
 from abc import ABC, abstractmethod
 
 import numpy as np
-from tqdm import tqdm
 
 from d2v.data.user_cache import cached_arrays
 from d2v.modalities.text.corpus.shards import Shards
+from d2v.progress_bar import Progress
 
 LEAST_TOKENS = 8
 """Shorter blocks, ``<s>`` included, are left out: BERT's 15% of seven tokens is one, and of fewer none."""
@@ -116,7 +116,7 @@ def _find_cuts(shards: Shards, room: int) -> np.ndarray:
     cuts = [np.zeros(1, dtype=np.int64)]
     position = 0  # everything before it has been cut
     window = max(_WINDOW, 2 * room)
-    with tqdm(total=total, desc="cutting text into blocks", unit="token", unit_scale=True, delay=2) as bar:
+    with Progress(total=total, desc="cutting text into blocks", unit="token", unit_scale=True, delay=2) as bar:
         while position < total:
             stop = min(position + window, total)
             sentence_ends = position + 1 + np.flatnonzero(shards.read(position, stop) == eos)

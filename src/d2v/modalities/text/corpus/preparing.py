@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from d2v.errors import UserError
 from d2v.modalities.text.corpus.corpus_files import Corpus
 from d2v.modalities.text.corpus.jobs import Job, run_jobs
@@ -19,6 +17,7 @@ from d2v.modalities.text.corpus.shards import SPLITS, read_index
 from d2v.modalities.text.corpus.tokenizer_sample import sample
 from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.modalities.text.tokenizer_files import TOKENIZER
+from d2v.progress_bar import Progress
 from d2v.shares import Share
 from d2v.whole_files import write_text
 
@@ -108,7 +107,7 @@ class Preparing:
         pending = {number: self.jobs[number] for number in self.numbers_left() if number in own}
         total = sum(map(self._size, own))
         left = sum(map(self._size, pending))
-        with tqdm(total=total, initial=total - left, unit="B", unit_scale=True, desc="encode", disable=None) as bar:
+        with Progress(total=total, initial=total - left, unit="B", unit_scale=True, desc="encode") as bar:
             for _ in run_jobs(self._job, pending, self.num_workers, bar.update):
                 pass
         self._seconds.append(time.perf_counter() - start)

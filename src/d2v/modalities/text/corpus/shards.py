@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from tqdm import tqdm
 
 from d2v.errors import UserError
 from d2v.modalities.text.tokenizer import TextTokenizer
 from d2v.modalities.text.tokenizer_files import TOKENIZER
+from d2v.progress_bar import Progress
 from d2v.regular_files import open_regular
 
 INDEX = "index.json"
@@ -135,7 +135,7 @@ class Shards:
             files[self.folder / entry["file"]] = entry["blake2b"]
             files[self.folder / entry["ends"]] = entry["ends_blake2b"]
         size = sum(file.stat().st_size for file in files)
-        with tqdm(total=size, unit="B", unit_scale=True, desc=f"verify {self.split}", disable=None) as bar:
+        with Progress(total=size, unit="B", unit_scale=True, desc=f"verify {self.split}") as bar:
             for file, digest in files.items():
                 if _digest(file, bar) != digest:
                     raise UserError(f"{file} was changed since it was written; prepare it again.")
@@ -213,7 +213,7 @@ def is_prepared(folder: str | Path) -> bool:
     return (Path(folder).expanduser() / INDEX).is_file()
 
 
-def _digest(path: Path, bar: tqdm) -> str:
+def _digest(path: Path, bar: Progress) -> str:
     digest = hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:
         while block := file.read(1 << 20):

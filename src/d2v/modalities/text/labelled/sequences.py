@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Int64
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from d2v.data.broken_samples import SkippedSamples
 from d2v.data.samples import SampleDataset
@@ -16,6 +15,7 @@ from d2v.data.user_cache import cached_arrays
 from d2v.errors import UserError
 from d2v.modalities.text.labelled.examples import Examples
 from d2v.modalities.text.tokenizer import TextTokenizer
+from d2v.progress_bar import Progress
 
 _AT_ONCE = 1000  # rows that are tokenised together, on all cores
 _WORTH_KEEPING = 5_000_000  # bytes of text: some seconds
@@ -81,7 +81,7 @@ def _tokenised(examples: Examples, tokenizer: TextTokenizer, max_length: int) ->
 def _encoded(examples: Examples, tokenizer: TextTokenizer) -> Iterator[tuple[np.ndarray, ...]]:
     """Ids of the texts of each row; shows a progress bar if it takes more than some seconds."""
     hidden = getattr(rank_zero_only, "rank", 0) not in (0, None)
-    with tqdm(total=len(examples), desc="tokenise", unit="text", delay=3, leave=False, disable=hidden) as bar:
+    with Progress(total=len(examples), desc="tokenise", unit="text", delay=3, leave=False, disable=hidden) as bar:
         for start in range(0, len(examples), _AT_ONCE):
             stop = min(start + _AT_ONCE, len(examples))
             columns = []
