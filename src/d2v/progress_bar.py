@@ -25,7 +25,7 @@ class Progress(tqdm):
             kwargs |= {"delay": every, "mininterval": every, "maxinterval": every, "leave": False}
         super().__init__(*args, **kwargs)
 
-    def display(self, msg: str | None = None, pos: int | None = None) -> bool:
+    def display(self, msg: str | None = None, pos: int | None = None) -> Any:
         if not self._in_lines:
             return super().display(msg, pos)
         self.bar_format = _OF_KNOWN_LENGTH if self.total else _OF_UNKNOWN_LENGTH
