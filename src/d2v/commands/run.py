@@ -41,6 +41,7 @@ from d2v.commands.run_folder import (
     run_of,
 )
 from d2v.commands.run_metrics import METRICS, RunMetrics
+from d2v.commands.run_summary import summary
 from d2v.commands.stacked_configs import contents_of, places_given, require_stores_given
 from d2v.commands.started_again import mark, meet_anew
 from d2v.commands.stated_length import settle
@@ -336,6 +337,10 @@ class RunCLI(LightningCLI):
             if isinstance(callback, RunCheckpoint):
                 kept = f": {callback.described()}"
         rank_zero_info(f"done: {self.run_dir}{kept}{found}")
+        if self.trainer.is_global_zero:
+            assert self.run_dir is not None
+            for line in summary(self.run_dir, self.model):
+                rank_zero_info(line)
 
     def after_validate(self) -> None:
         self._report_metrics("val")
