@@ -13,7 +13,7 @@ from d2v.configs import find_config, merge, options, read_config
 from d2v.errors import UserError
 
 MEDIA = "media"
-_KEY = re.compile(r"--(?:(model)|(data))(?:\.init_args)?\.(?:media|parts)\.([^.]+)\.(.+)")
+_KEY = re.compile(r"--(?:(model)|(data))(?:\.init_args)?\.(?:media|parts)\.([^.]+)(?:\.(.+))?")
 _MODEL, _DATA = "d2v.training.joint_pretraining.JointPretraining", "d2v.data.joint.JointDataModule"
 _OF_THE_WHOLE = (
     "student", "ema", "optimizer", "schedule", "init_from", "init_teacher", "seed", "collapse", "weight_decay_on",
@@ -61,6 +61,7 @@ def with_media(
             values, inner = _inner(rest.get(section), key)
             if inner is not None:
                 rest[section] = values
+                _require_sections(inner, f"--config {word}: {section}.{key}")
                 merge(into, inner)
         if rest != content:
             changed[word] = f"{yaml.safe_dump(rest, sort_keys=False)}\n\n"
@@ -81,6 +82,8 @@ def with_media(
             name, into = found[3], media if found[1] else parts
             if name in left_out:
                 raise UserError(f"{option}: {MEDIA}.{name} is left out")
+            if not found[4] and value == "null":
+                raise UserError(f"{option} null: a medium is left out as a whole: --{MEDIA}.{name} null")
             node = into.setdefault(name, {})
             if value == "null":  # the parser (jsonargparse 4) would read it as a text
                 _set(node, found[4].split("."), None)
@@ -107,6 +110,13 @@ def with_media(
         stated = ", ".join(f"{name} ({origin})" for name, origin in origins.items())
         text = f"{_ORIGINS}{stated}\n{text}"
     return ["--config", text, *kept], {text: joint, **known}
+
+
+def _require_sections(values: Mapping[str, Any], where: str) -> None:
+    for name, value in values.items():
+        if not isinstance(value, dict):
+            text = f"a medium is a section, and is left out as a whole, {MEDIA}: {{{name}: null}}"
+            raise UserError(f"{where}.{name} is {value!r}: {text}")
 
 
 def origins_of(words: Sequence[str]) -> str:

@@ -181,6 +181,7 @@ def test_python_gives_data_for_each_medium(place: Path, tmp_path: Path) -> None:
         ("--model.media.visoin.weight 0", "media.visoin: there is no such medium, .* did you mean vision"),
         ("--media.speech hardware/1gpu.yaml", "media.speech: hardware/1gpu.yaml is no recipe"),
         ("--media.text null --data.parts.text.batch_size 64", "--data.parts.text.batch_size: media.text is left out"),
+        ("--data.parts.text null", "--data.parts.text null: a medium is left out as a whole: --media.text null"),
         ("--media.vision null --media.speech null --media.text null", "needs media"),
         ("--config v2/sizes/large.yaml", r"or give it to that medium: --media.NAME '\[v2/vision.yaml, "),
         ("--data.parts.speech.root ./none", "data.parts.speech.root ./none does not exist"),
@@ -218,6 +219,9 @@ def test_configs_of_one_medium(tmp_path: Path) -> None:
     assert model["student"]["trunk"]["width"] == 128  # the shared one
     assert more["data"]["init_args"] == {**alone["data"]["init_args"], "root": "here"}
     assert merged_configs(names, "speech")["model"]["init_args"]["num_masks"] == 2
+    (tmp_path / "none.yaml").write_text("data: {init_args: {parts: {text: null}}}")
+    with pytest.raises(UserError, match=r"data\.parts\.text is None: .* left out as a whole, media: {text: null}"):
+        merged_configs(["demo/joint.yaml", tmp_path / "none.yaml"])
     with pytest.raises(UserError, match="it has vision, speech, more"):
         merged_configs(names, "text")
     assert merged_configs(["demo/vision.yaml"], "anything") == alone
