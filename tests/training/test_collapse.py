@@ -177,7 +177,9 @@ def test_a_fall_is_told_once_whatever_the_limits(
         )  # fmt: skip
         trainer.fit(make_module(collapse=limits), datamodule=PictureModule(), ckpt_path=path, weights_only=True)
         (told,) = [text for text in caplog.messages if "is collapsing" in text]
-        assert re.match(r"warning: step 6: train/prediction_std is 0\.001\d* and was 0\.\d+: ", told)
+        assert re.match(
+            r"warning: step 6: the model is collapsing: train/prediction_std is 0\.001\d* and was 0\.\d+: ", told
+        )
         assert "model.ema.start" in told
 
 

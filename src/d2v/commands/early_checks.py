@@ -16,7 +16,7 @@ from d2v.service_keys import require_no_keys
 
 SECTIONS = (
     "seed_everything", "trainer", "model", "data", "media", "checkpoint", "run_name", "length", "validate_every",
-    "compile", "resume", "ckpt_path", "for",
+    "compile", "on_fault", "resume", "ckpt_path", "for",
 )  # fmt: skip
 """Sections and keys at the top level of a config."""
 

@@ -54,13 +54,16 @@ from d2v.finetuning.finetuning_module import FinetuningModule
 from d2v.joint_configs import origins_of
 from d2v.model.front_end import FrontEnd
 from d2v.model.heads import Head
+from d2v.monitoring.faults import find_faults
 from d2v.monitoring.run_history import RunHistory
 from d2v.nn.transformer import Transformer
 from d2v.nn.trial import on_trial
 from d2v.training.callbacks.checkpoint import RunCheckpoint
 from d2v.training.callbacks.compiled_blocks import CompiledBlocks
+from d2v.training.callbacks.monitor import Monitor
 from d2v.training.callbacks.progress import Announcement, RunProgressBar
 from d2v.training.callbacks.run_plan import NEVER, RunPlan
+from d2v.training.module import Data2VecModule
 
 
 def run_trainer(args: Sequence[str], cli: "RunCLI | None" = None) -> None:
@@ -174,6 +177,8 @@ class RunCLI(LightningCLI):
             "take longer, the others less."
         )
         parser.add_argument("--compile", type=bool, default=False, help=text)
+        text = "What to do when the monitor finds that something is wrong with a pretraining: say it, or also stop."
+        parser.add_argument("--on_fault", type=Literal["warn", "stop"], default="warn", help=text)
         parser.add_argument("--for", type=str | list[str] | None, help="Recipes that an overlay is meant for.")
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=int)
@@ -294,6 +299,8 @@ class RunCLI(LightningCLI):
             callbacks = [self._going_on, *callbacks]
         if self.subcommand == "fit":
             config["callbacks"] = [RunPlan(values.length, values.validate_every), *configured]
+            if isinstance(self.model, Data2VecModule):
+                config["callbacks"].append(Monitor(find_faults, self.run_dir, values.on_fault))
             if values.compile:
                 config["callbacks"].append(CompiledBlocks())
             if values.validate_every is not None:  # the plan decides; Lightning takes no share of a run

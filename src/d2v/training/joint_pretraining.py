@@ -57,6 +57,7 @@ class JointPretraining(Data2VecModule):
         for name, medium in media.items():
             if medium.lr_scale != 1:
                 self._lr_scales |= dict.fromkeys((method.encoders[name].front, method.tasks[name]), medium.lr_scale)
+        self.freezes = bool(freeze)
         self._frozen = FrozenParts(method.student, freeze)
 
     def train(self, mode: bool = True) -> "JointPretraining":

@@ -18,6 +18,8 @@ from d2v.model.masking import RandomSpanMasking, SpanMasking
 from d2v.model.task import Task
 from d2v.training.callbacks.collapse import PUBLISHED, CollapseCallback, CollapseLimits
 from d2v.training.callbacks.ema_teacher import EMATeacherCallback
+from d2v.training.callbacks.input_log import InputLog
+from d2v.training.callbacks.weight_log import WeightLog
 from d2v.training.optimizer import Decaying
 from d2v.training.schedules import EMADecay, LRSchedule
 from d2v.training.several_devices import FullySharded
@@ -129,8 +131,8 @@ class Data2VecModule(TrainingModule):
         return self.method.with_early_masks(collate, name, self.seed)
 
     def configure_callbacks(self) -> list[L.Callback]:
-        needed = [CollapseCallback(self.collapse), EMATeacherCallback(self.method, self.ema)]
-        return [*super().configure_callbacks(), *needed]
+        needed = [CollapseCallback(self.collapse), EMATeacherCallback(self.method, self.ema), WeightLog(self.method)]
+        return [*super().configure_callbacks(), *needed, InputLog(self.method)]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As for any training; and the data must mean what they meant.

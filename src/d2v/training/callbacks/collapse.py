@@ -12,8 +12,10 @@ from torch import Tensor
 from d2v import metrics
 from d2v.evaluation.effective_rank import effective_rank
 from d2v.training.callbacks.log import in_logged_step, step_is_logged
+from d2v.training.callbacks.monitor import report
 from d2v.training.finite_updates import FiniteUpdates
 from d2v.types import Data2VecOutput
+from d2v.verdicts import Verdict
 
 # Of the largest so far. Runs that learned well fell to 0.30 (benchmarks/README.md) and rose again, those that collapsed
 # to 0.17 and below.
@@ -84,10 +86,10 @@ class CollapseCallback(L.Callback):
                 for metric, key in ((metrics.TARGET_RANK, "target rows"), (metrics.EXTRACTOR_RANK, "token rows")):
                     values[metric] = float(effective_rank(torch.cat([part[key] for part in parts])))
                     pl_module.log(metrics.of_encoder(metric, name), values[metric], rank_zero_only=True)
-                self._warn_of_fall(trainer.global_step, name, values)
+                self._warn_of_fall(trainer, name, values)
         self._parts = {}
 
-    def _warn_of_fall(self, step: int, name: str, values: Mapping[str, float]) -> None:
+    def _warn_of_fall(self, trainer: L.Trainer, name: str, values: Mapping[str, float]) -> None:
         limits = {
             metrics.TARGET_STD: PUBLISHED.min_target_std,
             metrics.PREDICTION_STD: PUBLISHED.min_prediction_std,
@@ -99,10 +101,9 @@ class CollapseCallback(L.Callback):
             highest = self._highest.get(metric, 0.0)
             if value < limit <= highest and not self._has_warned:
                 self._has_warned = True
-                rank_zero_info(
-                    f"warning: step {step:,}: {metric} is {value:.3g} and was {highest:.3g}: the model is collapsing. "
-                    f"{_WHAT_TO_TRY}"
-                )
+                why = f"{metric} is {value:.3g} and was {highest:.3g}"
+                fault = metrics.of_encoder("collapse", name)
+                report(trainer, Verdict(trainer.global_step, fault, "the model is collapsing", why, _WHAT_TO_TRY))
             if value > highest:  # not of a value that is not a number
                 self._highest[metric] = value
 
@@ -163,6 +164,8 @@ def measure(output: Data2VecOutput, rows: int) -> dict[str, Tensor]:
         "token rows": _sample(tokens, rows),
         "masked": mask.masked.sum(),
         "tokens": torch.tensor(mask.masked.numel()) if mask.padding is None else (~mask.padding).sum(),
+        "error": (predictions - targets).square().mean(),
+        "target size": targets.var(dim=1, correction=0).mean(),
         "regression loss": output.regression_loss,
         "rows": torch.tensor(len(mask.masked)),
     }
@@ -178,25 +181,37 @@ def pooled(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, float]:
         if not key.endswith(" rows"):
             columns[key] = torch.stack([part[key].double() for part in parts])
     count = columns["count"]
+    variance = _pooled_variance(count, columns["targets"]).mean()
     values = {
-        metrics.REGRESSION_LOSS: (columns["regression loss"] * count).sum() / count.sum(),
+        metrics.REGRESSION_LOSS: _mean(count, columns["regression loss"]),
         metrics.TARGET_STD: _pooled_std(count, columns["targets"]),
         metrics.PREDICTION_STD: _pooled_std(count, columns["predictions"]),
+        metrics.TARGET_SIZE: _mean(count, columns["target size"]).sqrt(),
+        metrics.EXPLAINED: 1 - _mean(count, columns["error"]) / variance.clamp(min=1e-12),
         metrics.MASKED_FRACTION: columns["masked"].sum() / columns["tokens"].sum(),
     }
     if "cls loss" in columns:
-        values[metrics.CLS_LOSS] = (columns["cls loss"] * columns["rows"]).sum() / columns["rows"].sum()
+        values[metrics.CLS_LOSS] = _mean(columns["rows"], columns["cls loss"])
     return {metric: float(value) for metric, value in values.items()}
 
 
+def _mean(count: Tensor, values: Tensor) -> Tensor:
+    """Of the values of parts that are means over so many."""
+    return (count * values).sum() / count.sum()
+
+
 def _pooled_std(count: Tensor, moments: Tensor) -> Tensor:
-    """Mean over D of the deviation of all vectors, from the variance and mean of each part [P, 2, D], as fairseq's
-    ``compute_var`` (which loses it to rounding where the mean is large)."""
+    """Mean over D of the deviation of all vectors, as fairseq's ``compute_var`` (which loses it to rounding where the
+    mean is large)."""
+    return (_pooled_variance(count, moments) + 1e-6).sqrt().mean()
+
+
+def _pooled_variance(count: Tensor, moments: Tensor) -> Tensor:
+    """Variance [D] of all vectors, from the variance and mean of each part [P, 2, D]."""
     variances, means = moments.unbind(dim=1)
     weights, total = count[:, None], count.sum()
     mean = (weights * means).sum(dim=0) / total
-    variance = (weights * (variances + (means - mean) ** 2)).sum(dim=0) / (total - 1)
-    return (variance + 1e-6).sqrt().mean()
+    return (weights * (variances + (means - mean) ** 2)).sum(dim=0) / (total - 1)
 
 
 def _sample(x: Tensor, rows: int) -> Tensor:

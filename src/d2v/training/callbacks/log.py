@@ -42,6 +42,8 @@ class LogCallback(L.Callback):
                 if isinstance(pl_module, FiniteUpdates):
                     assert pl_module.grad_norm is not None
                     pl_module.log(metrics.GRAD_NORM, pl_module.grad_norm)
+                if scaler := getattr(trainer.precision_plugin, "scaler", None):
+                    pl_module.log(metrics.LOSS_SCALE, scaler.get_scale())
         pl_module.log(metrics.TRAIN_LOSS, loss, prog_bar=True)
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.profilers import PassThroughProfiler
 from torch import Tensor
 
 from d2v import metrics
@@ -24,6 +25,8 @@ class ThroughputCallback(L.Callback):
 
     The unit is the DataModule's (images, audio_seconds, tokens), of data from elsewhere samples. Waiting for data
     counts; validation and probes do not.
+    ``throughput/wait_fraction`` is the share of that time in which the first device waits for a batch; it is not
+    measured where a profiler of the user's is at work.
     Where batches are padded, ``throughput/padding_fraction`` is the share of padding in what was computed.
     ``throughput/mfu`` is of the first device: the operations of its steps (``model/flops.py``) over what it reaches in
     products of large matrices. That is measured before the first step of a GPU; of a CPU, which takes longer for it, in
@@ -32,12 +35,17 @@ class ThroughputCallback(L.Callback):
 
     def __init__(self) -> None:
         self._last_end: float | None = None
-        self._seconds = 0.0
+        self._seconds = self._waited = 0.0
+        self._waits = _Waits()
         self._flops = 0.0
         self._flops_by_shapes: dict[Any, float] = {}
         self._counts: dict[str, _Counts] = {}
         self._ceiling: float | None = None
         self._seconds_in_all = 0.0
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if type(trainer.profiler) is PassThroughProfiler:  # type: ignore[attr-defined]
+            trainer.profiler = self._waits  # type: ignore[attr-defined]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._last_end = None
@@ -56,8 +64,11 @@ class ThroughputCallback(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self._last_end is None:  # else the wait for this batch counts, from the end of the last step
+        waited = self._waits.take()
+        if self._last_end is None:
             self._last_end = time.perf_counter()
+        else:  # the wait for this batch counts, from the end of the last step
+            self._waited += waited
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -82,6 +93,8 @@ class ThroughputCallback(L.Callback):
             if self._ceiling is not None and self._flops:
                 mfu = self._flops / self._seconds / self._ceiling
                 pl_module.log(metrics.MFU, mfu, rank_zero_only=True)
+            if self._seconds and trainer.profiler is self._waits:  # type: ignore[attr-defined]
+                pl_module.log(metrics.WAIT_FRACTION, self._waited / self._seconds, rank_zero_only=True)
             self._seconds_in_all += self._seconds
             if self._ceiling is None and self._flops and self._seconds_in_all > _CEILING_AFTER:
                 self._measure_ceiling(trainer, pl_module)
@@ -114,12 +127,33 @@ class ThroughputCallback(L.Callback):
         log(metrics.SKIPPED, float(data.skipped))
 
     def _reset(self) -> None:
-        self._seconds = self._flops = 0.0
+        self._seconds = self._waited = self._flops = 0.0
         self._counts = {}
 
     def _measure_ceiling(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
             self._ceiling = matrix_ceiling(pl_module.device, dtype_of(str(trainer.precision)))
+
+
+class _Waits(PassThroughProfiler):
+    """Of all that Lightning announces to a profiler, the time that training spends to get its batches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._began = self._seconds = 0.0
+
+    def start(self, action_name: str) -> None:
+        if action_name.endswith(".train_dataloader_next"):
+            self._began = time.perf_counter()
+
+    def stop(self, action_name: str) -> None:
+        if action_name.endswith(".train_dataloader_next"):
+            self._seconds += time.perf_counter() - self._began
+
+    def take(self) -> float:
+        """Seconds since it was last asked."""
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
 
 
 @dataclass
