@@ -54,7 +54,9 @@ def hidden_keys(node: Any) -> Any:
             is_key = re.fullmatch(_NAME, str(name), re.IGNORECASE) and isinstance(value, str) and value
             shown[name] = "***" if is_key else hidden_keys(value)
         return shown
-    return without_keys(node) if isinstance(node, str) else node
+    if isinstance(node, str):
+        return without_keys(node)
+    return node
 
 
 def _keys_in(node: Any, key: str) -> Iterator[str]:

@@ -10,11 +10,12 @@ import torch
 from PIL import Image
 
 from d2v.errors import UserError
+from d2v.evaluation.principal_directions import principal_colours
 from d2v.model.masking import InverseBlockMasking
 from d2v.monitoring.curves import draw_curves, shown_curves
 from d2v.monitoring.logged_curves import read_curves
 from d2v.monitoring.metric_panels import PANELS
-from d2v.monitoring.pictures import denormalise, draw_feature_pca, draw_masks, principal_colours
+from d2v.monitoring.pictures import denormalise, draw_feature_pca, draw_masks
 from d2v.types import Batch
 
 IMAGES = torch.rand(3, 3, 32, 48, generator=torch.Generator().manual_seed(0))

@@ -94,6 +94,14 @@ def read_spectrograms(assets: Mapping[str, str]) -> Spectrograms | None:
     return made if sensible else None
 
 
+def levels(spectra: Float[Tensor, "b *c f t"]) -> Float[Tensor, "b *c f t"]:
+    """Logarithmic spectra as levels from 0 to 1: of each clip from its 5th percentile to its largest value."""
+    flat = spectra.flatten(1)
+    shape = (-1, *[1] * (spectra.ndim - 1))
+    low, high = flat.float().kthvalue(1 + flat.shape[1] // 20, dim=1).values.view(shape), flat.amax(dim=1).view(shape)
+    return ((spectra - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
+
+
 def samples_of(frames: int) -> int:
     """Samples at 16 kHz that so many frames are computed from."""
     return WINDOW + (frames - 1) * SHIFT

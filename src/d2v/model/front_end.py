@@ -1,6 +1,6 @@
 """What stands between a raw input and the trunk, one kind a modality."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from d2v.errors import UserError
 from d2v.model.example_inputs import ExampleInputs
 from d2v.model.masked_input import MaskedInput, gather_tokens
+from d2v.model.shown_inputs import ShownInputs
 from d2v.nn.block import attention_bias
 from d2v.nn.dropout import Dropout
 from d2v.nn.positional import AttentionBias, PositionalEncoding
@@ -125,6 +126,11 @@ class FrontEnd(nn.Module):
             f"--format: {type(self).__name__} has no example_inputs(), so nobody knows what a program could be called "
             "with; --format safetensors can hold it"
         )
+
+    def show(self, inputs: Tensor, assets: Mapping[str, str]) -> ShownInputs | None:
+        """What a person can look at of a batch of inputs, as this front end reads them; None: nothing, and tokens are
+        shown as colours."""
+        return None
 
     def open(self, sequence: TokenSequence, mask: Mask | None = None) -> TrunkInput:
         """Hide what is masked, add positions, select who goes on, put CLS first; norm and prenet."""

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from d2v.evaluation.principal_directions import principal_colours
 from d2v.types import Mask
 
 MAX_IMAGES = 8
@@ -80,17 +81,6 @@ def draw_feature_pca(
         "Patch features less the mean of their position: first three principal components as red, green, blue",
         path,
     )
-
-
-def principal_colours(features: Float[Tensor, "b n d"]) -> Float[Tensor, "b n 3"]:
-    """Projection on the first three principal components of all tokens, 0..1 between the 1st and 99th percentile."""
-    flat = features.flatten(0, 1)
-    flat = flat - flat.mean(dim=0)
-    axes = torch.linalg.eigh(flat.T @ flat).eigenvectors[:, -3:].flip(1)  # [D, 3], strongest first
-    largest = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True))
-    projected = flat @ (axes * largest.sign())  # the sign of an axis is arbitrary; this makes it reproducible
-    low, high = projected.quantile(0.01, dim=0), projected.quantile(0.99, dim=0)
-    return ((projected - low) / (high - low).clamp(min=1e-12)).clamp(0, 1).view(*features.shape[:2], 3)
 
 
 def _draw_tiles(rows: Mapping[str, Float[Tensor, "b 3 h w"]], title: str, path: Path) -> Path:

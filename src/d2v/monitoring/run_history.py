@@ -53,7 +53,9 @@ class RunHistory(L.Callback):
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
         if trainer.is_global_zero and (self.run_dir / HISTORY).is_file():  # else it never started
-            how = "stopped" if isinstance(exception, Interrupted | KeyboardInterrupt) else "failed"
+            how = "failed"
+            if isinstance(exception, Interrupted | KeyboardInterrupt):
+                how = "stopped"
             said = without_keys(" ".join(str(exception).split()))
             self._append(trainer, {"event": "end", "how": how, "why": f"{type(exception).__name__}: {said}"})
 

@@ -1,8 +1,14 @@
 """The front end of spectrograms: patches of log-mel filter banks (EAT, arXiv 2401.03497)."""
 
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from d2v.data.filter_banks import levels
 from d2v.model.example_inputs import ExampleInputs
 from d2v.model.front_end import FrontEnd
 from d2v.model.masked_input import DropMasked
+from d2v.model.shown_inputs import ShownInputs
 from d2v.nn.feature_extractor import PatchEmbedding
 from d2v.nn.positional import PositionTable
 from d2v.nn.transformer import Transformer
@@ -31,6 +37,10 @@ class AudioFrontEnd(FrontEnd):
             cls_std=1.0,  # `init_extra_token_zero: false`
         )
         self.max_frames, self.mel_bins, self.patch_size = max_frames, mel_bins, patch_size
+
+    def show(self, inputs: Tensor, assets: Mapping[str, str]) -> ShownInputs:
+        """The spectrograms [B, 1, frames, mel bins], with time to the right and frequency upwards."""
+        return ShownInputs(levels(inputs.transpose(2, 3).flip(2)), turned=True)
 
     def example_inputs(self) -> ExampleInputs:
         frames = (self.patch_size, 2, self.max_frames // self.patch_size)

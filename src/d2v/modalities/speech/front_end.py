@@ -1,21 +1,25 @@
 """The front end of speech: 16 kHz waveforms to a frame every 20 ms, or their cepstra to one every 40 ms."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Int64
-from torch import nn
+from torch import Tensor, nn
 
-from d2v.data.filter_banks import SHIFT, WINDOW
+from d2v.data.filter_banks import SHIFT, WINDOW, levels
 from d2v.model.example_inputs import ExampleInputs
 from d2v.model.front_end import FrontEnd
 from d2v.model.masked_input import DropMasked, MaskedInput, ReplaceMasked
+from d2v.model.shown_inputs import ShownInputs
 from d2v.nn.feature_extractor import WAV2VEC, ConvFeatureExtractor
 from d2v.nn.initial_weights import WeightInit, init_weights
 from d2v.nn.positional import ALiBi, ConvPositions
 from d2v.nn.transformer import Transformer
+
+_WINDOW, _FREQUENCIES = 400, 126
+"""Of the spectrograms that are shown: samples of a window, and how many frequencies, 40 Hz apart."""
 
 
 class SpeechFrontEnd(FrontEnd):
@@ -77,6 +81,16 @@ class SpeechFrontEnd(FrontEnd):
     def num_tokens(self, num_values: Int64[np.ndarray, "b"]) -> Int64[np.ndarray, "b"]:
         """Tokens of clips of so many samples of sound."""
         return np.maximum((num_values - self.receptive_field) // self.stride + 1, 0)
+
+    def show(self, inputs: Tensor, assets: Mapping[str, str]) -> ShownInputs:
+        """Spectrograms of the waveforms up to 5 kHz, as far as frames reach; or the cepstra. Time goes to the right."""
+        if self.in_channels > 1:
+            return ShownInputs(levels(inputs.transpose(1, 2).flip(1))[:, None])
+        frames = (inputs.shape[1] - self.receptive_field) // self.stride + 1
+        waves = inputs[:, : frames * self.stride].float()
+        window = torch.hann_window(_WINDOW, device=waves.device)
+        spectra = torch.stft(waves, _WINDOW, SHIFT, window=window, return_complex=True).abs()[:, :_FREQUENCIES]
+        return ShownInputs(levels((spectra + 1e-2).log().flip(1))[:, None])
 
     def example_inputs(self) -> ExampleInputs:
         frames: Any = self.feature_extractor

@@ -1,13 +1,18 @@
 """The front end of text: token ids to vectors."""
 
+import functools
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from d2v.modalities.text.tokenizer import TextTokenizer
+from d2v.modalities.text.tokenizer_files import TOKENIZER
 from d2v.model.example_inputs import ExampleInputs
 from d2v.model.front_end import FrontEnd
 from d2v.model.masked_input import DropMasked, MaskedInput, ReplaceTokens
+from d2v.model.shown_inputs import ShownInputs
 from d2v.nn.feature_extractor import TokenEmbedding
 from d2v.nn.initial_weights import init_weights
 from d2v.nn.positional import ALiBi, LearnedPositions
@@ -63,6 +68,16 @@ class TextFrontEnd(FrontEnd):
         self.vocab_size = vocab_size
         self.max_positions = max_positions
 
+    def show(self, inputs: Tensor, assets: Mapping[str, str]) -> ShownInputs | None:
+        """The text of each token, where the tokenizer is among the assets."""
+        if TOKENIZER not in assets:
+            return None
+        tokenizer = _tokenizer_of(assets[TOKENIZER])
+        texts = []
+        for ids in inputs.tolist():
+            texts.append([tokenizer.decode([token]) for token in ids])
+        return ShownInputs(texts=texts)
+
     def example_inputs(self) -> ExampleInputs:
         longest, limit = 10**9, ""
         if self.max_positions is not None:
@@ -73,3 +88,9 @@ class TextFrontEnd(FrontEnd):
             length=lambda size: min(9 + 7 * size, longest),
             kept=lambda length: length // 2,
         )
+
+
+@functools.lru_cache(maxsize=4)
+def _tokenizer_of(text: str) -> TextTokenizer:
+    """Made once: a vocabulary takes a tenth of a second to read."""
+    return TextTokenizer.from_json(text)

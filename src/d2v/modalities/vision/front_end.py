@@ -1,12 +1,17 @@
 """The front end of pictures: patches and where they stand."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Literal
 
+import torch
+from torch import Tensor
+
+from d2v.data.normalisation import read_normalisation
 from d2v.model.example_inputs import ExampleInputs
 from d2v.model.front_end import FrontEnd
 from d2v.model.masked_input import DropMasked, MaskedInput, ReplaceMasked
+from d2v.model.shown_inputs import ShownInputs
 from d2v.nn.feature_extractor import PatchEmbedding
 from d2v.nn.initial_weights import draw, init_weights
 from d2v.nn.positional import AttentionBias, PositionalEncoding, PositionTable, RelativePositionBias
@@ -85,6 +90,16 @@ class VisionFrontEnd(FrontEnd):
             f"deviation); H and W are multiples of {self.patch_size}, at least {2 * self.patch_size}",
             (channels, patches, patches),
         )
+
+    def show(self, inputs: Tensor, assets: Mapping[str, str]) -> ShownInputs:
+        """The pictures: their normalisation is undone if it is known, else each is stretched to its own range."""
+        normalisation = read_normalisation(assets)
+        if normalisation is not None and inputs.shape[1] == len(normalisation.mean):
+            mean, std = (torch.tensor(values, device=inputs.device).view(-1, 1, 1) for values in normalisation)
+            return ShownInputs((inputs * std + mean).clamp(0, 1))
+        low, high = inputs.amin(dim=(1, 2, 3), keepdim=True), inputs.amax(dim=(1, 2, 3), keepdim=True)
+        stretched = (inputs - low) / (high - low).clamp(min=1e-6)
+        return ShownInputs(stretched if inputs.shape[1] == 3 else stretched.mean(dim=1, keepdim=True))
 
 
 def _grid_of(patch_size: int, shape: tuple[int, ...]) -> tuple[int, int]:

@@ -46,7 +46,9 @@ def configs(runs: Sequence[RunRecord]) -> Section:
             head = ["key", f"until step {step:,}", "later"]
             both = [dict(_flat(earlier, "")), dict(_flat(run.config, ""))]
             blocks.append(_difference(head, both, f"At step {step:,} it went on with the same config."))
-        text = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True) if run.config else f"no {CONFIG}"
+        text = f"no {CONFIG}"
+        if run.config:
+            text = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
         blocks.append(element("details", element("summary", CONFIG), element("pre", text)))
     return Section("config", "Config" if len(runs) == 1 else "Configs, and where they differ", joined(blocks))
 
@@ -60,7 +62,9 @@ def _difference(head: Sequence[object], configs: Sequence[Mapping[str, str]], if
         values = [config.get(key, NOTHING) for config in configs]
         if len(set(values)) > 1:
             rows.append([element("code", key), *values])
-    return table(head, rows) if rows else element("p", if_none)
+    if not rows:
+        return element("p", if_none)
+    return table(head, rows)
 
 
 def _flat(node: Any, key: str) -> Iterator[tuple[str, str]]:

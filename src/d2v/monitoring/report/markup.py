@@ -51,6 +51,11 @@ def chip(index: int, name: str) -> Markup:
     return element("span", element("i", class_=f"chip c{index % 8}"), name, class_="run")
 
 
+def titled(*parts: str) -> str:
+    """A title of parts, of which some may be empty."""
+    return " · ".join(filter(None, parts))
+
+
 class Section(NamedTuple):
     """A part of the page."""
 

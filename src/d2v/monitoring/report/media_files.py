@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from d2v import metrics
-from d2v.monitoring.report.markup import Markup, Section, chip, element, joined
+from d2v.monitoring.report.markup import Markup, Section, chip, element, joined, titled
 from d2v.monitoring.report.run_record import RunRecord
 
 _STEP = re.compile(r"step-(\d+)")
@@ -22,7 +22,7 @@ _DRAWN_BY_THE_PAGE = {"curves.png"}
 _WIDEST, _QUALITY = 1400, 80
 _BUDGET = 1_300_000  # bytes of all pictures of a page: a page stays below 3 MB
 _MOST_STEPS = 5
-_MOST_DIRECTIONS = 200
+_MOST_DIRECTIONS, _LEAST_SHARE = 200, 1e-8  # below are rounding errors
 
 
 @dataclass
@@ -87,7 +87,7 @@ def media(runs: Sequence[RunRecord]) -> Section:
             blocks.append(element("h3", chip(index, run.name)))
         if not figures:
             figures = [element("p", "The run's folder holds none (MediaCallback draws them while it trains).")]
-        blocks += figures
+        blocks.append(element("div", *figures, class_="gallery"))
     if budget.left_out:
         told = f"{budget.left_out} more pictures lie in the folder media of the runs."
         blocks.append(element("p", told, class_="note"))
@@ -105,7 +105,7 @@ def _shown(run: RunRecord) -> list[_Shown]:
         kind, _, encoder = path.stem.partition("-")
         title = titles.get(f"media/{kind}")
         if step is not None and title is not None:
-            title = f"{title} · {encoder}" if encoder else title
+            title = titled(title, encoder)
             kinds.setdefault(title, _Shown(title)).files[step] = path
         elif path.suffix.lower() in _PICTURES and path.name not in _DRAWN_BY_THE_PAGE:
             name = str(path.relative_to(run.folder))
@@ -116,7 +116,9 @@ def _shown(run: RunRecord) -> list[_Shown]:
 
 def _place(title: str, order: Sequence[str]) -> tuple[str, int]:
     base, _, encoder = title.partition(" · ")
-    return (encoder, order.index(base)) if base in order else ("~", 0)
+    if base in order:
+        return encoder, order.index(base)
+    return "~", 0  # behind all others
 
 
 def _figure(kind: _Shown, addresses: Mapping[Path, str | None]) -> Markup | None:
@@ -139,8 +141,9 @@ def _figure(kind: _Shown, addresses: Mapping[Path, str | None]) -> Markup | None
         if len(views) > 1:
             buttons.append(element("button", f"step {step:,}", type="button", aria_pressed=str(is_last).lower()))
         panes.append(element("div", view, class_="view", hidden=not is_last))
-    step = views[-1][0]
-    told = element("small", f"step {step:,}") if step is not None and len(views) == 1 else ""
+    step, told = views[-1][0], Markup()
+    if step is not None and len(views) == 1:
+        told = element("small", f"step {step:,}")
     caption = element("figcaption", kind.title, " ", told, element("span", *buttons, class_="steps"))
     return element("figure", caption, *panes, class_="media")
 
@@ -151,7 +154,9 @@ def _tokens(path: Path) -> Markup:
     for text in _read(path).get("texts") or ():
         words: list[object] = []
         for token, is_masked in text:
-            words.append(element("mark", token) if is_masked else token)
+            if is_masked:
+                token = element("mark", token)
+            words.append(token)
         lines.append(element("p", *words, class_="tokens"))
     return joined(lines)
 
@@ -162,10 +167,13 @@ def spectra(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
     for index, run in enumerate(runs):
         for encoder, files in _spectrum_files(run).items():
             steps = sorted(files)
-            for step in dict.fromkeys([steps[0], steps[len(steps) // 2], steps[-1]] if len(runs) == 1 else steps[-1:]):
+            chosen = {steps[-1]: "last step"}
+            if len(runs) == 1:
+                chosen = {step: f"step {step:,}" for step in (steps[0], steps[len(steps) // 2], steps[-1])}
+            for step, label in chosen.items():
                 for name, shares in _read(files[step]).items():
-                    title = f"{name} · {encoder}" if encoder else name
-                    by_title[title].append({"run": index, "label": f"step {step:,}", "encoder": "", **_points(shares)})
+                    title = titled(name, encoder)
+                    by_title[title].append({"run": index, "label": label, "encoder": "", **_points(shares)})
     panels = []
     for title, lines in by_title.items():
         panels.append({"title": title, "unit": "share of the variance", "x": "direction", "log": True, "lines": lines})
@@ -186,7 +194,7 @@ def _points(shares: Sequence[float]) -> dict[str, Any]:
     """At most so many directions, closer together at the first ones."""
     last = len(shares) - 1
     numbers = sorted({round((last + 1) ** (k / _MOST_DIRECTIONS)) - 1 for k in range(_MOST_DIRECTIONS + 1)})
-    kept = [number for number in numbers if shares[number] > 0]
+    kept = [number for number in numbers if shares[number] > _LEAST_SHARE]
     return {"x": [number + 1 for number in kept], "y": [shares[number] for number in kept], "bad": []}
 
 
@@ -196,4 +204,6 @@ def _read(path: Path) -> dict[str, Any]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return content if isinstance(content, dict) else {}
+    if not isinstance(content, dict):
+        return {}
+    return content

@@ -12,6 +12,7 @@ from jaxtyping import Float64
 from d2v import metrics
 from d2v.monitoring.logged_curves import LoggedCurve
 from d2v.monitoring.metric_panels import LOSS, PROBES, RANKS, RATE, SPREAD, TEACHER, Panel
+from d2v.monitoring.report.markup import titled
 from d2v.monitoring.report.run_record import RunRecord
 from d2v.monitoring.report.thinned import thinned
 
@@ -113,7 +114,7 @@ def _split(group: str, panel: Panel, series: Sequence[Series], num_runs: int) ->
         by_encoder[one.encoder if num_runs > 1 else ""].append(one)
     for encoder, some in by_encoder.items():
         title = panel.title.removeprefix(f"{group}? ")
-        title = f"{title} · {encoder}" if encoder else title
+        title = titled(title, encoder)
         yield FilledPanel(group, dataclasses.replace(panel, title=title), some)
 
 

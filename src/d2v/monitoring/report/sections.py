@@ -62,12 +62,16 @@ def _state(run: RunRecord) -> Markup:
     text = element("span", run.state, class_=f"state {kind}")
     if not run.curves:
         text = joined([text, " before its first line of metrics"])
-    return joined([text, element("small", run.why_ended)], " ") if run.why_ended else text
+    if run.why_ended:
+        text = joined([text, element("small", run.why_ended)], " ")
+    return text
 
 
 def _from_to(curve: LoggedCurve) -> str:
     first, last = number(curve.values[0]), number(curve.values[-1])
-    return last if len(curve.values) == 1 else f"{first} → {last}"
+    if len(curve.values) == 1:
+        return last
+    return f"{first} → {last}"
 
 
 def _gain(curve: LoggedCurve) -> str:
@@ -84,12 +88,15 @@ def _recent(curve: LoggedCurve) -> float:
 
 def _of(name: str, metric: str) -> str:
     encoder = name.removeprefix(metric).strip("/")
-    return f", {encoder}" if encoder else ""
+    if not encoder:
+        return ""
+    return f", {encoder}"
 
 
 def _probe_title(name: str) -> str:
-    metric, title = (metrics.KNN_TOP1, "kNN") if name.startswith(metrics.KNN_TOP1) else (metrics.LINEAR_TOP1, "linear")
-    return f"probe, {title}{_of(name, metric)}"
+    if name.startswith(metrics.KNN_TOP1):
+        return f"probe, kNN{_of(name, metrics.KNN_TOP1)}"
+    return f"probe, linear{_of(name, metrics.LINEAR_TOP1)}"
 
 
 def devices_of(start: Mapping[str, Any]) -> str:

@@ -22,7 +22,7 @@ from d2v.training.several_devices import FullySharded
 from d2v.training.step import TrainingModule
 from d2v.training.stop_signals import STOP
 
-_AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
+AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 class ProbeCallback(Callback):
@@ -136,7 +136,7 @@ class ProbeCallback(Callback):
                 pl_module.device,
                 k=self.k,
                 linear=self.linear,
-                autocast=_AUTOCAST.get(str(trainer.precision)),
+                autocast=AUTOCAST.get(str(trainer.precision)),
                 progress=False,
             )
             metrics[of_encoder(KNN_TOP1, name)] = result.knn_top1

@@ -117,6 +117,8 @@
     const axis = { stroke: () => colour("--soft"), grid: { stroke: () => colour("--grid"), width: 1 },
       ticks: { stroke: () => colour("--line"), size: 4, width: 1 }, font: "11px system-ui, sans-serif" };
     const log = panel.log || logarithmic;
+    const filter = (u, splits) => splits.map((value) => Math.abs(Math.log10(value) % 1) < 1e-6 ? value : null);
+    const powers = { filter, grid: { ...axis.grid, filter }, ticks: { ...axis.ticks, filter } };
     return {
       width, height: HEIGHT, series, bands, legend: { show: false },
       cursor: { sync: { key: panel.x }, drag: { x: true, y: false, setScale: true }, points: { size: 6 },
@@ -128,7 +130,7 @@
       axes: [
         { ...axis, size: 24, gap: 4, label: panel.x, labelSize: 16, labelFont: "11px system-ui, sans-serif",
           labelGap: 0, space: 60, values: (u, ticks) => ticks.map((value) => Number.isInteger(value) ? tick(value) : "") },
-        { ...axis, size: 52, gap: 4, values: (u, ticks) => ticks.map((value) => value == null ? "" : tick(value)) },
+        { ...axis, ...(log ? powers : {}), size: 58, gap: 4, values: (u, ticks) => ticks.map((value) => value == null ? "" : tick(value)) },
       ],
       hooks: {
         draw: [marks(panel, lines)],
