@@ -264,6 +264,8 @@ def test_a_refused_checkpoint_leaves_the_model_as_it_was(tmp_path: Path) -> None
         (lambda: joint({"trunk": medium()}), "'trunk' cannot be the name"),
         (lambda: joint({"a b": medium()}), "'a b' cannot be the name"),
         (lambda: joint({"keys": medium()}), "'keys' cannot be the name"),
+        (lambda: joint(init_from="nowhere"), "^model.init_from nowhere: no such file"),
+        (lambda: joint({"a": medium(init_from="nowhere")}), "^model.media.a.init_from nowhere: no such file"),
         (lambda: medium(weight=-1.0), "weight must be 0 or more"),
         (lambda: medium(lr_scale=0.0), "model.freeze keeps"),
         (lambda: joint({"fine": medium(targets=TopKTargets(3))}), r"media\.fine: targets\.top_k is 3"),

@@ -171,8 +171,12 @@ def init_weights(
     Raises:
         UserError: The student or the teacher has other tensors than the checkpoint; the message names them.
     """
-    checkpoint = open_checkpoint(path)
-    key = f"model.init_from {path}" if front_of is None else f"model.media.{front_of}.init_from {path}"
+    stated_as = "model.init_from" if front_of is None else f"model.media.{front_of}.init_from"
+    try:
+        checkpoint = open_checkpoint(path)
+    except UserError as error:
+        raise UserError(f"{stated_as} {error}") from error
+    key = f"{stated_as} {path}"
     notes: list[str] = []
     sources: dict[str, StoredEncoder] = {}
     chosen: list[tuple[nn.Module, StateDict]] = []
