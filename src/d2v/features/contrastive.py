@@ -34,9 +34,16 @@ class Basis(NamedTuple):
     @classmethod
     def of(cls, used: Float[Tensor, "n f"]) -> "Basis":
         mean, scale = used.mean(dim=0), used.std(dim=0).clamp(min=1e-6)
-        _, spread, directions = torch.linalg.svd((used - mean) / scale, full_matrices=False)
-        count = min(_MOST_DIRECTIONS, len(used) - 1, int((spread > 1e-5 * spread[0]).sum()))
-        return cls(mean, directions[:count] / scale, spread[:count] ** 2 / len(used))
+        standardised = (used - mean) / scale
+        tall = len(used) > used.shape[1]
+        products = standardised.T @ standardised if tall else standardised @ standardised.T  # the smaller of the two
+        values, vectors = torch.linalg.eigh(products)
+        values, vectors = values.flip(0), vectors.flip(1)
+        count = min(_MOST_DIRECTIONS, len(used) - 1, int((values > 1e-10 * values[0]).sum()))
+        directions = vectors[:, :count].T
+        if not tall:
+            directions = directions @ standardised / values[:count, None].sqrt()
+        return cls(mean, directions / scale, values[:count] / len(used))
 
 
 class Projections(nn.Module):
