@@ -52,11 +52,11 @@ SPECTRUM = "media/spectrum"
 def media_titles() -> dict[str, str]:
     """What is written above each kind of media, in the order in which one looks at them."""
     return {
-        MASKS: "What is hidden from the student",
-        TOKENS: "Tokens; those that are hidden from the student are marked",
-        FEATURES: "Features: their three main directions as red, green and blue",
-        SIMILARITY: "How alike the features of two places are",
-        NEIGHBOURS: "Nearest neighbours: an input, and what is most like it",
+        MASKS: "Hidden from the student",
+        TOKENS: "Tokens, hidden ones marked",
+        FEATURES: "Features as colours: their three main directions",
+        SIMILARITY: "How alike two places are",
+        NEIGHBOURS: "Nearest neighbours",
         SPECTRUM: "Spectrum of the features",
     }
 

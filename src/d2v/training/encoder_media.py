@@ -20,7 +20,7 @@ MOST_KEPT = 32
 _MOST_SHOWN, _MATRICES = 6, 4
 _QUERIES, _NEIGHBOURS = 5, 5
 _ROWS, _MATRIX = 1024, 256
-_WORDS = 160
+_TEXTS, _WORDS = 3, 160
 
 MarkedText = list[tuple[str, bool]]
 """Pieces of a text, each with whether it is marked."""
@@ -46,7 +46,7 @@ def draw_masks(encoder: Encoder, batch: Batch, output: Data2VecOutput, media: Me
         if batch.padding_mask is not None:
             lengths = (~batch.padding_mask).sum(dim=1).clamp(max=_WORDS).tolist()
         texts = []
-        for tokens, one, length in zip(shown.texts, masked[:, 0].tolist(), lengths, strict=False):
+        for tokens, one, length in zip(shown.texts[:_TEXTS], masked[:, 0].tolist(), lengths, strict=False):
             texts.append(list(zip(tokens, one, strict=True))[:length])
         media.texts[metrics.TOKENS] = texts
         return

@@ -16,8 +16,9 @@ from d2v.metrics import KNN_TOP1, LINEAR_TOP1
 from d2v.monitoring.history_file import SKIPPED, read_history
 from d2v.monitoring.logged_curves import LoggedCurve, read_curves
 from d2v.service_keys import hidden_keys
+from d2v.verdicts import FILE as VERDICTS
 
-CONFIG, METRICS, VERDICTS, LOCK = "config.yaml", "metrics.csv", "verdicts.jsonl", ".lock"
+CONFIG, METRICS, LOCK = "config.yaml", "metrics.csv", ".lock"
 _BEFORE_RESUME = "config-until-*.yaml"
 
 

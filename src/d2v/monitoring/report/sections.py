@@ -10,7 +10,8 @@ from d2v import metrics
 from d2v.monitoring.logged_curves import LoggedCurve
 from d2v.monitoring.report.markup import NOTHING, Markup, Section, chip, element, joined, number, table
 from d2v.monitoring.report.panels import FilledPanel
-from d2v.monitoring.report.run_record import VERDICTS, RunRecord
+from d2v.monitoring.report.run_record import RunRecord
+from d2v.verdicts import FILE as VERDICTS
 
 _RECENT = 0.2
 """Of the logged points: what is said of speed is the median of so many of the last."""
@@ -102,8 +103,10 @@ def _probe_title(name: str) -> str:
 def devices_of(start: Mapping[str, Any]) -> str:
     """The devices that a start has found, equal ones counted."""
     devices = [str(device) for device in start.get("devices") or ()]
-    named = ", ".join(f"{devices.count(device)} x {device}" for device in dict.fromkeys(devices))
-    return f"{start.get('device', '')}: {named}"
+    named = []
+    for device in dict.fromkeys(devices):
+        named.append(f"{devices.count(device)} x {device}".removeprefix("1 x "))
+    return f"{start.get('device', '')}: {', '.join(named)}"
 
 
 def when(seconds: float) -> str:
