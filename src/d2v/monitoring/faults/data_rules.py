@@ -23,13 +23,14 @@ def _range_of_pixels(view: View) -> float | None:
 
 
 def _pitch(view: View) -> float | None:
-    return view.median(metrics.PITCH)
+    """In the middle of at least five batches, which may be of few voices each."""
+    return view.median(metrics.PITCH) if len(view.values(metrics.PITCH)) >= 5 else None
 
 
 def _speed(view: View) -> float | None:
     """Pitch of speech in Hz, where its spectrum is as flat as that of speech which is played too fast."""
     bands = view.median(metrics.HIGH_BANDS)
-    return None if bands is None or bands < limits.FLAT_BANDS else view.median(metrics.PITCH)
+    return None if bands is None or bands < limits.FLAT_BANDS else _pitch(view)
 
 
 _NORMALISE = (

@@ -6,7 +6,7 @@ from d2v.monitoring.faults.rule import Rule
 from d2v.monitoring.faults.view import View
 from d2v.verdicts import FIRST_STEPS
 
-LEAST_STEPS_AT_PEAK = 60  # after so many, predictions know something of the targets
+LEAST_STEPS_AT_PEAK = 120  # after so many, predictions know something of the targets
 LEAST_STEPS = 50
 WARMUP_SEEN = 20  # steps: no warm-up is as short
 LATEST = 5  # logged steps

@@ -76,8 +76,9 @@ def duplicate_files(paths: Iterable[Path]) -> float | None:
         return None
     different = 0
     for size, same in by_size.items():
-        contents = {path if len(same) == 1 else _digest(path, size) for path in same}
-        different += len(contents)
+        if len(same) > 1:
+            same = list({_digest(path, size): path for path in same}.values())
+        different += len(same)
     return 1 - different / count
 
 
