@@ -3,7 +3,9 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -180,6 +182,21 @@ def test_a_table_of_any_format_gives_the_same_pairs(made: Path, tmp_path: Path) 
         assert found.headings == {"vision": "picture", "text": "text"}
         assert found.items == {"vision": ["a  b.png", "c.png"], "text": ['he said "no", twice', "alone"]}
         assert found.labels == ["1", "3"]
+
+
+def test_a_checkpoint_may_have_more_media_than_the_space(made: Path, space: Path) -> None:
+    from d2v.checkpoints.load import load
+    from d2v.errors import UserError
+
+    vision, text = made / "vision.ckpt", made / "text.ckpt"
+    whole = read_space(space)
+    few = replace(whole, media={"vision": whole.media["vision"]})
+    assert list(few.encoders_of([vision], ())) == ["vision"]
+    with pytest.raises(UserError, match="its encoder is not in the shared space"):
+        few.encoders_of([vision, text], ())
+    both = {"vision": ("joint", load(vision)), "text": ("joint", load(text))}
+    with patch("d2v.features.shared_space.load_encoders", return_value=both):  # one file with both
+        assert list(few.encoders_of(["joint"], ())) == ["vision"]
 
 
 def test_no_item_is_on_both_sides_of_a_split(tmp_path: Path) -> None:
@@ -392,7 +409,7 @@ def test_a_space_of_others(made: Path, space: Path, tmp_path: Path, d2v: D2V) ->
     embed = ["embed", "--input", made / "pictures", "--output", "x.npz", "--num_workers", 0, "--space"]
     code, _, err = d2v(*embed, space, "--checkpoint", other)
     assert code == 2
-    assert "the shared space was made with other weights" in err
+    assert "its encoder is not in the shared space" in err
     code, _, err = d2v(*embed, space, "--checkpoint", made / "vision.ckpt", "--layer", 0)
     assert code == 2
     assert "leave these options out" in err

@@ -131,9 +131,7 @@ def align(
         if test is None:
             raise UserError("give --pairs TABLE to train on, or --test TABLE to test the space that is there")
         space = read_space(folders[0])
-        encoders = {}
-        for path, encoder in load_encoders(checkpoints, space.weights, allow).values():
-            encoders[space.adopt(encoder, path)] = encoder.to(where)
+        encoders = {name: encoder.to(where) for name, encoder in space.encoders_of(checkpoints, allow).items()}
         rows = read_pairs(test, "--test", list(encoders), label)
         return Alignment(space, folders[:1], None, tested(space, encoders, rows, _root(root, test), where), None)
     if not 0 <= test_fraction < 1:

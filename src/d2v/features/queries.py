@@ -21,7 +21,7 @@ from d2v.features.encode import Skipped, embed_inputs
 from d2v.features.feature_files import PooledFeatures, read_pooled
 from d2v.features.feature_settings import SPACE_OPTIONS, FeatureOptions, encoder_digest
 from d2v.features.pieces import Pieces
-from d2v.features.shared_space import Projection, load_encoders, read_space, space_folder
+from d2v.features.shared_space import Projection, read_space, space_folder
 from d2v.model.encoder import Encoder
 
 
@@ -171,8 +171,7 @@ class NewQueries:
         space = read_space(space_folder(settings["space_folder"], str(checkpoints[0]).rpartition("=")[2]))
         if space.digest != settings["space"]:
             raise UserError(f"{path}: was made with another shared space than --checkpoint {checkpoints[0]} has now")
-        for place, encoder in load_encoders(checkpoints, space.weights, allow).values():
-            medium = space.adopt(encoder, place)
+        for medium, encoder in space.encoders_of(checkpoints, allow).items():
             if modality in (None, medium):
                 projection = space.media[medium]
                 self._embedders.append(_Embedder(encoder.to(device), medium, SPACE_OPTIONS, projection))

@@ -97,9 +97,28 @@ class SharedSpace:
                 return name
         made_with = [f"{projection.checkpoint} ({name})" for name, projection in self.media.items()]
         raise UserError(
-            f"--checkpoint {checkpoint}: the shared space was made with other weights, of {', '.join(made_with)}; give "
-            "one of those, or run d2v align anew"
+            f"--checkpoint {checkpoint}: its encoder is not in the shared space, which was made with the weights of "
+            f"{', '.join(made_with)}; give one of those, or run d2v align anew"
         )
+
+    def encoders_of(self, checkpoints: Sequence[str | Path], allow: Iterable[str]) -> dict[str, Encoder]:
+        """Encoders of some checkpoints by their media; those of media that the space does not have are left out.
+
+        Raises:
+            UserError: A checkpoint has none that the space was made with.
+        """
+        found: dict[str, Encoder] = {}
+        used, others = set[str](), dict[str, UserError]()
+        for path, encoder in load_encoders(checkpoints, self.weights, allow).values():
+            try:
+                found[self.adopt(encoder, path)] = encoder
+                used.add(path)
+            except UserError as error:
+                others[path] = error
+        for path, reason in others.items():
+            if path not in used:
+                raise reason
+        return found
 
 
 def space_folder(space: str | Path, checkpoint: str | Path) -> Path:
