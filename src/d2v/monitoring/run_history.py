@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -52,12 +53,15 @@ class RunHistory(L.Callback):
             self._append(trainer, {"event": "end", "how": "done"})
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        if trainer.is_global_zero and (self.run_dir / HISTORY).is_file():  # else it never started
-            how = "failed"
-            if isinstance(exception, Interrupted | KeyboardInterrupt):
-                how = "stopped"
-            said = without_keys(" ".join(str(exception).split()))
-            self._append(trainer, {"event": "end", "how": how, "why": f"{type(exception).__name__}: {said}"})
+        if not trainer.is_global_zero or not (self.run_dir / HISTORY).is_file():
+            return  # the run never started
+        how = "failed"
+        why = without_keys(f"{type(exception).__name__}: {' '.join(str(exception).split())}")
+        if isinstance(exception, Interrupted):
+            how, why = "stopped", f"by {signal.Signals(exception.signal_number).name}"
+        elif isinstance(exception, KeyboardInterrupt):
+            how, why = "stopped", "at once, by Ctrl-C"
+        self._append(trainer, {"event": "end", "how": how, "why": why})
 
     def _append(self, trainer: L.Trainer, values: dict[str, Any]) -> None:
         event = {"time": time.time(), "step": trainer.global_step, "planned_steps": known_steps(trainer), **values}

@@ -79,6 +79,8 @@ def page(runs: Sequence[RunRecord]) -> str:
         environment(runs),
         how_to_continue(runs),
     ]
+    if all(run.is_finetuning for run in runs):
+        sections = [one for one in sections if one.id not in ("probes", "spectrum")]
     data = {"panels": [*drawn, *directions], "runs": [run.name for run in runs], "resumed": _resumed(runs)}
     names = ", ".join(run.name for run in runs)
     contents = {

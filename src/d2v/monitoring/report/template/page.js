@@ -12,7 +12,6 @@
   let logarithmic = false;
   let printing = false;
   let charts = [];
-  let zooming = true; // while panels are made, none sets the others' range
 
   const colour = (name) => getComputedStyle(root).getPropertyValue(name).trim();
 
@@ -117,12 +116,16 @@
     const axis = { stroke: () => colour("--soft"), grid: { stroke: () => colour("--grid"), width: 1 },
       ticks: { stroke: () => colour("--line"), size: 4, width: 1 }, font: "11px system-ui, sans-serif" };
     const log = panel.log || logarithmic;
-    const filter = (u, splits) => splits.map((value) => Math.abs(Math.log10(value) % 1) < 1e-6 ? value : null);
+    const filter = (u, splits) => {
+      const decades = Math.log10(splits[splits.length - 1] / splits[0]);
+      const kept = decades > 3 ? [1] : [1, 2, 5];
+      return splits.map((value) => kept.includes(+value.toExponential().split("e")[0]) ? value : null);
+    };
     const powers = { filter, grid: { ...axis.grid, filter }, ticks: { ...axis.ticks, filter } };
     return {
       width, height: HEIGHT, series, bands, legend: { show: false },
       cursor: { sync: { key: panel.x }, drag: { x: true, y: false, setScale: true }, points: { size: 6 },
-        bind: { dblclick: (u) => () => { u.setScale("x", whole(panel)); return null; } } },
+        bind: { dblclick: () => () => { showWhole(panel.x); return null; } } },
       scales: {
         x: { time: false, range: (u, least, largest) => least === largest ? [least - 1, largest + 1] : [least, largest] },
         y: log ? { distr: 3 } : { range: (u, least, largest) => range(panel, least, largest) },
@@ -135,7 +138,6 @@
       hooks: {
         draw: [marks(panel, lines)],
         setCursor: [(u) => showValues(u, lines, legend)],
-        setScale: [(u, key) => key === "x" && zoomTogether(u, panel)],
       },
     };
   }
@@ -160,15 +162,9 @@
     return { min: least, max: largest };
   }
 
-  // The same steps in all panels.
-  function zoomTogether(u, panel) {
-    if (zooming) return;
-    const { min, max } = u.scales.x;
-    zooming = true;
-    for (const chart of charts) {
-      if (chart.u && chart.u !== u && chart.panel.x === panel.x) chart.u.setScale("x", { min, max });
-    }
-    zooming = false;
+  // uPlot zooms all plots of a key together; back to the whole run is for us to do.
+  function showWhole(x) {
+    for (const chart of charts) if (chart.u && (!x || chart.panel.x === x)) chart.u.setScale("x", whole(chart.panel));
   }
 
   function makeLegend(box, panel, lines) {
@@ -228,9 +224,7 @@
   }
 
   function drawAll() {
-    zooming = true;
     for (const chart of charts) draw(chart);
-    setTimeout(() => { zooming = false; });
   }
 
   root.classList.add("scripted");
@@ -258,9 +252,7 @@
     logarithmic = event.target.checked;
     drawAll();
   });
-  document.getElementById("whole").addEventListener("click", () => {
-    for (const chart of charts) if (chart.u) chart.u.setScale("x", whole(chart.panel));
-  });
+  document.getElementById("whole").addEventListener("click", () => showWhole());
   for (const box of document.querySelectorAll("[data-run]")) {
     box.addEventListener("change", () => {
       if (box.checked) hidden.delete(+box.dataset.run);
