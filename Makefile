@@ -5,6 +5,7 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DOCS := .venv-docs
 # By default uv trusts only the certificates that it ships with. pip (since 24.2) also trusts the system's, where a company
 # installs that of its TLS proxy, so uv is told to read those too. Without a system store (slim containers) uv would refuse
 # to start, so it keeps its own there. UV_SYSTEM_CERTS and SSL_CERT_FILE override this.
@@ -12,7 +13,7 @@ SYSTEM_CERTS = $(BIN)/uv --system-certs --offline pip compile --quiet --python $
 UV = UV_SYSTEM_CERTS=$${UV_SYSTEM_CERTS:-$$($(SYSTEM_CERTS) && echo true || echo false)} $(BIN)/uv
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-speech demo-text demo-joint pretrain-vision pretrain-speech pretrain-text bench test chaos notebooks lint lock clean
+.PHONY: help setup demo demo-speech demo-text demo-joint pretrain-vision pretrain-speech pretrain-text bench test chaos notebooks docs lint lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -93,6 +94,19 @@ chaos: setup ## at full count: kills and what they change, random configs, thous
 notebooks: setup ## make the notebooks from their scripts
 	$(BIN)/jupytext --quiet --to ipynb notebooks/*.py
 
+# Zensical colours its messages also in a log, and ends a failed build with a traceback of its own: neither is shown.
+docs: $(DOCS)/.installed ## build the documentation into site/, with warnings as errors
+	$(BIN)/python docs/stage.py build/site
+	@$(DOCS)/bin/zensical build --strict --clean >build/site.log 2>&1; code=$$?; \
+		sed -e 's/\x1b\[[0-9;]*m//g' -e '/^Traceback/,$$d' build/site.log; \
+		if [ $$code != 0 ] || grep -q '^griffe:' build/site.log; then echo "the site has warnings"; exit 1; fi
+	@echo "open site/index.html"
+
+$(DOCS)/.installed: docs.lock $(INSTALLED)
+	@$(UV) venv --quiet --clear --python $(BIN)/python $(DOCS)
+	@$(UV) pip sync --quiet --require-hashes --python $(DOCS)/bin/python docs.lock
+	@touch $@
+
 lint: setup ## style, types and import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -101,7 +115,8 @@ lint: setup ## style, types and import contracts
 
 lock: setup ## resolve the dependencies anew: versions and hashes only
 	$(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 --group dev pyproject.toml -o requirements.lock
+	$(UV) pip compile --quiet --universal --generate-hashes --python-version 3.11 --group docs --no-header -o docs.lock
 	echo "uv==$$($(BIN)/uv --version | cut -d' ' -f2)" | $(UV) pip compile --quiet --generate-hashes --no-header --no-annotate - -o installer.lock
 
 clean: ## remove the environment and what tools left behind; data and runs stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(DOCS) build site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

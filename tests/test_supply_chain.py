@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-LOCKED = dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE))
+GROUPS = PROJECT["dependency-groups"]
 
 
 @pytest.mark.parametrize("banned", ["lightning==2.6.2", "lightning==2.6.3", "lightning==2.6.5", "torch==2.15.0"])
@@ -23,13 +23,17 @@ def test_versions_that_bite_are_refused(banned: str) -> None:
     assert names == []
 
 
-def test_the_lock_fits_the_requirements() -> None:
-    wanted = [*PROJECT["project"]["dependencies"], *PROJECT["dependency-groups"]["dev"]]
+@pytest.mark.parametrize(
+    ("lock", "wanted"),
+    [("requirements.lock", [*PROJECT["project"]["dependencies"], *GROUPS["dev"]]), ("docs.lock", GROUPS["docs"])],
+)
+def test_the_lock_fits_the_requirements(lock: str, wanted: list[str]) -> None:
+    locked = dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / lock).read_text(), re.MULTILINE))
     for requirement in map(Requirement, wanted):
-        assert LOCKED[requirement.name] in requirement.specifier, requirement
+        assert locked[requirement.name] in requirement.specifier, requirement
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "installer.lock"])
+@pytest.mark.parametrize("name", ["requirements.lock", "installer.lock", "docs.lock"])
 def test_each_locked_package_has_its_hashes_and_no_address(name: str) -> None:
     text = (ROOT / name).read_text()
     names = re.findall(r"^[\w.-]+(?==)", text, re.MULTILINE)

@@ -93,7 +93,9 @@ class TriStage(LRSchedule):
     """Linear warm-up, constant, exponential decay (fairseq's ``tri_stage``).
 
     Args:
-        warmup, hold, decay: Shares of all updates; they add up to 1.
+        warmup: Share of all updates; the three shares add up to 1.
+        hold: Likewise.
+        decay: Likewise.
         start_factor: At step 0, as a share of the peak.
         end_factor: At the end, as a share of the peak.
     """
