@@ -39,7 +39,7 @@ def _copy(file: Path, folder: Path) -> None:
 
 def recipes() -> str:
     """The page of all recipes: the header of each config, as it is."""
-    parts = ["# All recipes\n\nThe header of each file in `configs/`, as `d2v configs NAME` shows it with the values.\n"]
+    parts = ["# All recipes\n\nThe headers of `configs/`; `d2v configs NAME` shows one with its values.\n"]
     room = ""
     for config in sorted((ROOT / "configs").rglob("*.yaml"), key=lambda path: (path.parent.parts, path.name)):
         name = config.relative_to(ROOT / "configs")
