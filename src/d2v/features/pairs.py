@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float32, Int64
-from tqdm import tqdm
 
 from d2v.data.sources.file_tables import FileTable
 from d2v.data.sources.source import Listed, printable
@@ -19,6 +18,7 @@ from d2v.features.encode import Skipped, embed_inputs
 from d2v.features.feature_settings import SPACE_OPTIONS, encoder_digest, inputs_digest
 from d2v.features.part_means import levels_of, part_means, size_of
 from d2v.model.encoder import Encoder
+from d2v.progress_bar import Progress
 
 HEADINGS: Mapping[str, tuple[str, ...]] = {
     "vision": ("picture", "image"),
@@ -202,7 +202,7 @@ def features_of(
 
     def compute() -> dict[str, np.ndarray]:
         found: np.ndarray | None = None
-        with tqdm(total=len(inputs), desc=f"embedding {inputs.unit}s", disable=None, leave=False) as bar:
+        with Progress(total=len(inputs), desc=f"embedding {inputs.unit}s", leave=False) as bar:
             for item in part_means(embed_inputs(encoder, pieces, device, SPACE_OPTIONS), levels[-1], inputs.grid):
                 bar.update()
                 if isinstance(item, Skipped):

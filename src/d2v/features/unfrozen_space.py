@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from d2v.checkpoints.folder import StateDict
 from d2v.checkpoints.load import Weights
@@ -23,6 +22,7 @@ from d2v.features.part_means import levels_of
 from d2v.features.pieces import Pieces
 from d2v.features.shared_space import Projection, SharedSpace
 from d2v.model.encoder import Encoder, select_layer
+from d2v.progress_bar import Progress
 
 _JUDGED = 0.2  # of the rows: they say when to stop
 _EPOCHS, _PATIENCE = 20, 3
@@ -64,7 +64,7 @@ def unfrozen_space(
     generator = torch.Generator().manual_seed(seed)
     best, lowest, waited = _copy(model), float("inf"), 0
     batches = -(-len(trained) // _BATCH)
-    with tqdm(total=_EPOCHS * batches, desc="training the encoders", disable=None, leave=False) as bar:
+    with Progress(total=_EPOCHS * batches, desc="training the encoders", leave=False) as bar:
         for epoch in range(_EPOCHS + 1):
             with torch.no_grad():
                 loss = float(_loss(readers, of_judged))

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
 from d2v.data.encoder_inputs import Inputs
 from d2v.data.sound.audio_reader import SAMPLE_RATE, AudioReader
 from d2v.data.sound.sound_files import Headers
 from d2v.errors import BrokenSample
+from d2v.progress_bar import Progress
 
 _WINDOW = SAMPLE_RATE // 100
 _QUIET = 1e-3  # of the loudest window: 30 dB
@@ -47,7 +47,7 @@ class SoundInputs(Inputs):
 
     def cut_silence(self) -> None:
         """Leave out what is 30 dB quieter than the loudest 10 ms, at both ends of clips of up to a minute."""
-        clips = tqdm(range(len(self)), desc="looking for silence", unit="clip", disable=None, leave=False)
+        clips = Progress(range(len(self)), desc="looking for silence", unit="clip", leave=False)
         for index in clips:
             length = int(self._clips.num_samples[index])
             if length > _LONGEST:
