@@ -28,7 +28,10 @@ from PIL import Image
 
 from d2v.commands.early_checks import checked_words
 from d2v.commands.run import RunCLI, run_trainer
+from d2v.monitoring.faults import RULES, find_faults
+from d2v.monitoring.faults.view import View, encoders_of
 from d2v.training.callbacks.monitor import Monitor
+from d2v.verdicts import History, Settings
 
 STEPS = 200
 Change = Callable[[L.Trainer, L.LightningModule], None]
@@ -284,6 +287,46 @@ def faults(work: Path) -> dict[str, tuple[str, list[str], Change | None, str]]:
     }
 
 
+def replayed(entry: dict[str, Any]) -> tuple[dict[str, int], dict[int, float]]:
+    """What today's rules say of a run that was logged: the step of each fault, and the worst figure of each rule."""
+    settings = Settings(**{**entry["settings"], "betas": tuple(entry["settings"]["betas"])})
+    said: dict[str, int] = {}
+    worst: dict[int, float] = {}
+    for count in range(1, len(entry["rows"]) + 1):
+        history = History([(step, row) for step, row in entry["rows"][:count]], settings)
+        for verdict in find_faults(history):
+            said.setdefault(verdict.fault, verdict.step)
+        for encoder in encoders_of(history):
+            for number, rule in enumerate(RULES):
+                figure = rule.figure(View(history, encoder))
+                if figure is not None:
+                    nearest = max if rule.limit.above else min
+                    worst[number] = nearest(figure, worst.get(number, figure))
+    return said, worst
+
+
+def judge(files: list[Path]) -> None:
+    """Print tables of the runs and of the limits."""
+    nearest: dict[int, tuple[float, str]] = {}
+    print("| run | what is wrong | what the monitor says, at step |\n| --- | --- | --- |")
+    for path in files:
+        for name, entry in json.loads(path.read_text()).items():
+            said, worst = replayed(entry)
+            told = ", ".join(f"`{fault}` {step}" for fault, step in said.items()) or "nothing"
+            named = entry.get("named")
+            print(f"| {name} | {f'`{named}`' if named else 'nothing'} | {told} |")
+            for number, figure in worst.items():
+                better = nearest.get(number)
+                above = RULES[number].limit.above
+                if named is None and (better is None or (figure > better[0] if above else figure < better[0])):
+                    nearest[number] = figure, name
+    print("\n| verdict | a fault is | limit | worst healthy run |\n| --- | --- | --- | --- |")
+    for number, rule in enumerate(RULES):
+        figure, name = nearest.get(number, (float("nan"), "none has it"))
+        sign = "at least" if rule.limit.above else "at most"
+        print(f"| `{rule.fault}` | {sign} | {rule.limit.at:g} | {figure:.3g} ({name}) |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("what", choices=["healthy", "faults", "judge"])
@@ -294,6 +337,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, help="folder for data with faults")
     parser.add_argument("--only", default="")
     args = parser.parse_args()
+    if args.what == "judge":
+        judge(args.files)
+        return
     torch.set_num_threads(1)
     if args.what == "faults":
         for make, name in ((made_sound, "sound"), (made_pictures, "pictures"), (made_text, "text")):
