@@ -60,8 +60,8 @@ demo-joint: setup ## one model for pictures, speech and text, in about eight min
 	$(BIN)/d2v fit --config demo/joint.yaml --run_name demo-joint $(ARGS)
 	@echo "--- from the one checkpoint: which photograph is it, which voice, and which package is the text about?"
 	$(BIN)/d2v probe --checkpoint runs/demo-joint --modality vision --config demo/vision.yaml --data.root data/demo/joint/vision --max_samples 1000
-	$(BIN)/d2v probe --checkpoint runs/demo-joint --modality speech --config demo/speech.yaml --data.root data/demo/joint/speech --max_samples 480
-	$(BIN)/d2v probe --checkpoint runs/demo-joint --modality text --config demo/text.yaml --config demo/text_labels.yaml --data.root data/demo/joint/text/labelled --max_samples 1400
+	$(BIN)/d2v probe --checkpoint runs/demo-joint --modality speech --config demo/speech.yaml --data.root data/demo/joint/speech
+	$(BIN)/d2v probe --checkpoint runs/demo-joint --modality text --config demo/text.yaml --config demo/text_labels.yaml --data.root data/demo/joint/text/labelled
 	@echo "--- 200 digits, each written, spoken and named in a sentence, make one space; tested on other people, voices and sentences"
 	$(BIN)/d2v align --checkpoint runs/demo-joint --pairs data/demo/joint/pairs.tsv --num_pairs 200 --test data/demo/joint/test.tsv --label label --baseline
 	@echo "--- a spoken seven, and the handwritten digits that are nearest"

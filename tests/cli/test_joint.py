@@ -216,7 +216,7 @@ def test_configs_of_one_medium(tmp_path: Path) -> None:
     assert model["num_masks"] == 7
     assert model["masking"] == alone["model"]["init_args"]["masking"]
     assert model["student"]["front"] == alone["model"]["init_args"]["student"]["front"]
-    assert model["student"]["trunk"]["width"] == 128  # the shared one
+    assert model["student"]["trunk"]["width"] == 96  # the shared one
     assert more["data"]["init_args"] == {**alone["data"]["init_args"], "root": "here"}
     assert merged_configs(names, "speech")["model"]["init_args"]["num_masks"] == 2
     (tmp_path / "none.yaml").write_text("data: {init_args: {parts: {text: null}}}")
