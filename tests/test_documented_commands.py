@@ -44,6 +44,7 @@ RUN_BY = {
     "configs": "tests/cli/test_configs_command.py",
     "doctor": "tests/cli/test_commands.py",
     "report": "tests/cli/test_report.py",
+    "dashboard": "tests/cli/test_dashboard.py",
 }
 """A test that runs the command on real files."""
 

@@ -38,6 +38,10 @@ COMMANDS = {
         "nearest neighbours among such features:  d2v search FILE.parquet --query ID|FILE",
     ),
     "report": ("d2v.commands.report", "one HTML file about one or several runs, from their folders:  d2v report RUN"),
+    "dashboard": (
+        "d2v.commands.dashboard",
+        "a dashboard and a report in Weights & Biases:  d2v dashboard --print | --push ENTITY/PROJECT",
+    ),
     "bench": ("d2v.commands.bench", "how fast a recipe trains, and where time goes:  d2v bench --config NAME.yaml"),
     "bench data": ("d2v.commands.bench_data", "how fast data load:  d2v bench data --config NAME.yaml --data.root DIR"),
     "glue": ("d2v.commands.glue", "GLUE:  d2v glue --checkpoint PATH --root GLUE --output DIR  sweeps, scores, table"),

@@ -14,8 +14,11 @@ the limit of a thread."""
 
 def why_offline() -> str | None:
     """Why a run cannot log to the server; None if it can, or if ``WANDB_MODE`` says what the user wants."""
-    if os.environ.get("WANDB_MODE"):
-        return None
+    return None if os.environ.get("WANDB_MODE") else why_unreachable()
+
+
+def why_unreachable() -> str | None:
+    """Why the server cannot be used; None if it can."""
     if not os.environ.get("WANDB_API_KEY") and not _in_netrc():
         return "not logged in"
     url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")

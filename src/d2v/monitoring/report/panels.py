@@ -11,34 +11,33 @@ from jaxtyping import Float64
 
 from d2v import metrics
 from d2v.monitoring.logged_curves import LoggedCurve
-from d2v.monitoring.metric_panels import LOSS, PROBES, RANKS, RATE, SPREAD, TEACHER, Panel
+from d2v.monitoring.metric_panels import (
+    CLS_LOSS,
+    GRADIENT,
+    LOSS,
+    MASKED,
+    MFU,
+    PADDING,
+    PROBES,
+    RANKS,
+    RATE,
+    SKIPPED_SAMPLES,
+    SKIPPED_UPDATES,
+    SPREAD,
+    TEACHER,
+    UNITS,
+    Panel,
+)
 from d2v.monitoring.report.markup import titled
 from d2v.monitoring.report.run_record import RunRecord
 from d2v.monitoring.report.thinned import thinned
 
-_UNITS = {
-    "images": "Images per second",
-    "audio_seconds": "Seconds of sound per second",
-    "tokens": "Tokens per second",
-    "samples": "Samples per second",
-}
-_SPEEDS = tuple(Panel(title, "", {metrics.per_second(unit): title}, True) for unit, title in _UNITS.items())
+_SPEEDS = tuple(Panel(title, "", {metrics.per_second(unit): title}, True) for unit, title in UNITS.items())
 GROUPS: Mapping[str, Sequence[Panel]] = {
-    "Learning": (LOSS, Panel("CLS loss", "loss", {metrics.CLS_LOSS: "CLS"}), PROBES),
+    "Learning": (LOSS, CLS_LOSS, PROBES),
     "Collapse": (SPREAD, RANKS),
-    "Update": (
-        RATE,
-        Panel("Gradient before clipping", "norm", {metrics.GRAD_NORM: "norm"}),
-        TEACHER,
-        Panel("Updates skipped", "updates", {metrics.SKIPPED_UPDATES: "skipped"}, True),
-    ),
-    "Time and data": (
-        *_SPEEDS,
-        Panel("Arithmetic", "share of what the device reaches (MFU)", {metrics.MFU: "MFU"}, True),
-        Panel("Padding", "share of what is computed", {metrics.PADDING_FRACTION: "padding"}, True),
-        Panel("Masked", "share of tokens", {metrics.MASKED_FRACTION: "masked"}, True),
-        Panel("Samples that could not be read", "samples", {metrics.SKIPPED: "skipped"}, True),
-    ),
+    "Update": (RATE, GRADIENT, TEACHER, SKIPPED_UPDATES),
+    "Time and data": (*_SPEEDS, MFU, PADDING, MASKED, SKIPPED_SAMPLES),
 }
 _GROUP_OF = {"val": "Learning", "test": "Learning", "throughput": "Time and data", "data": "Time and data"}
 """Of metrics that no panel names, by the first part of their names."""
