@@ -105,14 +105,14 @@ def align(
             filled. None: the space is there already, and is tested.
         test: A table of rows to measure recall on.
         test_fraction: Or the share of the rows that is held out for it, with no file or text on both sides.
-        label: Column of the tables; rows of one label mean the same: they are trained towards each other, and a hit is
-            any item of the query's label, not just one of its own row.
+        label: Column of the tables; rows of one label mean the same: they are trained towards each other, vectors
+            say how likely each label is, and a hit is any item of the query's label, not just one of its own row.
         root: Folder that paths in the tables are relative to; None: that of each table.
         output: Folder of the space; None: ``shared`` in the folder of the run, or FILE.shared beside a file, at each
             of the checkpoints.
         overwrite: Replace a space that lies there.
         num_pairs: Take so many rows, drawn by the seed; None: all.
-        width: Of the space; fewer pairs may give less.
+        width: Of the projections; fewer pairs may give less.
         weights: The students', or the teachers'.
         unfreeze: Train the encoders too. What they have become is kept in the space; the checkpoints stay as they are.
         baseline: Train and test the same on untrained encoders too.

@@ -89,6 +89,11 @@ class Projections(nn.Module):
         """Mean and weight: the vectors are those of ``weight @ (features - mean)``, at length 1."""
         return self.means[name], (self.maps[name] @ self.directions[name]).detach()
 
+    def anchors(self, name: str, values: Float[Tensor, "m f"]) -> Float[Tensor, "m k"]:
+        """Vectors of all items of a medium, over the temperature: products with them are logits of the loss."""
+        vectors = self.project(name, self.whiten(name, values, torch.arange(len(values))))
+        return (vectors / self.log_temperature.exp()).detach()
+
 
 def _correlated(whitened: Mapping[str, Float[Tensor, "n d"]], rows: Rows, width: int) -> dict[str, Tensor]:
     """Directions in which all media go together (Kettenring 1971, "Canonical analysis of several sets of variables",

@@ -58,10 +58,14 @@ def frozen_space(
     if LABEL in rows:
         values[LABEL] = {1: torch.eye(int(rows[LABEL].max()) + 1, dtype=torch.float64)}
     projections, finest = fit(values, rows, width, seed)
+    anchors = np.empty((0, len(next(iter(projections.maps.values())))), np.float32)
+    if LABEL in rows:
+        anchors = projections.anchors(LABEL, values[LABEL][1]).float().numpy()
     projected = {}
     for name, (checkpoint, encoder) in media.items():
         mean, weight = (value.float().numpy() for value in projections.affine(name))
-        projected[name] = Projection(checkpoint, encoder_digest(encoder), finest[name], mean, weight)
+        digest = encoder_digest(encoder)
+        projected[name] = Projection(checkpoint, digest, finest[name], mean, weight, anchors)
     return SharedSpace(projected, weights, seed, len(pairs), __version__)
 
 

@@ -25,7 +25,7 @@ SHARED = "shared"
 """The space beside a checkpoint, as ``--space`` names it, and its folder."""
 _LEARNED = "encoder."
 _TENSORS, SETTINGS = "space.safetensors", "space.json"
-_FORMAT = 2
+_FORMAT = 3
 _LARGEST = 2**16  # width, or features of a medium; untrusted files say how much is computed
 
 
@@ -40,14 +40,27 @@ class Projection:
     mean: Float32[np.ndarray, "f"]
     weight: Float32[np.ndarray, "k f"]
     """The scale of the features is part of it."""
+    anchors: Float32[np.ndarray, "l k"]
+    """Vectors of the labels that the rows had, over the temperature; none: [0, K]."""
     learned: StateDict = field(default_factory=dict)
     """Tensors of the encoder that are not those of the checkpoint, because it was trained with the projections."""
 
-    def __call__(self, features: Float32[np.ndarray, "n f"]) -> Float32[np.ndarray, "n k"]:
-        """Vectors of length 1."""
+    @property
+    def width(self) -> int:
+        """Of the vectors: as many as there are labels, or K."""
+        return len(self.anchors) or len(self.weight)
+
+    def __call__(self, features: Float32[np.ndarray, "n f"]) -> Float32[np.ndarray, "n _"]:
+        """Vectors of length 1. With labels, the roots of how likely each is: the product of two is the Bhattacharyya
+        coefficient, which says how far they mean the same and leaves out what else they are like."""
         projected = (features - self.mean) @ self.weight.T
         lengths = np.linalg.norm(projected, axis=1, keepdims=True)
-        return (projected / np.maximum(lengths, np.finfo(np.float32).tiny)).astype(np.float32)
+        vectors = projected / np.maximum(lengths, np.finfo(np.float32).tiny)
+        if len(self.anchors):
+            scores = vectors @ self.anchors.T
+            likely = np.exp(scores - scores.max(axis=1, keepdims=True))
+            vectors = np.sqrt(likely / likely.sum(axis=1, keepdims=True))
+        return vectors.astype(np.float32)
 
     def rows(self, items: Iterable[Row | Skipped], grid: tuple[int, int] | None) -> Iterator[Row | Skipped]:
         """Features without pooling into the space."""
@@ -72,8 +85,8 @@ class SharedSpace:
 
     @property
     def width(self) -> int:
-        """K."""
-        return len(next(iter(self.media.values())).weight)
+        """Of its vectors."""
+        return next(iter(self.media.values())).width
 
     @property
     def digest(self) -> str:
@@ -170,7 +183,7 @@ def read_space(folder: Path) -> SharedSpace:
         media = {}
         for name, entry in settings["media"].items():
             media[name] = _read_projection(name, entry, part_of(tensors, f"{name}."))
-        if not media or len({len(projection.weight) for projection in media.values()}) != 1:
+        if not media or len({projection.width for projection in media.values()}) != 1:
             raise ValueError("its projections have no width in common")
         if settings["weights"] not in get_args(Weights):
             raise ValueError(f"weights {settings['weights']!r:.40}")
@@ -231,6 +244,8 @@ def _tensors(media: Mapping[str, Projection]) -> StateDict:
     for name, projection in media.items():
         tensors[f"{name}.mean"] = torch.from_numpy(projection.mean)
         tensors[f"{name}.weight"] = torch.from_numpy(projection.weight)
+        if len(projection.anchors):
+            tensors[f"{name}.anchors"] = torch.from_numpy(projection.anchors)
         for key, value in projection.learned.items():
             tensors[f"{name}.{_LEARNED}{key}"] = value
     return tensors
@@ -238,10 +253,13 @@ def _tensors(media: Mapping[str, Projection]) -> StateDict:
 
 def _read_projection(name: str, entry: Mapping[str, Any], tensors: StateDict) -> Projection:
     mean, weight = tensors["mean"], tensors["weight"]
+    anchors = tensors.get("anchors", torch.empty(0, len(weight)))
     plain = {key: entry[key] for key in _PLAIN}
     problems = []
     if mean.ndim != 1 or weight.ndim != 2 or weight.shape[1] != len(mean) or max(*weight.shape) > _LARGEST:
         problems.append(f"shapes {list(mean.shape)} and {list(weight.shape)}")
+    elif anchors.ndim != 2 or anchors.shape[1] != len(weight) or len(anchors) > _LARGEST:
+        problems.append(f"anchors of shape {list(anchors.shape)}")
     for tensor in tensors.values():
         if tensor.dtype != torch.float32 or not tensor.isfinite().all():
             problems.append("numbers that are not finite, or not float32")
@@ -251,4 +269,5 @@ def _read_projection(name: str, entry: Mapping[str, Any], tensors: StateDict) ->
         problems.append("its checkpoint is no text")
     if problems:
         raise ValueError(f"{name}: {in_short(problems)}")
-    return Projection(**plain, mean=mean.numpy(), weight=weight.numpy(), learned=part_of(tensors, _LEARNED))
+    learned = part_of(tensors, _LEARNED)
+    return Projection(**plain, mean=mean.numpy(), weight=weight.numpy(), anchors=anchors.numpy(), learned=learned)
