@@ -44,4 +44,4 @@ class Progress(tqdm):
 
 def _is_redrawn(stream: Any) -> bool:
     """A terminal, or the output of a notebook."""
-    return stream.isatty() or "ipykernel" in sys.modules
+    return stream.isatty() or type(stream).__module__.startswith("ipykernel.")

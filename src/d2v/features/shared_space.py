@@ -26,6 +26,7 @@ SHARED = "shared"
 _LEARNED = "encoder."
 _TENSORS, SETTINGS = "space.safetensors", "space.json"
 _FORMAT = 3
+LABELS_SHARE = 0.8  # of the product of two vectors
 _LARGEST = 2**16  # width, or features of a medium; untrusted files say how much is computed
 
 
@@ -47,19 +48,21 @@ class Projection:
 
     @property
     def width(self) -> int:
-        """Of the vectors: as many as there are labels, or K."""
-        return len(self.anchors) or len(self.weight)
+        """Of the vectors: a number for each label, and K."""
+        return len(self.anchors) + len(self.weight)
 
     def __call__(self, features: Float32[np.ndarray, "n f"]) -> Float32[np.ndarray, "n _"]:
-        """Vectors of length 1. With labels, the roots of how likely each is: the product of two is the Bhattacharyya
-        coefficient, which says how far they mean the same and leaves out what else they are like."""
+        """Vectors of length 1. With labels, roots of how likely each is come first: the product of two items' roots is
+        the Bhattacharyya coefficient, which says how far they mean the same. The projection orders what means the same.
+        """
         projected = (features - self.mean) @ self.weight.T
         lengths = np.linalg.norm(projected, axis=1, keepdims=True)
         vectors = projected / np.maximum(lengths, np.finfo(np.float32).tiny)
         if len(self.anchors):
             scores = vectors @ self.anchors.T
             likely = np.exp(scores - scores.max(axis=1, keepdims=True))
-            vectors = np.sqrt(likely / likely.sum(axis=1, keepdims=True))
+            roots = np.sqrt(likely / likely.sum(axis=1, keepdims=True))
+            vectors = np.hstack([LABELS_SHARE**0.5 * roots, (1 - LABELS_SHARE) ** 0.5 * vectors])
         return vectors.astype(np.float32)
 
     def rows(self, items: Iterable[Row | Skipped], grid: tuple[int, int] | None) -> Iterator[Row | Skipped]:
