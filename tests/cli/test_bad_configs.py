@@ -113,7 +113,7 @@ VALUES = [
     ("--model.schedule.warmup -1", r"model\.schedule: warmup is -1: give a share of the run"),
     ("--model.head.groups 7", r"model\.head: .*divisible by groups"),
     ("--model.optimizer.betas [1.5,0.9]", r"model\.optimizer: Invalid beta parameter at index 0: 1\.5"),
-    ("--model.init_from nope", r"model: nope: no such file"),
+    ("--model.init_from nope", r"model\.init_from nope: no such file"),
     ("--resume nope.ckpt", r"--resume nope\.ckpt: no checkpoint there; give its file or a run's folder, or `auto`"),
     ("--resume junk.ckpt", r"--resume junk\.ckpt: is damaged \(it is cut off, or no checkpoint\); give another"),
     ("--resume auto --ckpt_path x.ckpt", r"--resume auto and --ckpt_path x\.ckpt: give one of them"),

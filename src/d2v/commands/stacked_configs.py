@@ -83,14 +83,24 @@ def parts_in_files(node: Any, folder: Path, seen: set[Path]) -> Iterator[Any]:
     if isinstance(node, list | dict):
         for item in node.values() if isinstance(node, dict) else node:
             yield from parts_in_files(item, folder, seen)
-    elif isinstance(node, str) and node.endswith((".yaml", ".yml")):
-        for place in (folder, Path()):
-            path = (place / Path(node).expanduser()).absolute()
-            if os.path.isfile(path) and path not in seen:
+    elif isinstance(node, str):
+        for path in _files_named(node, folder):
+            if path not in seen:
                 seen.add(path)
                 content = read_values(path)
                 yield content
                 yield from parts_in_files(content, path.parent, seen)
+
+
+def _files_named(value: str, folder: Path) -> list[Path]:
+    """YAML files that a value of a config in ``folder`` may name; the parser reads the first."""
+    found = []
+    if value.endswith((".yaml", ".yml")):
+        for place in (folder, Path()):
+            path = (place / Path(value).expanduser()).absolute()
+            if os.path.isfile(path):
+                found.append(path)
+    return found
 
 
 def places_given(words: Sequence[str]) -> set[str]:
@@ -166,6 +176,9 @@ def with_added_lists(words: Sequence[str], contents: dict[str, dict[str, Any]]) 
             if name not in _LISTS or value is True:
                 continue
             before = added[name]
+            if before and isinstance(value, str):
+                for path in _files_named(value, Path(word).parent)[:1]:
+                    value = read_values(path)
             added[name] = _added(before, value) if value else []
             if before and value:
                 sums[name] = added[name]

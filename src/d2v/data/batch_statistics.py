@@ -13,6 +13,7 @@ from d2v.data.sound.pitch import median_pitch
 from d2v.types import Batch
 
 _MOST_VALUES = 4096  # of a sample
+_WINDOW = 512  # samples
 _EXTREME = 0.005  # share of pixels that may be darker or brighter than what is called dark and bright
 _THUMBNAIL = 8  # pixels a side
 _MOST_OF_ONE_TOKEN = 0.8
@@ -82,6 +83,8 @@ def _of_tokens(ids: Tensor, padding_mask: Tensor | None) -> dict[str, Tensor]:
 
 
 def _of_waveforms(waves: Tensor, rate: int) -> dict[str, Tensor]:
+    if waves.shape[1] < _WINDOW:  # too short to tell anything
+        return {}
     length = min(_MOST_VALUES, waves.shape[1])
     begins = (waves.abs().argmax(dim=1) - length // 2).clamp(0, waves.shape[1] - length)  # around the loudest
     places = begins[:, None] + torch.arange(length, device=waves.device)
@@ -90,8 +93,8 @@ def _of_waveforms(waves: Tensor, rate: int) -> dict[str, Tensor]:
     top, bottom = waves.amax(dim=1, keepdim=True), waves.amin(dim=1, keepdim=True)
     edge = 1e-3 * (top - bottom)
     at_edge = (waves > top - edge) | (waves < bottom + edge)
-    window = torch.hann_window(512, device=waves.device)
-    spectra = torch.stft(waves.float(), 512, window=window, return_complex=True).abs()[:, 1:]  # [B, F, T]
+    window = torch.hann_window(_WINDOW, device=waves.device)
+    spectra = torch.stft(waves.float(), _WINDOW, window=window, return_complex=True).abs()[:, 1:]  # [B, F, T]
     return {
         metrics.LEVELS: levels.float().median(),
         metrics.CLIPPED_FRACTION: at_edge.float().mean(dim=1).median(),

@@ -12,7 +12,8 @@ _VOICED = 0.6  # correlation of a frame with itself one period later
 
 
 def median_pitch(waves: Float[Tensor, "b samples"], rate: int) -> Float[Tensor, ""]:
-    """Median fundamental frequency in Hz of the loudest frames of some waveforms; NaN where few are voiced.
+    """Median fundamental frequency in Hz of the loudest frames of some waveforms; NaN where few are voiced, or where
+    they are shorter than a frame or have fewer than 2 * 700 samples a second.
 
     The period is the smallest lag at which the normalised autocorrelation has nearly its largest peak (Boersma 1993
     has it divided by that of the window, as here).
@@ -22,6 +23,8 @@ def median_pitch(waves: Float[Tensor, "b samples"], rate: int) -> Float[Tensor, 
         rate: Samples a second.
     """
     size = round(_SECONDS * rate)
+    if waves.shape[1] < size or rate < 2 * _HIGHEST:
+        return torch.tensor(torch.nan, device=waves.device)
     frames = waves.float().unfold(1, size, size).reshape(-1, size)
     loud = frames.square().mean(dim=1).argsort(descending=True)[:_MOST_FRAMES]
     window = torch.hann_window(size, device=waves.device)
