@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from d2v import metrics
 from d2v.commands import run_folder
 from d2v.commands.resume import find_origin
 from d2v.commands.run_folder import direct_logger, lock_run
@@ -31,8 +32,9 @@ REGULAR += ["--trainer.val_check_interval", "2"]
 def rows(run: Path) -> list[dict[str, str]]:
     """Of metrics.csv, without what the clock measured and the number of Lightning's epoch."""
     with (run / "metrics.csv").open(newline="") as file:
+        not_the_same = {"epoch", metrics.WAIT_FRACTION}
         return [
-            {k: v for k, v in row.items() if not k.startswith("throughput/") and k != "epoch"}
+            {k: v for k, v in row.items() if "per_second" not in k and k not in not_the_same}
             for row in csv.DictReader(file)
         ]
 

@@ -93,24 +93,24 @@ def space(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_what_belongs_together_is_found_in_all_directions(made: Path, d2v: D2V) -> None:  # noqa: F811
     options = ["--pairs", made / "train.tsv", "--test", made / "test.tsv", "--label", "kind", "--baseline"]
-    both = _checkpoints(made, "speech", "text")
-    code, out, err = d2v("align", *both, *options, "--width", 8)
+    code, out, err = d2v("align", *_checkpoints(made), *options, "--width", 8)
     assert code == 0, err
     found = json.loads(out.splitlines()[-1])
-    directions = {"speech->text", "text->speech"}
+    media = ("picture", "speech", "text")
+    directions = {f"{one}->{other}" for one in media for other in media if one != other}
     for key in ("recall_at_1", "recall_at_5", "recall_at_10", "chance_at_1"):
         assert found[key].keys() == directions
     assert all(0.2 < chance < 0.3 for chance in found["chance_at_1"].values())
     assert np.mean(list(found["recall_at_1"].values())) > 0.6
     assert found["baseline"]["recall_at_1"].keys() == directions
-    assert "speech->text" in out.splitlines()[2]
-    for name in ("speech", "text"):
+    assert "picture->speech" in out.splitlines()[2]
+    for name in ("vision", "speech", "text"):
         assert read_space(made / f"{name}.ckpt.shared").num_pairs == 32
-    code, out, err = d2v("align", *both, "--test", made / "test.tsv", "--label", "kind")
+    code, out, err = d2v("align", *_checkpoints(made), "--test", made / "test.tsv", "--label", "kind")
     assert code == 0, err
     again = json.loads(out.splitlines()[-1])
     assert again["recall_at_1"] == found["recall_at_1"]
-    for name in ("speech", "text"):
+    for name in ("vision", "speech", "text"):
         shutil.rmtree(made / f"{name}.ckpt.shared")
 
 
